@@ -1,0 +1,1 @@
+"""unary: one-class anomaly detection in medical images."""

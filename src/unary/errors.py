@@ -1,0 +1,61 @@
+"""The exceptions that unary raises on purpose.
+
+Everything a user can cause derives from `UnaryError`, so that one ``except`` reports bad input in one clear line and
+leaves programming errors alone. Messages say what must hold, what came, which file, and the likely cause.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class UnaryError(Exception):
+    """Base of all errors about input, data or use; the message is meant for a person."""
+
+
+class ImageError(UnaryError):
+    """One image cannot be read or cannot be used; other images are not affected."""
+
+
+class ManifestError(UnaryError):
+    """A manifest or a data-set folder is malformed or contradicts itself."""
+
+
+class SplitError(UnaryError):
+    """A split would put one patient on two sides, or would leave a side empty."""
+
+
+class TrainingError(UnaryError):
+    """Training cannot start or has diverged."""
+
+
+class BundleError(UnaryError):
+    """A model folder is incomplete, foreign or damaged."""
+
+
+class MissingPackageError(UnaryError):
+    """An optional package is needed for what was asked."""
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say how to install it.
+
+    Parameters
+    ----------
+    package
+        The importable name, for example ``"highdicom"``.
+    extra
+        The name of unary's optional dependency group that brings it.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"the package {package!r} is needed for this but is not installed; run: pip install 'unary[{extra}]'"
+        ) from error

@@ -1,0 +1,158 @@
+"""The frozen values that pass between stages.
+
+Coordinates are (row, col), zero-based, in pixels of the stored image; boxes are half-open ``(r0, c0, r1, c1)``.
+Pixel centres lie at integer coordinates.  Unknown is `None`, never a sentinel number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+LesionKind = Literal["point", "contour", "circle", "box", "mask"]
+LESION_KINDS: tuple[LesionKind, ...] = ("point", "contour", "circle", "box", "mask")
+
+Label = Literal["negative", "positive"]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One decoded two-dimensional image.
+
+    Attributes
+    ----------
+    pixels
+        Shape (rows, cols); uint8, uint16, int16, int32 or float32 as stored, larger values brighter (denser tissue):
+        MONOCHROME1 has been inverted. Never rescaled.
+    value_range
+        The lowest and highest value that the storage format can hold, for example ``(0, 4095)`` at 12 bits.
+        For float images, the smallest and largest value present.
+    path
+        Where it came from.
+    padding
+        Shape (rows, cols), bool: True where the file declares padding rather than measurement. None when it declares
+        none.
+    spacing_mm
+        Distance between pixel centres (between rows, between columns) in mm, or None when the file does not say.
+    laterality
+        ``"L"`` or ``"R"``.
+    view
+        The standard abbreviation, for example ``"CC"`` or ``"MLO"``.
+    intent
+        ``"FOR PRESENTATION"`` or ``"FOR PROCESSING"`` (DICOM PS3.3 C.8.7.1, Presentation Intent Type); None for
+        rasters.
+    manufacturer, model_name
+        Of the equipment.
+    instance_uid
+        SOP Instance UID of a DICOM object.
+    """
+
+    pixels: NDArray[Any]
+    value_range: tuple[float, float]
+    path: Path
+    padding: NDArray[np.bool_] | None = None
+    spacing_mm: tuple[float, float] | None = None
+    laterality: str | None = None
+    view: str | None = None
+    intent: str | None = None
+    manufacturer: str | None = None
+    model_name: str | None = None
+    instance_uid: str | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    def __repr__(self) -> str:
+        rows, cols = self.shape
+        return f"Image({rows} x {cols}, {self.pixels.dtype}, spacing_mm={self.spacing_mm})"
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One annotated lesion of one image.
+
+    Attributes
+    ----------
+    image_id
+        Joins it to its `ManifestRow`.
+    name
+        As the data set calls it, for example ``"Calcification"``.
+    kind
+        ``point``: one point. ``contour``: three or more vertices of a closed polygon. ``circle``: its centre, with
+        ``radius_px``. ``box``: two corners, (r0, c0) and (r1, c1). ``mask``: none, with ``mask_path``.
+    points
+        (row, col) pairs; sub-pixel values are kept.
+    radius_px
+        Of a circle.
+    mask_path
+        An image of the same rows and columns, non-zero inside the lesion.
+    """
+
+    image_id: str
+    name: str
+    kind: LesionKind
+    points: tuple[tuple[float, float], ...] = ()
+    radius_px: float | None = None
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One image of a data set, before it is read.
+
+    Attributes
+    ----------
+    path
+        Absolute path of the image file.
+    image_id
+        Unique within a manifest.
+    patient_id
+        The unit of every split and interval. Equal to ``image_id`` only when nothing better is known.
+    label
+        By the paper's rule (Wei et al. 2018, section 2): BI-RADS 1-2 negative, 3-6 positive; None when unknown.
+    laterality, view
+        As in `Image`.
+    birads
+        ``"1"``, ``"2"``, ``"3"``, ``"4"``, ``"4a"``, ``"4b"``, ``"4c"``, ``"5"`` or ``"6"``; None when unknown.
+    density
+        ACR breast density, ``"1"`` to ``"4"``; None when unknown.
+    complete
+        Whether every lesion of the image is annotated. Where False, what lies outside the listed lesions is unknown
+        and is never taken as normal.
+    spacing_mm
+        Pixel spacing for files that cannot say it themselves; the file's own value wins.
+    """
+
+    path: Path
+    image_id: str
+    patient_id: str = field(repr=False)
+    label: Label | None = None
+    laterality: str | None = None
+    view: str | None = None
+    birads: str | None = None
+    density: str | None = None
+    complete: bool = True
+    spacing_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images and their lesions: what every later stage starts from."""
+
+    rows: tuple[ManifestRow, ...]
+    lesions: tuple[Lesion, ...] = ()
+
+    def lesions_of(self, image_id: str) -> tuple[Lesion, ...]:
+        """Return the lesions of one image, in file order."""
+        return tuple(lesion for lesion in self.lesions if lesion.image_id == image_id)
+
+    def select(self, rows: tuple[ManifestRow, ...]) -> Manifest:
+        """Return a manifest of just these rows and their lesions."""
+        kept = {row.image_id for row in rows}
+        return Manifest(rows, tuple(lesion for lesion in self.lesions if lesion.image_id in kept))
