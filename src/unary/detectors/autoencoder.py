@@ -1,0 +1,157 @@
+"""The convolutional autoencoder of Wei et al. 2018 (equations 2 and 3).
+
+Eleven layers of data, ten of them computed: five convolutions of stride 2 halve the patch and widen it, five
+transposed convolutions mirror them. Trained on normal patches alone, the network reconstructs normal tissue, and the
+root mean square error of a patch's reconstruction is its anomaly score.
+
+The paper gives sizes, loss and optimiser and is silent on the rest. What was chosen, by the experiments in
+``docs/log.md``: 3 x 3 kernels, zero padding, a ReLU after every layer but the last, a linear output, He
+initialisation, and an output bias that starts at the mean of the training patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the network.
+
+    Attributes
+    ----------
+    size_px
+        Side of the square input.
+    channels
+        Of the input: 1 for grey, 3 for colour.
+    widths
+        Feature maps after each halving; the defaults are equation 3.
+    bottleneck
+        None: the last halving is the bottleneck, as in equation 3 (4 x 4 x 32 = 512 numbers). Otherwise one dense
+        layer each way narrows it further to this many numbers.
+    initial_mean
+        Where the output bias starts; training sets it to the mean of its patches.
+    """
+
+    size_px: int = 128
+    channels: int = 1
+    widths: tuple[int, ...] = (2, 4, 8, 16, 32)
+    bottleneck: int | None = None
+    initial_mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size_px < 2 ** max(len(self.widths) - 1, 0) or not self.widths:
+            raise ValueError(
+                f"widths must be non-empty and size_px at least 2**(len(widths) - 1): {self.size_px}, {self.widths}"
+            )
+        if self.channels < 1 or min(self.widths) < 1 or (self.bottleneck is not None and self.bottleneck < 1):
+            raise ValueError(f"channels, widths and bottleneck must be positive: {self}")
+
+
+def layer_sizes(config: AutoencoderConfig) -> tuple[tuple[int, int], ...]:
+    """Return (side in px, feature maps) of every layer from input to bottleneck.
+
+    >>> layer_sizes(AutoencoderConfig())
+    ((128, 1), (64, 2), (32, 4), (16, 8), (8, 16), (4, 32))
+    >>> layer_sizes(AutoencoderConfig(size_px=28, widths=(8, 16, 32)))
+    ((28, 1), (14, 8), (7, 16), (4, 32))
+    """
+    sizes = [(config.size_px, config.channels)]
+    for width in config.widths:
+        sizes.append(((sizes[-1][0] + 1) // 2, width))
+    return tuple(sizes)
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of equation 1, shaped by equation 3."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        sizes = layer_sizes(config)
+        self.encoder = nn.ModuleList(
+            nn.Conv2d(inner, outer, kernel_size=3, stride=2, padding=1)
+            for (_, inner), (_, outer) in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        # An even side is restored with one extra row and column, an odd side without.
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(inner, outer, kernel_size=3, stride=2, padding=1, output_padding=1 - side % 2)
+            for (_, inner), (side, outer) in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
+        )
+        side, width = sizes[-1]
+        self.squeeze: nn.Linear | None = None
+        self.expand: nn.Linear | None = None
+        if config.bottleneck is not None:
+            self.squeeze = nn.Linear(side * side * width, config.bottleneck)
+            self.expand = nn.Linear(config.bottleneck, side * side * width)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Map (n, channels, size, size) to the hidden space, (n, width, side, side) or (n, bottleneck)."""
+        hidden = patches
+        for layer in self.encoder:
+            hidden = torch.relu(layer(hidden))
+        return hidden if self.squeeze is None else self.squeeze(hidden.flatten(1))
+
+    def decode(self, hidden: Tensor) -> Tensor:
+        """Map the hidden space back to (n, channels, size, size)."""
+        if self.expand is not None:
+            first = self.decoder[0]
+            assert isinstance(first, nn.ConvTranspose2d)
+            hidden = torch.relu(self.expand(hidden))
+            side = int((hidden.shape[1] // first.in_channels) ** 0.5)
+            hidden = hidden.view(hidden.shape[0], first.in_channels, side, side)
+        for layer in self.decoder[:-1]:
+            hidden = torch.relu(layer(hidden))
+        last: Tensor = self.decoder[-1](hidden)
+        return last
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Reconstruct patches.
+
+        Parameters
+        ----------
+        patches
+            Shape (n, channels, size_px, size_px), float32, intensities in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            The same shape and dtype. Not clamped: the output layer is linear.
+        """
+        return self.decode(self.encode(patches))
+
+
+def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
+    """Return a network with reproducible initial weights, whatever the global generator holds.
+
+    He initialisation for the fan that a ReLU sees. In a transposed convolution of stride 2 each output sums over
+    about a quarter of the kernel, so its fan is ``in_channels * 9 / 4``; the usual formulas, which count the kernel of
+    the forward convolution, start the decoder too small or too large and leave more units dead.
+    """
+    network = Autoencoder(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                fan = module.in_channels * 9 / 4
+            elif isinstance(module, nn.Conv2d):
+                fan = module.in_channels * 9
+            elif isinstance(module, nn.Linear):
+                fan = module.in_features
+            else:
+                continue
+            module.weight.normal_(0.0, (2.0 / fan) ** 0.5, generator=generator)
+            assert module.bias is not None
+            module.bias.zero_()
+        last = network.decoder[-1]
+        assert isinstance(last, nn.ConvTranspose2d)
+        assert last.bias is not None
+        last.bias.fill_(config.initial_mean)
+    return network
+
+
+def reconstruction_rmse(patches: Tensor, reconstructions: Tensor) -> Tensor:
+    """Root mean square error over all pixels and channels of each patch, shape (n,) (Wei et al. 2018, section 5)."""
+    return (patches - reconstructions).square().flatten(1).mean(dim=1).sqrt()
