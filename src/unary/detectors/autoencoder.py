@@ -11,6 +11,7 @@ initialisation, and an output bias that starts at the mean of the training patch
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,7 @@ class Autoencoder(nn.Module):
         sizes = layer_sizes(config)
         self.encoder = nn.ModuleList(
             nn.Conv2d(inner, outer, kernel_size=3, stride=2, padding=1)
-            for (_, inner), (_, outer) in zip(sizes[:-1], sizes[1:], strict=True)
+            for (_, inner), (_, outer) in itertools.pairwise(sizes)
         )
         # An even side is restored with one extra row and column, an odd side without.
         self.decoder = nn.ModuleList(

@@ -1,0 +1,209 @@
+"""Patches as coordinates over whole images: grid, selection, extraction and stitching. Geometry alone.
+
+A patch is a square of ``size_px`` working pixels named by its top-left corner (row, col). Images stay whole in
+memory, once, as uint16; a batch of patches is gathered from them when it is needed, and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Origins = NDArray[np.int32]
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Where patches lie.
+
+    Attributes
+    ----------
+    size_px
+        Side of a patch in working pixels (128 in Wei et al. 2018).
+    stride_px
+        Step between neighbours; the size means that they do not overlap.
+    min_tissue
+        The least share of a patch, in [0, 1], that must be tissue for the patch to count.
+    """
+
+    size_px: int = 128
+    stride_px: int = 128
+    min_tissue: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size_px < 1 or self.stride_px < 1:
+            raise ValueError(f"size_px and stride_px must be at least 1, got {self.size_px} and {self.stride_px}")
+        if not 0 <= self.min_tissue <= 1:
+            raise ValueError(f"min_tissue must lie in [0, 1], got {self.min_tissue}")
+
+
+def grid_origins(shape: tuple[int, int], config: GridConfig) -> Origins:
+    """Return the top-left corners of a grid that covers an image wherever ``stride_px <= size_px``.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the image; either may be smaller than a patch.
+
+    Returns
+    -------
+    NDArray
+        Shape (n, 2), int32, (row, col) in reading order. Where the stride does not divide the image, the last row and
+        column of patches end flush with the border instead of leaving a strip uncovered. An axis shorter than a patch
+        gets one patch, which then reaches past the border (see `pad_to_patch`).
+
+    >>> grid_origins((300, 128), GridConfig()).tolist()
+    [[0, 0], [128, 0], [172, 0]]
+    """
+    if min(shape) < 1:
+        raise ValueError(f"an image needs at least one pixel, got the shape {shape}")
+    rows, cols = (_axis_origins(length, config) for length in shape)
+    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
+
+
+def _axis_origins(length: int, config: GridConfig) -> NDArray[np.int64]:
+    last = max(length - config.size_px, 0)
+    return np.union1d(np.arange(0, last + 1, config.stride_px), [last])
+
+
+def pad_to_patch(pixels: NDArray[T], size_px: int) -> NDArray[T]:
+    """Return the image grown at its lower and right border, by zeros, until one patch fits; unchanged if it does.
+
+    Zeros are what preparation leaves outside the tissue.
+    """
+    short = [max(size_px - length, 0) for length in pixels.shape]
+    return np.pad(pixels, [(0, n) for n in short]) if any(short) else pixels
+
+
+def tissue_share(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> NDArray[np.float64]:
+    """Return the share of each patch that is tissue, shape (n,), in [0, 1].
+
+    Exact, from an integral image in int32. Pixels past the border count as background.
+    """
+    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
+    np.cumsum(mask, axis=0, dtype=np.int32, out=integral[1:, 1:])
+    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
+    top, left = origins[:, 0], origins[:, 1]
+    bottom = np.minimum(top + size_px, mask.shape[0])
+    right = np.minimum(left + size_px, mask.shape[1])
+    counts = integral[bottom, right] - integral[top, right] - integral[bottom, left] + integral[top, left]
+    share: NDArray[np.float64] = counts / float(size_px * size_px)
+    return share
+
+
+def tissue_origins(mask: NDArray[np.bool_], config: GridConfig) -> Origins:
+    """Return the grid's patches that hold at least ``min_tissue`` of tissue, shape (n, 2)."""
+    origins = grid_origins((int(mask.shape[0]), int(mask.shape[1])), config)
+    share = tissue_share(mask, origins, size_px=config.size_px)
+    return origins[(share >= config.min_tissue) & (share > 0)]
+
+
+def extract_patches(pixels: NDArray[T], origins: Origins, *, size_px: int) -> NDArray[T]:
+    """Copy patches out of one image, shape (n, size_px, size_px), zero past the border."""
+    padded = pad_to_patch(pixels, size_px)
+    patches = np.empty((len(origins), size_px, size_px), padded.dtype)
+    for patch, (row, col) in zip(patches, origins.tolist(), strict=True):
+        patch[...] = padded[row : row + size_px, col : col + size_px]
+    return patches
+
+
+def stitch_patches(
+    maps: NDArray[np.float32], origins: Origins, shape: tuple[int, int], *, blend: str = "mean"
+) -> NDArray[np.float32]:
+    """Lay patch maps back on the image they came from.
+
+    Parameters
+    ----------
+    maps
+        Shape (n, size, size), float32.
+    origins
+        Shape (n, 2).
+    shape
+        Rows and columns of the result.
+    blend
+        Where patches overlap: ``"mean"`` averages, ``"max"`` keeps the largest.
+
+    Returns
+    -------
+    NDArray
+        Shape ``shape``, float32. NaN where no patch lies: not scored is not the same as normal.
+    """
+    size = int(maps.shape[1])
+    work_shape = tuple(max(length, size) for length in shape)
+    if blend == "mean":
+        total = np.zeros(work_shape, np.float32)
+        count = np.zeros(work_shape, np.int32)
+        for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
+            total[row : row + size, col : col + size] += patch
+            count[row : row + size, col : col + size] += 1
+        result = np.divide(total, count, out=np.full(work_shape, np.nan, np.float32), where=count > 0)
+    elif blend == "max":
+        result = np.full(work_shape, np.nan, np.float32)
+        for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
+            window = result[row : row + size, col : col + size]
+            np.fmax(window, patch, out=window)
+    else:
+        raise ValueError(f"blend must be 'mean' or 'max', not {blend!r}")
+    return result[: shape[0], : shape[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSet:
+    """Patches of many images, gathered on demand.
+
+    Attributes
+    ----------
+    images
+        One uint16 array per image (65535 is intensity 1), each cropped to the patches that are used.
+    index
+        Shape (n, 3), int32: which image, and the patch's (row, col) inside that array.
+    size_px
+        Side of a patch.
+    """
+
+    images: tuple[NDArray[np.uint16], ...]
+    index: NDArray[np.int32]
+    size_px: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pixels take, in bytes."""
+        return sum(image.nbytes for image in self.images)
+
+    def gather(self, which: NDArray[np.integer] | slice) -> NDArray[np.uint16]:
+        """Copy the chosen patches, shape (n, size_px, size_px), uint16."""
+        chosen = self.index[which]
+        patches = np.empty((len(chosen), self.size_px, self.size_px), np.uint16)
+        for patch, (image, row, col) in zip(patches, chosen.tolist(), strict=True):
+            patch[...] = self.images[image][row : row + self.size_px, col : col + self.size_px]
+        return patches
+
+    def subset(self, which: NDArray[np.integer] | NDArray[np.bool_]) -> PatchSet:
+        """Return the chosen patches over the same pixels; nothing is copied."""
+        return PatchSet(self.images, self.index[which], self.size_px)
+
+
+def build_patch_set(images: Sequence[NDArray[np.uint16]], origins: Sequence[Origins], *, size_px: int) -> PatchSet:
+    """Collect patches of many images, keeping of each image only the box that its patches span.
+
+    A mammogram is mostly background, so that this halves the memory or better.
+    """
+    kept, index = [], []
+    for number, (pixels, corners) in enumerate(zip(images, origins, strict=True)):
+        if len(corners) == 0:
+            kept.append(np.zeros((0, 0), np.uint16))
+            continue
+        padded = pad_to_patch(pixels, size_px)
+        low, high = corners.min(axis=0), corners.max(axis=0) + size_px
+        kept.append(np.ascontiguousarray(padded[low[0] : high[0], low[1] : high[1]]))
+        index.append(np.column_stack([np.full(len(corners), number), corners - low]).astype(np.int32))
+    table = np.concatenate(index) if index else np.zeros((0, 3), np.int32)
+    return PatchSet(tuple(kept), table, size_px)

@@ -1,0 +1,240 @@
+"""From an image as stored to an image that a detector can use.
+
+Preparation finds the breast, scales intensity to [0, 1] by percentiles inside it, and optionally resamples to a
+working pixel spacing. It never flips or crops, so that a working pixel maps back to the stored image by one factor per
+axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.transform import resize
+
+from unary.errors import ImageError
+from unary.records import Image
+
+FULL_SCALE = 65535
+_MASK_LONG_SIDE_PX = 512
+
+
+@dataclass(frozen=True)
+class PreparationConfig:
+    """How an image is prepared; stored in the model so that scoring repeats it exactly.
+
+    Attributes
+    ----------
+    mask
+        ``"breast"``: the largest bright region, as in a mammogram. ``"none"``: every pixel that is not padding.
+    intensity
+        ``"percentile"``: ``low_percentile`` of the masked pixels becomes 0 and ``high_percentile`` becomes
+        ``high_value``, linear between and beyond, clipped to [0, 1]. The head-room above ``high_value`` keeps specks
+        that are brighter than tissue from being clipped. ``"full_scale"``: the range of the storage format becomes
+        [0, 1], whatever the image holds.
+    low_percentile, high_percentile
+        Of the masked pixels, in percent.
+    high_value
+        In (0, 1].
+    working_spacing_mm
+        Resample to square pixels of this size before anything else; None keeps the stored grid.
+    """
+
+    mask: Literal["breast", "none"] = "breast"
+    intensity: Literal["percentile", "full_scale"] = "percentile"
+    low_percentile: float = 1.0
+    high_percentile: float = 99.0
+    high_value: float = 0.75
+    working_spacing_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask not in ("breast", "none"):
+            raise ValueError(f"mask must be 'breast' or 'none', not {self.mask!r}")
+        if self.intensity not in ("percentile", "full_scale"):
+            raise ValueError(f"intensity must be 'percentile' or 'full_scale', not {self.intensity!r}")
+        if not 0 <= self.low_percentile < self.high_percentile <= 100:
+            raise ValueError(
+                f"need 0 <= low_percentile < high_percentile <= 100, got {self.low_percentile}, {self.high_percentile}"
+            )
+        if not 0 < self.high_value <= 1:
+            raise ValueError(f"high_value must lie in (0, 1], got {self.high_value}")
+        if self.working_spacing_mm is not None and not 0 < self.working_spacing_mm < math.inf:
+            raise ValueError(f"working_spacing_mm must be positive, got {self.working_spacing_mm}")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image on the working grid.
+
+    Attributes
+    ----------
+    pixels
+        Shape (rows, cols), uint16; 0 stands for intensity 0 and 65535 for 1. Two bytes a pixel hold 12-bit data
+        without loss and half the memory of float32.
+    mask
+        Shape (rows, cols), bool: True where tissue is.
+    scale
+        Stored pixels per working pixel, (row, col): stored = working * scale, between pixel edges.
+    stored_shape
+        Rows and columns of the stored image.
+    """
+
+    pixels: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+    scale: tuple[float, float]
+    stored_shape: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the working grid."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
+def find_breast(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Return the breast: the largest connected region that is clearly brighter than the background, holes filled.
+
+    Otsu's threshold alone would cut the thin tissue near the skin, so it only separates two samples: the background's
+    median and spread and the tissue's median. The threshold then lies just above the background, at its median plus
+    the larger of six robust standard deviations and 4 % of the way to the tissue. Found on an image of at most 512
+    pixels a side, which costs milliseconds, and enlarged.
+
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), any real dtype, larger values brighter.
+    padding
+        Shape (rows, cols): True where no measurement is; never part of the breast.
+
+    Returns
+    -------
+    NDArray
+        Shape (rows, cols), bool. All False when nothing stands out from the background.
+    """
+    rows, cols = pixels.shape
+    step = max(1, math.ceil(max(rows, cols) / _MASK_LONG_SIDE_PX))
+    small = _block_means(pixels, step)
+    if padding is not None:
+        padded_small = _block_means(padding, step) > 0.5
+        if padded_small.all():
+            return np.zeros((rows, cols), bool)
+        small = np.where(padded_small, small[~padded_small].min(), small)
+    if small.min() == small.max():
+        return np.zeros((rows, cols), bool)
+    split = threshold_otsu(small, nbins=1024)
+    background, tissue = small[small <= split], small[small > split]
+    if background.size == 0 or tissue.size == 0:
+        return np.zeros((rows, cols), bool)
+    level = float(np.median(background))
+    spread = 1.4826 * float(np.median(np.abs(background - level)))
+    threshold = level + max(6 * spread, 0.04 * (float(np.median(tissue)) - level))
+    bright = ndimage.binary_opening(small > min(threshold, split), iterations=2)
+    labels, count = ndimage.label(bright)
+    if count == 0:
+        return np.zeros((rows, cols), bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    region = ndimage.binary_fill_holes(labels == int(sizes.argmax()))
+    full = np.repeat(np.repeat(region, step, axis=0), step, axis=1)[:rows, :cols]
+    return full if padding is None else full & ~padding
+
+
+def _block_means(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
+    """Mean of each step x step block, float64; incomplete blocks at the lower and right border are averaged too."""
+    rows, cols = pixels.shape
+    row_starts, col_starts = np.arange(0, rows, step), np.arange(0, cols, step)
+    by_row = np.add.reduceat(pixels, row_starts, axis=0, dtype=np.float64)
+    sums = np.add.reduceat(by_row, col_starts, axis=1)
+    heights = np.diff(np.append(row_starts, rows))
+    widths = np.diff(np.append(col_starts, cols))
+    means: NDArray[np.float64] = sums / np.outer(heights, widths)
+    return means
+
+
+def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
+    """Prepare one image.
+
+    Raises
+    ------
+    ImageError
+        If the image is empty or constant, holds a value that is not finite, shows no tissue, or must be resampled
+        and states no pixel spacing.
+    """
+    pixels = image.pixels
+    if pixels.ndim != 2 or 0 in pixels.shape:
+        raise ImageError(f"{image.path}: a two-dimensional image with pixels is needed, its shape is {pixels.shape}")
+    if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
+        raise ImageError(f"{image.path}: it holds values that are not finite (NaN or infinity)")
+    padding, scale = image.padding, (1.0, 1.0)
+    if config.working_spacing_mm is not None:
+        pixels, padding, scale = _resample(image, config.working_spacing_mm)
+    if config.mask == "breast":
+        mask = find_breast(pixels, padding)
+    else:
+        mask = np.ones(pixels.shape, bool) if padding is None else ~padding
+    if not mask.any():
+        raise ImageError(
+            f"{image.path}: no tissue was found, only background (is the image blank, constant, or not a mammogram? "
+            "for other images prepare with mask='none')"
+        )
+    low, high = _intensity_anchors(image, pixels, mask, config)
+    if not high > low:
+        raise ImageError(f"{image.path}: the tissue has one single value ({low:g}); the image looks blank or damaged")
+    top = config.high_value if config.intensity == "percentile" else 1.0
+    return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape)
+
+
+def _intensity_anchors(
+    image: Image, pixels: NDArray[Any], mask: NDArray[np.bool_], config: PreparationConfig
+) -> tuple[float, float]:
+    """The two values that become 0 and ``high_value``."""
+    if config.intensity == "full_scale":
+        return image.value_range
+    inside = pixels[mask]
+    if inside.size > 4_000_000:  # every k-th pixel estimates a percentile as well and keeps 100 megapixels fast
+        inside = inside[:: inside.size // 2_000_000]
+    low, high = np.percentile(inside, [config.low_percentile, config.high_percentile])
+    return float(low), float(high)
+
+
+def _rescale(
+    pixels: NDArray[Any], low: float, high: float, *, top: float, mask: NDArray[np.bool_]
+) -> NDArray[np.uint16]:
+    """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory; 0 outside the mask."""
+    result = np.empty(pixels.shape, np.uint16)
+    factor = np.float32(top * FULL_SCALE / (high - low))
+    for start in range(0, pixels.shape[0], 512):
+        band = pixels[start : start + 512].astype(np.float32)
+        band -= np.float32(low)
+        band *= factor
+        np.clip(band, 0, FULL_SCALE, out=band)
+        np.rint(band, out=band)
+        result[start : start + 512] = band
+    result[~mask] = 0
+    return result
+
+
+def _resample(
+    image: Image, spacing_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, tuple[float, float]]:
+    """Resample to square pixels of ``spacing_mm``: area-averaging when shrinking, bilinear when enlarging."""
+    if image.spacing_mm is None:
+        raise ImageError(
+            f"{image.path}: the model works at {spacing_mm} mm per pixel but the file does not state its pixel spacing "
+            "(add it to the manifest's spacing_mm column)"
+        )
+    rows, cols = image.shape
+    shape = tuple(max(1, round(n * s / spacing_mm)) for n, s in zip((rows, cols), image.spacing_mm, strict=True))
+    scale = (rows / shape[0], cols / shape[1])
+    pixels = image.pixels.astype(np.float32)
+    if shape == (rows, cols):
+        return pixels, image.padding, scale
+    resampled = resize(pixels, shape, order=1, anti_aliasing=max(scale) > 1, preserve_range=True).astype(np.float32)
+    padding = None
+    if image.padding is not None:
+        padding = resize(image.padding.astype(np.float32), shape, order=1, anti_aliasing=max(scale) > 1) > 0.25
+    return resampled, padding, scale
