@@ -1,0 +1,63 @@
+"""Dividing patches into training and held-out sides, by patch (as the paper does) or by patient (honest).
+
+Neighbouring patches of one image, and images of one patient, are alike. A split by patch puts such twins on both
+sides and flatters the result; a split by patient does not. Both are offered so that the difference can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.errors import SplitError
+
+
+def split_by_patch(count: int, held_out: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which of ``count`` patches are held out, shape (count,), at random; at least one on each side."""
+    if count < 2:
+        raise SplitError(f"at least two normal patches are needed to hold some out; there are {count}")
+    chosen = np.zeros(count, bool)
+    number = min(max(round(held_out * count), 1), count - 1)
+    chosen[rng.choice(count, number, replace=False)] = True
+    return chosen
+
+
+def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which patches are held out, shape (n,), whole patients at random.
+
+    Parameters
+    ----------
+    patients
+        Shape (n,): the patient of each patch.
+    held_out
+        Share of the *patients*, in (0, 1), rounded up so that a small data set still holds one out.
+
+    Raises
+    ------
+    SplitError
+        If there are fewer than two patients.
+    """
+    names = np.unique(patients)
+    if len(names) < 2:
+        raise SplitError(f"a split by patient needs normal images of at least two patients; there are {len(names)}")
+    number = min(math.ceil(held_out * len(names)), len(names) - 1)
+    chosen = rng.choice(names, number, replace=False)
+    return np.isin(patients, chosen)
+
+
+def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: tuple[str, str]) -> None:
+    """Refuse a patient on two sides of a split.
+
+    Raises
+    ------
+    SplitError
+        With the number of shared patients; their names are not printed.
+    """
+    shared = np.intersect1d(left, right)
+    if len(shared):
+        raise SplitError(
+            f"{len(shared)} patient(s) are in both the {sides[0]} and the {sides[1]} set; scores of a patient that the "
+            "model has seen flatter it, so split by patient"
+        )
