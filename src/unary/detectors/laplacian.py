@@ -1,0 +1,150 @@
+"""The no-learning yardstick: a multi-scale Laplacian of Gaussian with local normalisation.
+
+A microcalcification is a bright speck of a few pixels. The negative Laplacian of a Gaussian of matching width responds
+to it; divided by the response's own local root mean square it no longer favours busy tissue, and the mean of the
+strongest few pixels is not diluted by the thousands of quiet ones, as a patch-wide RMSE is. Only two numbers per scale,
+the mean and spread of that pooled response on normal patches, are estimated. A learned detector that does not beat
+this has no claim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.errors import TrainingError
+from unary.patches import PatchSet
+from unary.prepare import FULL_SCALE
+
+_FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class LaplacianConfig:
+    """Parameters of the filter bank.
+
+    Attributes
+    ----------
+    sigmas_px
+        Widths of the Gaussians in working pixels; a disc of radius r answers most at r / sqrt(2).
+    neighbourhood_px
+        Standard deviation of the Gaussian window of the local root mean square.
+    strongest
+        How many of the largest pixels of a patch are averaged.
+    """
+
+    sigmas_px: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    neighbourhood_px: float = 16.0
+    strongest: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.sigmas_px or min(self.sigmas_px) <= 0 or self.neighbourhood_px <= 0 or self.strongest < 1:
+            raise ValueError(f"sigmas_px, neighbourhood_px and strongest must be positive: {self}")
+
+
+@dataclass(frozen=True)
+class Laplacian:
+    """The fitted filter bank: per scale, mean and standard deviation of the pooled response on normal patches."""
+
+    config: LaplacianConfig
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+    def anomaly_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return the standardised response of the best scale at each pixel.
+
+        Parameters
+        ----------
+        patches
+            Shape (n, size, size), uint16, 65535 being intensity 1.
+
+        Returns
+        -------
+        NDArray
+            Shape (n, size, size), float32, unbounded; in standard deviations of what normal patches reach.
+        """
+        result = np.full(patches.shape, -np.inf, np.float32)
+        for number, response in enumerate(_responses(patches, self.config)):
+            response -= np.float32(self.means[number])
+            response /= np.float32(self.deviations[number])
+            np.maximum(result, response, out=result)
+        return result
+
+    def score_patches(self, patches: NDArray[np.uint16]) -> NDArray[np.float64]:
+        """Return one score per patch, shape (n,), float64: the largest standardised pooled response over scales."""
+        pooled = pooled_responses(patches, self.config)
+        standardised = (pooled - np.asarray(self.means)) / np.asarray(self.deviations)
+        best: NDArray[np.float64] = standardised.max(axis=1)
+        return best
+
+
+def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 4000) -> Laplacian:
+    """Estimate the response of normal tissue on at most ``at_most`` evenly spaced patches.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer than two patches, or they show no structure at all.
+    """
+    if len(patches) < 2:
+        raise TrainingError(f"laplacian needs at least two normal patches, there are {len(patches)}")
+    chosen = np.unique(np.linspace(0, len(patches) - 1, at_most).round().astype(int))
+    chunks = [pooled_responses(patches.gather(chosen[k : k + _CHUNK]), config) for k in range(0, len(chosen), _CHUNK)]
+    pooled = np.concatenate(chunks)
+    deviations = pooled.std(axis=0)
+    if not (deviations > 0).all():
+        raise TrainingError("laplacian: the normal patches all answer alike; are the images blank?")
+    return Laplacian(config, tuple(pooled.mean(axis=0).tolist()), tuple(deviations.tolist()))
+
+
+def pooled_responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> NDArray[np.float64]:
+    """Return the mean of the strongest pixels per scale, shape (n, scales), float64."""
+    size = patches.shape[1] * patches.shape[2]
+    strongest = min(config.strongest, size)
+    pooled = [
+        np.partition(response.reshape(len(patches), size), size - strongest, axis=1)[:, size - strongest :].mean(axis=1)
+        for response in _responses(patches, config)
+    ]
+    return np.stack(pooled, axis=1).astype(np.float64)
+
+
+def _responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> list[NDArray[np.float32]]:
+    """Locally normalised responses, one (n, size, size) float32 array per scale, bright blobs positive."""
+    rows, cols = patches.shape[1:]
+    intensity = patches.astype(np.float32) / np.float32(FULL_SCALE)
+    window_rows = _smoothing_matrix(rows, config.neighbourhood_px, 0)
+    window_cols = _smoothing_matrix(cols, config.neighbourhood_px, 0).T
+    responses = []
+    for sigma in config.sigmas_px:
+        across = _smoothing_matrix(rows, sigma, 2) @ intensity @ _smoothing_matrix(cols, sigma, 0).T
+        along = _smoothing_matrix(rows, sigma, 0) @ intensity @ _smoothing_matrix(cols, sigma, 2).T
+        response = -np.float32(sigma * sigma) * (across + along)
+        rms = np.sqrt(window_rows @ (response * response) @ window_cols)
+        responses.append(response / (rms + np.float32(_FLOOR)))
+    return responses
+
+
+@cache
+def _smoothing_matrix(length: int, sigma: float, order: int) -> NDArray[np.float32]:
+    """A Gaussian filter, or its second derivative, as a (length, length) matrix with mirrored borders.
+
+    A separable filter of a fixed-size patch is two matrix products, which BLAS does faster than any filtering loop.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    if order == 2:
+        kernel *= offsets**2 / sigma**4 - 1 / sigma**2
+        kernel -= kernel.mean()  # flat tissue must answer exactly 0, whatever the truncation
+    matrix = np.zeros((length, length))
+    for row in range(length):
+        reflected = (row + offsets) % (2 * length)
+        np.add.at(matrix[row], np.where(reflected < length, reflected, 2 * length - 1 - reflected), kernel)
+    result = matrix.astype(np.float32)
+    result.flags.writeable = False
+    return result
