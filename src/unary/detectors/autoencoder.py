@@ -16,8 +16,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from unary.detectors.protocol import Examination
+from unary.prepare import FULL_SCALE
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,8 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
 
     He initialisation for the fan that a ReLU sees. In a transposed convolution of stride 2 each output sums over
     about a quarter of the kernel, so its fan is ``in_channels * 9 / 4``; the usual formulas, which count the kernel of
-    the forward convolution, start the decoder too small or too large and leave more units dead. The last layer starts at
-    a tenth of that, so that the first reconstruction is nearly the mean and not large noise that training must first
-    unlearn.
+    the forward convolution, start the decoder too small or too large and leave more units dead. The last layer starts
+    at a tenth of that, so that the first reconstruction is nearly the mean and not noise that must be unlearned first.
     """
     network = Autoencoder(config)
     generator = torch.Generator().manual_seed(seed)
@@ -159,6 +163,35 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
         assert isinstance(last, nn.ConvTranspose2d)
         last.weight.mul_(0.1)
     return network
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionDetector:
+    """The paper's one-class classifier: a trained autoencoder scored by its reconstruction error."""
+
+    network: Autoencoder
+
+    def reconstruct(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return reconstructions in intensity units, shape (n, size, size), float32."""
+        with torch.inference_mode():
+            restored: NDArray[np.float32] = self.network(_to_tensor(patches, self.network)).cpu().numpy()[:, 0]
+        return restored
+
+    def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return the signed error, input minus reconstruction, in intensity units; positive where too bright."""
+        return patches.astype(np.float32) / np.float32(FULL_SCALE) - self.reconstruct(patches)
+
+    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+        """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error."""
+        error = np.abs(self.error_maps(patches))
+        scores = np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2)))
+        return Examination(scores, error)
+
+
+def _to_tensor(patches: NDArray[np.uint16], network: nn.Module) -> Tensor:
+    """Return (n, 1, size, size) float32 intensities where the network lives."""
+    device = next(network.parameters()).device
+    return torch.from_numpy(patches).to(device).float().div_(FULL_SCALE)[:, None]
 
 
 def reconstruction_rmse(patches: Tensor, reconstructions: Tensor) -> Tensor:

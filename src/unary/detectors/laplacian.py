@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.detectors.protocol import Examination
 from unary.errors import TrainingError
 from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
@@ -54,32 +55,19 @@ class Laplacian:
     means: tuple[float, ...]
     deviations: tuple[float, ...]
 
-    def anomaly_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Return the standardised response of the best scale at each pixel.
+    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+        """Score by the largest standardised pooled response over scales.
 
-        Parameters
-        ----------
-        patches
-            Shape (n, size, size), uint16, 65535 being intensity 1.
-
-        Returns
-        -------
-        NDArray
-            Shape (n, size, size), float32, unbounded; in standard deviations of what normal patches reach.
+        The map holds, at each pixel, the response of the best scale in standard deviations of what the strongest
+        pixels of normal patches reach.
         """
-        result = np.full(patches.shape, -np.inf, np.float32)
-        for number, response in enumerate(_responses(patches, self.config)):
-            response -= np.float32(self.means[number])
-            response /= np.float32(self.deviations[number])
-            np.maximum(result, response, out=result)
-        return result
-
-    def score_patches(self, patches: NDArray[np.uint16]) -> NDArray[np.float64]:
-        """Return one score per patch, shape (n,), float64: the largest standardised pooled response over scales."""
-        pooled = pooled_responses(patches, self.config)
-        standardised = (pooled - np.asarray(self.means)) / np.asarray(self.deviations)
-        best: NDArray[np.float64] = standardised.max(axis=1)
-        return best
+        maps = np.full(patches.shape, -np.inf, np.float32)
+        scores = np.full(len(patches), -np.inf)
+        responses = _responses(patches, self.config)
+        for response, mean, deviation in zip(responses, self.means, self.deviations, strict=True):
+            np.maximum(scores, (_pool(response, self.config.strongest) - mean) / deviation, out=scores)
+            np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
+        return Examination(scores, maps)
 
 
 def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 4000) -> Laplacian:
@@ -103,13 +91,14 @@ def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 
 
 def pooled_responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> NDArray[np.float64]:
     """Return the mean of the strongest pixels per scale, shape (n, scales), float64."""
-    size = patches.shape[1] * patches.shape[2]
-    strongest = min(config.strongest, size)
-    pooled = [
-        np.partition(response.reshape(len(patches), size), size - strongest, axis=1)[:, size - strongest :].mean(axis=1)
-        for response in _responses(patches, config)
-    ]
-    return np.stack(pooled, axis=1).astype(np.float64)
+    return np.stack([_pool(response, config.strongest) for response in _responses(patches, config)], axis=1)
+
+
+def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
+    flat = response.reshape(len(response), -1)
+    first = max(flat.shape[1] - strongest, 0)
+    pooled: NDArray[np.float64] = np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64)
+    return pooled
 
 
 def _responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> list[NDArray[np.float32]]:

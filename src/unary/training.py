@@ -1,0 +1,261 @@
+"""One plain training loop for the autoencoder.
+
+What it hides nowhere: the loss stands beside two baselines, the error of predicting the mean of all patches and the
+error of predicting each patch's own mean, and the share of dead units is counted every epoch. A network that has
+learned nothing looks fine on a loss curve without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from unary.errors import TrainingError
+from unary.patches import PatchSet
+from unary.prepare import FULL_SCALE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation; the defaults are those of Wei et al. 2018, section 5."""
+
+    epochs: int = 500
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ValueError(f"epochs, batch_size and learning_rate must be positive: {self}")
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in training.
+
+    Attributes
+    ----------
+    losses
+        Mean squared error per pixel (equation 2 divided by the number of pixels), one per epoch, averaged over the
+        epoch's batches as they were seen.
+    dead_units
+        Share of the hidden feature maps that are zero on every probe patch, one per epoch.
+    mean_patch_error
+        Mean squared error of predicting the one mean intensity of all patches.
+    patch_mean_error
+        Mean squared error of predicting each patch's own mean.
+    """
+
+    losses: tuple[float, ...]
+    dead_units: tuple[float, ...]
+    mean_patch_error: float
+    patch_mean_error: float
+
+    @property
+    def unexplained(self) -> float:
+        """The last loss as a share of the patch-mean error: 1 or more means that no structure was learned."""
+        return self.losses[-1] / self.patch_mean_error
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network and how it came about."""
+
+    network: Autoencoder
+    history: History
+
+
+def train_autoencoder(
+    patches: PatchSet,
+    training: TrainingConfig,
+    *,
+    widths: tuple[int, ...] = AutoencoderConfig.widths,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train the network of equation 3 on normal patches by equation 2.
+
+    Parameters
+    ----------
+    patches
+        Normal patches alone; the caller answers for that.
+    training
+        Optimisation. Each epoch's order depends on the seed and the epoch's number only, so that a run that was
+        interrupted and resumed ends with the same weights, bit for bit on a CPU with the same number of threads.
+    widths
+        Feature maps after each halving.
+    checkpoint
+        A file that is written after every epoch, and from which training goes on if it exists.
+    device
+        Where to train, in torch's notation.
+    on_epoch
+        Called after each epoch with the number of epochs done and the epoch's loss.
+
+    Raises
+    ------
+    TrainingError
+        If there are too few patches, the patches are constant, the loss is no longer finite, or the checkpoint belongs
+        to another run.
+    """
+    if len(patches) < 2:
+        raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
+    mean, scale, patch_mean_error = _intensity_statistics(patches)
+    if not scale > 0:
+        raise TrainingError("all normal patches have one single intensity; are the images blank?")
+    config = AutoencoderConfig(size_px=patches.size_px, widths=widths, input_mean=mean, input_scale=scale)
+    network = build_autoencoder(config, seed=training.seed)
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(
+        network.parameters(), training.learning_rate, (training.beta1, training.beta2), fused=True
+    )
+    fingerprint = json.dumps(
+        [dataclasses.asdict(config), {**dataclasses.asdict(training), "epochs": None}, len(patches)], sort_keys=True
+    )
+    losses: list[float] = []
+    dead: list[float] = []
+    if checkpoint is not None and checkpoint.exists():
+        losses, dead = _load_checkpoint(checkpoint, network, optimizer, fingerprint)
+        logger.info("resuming after epoch %d", len(losses))
+    probe = _batch(patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), device)
+    for epoch in range(len(losses), training.epochs):
+        order = np.random.default_rng([training.seed, epoch]).permutation(len(patches))
+        loss = _run_epoch(network, optimizer, patches, order, batch_size=training.batch_size, device=device)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {epoch + 1}: training has diverged; try a smaller learning rate"
+            )
+        losses.append(loss)
+        dead.append(dead_unit_share(network, probe))
+        if checkpoint is not None:
+            _save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, dead))
+        if on_epoch is not None:
+            on_epoch(epoch + 1, loss)
+    history = History(tuple(losses[: training.epochs]), tuple(dead[: training.epochs]), scale**2, patch_mean_error)
+    if history.unexplained > 0.9:
+        logger.warning(
+            "the reconstruction explains little more than each patch's mean (%.2f of that error is left after %d "
+            "epochs): train longer or look at the images",
+            history.unexplained,
+            training.epochs,
+        )
+    return Trained(network.eval(), history)
+
+
+def _run_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    patches: PatchSet,
+    order: NDArray[np.int64],
+    *,
+    batch_size: int,
+    device: str,
+) -> float:
+    """One pass over all patches, the last batch as short as it comes; return the mean squared error per pixel."""
+    network.train()
+    total = torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(order), batch_size):
+        batch = _batch(patches, order[start : start + batch_size], device)
+        loss = (network(batch) - batch).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach().double().cpu() * len(batch)
+    return float(total) / len(order)
+
+
+def _batch(patches: PatchSet, which: NDArray[np.int64], device: str) -> Tensor:
+    """Gather patches as (n, 1, size, size) float32 intensities."""
+    gathered = torch.from_numpy(patches.gather(which)).to(device)
+    return gathered.float().div_(FULL_SCALE)[:, None]
+
+
+def _intensity_statistics(patches: PatchSet) -> tuple[float, float, float]:
+    """Mean and standard deviation of the intensity, and the mean variance within a patch, of up to 2,000 patches."""
+    chosen = np.unique(np.linspace(0, len(patches) - 1, 2000).round().astype(int))
+    means, squares = [], []
+    for start in range(0, len(chosen), 200):
+        values = patches.gather(chosen[start : start + 200]).reshape(-1, patches.size_px**2) / np.float64(FULL_SCALE)
+        means.append(values.mean(axis=1))
+        squares.append((values**2).mean(axis=1))
+    mean, square = np.concatenate(means), np.concatenate(squares)
+    within = float((square - mean**2).mean())
+    return float(mean.mean()), math.sqrt(max(float(square.mean() - mean.mean() ** 2), 0.0)), within
+
+
+def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
+    """Return the share of hidden feature maps that are zero on every pixel of every probe patch."""
+    dead = total = 0
+    hidden = (probe - network.config.input_mean) / network.config.input_scale
+    with torch.inference_mode():
+        for layer in (*network.encoder, *network.decoder[:-1]):
+            hidden = torch.relu(layer(hidden))
+            alive = hidden.amax(dim=(0, 2, 3)) > 0
+            dead += int((~alive).sum())
+            total += len(alive)
+    return dead / total
+
+
+def _save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: str,
+    curves: tuple[list[float], list[float]],
+) -> None:
+    """Write weights, optimiser state and curves to one safetensors file, through a temporary name."""
+    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {"fingerprint": fingerprint, "curves": json.dumps(curves)}
+    try:
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> tuple[list[float], list[float]]:
+    """Put a checkpoint's state into network and optimiser; return the curves so far."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it to start afresh") from error
+    if metadata.get("fingerprint") != fingerprint:
+        raise TrainingError(
+            f"{path}: this checkpoint belongs to a run with other settings or other patches; delete it to start afresh"
+        )
+    network.load_state_dict(
+        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    losses, dead = json.loads(metadata["curves"])
+    return losses, dead
