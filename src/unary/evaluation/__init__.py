@@ -1,0 +1,1 @@
+"""What scores are worth: curves, areas, and intervals over patients."""
