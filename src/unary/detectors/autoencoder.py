@@ -5,16 +5,17 @@ transposed convolutions mirror them. Trained on normal patches alone, the networ
 root mean square error of a patch's reconstruction is its anomaly score.
 
 The paper gives sizes, loss and optimiser and is silent on the rest. What was chosen, by the experiments in
-``docs/log.md``: 3 x 3 kernels, zero padding, a ReLU after every layer but the last, a linear output, He
-initialisation with a small last layer, and intensities standardised by the mean and spread of the training patches on
-the way in and restored on the way out. Without the last two, training rests for dozens of epochs on "every patch is
-the mean patch", and units die there.
+``docs/log.md``: 3 x 3 kernels, zero padding, a ReLU after every layer but the last, a linear output, intensities
+standardised by the mean and spread of the training patches on the way in and restored on the way out, and an
+initialisation that starts as an image pyramid (`build_autoencoder`). With the usual random start the network rests near
+"every patch is its mean" for dozens of epochs, and the paper's error maps cannot be had.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class AutoencoderConfig:
     input_mean, input_scale
         Subtracted from and divided into the input, and undone at the output; `train` sets them to the mean and
         standard deviation of its patches. The error is measured in the original units.
+    initialisation
+        See `build_autoencoder`.
     """
 
     size_px: int = 128
@@ -51,6 +54,7 @@ class AutoencoderConfig:
     bottleneck: int | None = None
     input_mean: float = 0.0
     input_scale: float = 1.0
+    initialisation: Literal["pyramid", "random"] = "pyramid"
 
     def __post_init__(self) -> None:
         if self.size_px < 2 ** max(len(self.widths) - 1, 0) or not self.widths:
@@ -139,10 +143,15 @@ class Autoencoder(nn.Module):
 def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
     """Return a network with reproducible initial weights, whatever the global generator holds.
 
-    He initialisation for the fan that a ReLU sees. In a transposed convolution of stride 2 each output sums over
-    about a quarter of the kernel, so its fan is ``in_channels * 9 / 4``; the usual formulas, which count the kernel of
-    the forward convolution, start the decoder too small or too large and leave more units dead. The last layer starts
-    at a tenth of that, so that the first reconstruction is nearly the mean and not noise that must be unlearned first.
+    ``"random"`` is He's initialisation for the fan that a ReLU sees. In a transposed convolution of stride 2 each
+    output sums over about a quarter of the kernel, so its fan is ``in_channels * 9 / 4``. The last layer starts at a
+    tenth of that, so that the first reconstruction is nearly the mean and not noise that must be unlearned first.
+
+    ``"pyramid"`` then overwrites two feature maps per layer and input channel: one carries the positive part of the
+    halved image, one the negative part, smoothed by the binomial kernel (1, 2, 1) on the way down and interpolated on
+    the way up. Before its first step the network thus reproduces the patch at bottleneck resolution; the other feature
+    maps, random as before, learn what is missing. Where a layer has fewer than two maps per input channel, or a dense
+    bottleneck lies between, the start stays random.
     """
     network = Autoencoder(config)
     generator = torch.Generator().manual_seed(seed)
@@ -162,7 +171,38 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
         last = network.decoder[-1]
         assert isinstance(last, nn.ConvTranspose2d)
         last.weight.mul_(0.1)
+        fits = config.bottleneck is None and min(config.widths) >= 2 * config.channels
+        if config.initialisation == "pyramid" and fits:
+            _start_as_pyramid(network)
     return network
+
+
+def _start_as_pyramid(network: Autoencoder) -> None:
+    """Overwrite weights so that maps 2c and 2c + 1 carry the positive and negative part of channel c through."""
+    tap = torch.tensor([0.25, 0.5, 0.25])
+    halving = torch.outer(tap, tap)
+    doubling = 4 * halving
+    for number in range(network.config.channels):
+        plus, minus = 2 * number, 2 * number + 1
+        for depth, layer in enumerate(network.encoder):
+            weight = layer.weight  # (out, in, 3, 3)
+            assert isinstance(weight, Tensor)
+            weight[[plus, minus]] = 0
+            if depth == 0:
+                weight[plus, number], weight[minus, number] = halving, -halving
+            else:
+                weight[plus, plus], weight[plus, minus] = halving, -halving
+                weight[minus, plus], weight[minus, minus] = -halving, halving
+        for layer in network.decoder[:-1]:
+            weight = layer.weight  # (in, out, 3, 3)
+            assert isinstance(weight, Tensor)
+            weight[:, [plus, minus]] = 0
+            weight[plus, plus], weight[minus, plus] = doubling, -doubling
+            weight[plus, minus], weight[minus, minus] = -doubling, doubling
+        weight = network.decoder[-1].weight
+        assert isinstance(weight, Tensor)
+        weight[:, number] = 0
+        weight[plus, number], weight[minus, number] = doubling, -doubling
 
 
 @dataclass(frozen=True, eq=False)
