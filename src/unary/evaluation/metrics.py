@@ -1,0 +1,313 @@
+"""Tables of scores, the summary that ``metrics.json`` holds, and both on disk.
+
+One schema serves every command::
+
+    {"detectors": {NAME: {SPLIT: {GROUP: {
+        "auroc": x, "auroc_ci95": [lo, hi] or null, "auroc_per_seed": [x, ...], "average_precision": x,
+        "sensitivity_at_specificity": {"0.90": x, "0.95": x, "0.99": x},
+        "n_positive": n, "n_negative": n, "n_images": n, "n_patients": n, "note": text}}}},
+     "meta": {...}}
+
+Only ``reproduce`` has the level SPLIT (``patch`` or ``patient``); elsewhere GROUP follows NAME. ``note`` is there only
+when something limits what the numbers can say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds, difference_over_seeds
+from unary.evaluation.roc import EvaluationError, OneClassError, auroc, average_precision, sensitivity_at_specificity
+
+ALL = "all"
+NORMAL_LOOKING = "normal_looking"
+SPECIFICITIES = (0.90, 0.95, 0.99)
+FEW_PATIENTS = 10  # of either class; percentile intervals over fewer are visibly too narrow in simulation
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The scores of one test set under one seed: one row per patch.
+
+    Attributes
+    ----------
+    scores
+        By detector; each of shape (n,), float64, higher is more abnormal.
+    positive
+        Shape (n,), bool: the patch contains a lesion.
+    groups
+        Membership by name, each of shape (n,), bool. A patch may belong to several, as with a calcification inside a
+        mass. All are subsets of the positives, but for ``normal_looking``: patches without a lesion from images with
+        one, which are neither negatives nor positives.
+    patient, image
+        Shape (n,), str.
+    row, col
+        Shape (n,), int: the patch's first pixel on the working grid.
+    seed
+        Of the training, and of the split.
+    split
+        How test patches were held out, ``"patch"`` or ``"patient"``; ``"test"`` where there is only one way.
+
+    Raises
+    ------
+    EvaluationError
+        If the columns contradict each other.
+    """
+
+    scores: Mapping[str, NDArray[np.float64]]
+    positive: NDArray[np.bool_]
+    groups: Mapping[str, NDArray[np.bool_]]
+    patient: NDArray[Any]
+    image: NDArray[Any]
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    seed: int
+    split: str
+
+    def __post_init__(self) -> None:
+        count = len(self.positive)
+        columns = {"patient": self.patient, "image": self.image, "row": self.row, "col": self.col}
+        for name, column in {**columns, **self.groups, **self.scores}.items():
+            if np.shape(column) != (count,):
+                raise EvaluationError(f"column {name!r} must have {count} entries, got shape {np.shape(column)}")
+        if not self.scores:
+            raise EvaluationError("a table of scores needs at least one detector")
+        for name, member in self.groups.items():
+            wrong = member & (self.positive if name == NORMAL_LOOKING else ~self.positive)
+            if wrong.any():
+                what = "contain a lesion" if name == NORMAL_LOOKING else "are not marked positive"
+                raise EvaluationError(f"{int(wrong.sum())} patches of group {name!r} {what}")
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def roles(self, group: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return who plays the positives and who the negatives of a group, each of shape (n,), bool.
+
+        The negatives are the same for every group. ``all`` holds every positive; ``normal_looking`` is the control in
+        which patches without a lesion play the positives, so that an area above 0.5 measures how far images, rather
+        than lesions, differ.
+        """
+        control = self.groups.get(NORMAL_LOOKING, np.zeros(len(self), bool))
+        if group == ALL:
+            return self.positive, ~self.positive & ~control
+        return self.groups.get(group, np.zeros(len(self), bool)), ~self.positive & ~control
+
+
+def select_runs(tables: Sequence[ScoreTable], *, detector: str, group: str = ALL) -> list[Run | None]:
+    """Return one detector's scores of one group against the negatives, per table; None where a class is missing."""
+    runs: list[Run | None] = []
+    for table in tables:
+        positives, negatives = table.roles(group)
+        kept = positives | negatives
+        whole = positives.any() and negatives.any()
+        runs.append(Run(table.scores[detector][kept], positives[kept], table.patient[kept]) if whole else None)
+    return runs
+
+
+def summarise(
+    tables: Sequence[ScoreTable], *, rng: np.random.Generator, resamples: int = 2000
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Summarise the tables of one split, one per seed, for every detector and group.
+
+    Parameters
+    ----------
+    tables
+        Of the same detectors and split, with different seeds.
+    rng
+        Source of the bootstrap's draws. It is asked once: all detectors meet the same drawn patients, and one
+        detector more changes no number of the others.
+    resamples
+        Of each interval.
+
+    Returns
+    -------
+    dict
+        ``{NAME: {GROUP: {...}}}`` as in the module's schema. Areas, precisions and sensitivities are means over
+        seeds. Counts are of distinct patches, images and patients over all seeds. A group without any positive is
+        absent; for a seed without any, ``auroc_per_seed`` holds None.
+
+    Raises
+    ------
+    OneClassError
+        If there are no positives or no negatives at all.
+    EvaluationError
+        If tables disagree on detectors or split, or as `auroc`.
+    """
+    if not tables or {table.split for table in tables} != {tables[0].split}:
+        raise EvaluationError("a summary needs the tables of one split, one per seed")
+    names = list(tables[0].scores)
+    if any(set(table.scores) != set(names) for table in tables):
+        raise EvaluationError("every seed must have been scored by the same detectors")
+    groups = [ALL, *dict.fromkeys(name for table in tables for name in table.groups)]
+    entropy = int(rng.integers(2**63))
+    summary: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
+    for group in groups:
+        counts = _count_distinct(tables, group)
+        if counts["n_positive"] == 0 or counts["n_negative"] == 0:
+            if group != ALL:
+                continue
+            raise OneClassError(
+                f"the test sets must hold both classes, but there are {counts['n_positive']} positive and "
+                f"{counts['n_negative']} negative patches; does the manifest have labels and lesions?"
+            )
+        for name in names:
+            rates = _summarise_runs(
+                select_runs(tables, detector=name, group=group), rng=np.random.default_rng(entropy), resamples=resamples
+            )
+            summary[name][group] = {**counts, **rates}
+    return summary
+
+
+def compare_detectors(
+    tables: Sequence[ScoreTable],
+    *,
+    first: str,
+    second: str,
+    rng: np.random.Generator,
+    group: str = ALL,
+    resamples: int = 2000,
+) -> Estimate:
+    """Return the mean AUROC over seeds of ``first`` minus that of ``second``, with its paired 95 % interval.
+
+    Raises
+    ------
+    EvaluationError
+        If there are too few patients for an interval, or no seed has both classes.
+    """
+    pairs = [select_runs(tables, detector=name, group=group) for name in (first, second)]
+    kept = [[run for run in runs if run is not None] for runs in pairs]
+    return difference_over_seeds(kept[0], kept[1], rng=rng, resamples=resamples)
+
+
+def write_metrics(path: Path, detectors: Mapping[str, Any], *, meta: Mapping[str, Any]) -> None:
+    """Write ``metrics.json``: keys sorted, two spaces, no NaN; the old file stays until the new one is whole.
+
+    Parameters
+    ----------
+    path
+        Of the file; its folder is created.
+    detectors
+        ``{NAME: {GROUP: {...}}}``, or with SPLIT above GROUP.
+    meta
+        What else a reader needs: seeds, data hash, versions, command, configuration, counts, notices.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite, which JSON cannot say.
+    """
+    document = {"detectors": detectors, "meta": meta}
+    text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
+    """Write ``scores.parquet``: one row per patch and seed.
+
+    The columns are ``split``, ``seed``, ``image_id``, ``patient_id``, ``row``, ``col``, ``positive``, one bool
+    ``group_<name>`` per group and one float64 ``score_<detector>`` per detector; null where a table lacks one. The old
+    file stays until the new one is whole.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if not tables:
+        raise EvaluationError("there are no scores to write")
+    groups = list(dict.fromkeys(name for table in tables for name in table.groups))
+    detectors = list(dict.fromkeys(name for table in tables for name in table.scores))
+    parts = []
+    for table in tables:
+        missing = pyarrow.nulls(len(table))
+        columns = {
+            "split": pyarrow.array([table.split] * len(table), pyarrow.string()),
+            "seed": pyarrow.array([table.seed] * len(table), pyarrow.int64()),
+            "image_id": pyarrow.array(table.image.tolist(), pyarrow.string()),
+            "patient_id": pyarrow.array(table.patient.tolist(), pyarrow.string()),
+            "row": pyarrow.array(table.row, pyarrow.int64()),
+            "col": pyarrow.array(table.col, pyarrow.int64()),
+            "positive": pyarrow.array(table.positive, pyarrow.bool_()),
+        }
+        for name in groups:
+            member = table.groups.get(name)
+            columns[f"group_{name}"] = missing.cast("bool") if member is None else pyarrow.array(member)
+        for name in detectors:
+            scores = table.scores.get(name)
+            columns[f"score_{name}"] = missing.cast("float64") if scores is None else pyarrow.array(scores, "float64")
+        parts.append(pyarrow.table(columns))
+    whole = pyarrow.concat_tables(parts)
+    _write_whole(path, lambda partial: pyarrow.parquet.write_table(whole, partial))
+
+
+def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
+    present = [run for run in runs if run is not None]
+    estimate = auroc_over_seeds(present, rng=rng, resamples=resamples)
+    note = _note(present, estimate)
+    sensitivities = {
+        f"{level:.2f}": float(
+            np.mean([sensitivity_at_specificity(run.scores, run.positive, specificity=level) for run in present])
+        )
+        for level in SPECIFICITIES
+    }
+    return {
+        "auroc": estimate.value,
+        "auroc_ci95": None if estimate.low is None else [estimate.low, estimate.high],
+        "auroc_per_seed": [None if run is None else auroc(run.scores, run.positive) for run in runs],
+        "average_precision": float(np.mean([average_precision(run.scores, run.positive) for run in present])),
+        "sensitivity_at_specificity": sensitivities,
+        **({"note": note} if note else {}),
+    }
+
+
+def _note(runs: Sequence[Run], estimate: Estimate) -> str:
+    notes = []
+    if all(np.ptp(run.scores) == 0 for run in runs):
+        notes.append("all scores are equal: this detector tells nothing apart")
+    positives = len({name for run in runs for name in run.patients[run.positive].tolist()})
+    negatives = len({name for run in runs for name in run.patients[~run.positive].tolist()})
+    if estimate.low is None:
+        notes.append("no interval: too few patients")
+    elif min(positives, negatives) < FEW_PATIENTS:
+        notes.append(
+            f"the interval rests on {positives} patients with positives and {negatives} with negatives, "
+            "and is probably too narrow"
+        )
+    return "; ".join(notes)
+
+
+def _count_distinct(tables: Sequence[ScoreTable], group: str) -> dict[str, int]:
+    """Distinct patches of either role, and distinct images and patients of both, over all tables."""
+    patches: tuple[set[Any], set[Any]] = (set(), set())
+    images: set[str] = set()
+    patients: set[str] = set()
+    for table in tables:
+        for role, chosen in enumerate(table.roles(group)):
+            names = table.image[chosen].tolist()
+            patches[role].update(zip(names, table.row[chosen].tolist(), table.col[chosen].tolist(), strict=True))
+            images.update(names)
+            patients.update(table.patient[chosen].tolist())
+    return {
+        "n_positive": len(patches[0]),
+        "n_negative": len(patches[1]),
+        "n_images": len(images),
+        "n_patients": len(patients),
+    }
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path``, then take its place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
