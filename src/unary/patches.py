@@ -6,7 +6,7 @@ memory, once, as uint16; a batch of patches is gathered from them when it is nee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -113,16 +113,14 @@ def extract_patches(pixels: NDArray[T], origins: Origins, *, size_px: int) -> ND
 
 
 def stitch_patches(
-    maps: NDArray[np.float32], origins: Origins, shape: tuple[int, int], *, blend: str = "mean"
+    batches: Iterable[tuple[NDArray[np.float32], Origins]], shape: tuple[int, int], *, blend: str = "mean"
 ) -> NDArray[np.float32]:
-    """Lay patch maps back on the image they came from.
+    """Lay patch maps back on the image they came from, a batch at a time so that memory stays bounded.
 
     Parameters
     ----------
-    maps
-        Shape (n, size, size), float32.
-    origins
-        Shape (n, 2).
+    batches
+        Pairs of maps, shape (n, size, size), float32, and their origins, shape (n, 2).
     shape
         Rows and columns of the result.
     blend
@@ -133,23 +131,22 @@ def stitch_patches(
     NDArray
         Shape ``shape``, float32. NaN where no patch lies: not scored is not the same as normal.
     """
-    size = int(maps.shape[1])
-    work_shape = tuple(max(length, size) for length in shape)
-    if blend == "mean":
-        total = np.zeros(work_shape, np.float32)
-        count = np.zeros(work_shape, np.int32)
-        for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
-            total[row : row + size, col : col + size] += patch
-            count[row : row + size, col : col + size] += 1
-        result = np.divide(total, count, out=np.full(work_shape, np.nan, np.float32), where=count > 0)
-    elif blend == "max":
-        result = np.full(work_shape, np.nan, np.float32)
-        for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
-            window = result[row : row + size, col : col + size]
-            np.fmax(window, patch, out=window)
-    else:
+    if blend not in ("mean", "max"):
         raise ValueError(f"blend must be 'mean' or 'max', not {blend!r}")
-    return result[: shape[0], : shape[1]]
+    result = np.full(shape, np.nan, np.float32)
+    count = np.zeros(shape if blend == "mean" else (0, 0), np.int32)
+    for maps, origins in batches:
+        for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
+            window = result[row : row + patch.shape[0], col : col + patch.shape[1]]
+            inside = patch[: window.shape[0], : window.shape[1]]
+            if blend == "max":
+                np.fmax(window, inside, out=window)
+            else:
+                count[row : row + patch.shape[0], col : col + patch.shape[1]] += 1
+                np.add(np.nan_to_num(window), inside, out=window)
+    if blend == "mean":
+        np.divide(result, count, out=result, where=count > 1)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,19 +188,31 @@ class PatchSet:
         return PatchSet(self.images, self.index[which], self.size_px)
 
 
-def build_patch_set(images: Sequence[NDArray[np.uint16]], origins: Sequence[Origins], *, size_px: int) -> PatchSet:
-    """Collect patches of many images, keeping of each image only the box that its patches span.
+def build_patch_set(pixels: NDArray[np.uint16], origins: Origins, *, size_px: int) -> PatchSet:
+    """Return the patches of one image, keeping of it only the box that they span.
 
     A mammogram is mostly background, so that this halves the memory or better.
     """
-    kept, index = [], []
-    for number, (pixels, corners) in enumerate(zip(images, origins, strict=True)):
-        if len(corners) == 0:
-            kept.append(np.zeros((0, 0), np.uint16))
-            continue
-        padded = pad_to_patch(pixels, size_px)
-        low, high = corners.min(axis=0), corners.max(axis=0) + size_px
-        kept.append(np.ascontiguousarray(padded[low[0] : high[0], low[1] : high[1]]))
-        index.append(np.column_stack([np.full(len(corners), number), corners - low]).astype(np.int32))
-    table = np.concatenate(index) if index else np.zeros((0, 3), np.int32)
-    return PatchSet(tuple(kept), table, size_px)
+    if len(origins) == 0:
+        return PatchSet((np.zeros((0, 0), np.uint16),), np.zeros((0, 3), np.int32), size_px)
+    padded = pad_to_patch(pixels, size_px)
+    low, high = origins.min(axis=0), origins.max(axis=0) + size_px
+    kept = padded[low[0] : high[0], low[1] : high[1]].copy()
+    index = np.column_stack([np.zeros(len(origins)), origins - low]).astype(np.int32)
+    return PatchSet((kept,), index, size_px)
+
+
+def join_patch_sets(sets: Sequence[PatchSet]) -> PatchSet:
+    """Return one set with the patches of all, in order; pixels are shared, not copied.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or their patches differ in size.
+    """
+    sizes = {one.size_px for one in sets}
+    if len(sizes) != 1:
+        raise ValueError(f"patch sets of one size are needed, got the sizes {sorted(sizes)}")
+    firsts = np.cumsum([0, *(len(one.images) for one in sets)])
+    index = [one.index + np.array([first, 0, 0], np.int32) for one, first in zip(sets, firsts, strict=False)]
+    return PatchSet(tuple(image for one in sets for image in one.images), np.concatenate(index), sizes.pop())

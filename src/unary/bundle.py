@@ -1,0 +1,191 @@
+"""A trained model on disk: a folder with the weights, how images are prepared, and where the model came from.
+
+``model.json`` holds configuration and provenance, ``weights.safetensors`` the numbers of a learned detector. Nothing is
+pickled, so that opening a model from elsewhere runs no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
+from unary.detectors.laplacian import Laplacian, LaplacianConfig
+from unary.detectors.protocol import Detector
+from unary.errors import BundleError
+from unary.patches import GridConfig
+from unary.prepare import PreparationConfig
+
+FORMAT = 1
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+DetectorName = Literal["wei2018", "laplacian"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model came from.
+
+    Attributes
+    ----------
+    patient_hashes
+        SHA-256 of each training patient's identifier, sorted: enough to refuse an evaluation on patients that the
+        model has seen, without naming them.
+    data_hash
+        Of the training patches (`unary.collection.Collection.data_hash`).
+    images, patches
+        How many were trained on.
+    training
+        The optimisation's configuration, or empty for a detector that learns no weights.
+    history
+        Losses and the like (`unary.training.History`), or empty.
+    versions
+        Of unary, Python, numpy and torch.
+    """
+
+    patient_hashes: tuple[str, ...]
+    data_hash: str
+    images: int
+    patches: int
+    training: dict[str, Any]
+    history: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A fitted detector with everything that scoring must repeat.
+
+    ``yardstick`` is the no-learning detector fitted on the same patches, so that every evaluation can show both.
+    """
+
+    name: DetectorName
+    detector: Detector
+    yardstick: Laplacian
+    preparation: PreparationConfig
+    grid: GridConfig
+    provenance: Provenance
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model; see `write_model`."""
+        write_model(self, Path(folder))
+
+
+def hash_patients(patients: Iterable[str]) -> tuple[str, ...]:
+    """Return the sorted SHA-256 of distinct patient identifiers."""
+    return tuple(sorted(hashlib.sha256(patient.encode()).hexdigest() for patient in set(patients)))
+
+
+def write_model(model: Model, folder: Path) -> None:
+    """Write a model folder; ``model.json`` comes last, so that a folder that has it is whole.
+
+    Raises
+    ------
+    BundleError
+        If the folder holds files but no model: it is never mixed with something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FILE).exists():
+        raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    detector = model.detector
+    if isinstance(detector, ReconstructionDetector):
+        settings: dict[str, Any] = dataclasses.asdict(detector.network.config)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in detector.network.state_dict().items()}
+        partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+        save_file(tensors, partial)
+        os.replace(partial, folder / WEIGHTS_FILE)
+        weights_hash = hash_file(folder / WEIGHTS_FILE)
+    elif isinstance(detector, Laplacian):
+        settings, weights_hash = {}, None
+    else:
+        raise BundleError(f"models of the detector {model.name!r} cannot be stored")
+    document = {
+        "format": FORMAT,
+        "notice": "Research software. Not for diagnosis.",
+        "detector": model.name,
+        "settings": settings,
+        "yardstick": dataclasses.asdict(model.yardstick),
+        "weights_sha256": weights_hash,
+        "preparation": dataclasses.asdict(model.preparation),
+        "grid": dataclasses.asdict(model.grid),
+        "provenance": dataclasses.asdict(model.provenance),
+    }
+    partial = folder / f".{MODEL_FILE}.{os.getpid()}"
+    partial.write_text(json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MODEL_FILE)
+
+
+def read_model(folder: Path | str) -> Model:
+    """Read a model folder.
+
+    Raises
+    ------
+    BundleError
+        If the folder, its ``model.json`` or its weights are missing, damaged or of another program or version.
+    """
+    folder = Path(folder)
+    path = folder / MODEL_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else None
+        raise BundleError(f"{path}: format {FORMAT} is needed, found {found}; written by another version or program?")
+    try:
+        yardstick = _read_laplacian(document["yardstick"])
+        return Model(
+            document["detector"],
+            yardstick if document["detector"] == "laplacian" else _read_network(document, folder),
+            yardstick,
+            PreparationConfig(**document["preparation"]),
+            GridConfig(**document["grid"]),
+            _read_provenance(document["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: a setting is missing, unknown or out of range ({error!r})") from error
+
+
+def _read_provenance(entry: dict[str, Any]) -> Provenance:
+    return Provenance(**{**entry, "patient_hashes": tuple(entry["patient_hashes"])})
+
+
+def _read_laplacian(entry: dict[str, Any]) -> Laplacian:
+    config = LaplacianConfig(**{**entry["config"], "sigmas_px": tuple(entry["config"]["sigmas_px"])})
+    return Laplacian(config, tuple(entry["means"]), tuple(entry["deviations"]))
+
+
+def _read_network(document: dict[str, Any], folder: Path) -> ReconstructionDetector:
+    if document["detector"] != "wei2018":
+        raise ValueError(f"unknown detector {document['detector']!r}")
+    settings, weights = document["settings"], folder / WEIGHTS_FILE
+    if not weights.exists():
+        raise BundleError(f"{weights}: the weights are missing; copy the whole model folder")
+    if hash_file(weights) != document["weights_sha256"]:
+        raise BundleError(
+            f"{weights}: not the weights that {MODEL_FILE} was written with; damaged or from another model"
+        )
+    network = build_autoencoder(AutoencoderConfig(**{**settings, "widths": tuple(settings["widths"])}), seed=0)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{weights}: the weights do not fit the network that {MODEL_FILE} describes") from error
+    return ReconstructionDetector(network.eval())
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,216 @@
+"""From a manifest to labelled patches: read, prepare, lay the grid, and say what each patch holds.
+
+One unreadable image is reported and skipped; the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from unary.errors import ImageError, ManifestError
+from unary.lesions import judge_patches, rasterise_lesion
+from unary.patches import GridConfig, Origins, PatchSet, build_patch_set, join_patch_sets, tissue_origins
+from unary.prepare import PreparationConfig, PreparedImage, prepare_image
+from unary.records import Image, Lesion, Manifest, ManifestRow
+from unary.sources.images import read_image, read_mask
+from unary.sources.manifest import lesion_group
+
+logger = logging.getLogger(__name__)
+
+GROUPS = ("calcification", "mass", "asymmetry", "distortion", "other")
+_READERS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """Patches of the images of a manifest, in manifest order, with what is known of each.
+
+    Attributes
+    ----------
+    patches
+        The pixels, gathered on demand.
+    rows
+        The manifest rows of the images that could be used.
+    image
+        Shape (n,), int: position of each patch's image in ``rows``.
+    origins
+        Shape (n, 2), int32: (row, col) of each patch on the working grid.
+    contains
+        Shape (n,) each, bool: the patch contains a lesion of this group, by the rule of `unary.lesions`.
+    touches
+        Shape (n,), bool: the patch shares a pixel with a lesion, or with tissue that may hide an unlisted one.
+    skipped
+        One line per image that could not be used, naming file and cause.
+    data_hash
+        SHA-256 over the prepared pixels and origins: equal data and preparation, equal hash.
+    """
+
+    patches: PatchSet
+    rows: tuple[ManifestRow, ...]
+    image: NDArray[np.int64]
+    origins: Origins
+    contains: dict[str, NDArray[np.bool_]]
+    touches: NDArray[np.bool_]
+    skipped: tuple[str, ...]
+    data_hash: str
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a manifest column per patch, shape (n,); unknown values are empty strings."""
+        values = np.asarray([str(getattr(row, name) or "") for row in self.rows] or [""])
+        return values[self.image]
+
+    @property
+    def lesional(self) -> NDArray[np.bool_]:
+        """Shape (n,), bool: the patch contains any lesion."""
+        lesional: NDArray[np.bool_] = np.logical_or.reduce(list(self.contains.values()))
+        return lesional
+
+    @property
+    def normal_looking(self) -> NDArray[np.bool_]:
+        """Shape (n,), bool: no lesion is near, in an image that has one elsewhere and is annotated completely."""
+        per_image = np.bincount(self.image, weights=self.touches, minlength=len(self.rows)) > 0
+        normal: NDArray[np.bool_] = per_image[self.image] & ~self.touches
+        return normal
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """What one image contributes."""
+
+    patches: PatchSet
+    origins: Origins
+    contains: dict[str, NDArray[np.bool_]]
+    touches: NDArray[np.bool_]
+
+
+def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
+    """Read and prepare the image of one manifest row; the file's own pixel spacing wins over the manifest's.
+
+    Raises
+    ------
+    ImageError
+        As `read_image` and `prepare_image`.
+    """
+    image: Image = read_image(row.path)
+    if image.spacing_mm is None and row.spacing_mm is not None:
+        image = dataclasses.replace(image, spacing_mm=(row.spacing_mm, row.spacing_mm))
+    return prepare_image(image, config)
+
+
+def collect_patches(
+    manifest: Manifest, preparation: PreparationConfig, grid: GridConfig, *, progress: bool = True
+) -> Collection:
+    """Read every image of a manifest and collect its patches of tissue.
+
+    Parameters
+    ----------
+    manifest
+        Images and lesions.
+    preparation, grid
+        How images are prepared and where patches lie.
+    progress
+        Show a progress bar on standard error when it is a terminal and reading takes over two seconds.
+
+    Raises
+    ------
+    ManifestError
+        If not one image could be used; the first causes are quoted.
+    """
+    units: list[_Unit] = []
+    rows: list[ManifestRow] = []
+    skipped: list[str] = []
+    bar = tqdm(
+        _read_ahead(manifest, preparation, grid),
+        total=len(manifest.rows),
+        desc="reading images",
+        unit="image",
+        delay=2,
+        disable=None if progress else True,
+    )
+    for row, unit in zip(manifest.rows, bar, strict=True):
+        if isinstance(unit, ImageError):
+            skipped.append(str(unit))
+            logger.warning("skipped: %s", unit)
+        else:
+            units.append(unit)
+            rows.append(row)
+    if not units:
+        causes = "; ".join(skipped[:3]) or "the manifest is empty"
+        raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
+    if skipped:
+        logger.warning("%d of %d images were skipped", len(skipped), len(manifest.rows))
+    return _join(units, rows, skipped)
+
+
+def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -> Collection:
+    patches = join_patch_sets([unit.patches for unit in units])
+    origins = np.concatenate([unit.origins for unit in units])
+    digest = hashlib.sha256(origins.tobytes())
+    for image in patches.images:
+        digest.update(np.ascontiguousarray(image).data)
+    return Collection(
+        patches,
+        tuple(rows),
+        np.repeat(np.arange(len(units)), [len(unit.origins) for unit in units]),
+        origins,
+        {name: np.concatenate([unit.contains[name] for unit in units]) for name in GROUPS},
+        np.concatenate([unit.touches for unit in units]),
+        tuple(skipped),
+        digest.hexdigest(),
+    )
+
+
+def _read_ahead(manifest: Manifest, preparation: PreparationConfig, grid: GridConfig) -> Iterator[_Unit | ImageError]:
+    """Yield the images in order while a few threads read ahead, never more than a few whole images at once."""
+
+    def read(row: ManifestRow) -> _Unit | ImageError:
+        try:
+            return _read_unit(row, manifest.lesions_of(row.image_id), preparation, grid)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        window = [pool.submit(read, row) for row in manifest.rows[: 2 * _READERS]]
+        for row in [*manifest.rows[2 * _READERS :], *[None] * len(window)]:
+            yield window.pop(0).result()
+            if row is not None:
+                window.append(pool.submit(read, row))
+
+
+def _read_unit(
+    row: ManifestRow, lesions: tuple[Lesion, ...], preparation: PreparationConfig, grid: GridConfig
+) -> _Unit:
+    prepared = read_prepared(row, preparation)
+    origins = tissue_origins(prepared.mask, grid)
+    contains = {name: np.zeros(len(origins), bool) for name in GROUPS}
+    # In a partly annotated image everything may be touched by a lesion that nobody listed.
+    touches = np.full(len(origins), not row.complete)
+    for lesion in lesions:
+        mask = _read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
+        inside, corner = rasterise_lesion(lesion, prepared.shape, scale=prepared.scale, mask=mask)
+        held, touched = judge_patches(inside, corner, origins, size_px=grid.size_px)
+        contains[lesion_group(lesion.name)] |= held
+        touches |= touched
+    patches = build_patch_set(prepared.pixels, origins, size_px=grid.size_px)
+    return _Unit(patches, origins, contains, touches)
+
+
+def _read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = read_mask(path)
+    if mask.shape != shape:
+        raise ImageError(f"{path}: the lesion mask has the shape {mask.shape} but its image has {shape}")
+    return mask
