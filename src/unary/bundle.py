@@ -10,8 +10,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,3 +191,9 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("unary", "numpy", "scipy", "scikit-image", "torch", "pydicom")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

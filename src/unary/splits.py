@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.errors import SplitError
+from unary.records import Manifest
 
 
 def split_by_patch(count: int, held_out: float, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -61,3 +62,36 @@ def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: 
             f"{len(shared)} patient(s) are in both the {sides[0]} and the {sides[1]} set; scores of a patient that the "
             "model has seen flatter it, so split by patient"
         )
+
+
+def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator) -> tuple[Manifest, Manifest]:
+    """Divide a manifest into normals to fit and everything to evaluate, whole patients on one side.
+
+    Parameters
+    ----------
+    manifest
+        With at least two patients that have nothing but negative images.
+    held_out
+        Share, in (0, 1), of the patients with nothing but negative images that go to the evaluation side.
+
+    Returns
+    -------
+    tuple
+        The negatives to fit on; and the held-out negatives with every image of the other patients, the negative
+        images of patients who also have a positive one included.
+
+    Raises
+    ------
+    SplitError
+        If fewer than two patients have nothing but negative images.
+    """
+    if not 0 < held_out < 1:
+        raise SplitError(f"the held-out share must lie between 0 and 1, got {held_out}")
+    other = {row.patient_id for row in manifest.rows if row.label != "negative"}
+    normal = np.asarray([row.patient_id for row in manifest.rows if row.patient_id not in other], dtype=np.str_)
+    held = split_by_patient(normal, held_out, rng)
+    fitted = set(normal[~held].tolist())
+    return (
+        manifest.select(tuple(row for row in manifest.rows if row.patient_id in fitted)),
+        manifest.select(tuple(row for row in manifest.rows if row.patient_id not in fitted)),
+    )

@@ -1,0 +1,249 @@
+"""The three things people do with unary, as plain functions: fit, score, evaluate.
+
+The command line is a thin layer over these, and a notebook needs nothing else::
+
+    import unary
+    model = unary.fit(unary.read_manifest("normals.csv"))
+    model.save("model")
+    result = unary.score(model, "image.dcm")
+    print(result.image_score)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from unary.bundle import DetectorName, Model, Provenance, describe_versions, hash_patients
+from unary.collection import GROUPS, Collection, collect_patches
+from unary.detectors.autoencoder import ReconstructionDetector
+from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
+from unary.detectors.protocol import Detector
+from unary.errors import ManifestError, SplitError, TrainingError
+from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable
+from unary.patches import GridConfig, PatchSet
+from unary.prepare import PreparationConfig
+from unary.records import Manifest
+from unary.scoring import ImageScores, measure_controls, score_image, score_patch_set
+from unary.sources.images import read_image
+from unary.training import TrainingConfig, train_autoencoder
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that `fit` can be told; each part documents itself."""
+
+    detector: DetectorName = "wei2018"
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def fit(
+    manifest: Manifest,
+    config: FitConfig = FitConfig(),
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Model:
+    """Learn what normal tissue looks like.
+
+    Parameters
+    ----------
+    manifest
+        Negative images alone. Patches that touch an annotated (benign) lesion are left out.
+    config
+        Detector, preparation, grid and training.
+    checkpoint
+        A file that keeps the state of training after every epoch; an interrupted call goes on from it.
+    progress
+        Show progress bars.
+
+    Raises
+    ------
+    TrainingError
+        If the manifest holds an image that is not labelled negative, or training fails.
+    ManifestError
+        If no image could be used.
+    """
+    wrong = [row.image_id for row in manifest.rows if row.label != "negative"]
+    if wrong:
+        raise TrainingError(
+            f"unary learns from negative images alone, but {len(wrong)} of {len(manifest.rows)} images of the manifest "
+            f"are positive or unlabelled (first: {wrong[0]}); keep the negatives with `unary manifest --only negative` "
+            "or divide the manifest with `unary split`"
+        )
+    collection = collect_patches(manifest, config.preparation, config.grid, progress=progress)
+    return fit_collection(collection, config, checkpoint=checkpoint, progress=progress)
+
+
+def fit_collection(
+    collection: Collection, config: FitConfig, *, checkpoint: Path | None = None, progress: bool = True
+) -> Model:
+    """As `fit`, from patches that have been collected already."""
+    normal = collection.patches.subset(np.flatnonzero(~collection.touches))
+    if len(normal) < 2:
+        raise TrainingError(
+            f"only {len(normal)} normal patches were found in {len(collection.rows)} images; are the images "
+            f"smaller than {config.grid.size_px} px, or is the tissue not found? (see PreparationConfig.mask, GridConfig.min_tissue)"
+        )
+    yardstick = fit_laplacian(normal, LaplacianConfig())
+    detector: Detector = yardstick
+    history: dict[str, object] = {}
+    if config.detector == "wei2018":
+        detector, history = _train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
+    used = np.unique(collection.image[~collection.touches])
+    provenance = Provenance(
+        patient_hashes=hash_patients(collection.rows[number].patient_id for number in used),
+        data_hash=collection.data_hash,
+        images=len(used),
+        patches=len(normal),
+        training=dataclasses.asdict(config.training) if config.detector == "wei2018" else {},
+        history=history,
+        versions=describe_versions(),
+    )
+    return Model(config.detector, detector, yardstick, config.preparation, config.grid, provenance)
+
+
+def _train_network(
+    normal: PatchSet, training: TrainingConfig, *, checkpoint: Path | None, progress: bool
+) -> tuple[ReconstructionDetector, dict[str, object]]:
+    with tqdm(total=training.epochs, desc="training", unit="epoch", delay=2, disable=None if progress else True) as bar:
+
+        def advance(epoch: int, loss: float) -> None:
+            bar.update(epoch - bar.n)
+            bar.set_postfix(loss=f"{loss:.3e}")
+
+        trained = train_autoencoder(normal, training, checkpoint=checkpoint, on_epoch=advance)
+    return ReconstructionDetector(trained.network), dataclasses.asdict(trained.history)
+
+
+def score(model: Model, path: Path | str) -> ImageScores:
+    """Score one image file.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read or used.
+    """
+    return score_image(model, read_image(Path(path)))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of a labelled manifest.
+
+    Attributes
+    ----------
+    patches
+        One row per patch, or None when no patch is known to hold a lesion.
+    images
+        One row per image, scored by its highest patch, or None when the images are all of one label.
+    collection
+        What was scored.
+    """
+
+    patches: ScoreTable | None
+    images: ScoreTable | None
+    collection: Collection
+
+
+def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
+    """Score every patch of a labelled manifest by the model, the yardstick and the controls.
+
+    Positives are the patches that contain a lesion of an image labelled positive; negatives are the patches of images
+    labelled negative that touch no lesion. Patches that only touch a lesion, benign lesions of negative images and
+    images without a label are left out.
+
+    Raises
+    ------
+    SplitError
+        If a patient of the manifest was trained on, unless ``allow_seen``.
+    ManifestError
+        If there are no negatives or no positives.
+    """
+    seen = set(hash_patients(row.patient_id for row in manifest.rows)) & set(model.provenance.patient_hashes)
+    if seen and not allow_seen:
+        raise SplitError(
+            f"{len(seen)} patient(s) of the manifest were in the training set of the model, which flatters every "
+            "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
+        )
+    labels = [row.label for row in manifest.rows]
+    if "negative" not in labels or "positive" not in labels:
+        missing = "negative" if "negative" not in labels else "positive"
+        raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {missing} image")
+    collection = collect_patches(manifest, model.preparation, model.grid, progress=progress)
+    detectors = {model.name: model.detector, "laplacian": model.yardstick}
+    scores = {
+        name: score_patch_set(detector, collection.patches)
+        for name, detector in tqdm(detectors.items(), desc="scoring", delay=2, disable=None if progress else True)
+    }
+    scores |= measure_controls(collection.patches)
+    return Evaluation(_patch_table(collection, scores), _image_table(collection, scores), collection)
+
+
+def _patch_table(collection: Collection, scores: dict[str, NDArray[Any]]) -> ScoreTable | None:
+    label = collection.column("label")
+    positive = collection.lesional & (label == "positive")
+    control = collection.normal_looking & (label == "positive")
+    kept = positive | control | ((label == "negative") & ~collection.touches)
+    if not positive.any() or not (kept & ~positive & ~control).any():
+        return None
+    groups = {name: collection.contains[name] & positive for name in GROUPS} | {NORMAL_LOOKING: control}
+    return build_table(collection, scores, kept, positive=positive, groups=groups)
+
+
+def build_table(
+    collection: Collection,
+    scores: dict[str, NDArray[Any]],
+    kept: NDArray[Any],
+    *,
+    positive: NDArray[Any],
+    groups: dict[str, NDArray[Any]],
+    seed: int = 0,
+    split: str = "test",
+) -> ScoreTable:
+    """Return the table of the patches that are ``kept``; every array has one entry per patch of the collection."""
+    return ScoreTable(
+        scores={name: values[kept] for name, values in scores.items()},
+        positive=positive[kept],
+        groups={name: member[kept] for name, member in groups.items()},
+        patient=collection.column("patient_id")[kept],
+        image=collection.column("image_id")[kept],
+        row=collection.origins[kept, 0].astype(np.int64),
+        col=collection.origins[kept, 1].astype(np.int64),
+        seed=seed,
+        split=split,
+    )
+
+
+def _image_table(collection: Collection, scores: dict[str, NDArray[Any]]) -> ScoreTable | None:
+    """Each image by its highest patch."""
+    count = len(collection.rows)
+    known = np.asarray([row.label is not None for row in collection.rows])
+    kept = np.flatnonzero(known & (np.bincount(collection.image, minlength=count) > 0))
+    positive = np.asarray([row.label == "positive" for row in collection.rows])[kept]
+    if not positive.any() or positive.all():
+        return None
+    highest = {}
+    for name, values in scores.items():
+        best = np.full(count, -np.inf)
+        np.maximum.at(best, collection.image, values)
+        highest[name] = best[kept]
+    return ScoreTable(
+        scores=highest,
+        positive=positive,
+        groups={},
+        patient=np.asarray([collection.rows[number].patient_id for number in kept]),
+        image=np.asarray([collection.rows[number].image_id for number in kept]),
+        row=np.zeros(len(kept), np.int64),
+        col=np.zeros(len(kept), np.int64),
+        seed=0,
+        split="image",
+    )
