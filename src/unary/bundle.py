@@ -46,7 +46,9 @@ class Provenance:
     data_hash
         Of the training patches (`unary.collection.Collection.data_hash`).
     images, patches
-        How many were trained on.
+        How many images were used, and how many patches were trained on.
+    threshold_patches
+        How many patches of held-out patients set the thresholds; 0 when the training patches did.
     training
         The optimisation's configuration, or empty for a detector that learns no weights.
     history
@@ -59,6 +61,7 @@ class Provenance:
     data_hash: str
     images: int
     patches: int
+    threshold_patches: int
     training: dict[str, Any]
     history: dict[str, Any]
     versions: dict[str, str]
@@ -68,7 +71,8 @@ class Provenance:
 class Model:
     """A fitted detector with everything that scoring must repeat.
 
-    ``yardstick`` is the no-learning detector fitted on the same patches, so that every evaluation can show both.
+    ``thresholds`` are scores by specificity, such as ``{"0.95": 0.031}``: the share of normal patches that stays at or
+    below them. ``yardstick`` is the no-learning detector fitted on the same patches, so that every evaluation can show both.
     """
 
     name: DetectorName
@@ -76,6 +80,7 @@ class Model:
     yardstick: Laplacian
     preparation: PreparationConfig
     grid: GridConfig
+    thresholds: dict[str, float]
     provenance: Provenance
 
     def save(self, folder: Path | str) -> None:
@@ -120,6 +125,7 @@ def write_model(model: Model, folder: Path) -> None:
         "weights_sha256": weights_hash,
         "preparation": dataclasses.asdict(model.preparation),
         "grid": dataclasses.asdict(model.grid),
+        "thresholds": model.thresholds,
         "provenance": dataclasses.asdict(model.provenance),
     }
     partial = folder / f".{MODEL_FILE}.{os.getpid()}"
@@ -154,6 +160,7 @@ def read_model(folder: Path | str) -> Model:
             yardstick,
             PreparationConfig(**document["preparation"]),
             GridConfig(**document["grid"]),
+            {name: float(value) for name, value in document["thresholds"].items()},
             _read_provenance(document["provenance"]),
         )
     except (KeyError, TypeError, ValueError) as error:

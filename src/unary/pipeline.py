@@ -26,23 +26,35 @@ from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.detectors.protocol import Detector
 from unary.errors import ManifestError, SplitError, TrainingError
-from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable
+from unary.evaluation.metrics import NORMAL_LOOKING, SPECIFICITIES, ScoreTable
 from unary.patches import GridConfig, PatchSet
 from unary.prepare import PreparationConfig
 from unary.records import Manifest
 from unary.scoring import ImageScores, measure_controls, score_image, score_patch_set
 from unary.sources.images import read_image
+from unary.splits import split_by_patient
 from unary.training import TrainingConfig, train_autoencoder
+
+_FEWEST_PATIENTS_TO_HOLD_OUT = 5
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Everything that `fit` can be told; each part documents itself."""
+    """Everything that `fit` can be told; each part documents itself.
+
+    ``held_out`` is the share of the patients, in [0, 1), whose normal patches set the thresholds and nothing else; with
+    0, or fewer than five patients, the training patches set them, which promises too few false alarms.
+    """
 
     detector: DetectorName = "wei2018"
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
     grid: GridConfig = field(default_factory=GridConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
 
 
 def fit(
@@ -87,28 +99,36 @@ def fit_collection(
     collection: Collection, config: FitConfig, *, checkpoint: Path | None = None, progress: bool = True
 ) -> Model:
     """As `fit`, from patches that have been collected already."""
-    normal = collection.patches.subset(np.flatnonzero(~collection.touches))
+    usable = ~collection.touches
+    patients = collection.column("patient_id")
+    held = np.zeros(len(collection), bool)
+    if config.held_out > 0 and len(np.unique(patients[usable])) >= _FEWEST_PATIENTS_TO_HOLD_OUT:
+        held = split_by_patient(patients, config.held_out, np.random.default_rng(config.training.seed))
+    normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     if len(normal) < 2:
         raise TrainingError(
             f"only {len(normal)} normal patches were found in {len(collection.rows)} images; are the images "
-            f"smaller than {config.grid.size_px} px, or is the tissue not found? (see PreparationConfig.mask, GridConfig.min_tissue)"
+            f"smaller than {config.grid.size_px} px, or is no tissue found? (see PreparationConfig.mask)"
         )
     yardstick = fit_laplacian(normal, LaplacianConfig())
     detector: Detector = yardstick
     history: dict[str, object] = {}
     if config.detector == "wei2018":
         detector, history = _train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
-    used = np.unique(collection.image[~collection.touches])
+    judges = collection.patches.subset(np.flatnonzero(usable & held)) if held.any() else normal
+    thresholds = find_thresholds(score_patch_set(detector, judges))
+    used = np.unique(collection.image[usable])
     provenance = Provenance(
         patient_hashes=hash_patients(collection.rows[number].patient_id for number in used),
         data_hash=collection.data_hash,
         images=len(used),
         patches=len(normal),
+        threshold_patches=len(judges) if held.any() else 0,
         training=dataclasses.asdict(config.training) if config.detector == "wei2018" else {},
         history=history,
         versions=describe_versions(),
     )
-    return Model(config.detector, detector, yardstick, config.preparation, config.grid, provenance)
+    return Model(config.detector, detector, yardstick, config.preparation, config.grid, thresholds, provenance)
 
 
 def _train_network(
@@ -122,6 +142,18 @@ def _train_network(
 
         trained = train_autoencoder(normal, training, checkpoint=checkpoint, on_epoch=advance)
     return ReconstructionDetector(trained.network), dataclasses.asdict(trained.history)
+
+
+def find_thresholds(normal_scores: NDArray[np.float64]) -> dict[str, float]:
+    """Return, by specificity, the score that this share of normal patches does not exceed.
+
+    A patch is called abnormal when its score is *above* the threshold, which makes the detector the paper's one-class
+    classifier. No abnormal patch has a say.
+    """
+    return {
+        f"{specificity:.2f}": float(np.quantile(normal_scores, specificity, method="higher"))
+        for specificity in SPECIFICITIES
+    }
 
 
 def score(model: Model, path: Path | str) -> ImageScores:
