@@ -72,7 +72,8 @@ class Model:
     """A fitted detector with everything that scoring must repeat.
 
     ``thresholds`` are scores by specificity, such as ``{"0.95": 0.031}``: the share of normal patches that stays at or
-    below them. ``yardstick`` is the no-learning detector fitted on the same patches, so that every evaluation can show both.
+    below them. ``yardstick`` is the no-learning detector fitted on the same patches, so that every
+    evaluation can show both.
     """
 
     name: DetectorName

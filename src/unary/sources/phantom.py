@@ -24,6 +24,7 @@ from tqdm import tqdm
 from unary.records import Lesion, Manifest, ManifestRow
 from unary.sources.phantom_tissue import (
     FULL_SCALE,
+    LINE_STEP_PX,
     Anatomy,
     Field,
     PhantomConfig,
@@ -133,9 +134,11 @@ def _build(
     with_marker = bool(rng.random() < 0.6)
     found: tuple[Lesion, ...] = ()
     if lesions == "calcifications":
-        found = _add_calcifications(signal, anatomy, config, rng=rng, image_id=name)
+        layer, found = _draw_calcifications(signal, anatomy, config, rng=rng, image_id=name)
+        signal += layer
     elif lesions == "mass":
-        found = _add_mass(signal, anatomy, config, rng=rng, image_id=name)
+        layer, found = _draw_mass(anatomy, config, rng=rng, image_id=name)
+        signal += layer
     signal = ndimage.gaussian_filter(signal, 0.5, truncate=4)  # the detector's own blur
     signal += noise * np.sqrt(np.maximum(signal, 60) / _REFERENCE_SIGNAL)
     mask = anatomy.depth_mm > 0
@@ -167,44 +170,48 @@ def _lesion_centre(anatomy: Anatomy, radius_mm: float, *, rng: np.random.Generat
     return sample_positions(allowed, weight, 1, rng=rng).reshape(2)
 
 
-def _add_calcifications(
+def _draw_calcifications(
     signal: Field, anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
-) -> tuple[Lesion, ...]:
-    """Add one cluster to a signal that the caller owns, and return its lesions."""
+) -> tuple[Field, tuple[Lesion, ...]]:
+    """Return what one cluster adds to the signal, and its lesions; at least one speck always fits."""
+    layer = np.zeros_like(signal)
     largest = 0.3 * min(config.rows, config.cols) * config.spacing_mm
     radius_mm = min(float(rng.uniform(2.5, 7.5)), largest / 2)
     centre = _lesion_centre(anatomy, radius_mm, rng=rng)
-    specks = []
-    for _ in range(int(rng.integers(5, 21))):
+    specks: list[Lesion] = []
+    for number in range(int(rng.integers(5, 21))):
         turn, out = rng.uniform(0, 2 * np.pi), radius_mm / config.spacing_mm * math.sqrt(rng.random())
-        place = centre + out * np.array([math.sin(turn), 0.8 * math.cos(turn)])
+        place = centre + out * np.array([math.sin(turn), 0.8 * math.cos(turn)]) * (number > 0)
         row, col = (int(v) for v in np.rint(place))
-        if not (2 < row < config.rows - 3 and 2 < col < config.cols - 3 and anatomy.depth_mm[row, col] > 1.5):
+        if not (6 < row < config.rows - 7 and 6 < col < config.cols - 7 and anatomy.depth_mm[row, col] > 2):
             continue
         diameter_mm = float(np.clip(rng.lognormal(math.log(0.32), 0.45), 0.15, 0.8))
         local_noise = config.noise_std * math.sqrt(max(float(signal[row, col]), 1.0) / _REFERENCE_SIGNAL)
         peak = config.calcification_contrast * local_noise * (diameter_mm / 0.4) * float(rng.lognormal(0, 0.3))
-        _add_speck(signal, place, radius_px=diameter_mm / config.spacing_mm / 2, peak=peak, rng=rng)
-        point = (float(place[0]), float(place[1]))
+        radius_px = diameter_mm / config.spacing_mm / 2
+        share, (top, left) = _draw_speck(place, radius_px, rng=rng)
+        layer[top : top + len(share), left : left + len(share)] += np.float32(peak) * share
+        points = ((float(place[0]), float(place[1])),)
         if diameter_mm < 0.3:
-            specks.append(Lesion(image_id, "Calcification", "point", (point,)))
+            specks.append(Lesion(image_id, "Calcification", "point", points))
         else:
-            radius_px = diameter_mm / config.spacing_mm / 2
-            specks.append(Lesion(image_id, "Calcification", "circle", (point,), radius_px=radius_px))
+            specks.append(Lesion(image_id, "Calcification", "circle", points, radius_px=radius_px))
     places = np.array([lesion.points[0] for lesion in specks])
-    low, high = np.floor(places.min(axis=0)) - 1, np.ceil(places.max(axis=0)) + 2
-    low, high = np.maximum(low, 0), np.minimum(high, signal.shape)
-    corners = ((float(low[0]), float(low[1])), (float(high[0]), float(high[1])))
-    return (*specks, Lesion(image_id, "Cluster", "box", corners))
+    (r0, c0), (r1, c1) = (np.floor(places.min(axis=0)) - 1).tolist(), (np.ceil(places.max(axis=0)) + 2).tolist()
+    return layer, (*specks, Lesion(image_id, "Cluster", "box", ((r0, c0), (r1, c1))))
 
 
-def _add_speck(
-    signal: Field, place: NDArray[np.float64], *, radius_px: float, peak: float, rng: np.random.Generator
-) -> None:
-    """Add the union of three random ellipses, drawn eight times finer so that small ones keep their sum."""
+def _draw_speck(
+    place: NDArray[np.float64], radius_px: float, *, rng: np.random.Generator
+) -> tuple[Field, tuple[int, int]]:
+    """Return each pixel's share of the union of three random ellipses, and the corner of that square.
+
+    Drawn eight times finer and averaged, so that a speck smaller than a pixel keeps its total.
+    """
     reach = math.ceil(radius_px) + 1
     corner = np.rint(place).astype(int) - reach
-    fine = (np.arange((2 * reach + 1) * 8) + 0.5) / 8 - 0.5
+    side = 2 * reach + 1
+    fine = (np.arange(8 * side) + 0.5) / 8 - 0.5
     row, col = (fine[:, None] + corner[0] - place[0]), (fine[None, :] + corner[1] - place[1])
     shape = np.zeros((fine.size, fine.size), bool)
     for _ in range(3):
@@ -213,16 +220,14 @@ def _add_speck(
         across = (col - shift[1]) * math.cos(turn) - (row - shift[0]) * math.sin(turn)
         axes = radius_px * rng.uniform(0.5, 1.0, 2)
         shape |= (along / axes[0]) ** 2 + (across / axes[1]) ** 2 < 1
-    share = shape.reshape(2 * reach + 1, 8, 2 * reach + 1, 8).mean(axis=(1, 3))
-    top, left = max(corner[0], 0), max(corner[1], 0)
-    share = share[top - corner[0] : signal.shape[0] - corner[0], left - corner[1] : signal.shape[1] - corner[1]]
-    signal[top : top + share.shape[0], left : left + share.shape[1]] += (peak * share).astype(np.float32)
+    share = shape.reshape(side, 8, side, 8).mean(axis=(1, 3), dtype=np.float32)
+    return share, (int(corner[0]), int(corner[1]))
 
 
-def _add_mass(
-    signal: Field, anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
-) -> tuple[Lesion, ...]:
-    """Add a lobulated or spiculated mass to a signal that the caller owns, and return its contour."""
+def _draw_mass(
+    anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
+) -> tuple[Field, tuple[Lesion, ...]]:
+    """Return what one lobulated or spiculated mass adds to the signal, and its contour."""
     largest = 0.3 * min(config.rows, config.cols) * config.spacing_mm
     radius_mm = min(float(rng.uniform(3.0, 7.5)), largest / 2)
     centre = _lesion_centre(anatomy, 1.3 * radius_mm, rng=rng)
@@ -234,23 +239,22 @@ def _add_mass(
         waves = np.cos(np.multiply.outer(angle, orders) + phases) @ sizes
         return np.asarray(radius_px * np.clip(1 + waves, 0.6, 1.4))
 
-    row, col = np.ogrid[: signal.shape[0], : signal.shape[1]]
-    down, right = row - centre[0], col - centre[1]
-    near = np.hypot(down, right) < 2 * radius_px
-    rows, cols = np.nonzero(near)
-    ratio = np.hypot(rows - centre[0], cols - centre[1]) / outline(np.arctan2(rows - centre[0], cols - centre[1]))
-    signal[rows, cols] += (config.mass_contrast / (1 + np.exp((ratio - 0.95) / 0.1))).astype(np.float32)
+    layer = np.zeros_like(anatomy.depth_mm)
+    down, right = np.arange(config.rows)[:, None] - centre[0], np.arange(config.cols)[None, :] - centre[1]
+    rows, cols = np.nonzero(np.hypot(down, right) < 2 * radius_px)
+    down, right = rows - centre[0], cols - centre[1]
+    ratio = np.hypot(down, right) / outline(np.arctan2(down, right))
+    layer[rows, cols] = config.mass_contrast / (1 + np.exp((ratio - 0.95) / 0.1))
     if rng.random() < 0.5:
-        count, steps = int(rng.integers(12, 24)), round(radius_px * 1.6 / 0.7)
-        heading = rng.uniform(0, 2 * np.pi, count)[:, None] + 0.5 * draw_headings(count, steps, rng=rng)
-        path = 0.7 * np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=2) + centre[None, :, None]
+        count, steps = int(rng.integers(12, 24)), round(radius_px * 1.7 / LINE_STEP_PX)
+        heading = rng.uniform(0, 2 * np.pi, (count, 1)) + 0.5 * draw_headings(count, steps, rng=rng)
+        path = LINE_STEP_PX * np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=2)
         fade = np.linspace(1, 0, steps) * rng.uniform(0.3, 1, (count, 1)) * 0.6 * config.mass_contrast
-        signal += draw_lines(signal.shape, path, fade, sigma_px=0.25 / config.spacing_mm)
+        layer += draw_lines(layer.shape, path + centre[:, None], fade, sigma_px=0.25 / config.spacing_mm)
     angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     reach = outline(angles)
-    vertices = np.stack([centre[0] + reach * np.sin(angles), centre[1] + reach * np.cos(angles)], axis=1)
-    contour = tuple((float(r), float(c)) for r, c in vertices)
-    return (Lesion(image_id, "Mass", "contour", contour),)
+    vertices = zip(centre[0] + reach * np.sin(angles), centre[1] + reach * np.cos(angles), strict=True)
+    return layer, (Lesion(image_id, "Mass", "contour", tuple((float(r), float(c)) for r, c in vertices)),)
 
 
 def _stamp_marker(signal: Field, mask: NDArray[np.bool_], *, text: str, dot_px: int) -> Field:

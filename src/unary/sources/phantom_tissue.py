@@ -17,6 +17,12 @@ Field = NDArray[np.float32]
 View = Literal["CC", "MLO"]
 
 FULL_SCALE = 4095
+_STRANDS = (  # number per cm2, length in mm, full width at half maximum in mm, mean height, spread of heading in rad
+    (3.0, 22.0, 0.45, 110.0, 0.8),
+    (0.9, 40.0, 0.8, 130.0, 0.5),
+    (0.2, 60.0, 1.6, 120.0, 0.4),
+)
+LINE_STEP_PX = 0.7
 _LARGEST_STRUCTURE_MM = 40.0  # below this frequency the spectrum is flat
 
 
@@ -111,18 +117,19 @@ def draw_anatomy(config: PhantomConfig, traits: Traits, *, rng: np.random.Genera
     tilted = row - middle + np.float32(rng.uniform(-0.12, 0.12)) * col
     power = float(rng.uniform(2.0, 2.4))
     inside = (np.abs(tilted) / half) ** power + (np.abs(col) / width) ** power < 1
+    tail = float(rng.uniform(0.42, 0.55))
     if view == "MLO":
         rise = _smoothstep(row, 0, middle)
-        inside |= (row < middle) & (col < width * (rng.uniform(0.42, 0.52) + 0.4 * rise))
+        inside |= (row < middle) & (col < width * (tail + (1 - tail) * rise))
     depth = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
     depth = ndimage.gaussian_filter(depth.astype(np.float32) * unit, 0.02 * high / unit)
     cut = (slice(margin, -margin), slice(margin, -margin))
     depth, row, col = depth[cut], row[cut], col[cut]
     tip_row = float(np.clip(round(middle / unit), 0, shape[0] - 1))
     tip_col = float(np.count_nonzero(depth[int(tip_row)] > 0))
-    radius = min(4.0, 0.06 * wide)
-    nipple_depth = radius - np.hypot((row - tip_row * unit) / 1.1, col - tip_col * unit - 0.1 * radius)
-    depth = np.maximum(depth, nipple_depth.astype(np.float32))
+    radius = min(4.5, 0.05 * wide)
+    nipple = radius - np.hypot(row - tip_row * unit, col - tip_col * unit + 0.2 * radius)
+    depth = np.logaddexp(3 * depth, 3 * nipple).astype(np.float32) / 3  # a maximum with a rounded corner
 
     blotches = _power_law(shape, exponent=3.4, spacing_mm=unit, rng=rng)
     reach = np.hypot((row - tip_row * unit) / (0.75 * half), (col - 0.52 * tip_col * unit) / (0.5 * width))
@@ -130,7 +137,7 @@ def draw_anatomy(config: PhantomConfig, traits: Traits, *, rng: np.random.Genera
     gland = _smoothstep(gland, 0, 1.1) * _smoothstep(depth, 0.03 * wide, 0.12 * wide)
     pectoral = np.zeros(shape, np.float32)
     if view == "MLO":
-        foot, top = high * rng.uniform(0.5, 0.68), wide * rng.uniform(0.28, 0.4)
+        foot, top = high * rng.uniform(0.5, 0.68), width * tail * rng.uniform(0.65, 0.9)
         edge = top * np.clip(1 - row / foot, 0, None) ** float(rng.uniform(0.8, 1.05))
         pectoral = _smoothstep(edge - col + 0.4 * blotches, -0.012 * wide, 0.012 * wide)
     full = (config.rows, config.cols)
@@ -157,22 +164,22 @@ def draw_tissue(config: PhantomConfig, traits: Traits, anatomy: Anatomy, *, rng:
 
 
 def _draw_strands(config: PhantomConfig, anatomy: Anatomy, *, rng: np.random.Generator) -> Field:
-    """Draw ligaments and ducts: wandering bright lines, mostly towards the nipple, many thin, few thick."""
+    """Draw ligaments and ducts: wandering bright lines, mostly towards the nipple, many fine, few thick."""
     area_cm2 = np.count_nonzero(anatomy.depth_mm > 0) * config.spacing_mm**2 / 100
     result = np.zeros(anatomy.depth_mm.shape, np.float32)
-    for per_cm2, length_mm, width_mm, height in ((2.2, 14.0, 0.22, 170.0), (0.7, 26.0, 0.4, 190.0)):
+    for per_cm2, length_mm, width_mm, height, spread in _STRANDS:
         count = max(4, round(per_cm2 * area_cm2))
-        starts = sample_positions(anatomy.depth_mm > 1.5, 0.25 + anatomy.gland, count, rng=rng)
+        starts = sample_positions(anatomy.depth_mm > 1.5, 0.3 + anatomy.gland, count, rng=rng)
         towards = np.arctan2(anatomy.nipple[0] - starts[:, 0], anatomy.nipple[1] - starts[:, 1])
-        steps = round(length_mm / config.spacing_mm / 0.7)
-        heading = (towards + rng.normal(0, 0.7, count))[:, None] + draw_headings(count, steps, rng=rng)
-        path = starts[:, :, None] + 0.7 * np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=2)
-        reach = np.sort(rng.uniform(0, 1, (count, 2)), axis=1)[:, :, None] * steps
-        where = np.arange(steps)
-        taper = np.clip((where - reach[:, 0]) * (reach[:, 1] - where), 0, None)
-        taper = np.sqrt(taper / np.maximum(taper.max(axis=1, keepdims=True), 1e-6))
-        weight = taper * rng.gamma(1.5, height / 1.5, count)[:, None]
-        result += draw_lines(result.shape, path, weight, sigma_px=width_mm / config.spacing_mm)
+        steps = max(8, round(length_mm / config.spacing_mm / LINE_STEP_PX))
+        heading = (towards + rng.normal(0, spread, count))[:, None] + draw_headings(count, steps, rng=rng)
+        steps_taken = LINE_STEP_PX * np.stack([np.sin(heading), np.cos(heading)], axis=1)
+        path = np.cumsum(steps_taken, axis=2)
+        path += (starts - path[:, :, steps // 2])[
+            :, :, None
+        ]  # the middle, where lines are brightest, lies at the start
+        weight = np.sin(np.linspace(0, np.pi, steps)) ** 1.5 * rng.gamma(1.3, height / 1.3, count)[:, None]
+        result += draw_lines(result.shape, path, weight, sigma_px=width_mm / 2.355 / config.spacing_mm)
     return result
 
 
@@ -225,7 +232,7 @@ def draw_lines(
             share = np.abs(1 - dr - part[:, 0]) * np.abs(1 - dc - part[:, 1]) * weight
             on = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])
             canvas += np.bincount(row[on] * shape[1] + col[on], share[on], minlength=canvas.size)
-    scale = 0.7 * math.sqrt(2 * math.pi) * max(sigma_px, 0.4)
+    scale = LINE_STEP_PX * math.sqrt(2 * math.pi) * max(sigma_px, 0.4)
     drawn = ndimage.gaussian_filter(canvas.reshape(shape).astype(np.float32), max(sigma_px, 0.4), truncate=3)
     return np.asarray(drawn * np.float32(scale), np.float32)
 
