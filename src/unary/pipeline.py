@@ -33,7 +33,7 @@ from unary.records import Manifest
 from unary.scoring import ImageScores, measure_controls, score_image, score_patch_set
 from unary.sources.images import read_image
 from unary.splits import split_by_patient
-from unary.training import TrainingConfig, train_autoencoder
+from unary.training import Trained, TrainingConfig, train_autoencoder
 
 _FEWEST_PATIENTS_TO_HOLD_OUT = 5
 
@@ -114,7 +114,8 @@ def fit_collection(
     detector: Detector = yardstick
     history: dict[str, object] = {}
     if config.detector == "wei2018":
-        detector, history = _train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
+        trained = train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
+        detector, history = ReconstructionDetector(trained.network), dataclasses.asdict(trained.history)
     judges = collection.patches.subset(np.flatnonzero(usable & held)) if held.any() else normal
     thresholds = find_thresholds(score_patch_set(detector, judges))
     used = np.unique(collection.image[usable])
@@ -131,17 +132,22 @@ def fit_collection(
     return Model(config.detector, detector, yardstick, config.preparation, config.grid, thresholds, provenance)
 
 
-def _train_network(
-    normal: PatchSet, training: TrainingConfig, *, checkpoint: Path | None, progress: bool
-) -> tuple[ReconstructionDetector, dict[str, object]]:
-    with tqdm(total=training.epochs, desc="training", unit="epoch", delay=2, disable=None if progress else True) as bar:
+def train_network(
+    normal: PatchSet,
+    training: TrainingConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+    title: str = "training",
+) -> Trained:
+    """Train the paper's network under a progress bar; see `unary.training.train_autoencoder`."""
+    with tqdm(total=training.epochs, desc=title, unit="epoch", delay=2, disable=None if progress else True) as bar:
 
         def advance(epoch: int, loss: float) -> None:
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{loss:.3e}")
 
-        trained = train_autoencoder(normal, training, checkpoint=checkpoint, on_epoch=advance)
-    return ReconstructionDetector(trained.network), dataclasses.asdict(trained.history)
+        return train_autoencoder(normal, training, checkpoint=checkpoint, on_epoch=advance)
 
 
 def find_thresholds(normal_scores: NDArray[np.float64]) -> dict[str, float]:
