@@ -1,0 +1,404 @@
+"""The figures of the paper, redrawn, and the overlay of an anomaly map on its mammogram.
+
+Every function returns a new matplotlib `Figure` drawn off screen and touches no state of matplotlib; `figure_png`
+turns it into bytes. Positives are green and negatives blue, as in the paper, in shades that colour-blind readers can
+tell apart (Okabe and Ito, 2008), and differ in more than colour.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.intervals import Estimate, Run
+from unary.evaluation.roc import roc_curve
+from unary.prepare import FULL_SCALE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DISCLAIMER = "Research software - not for diagnosis"
+OVERLAY_LONG_SIDE_PX = 1200
+
+_POSITIVE, _NEGATIVE = "#009E73", "#0072B2"
+_INK, _FAINT = "#222222", "#767676"
+_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)), (0, (3, 3)))
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#999999",
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def figure_png(figure: Figure, *, dpi: int = 150) -> bytes:
+    """Return the figure as PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plot_reconstructions(
+    patches: NDArray[Any],
+    reconstructions: NDArray[Any],
+    *,
+    positive: NDArray[np.bool_],
+    titles: Sequence[str] | None = None,
+    errors: bool = False,
+) -> Figure:
+    """Show patches above their reconstructions, as figure 3 of the paper; with error maps below, as figure 1.
+
+    Parameters
+    ----------
+    patches, reconstructions
+        Shape (n, rows, cols): float intensities in [0, 1], or uint16 with 65535 being intensity 1.
+    positive
+        Shape (n,), bool; negatives are placed left, positives right.
+    titles
+        One above each patch, for example its RMSE.
+    errors
+        Whether to add input minus reconstruction. All error maps share one scale, symmetric about 0, that ends at the
+        99.5th percentile of the absolute error and is given in the colour bar.
+
+    Notes
+    -----
+    Each column has its own grey window, from the 1st to the 99th percentile of its input, which the reconstruction
+    shares: what the reconstruction loses is then seen as lost and not as a change of window.
+    """
+    if not len(patches) == len(reconstructions) == len(positive) > 0:
+        raise ValueError("there must be as many reconstructions and labels as patches, and at least one")
+    inputs, outputs = _intensities(patches), _intensities(reconstructions)
+    differences = inputs - outputs
+    limit = max(float(np.percentile(np.abs(differences), 99.5)), 1e-6)
+    names = ["Input", "Reconstruction", "Input minus\nreconstruction"][: 3 if errors else 2]
+    order = np.argsort(np.asarray(positive), kind="stable")
+    negatives = int(np.count_nonzero(~np.asarray(positive)))
+    inches, left, right, bottom = 1.25, 1.1, 0.95 if errors else 0.15, 0.32
+    starts = left + inches * np.arange(len(order))
+    starts[negatives:] += 0.4 if 0 < negatives < len(order) else 0.0
+    width, height = float(starts[-1]) + inches + right, bottom + inches * len(names) + 0.52
+    with _new_figure(width, height) as figure:
+        for place, which in enumerate(order):
+            low, high = np.percentile(inputs[which], [1, 99])
+            for line, picture in enumerate((inputs[which], outputs[which], differences[which])[: len(names)]):
+                base = bottom + inches * (len(names) - 1 - line)
+                corner = (starts[place] / width, base / height, 0.94 * inches / width, 0.94 * inches / height)
+                axes = figure.add_axes(corner, xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+                colours, lowest, highest = ("RdBu_r", -limit, limit) if line == 2 else ("gray", low, high)
+                axes.imshow(
+                    picture, cmap=colours, vmin=lowest, vmax=max(highest, lowest + 1e-6), interpolation="nearest"
+                )
+                if line == 0 and titles is not None:
+                    axes.set_title(titles[which], fontsize=7.5, pad=3, color=_FAINT, parse_math=False)
+                if place == 0:
+                    axes.set_ylabel(names[line], rotation=0, ha="right", va="center", labelpad=6)
+        for part, name, colour in (
+            (starts[:negatives], "Negative patches", _NEGATIVE),
+            (starts[negatives:], "Positive patches", _POSITIVE),
+        ):
+            if len(part):
+                centre = (part[0] + part[-1] + 0.94 * inches) / 2
+                figure.text(centre / width, 1 - 0.2 / height, name, ha="center", weight="bold", color=colour)
+        if errors:
+            bar = ((width - right + 0.02) / width, bottom / height, 0.1 / width, 0.94 * inches / height)
+            _add_colour_bar(figure, bar, colours="RdBu_r", limits=(-limit, limit), ticks=(-limit, 0, limit))
+    return figure
+
+
+def plot_histogram(
+    scores: NDArray[np.float64],
+    positive: NDArray[np.bool_],
+    *,
+    label: str = "Reconstruction error (RMSE)",
+    threshold: float | None = None,
+) -> Figure:
+    """Draw the densities of scores by class, as figure 2a of the paper.
+
+    Parameters
+    ----------
+    scores
+        Shape (n,), finite.
+    positive
+        Shape (n,), bool.
+    label
+        Of the horizontal axis, with the unit.
+    threshold
+        An operating point to mark.
+
+    Notes
+    -----
+    Both classes share 40 bins. The axis ends at the 99.9th percentile; the few scores beyond it are counted in the
+    axis label and in the densities' norm.
+    """
+    values, truth = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    low, high = float(values.min()), float(np.percentile(values, 99.9))
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    edges = np.linspace(low, high, 41)
+    beyond = int(np.count_nonzero(values > high))
+    with _new_figure(6.4, 3.9) as figure:
+        axes = _plain_axes(figure, left=0.75, bottom=0.68)
+        for chosen, name, colour, hatch in (
+            (~truth, "negative", _NEGATIVE, None),
+            (truth, "positive", _POSITIVE, "////"),
+        ):
+            count = int(np.count_nonzero(chosen))
+            if not count:
+                continue
+            densities = np.histogram(values[chosen], edges)[0] / (count * np.diff(edges))
+            axes.stairs(densities, edges, fill=True, alpha=0.35, facecolor=colour, edgecolor=colour, hatch=hatch)
+            axes.stairs(densities, edges, color=colour, linewidth=1.5, label=f"{name}, {count:,} patches")
+        if threshold is not None:
+            axes.axvline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.3g}")
+        axes.set_xlim(low, high)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(label + (f"; {beyond} patches lie beyond the right edge" if beyond else ""))
+        axes.set_ylabel("Density")
+        axes.legend(loc="upper right")
+    return figure
+
+
+def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estimate]) -> Figure:
+    """Draw ROC curves, as figure 2b of the paper, with AUROC and 95 % interval in the legend.
+
+    Parameters
+    ----------
+    runs
+        By detector, one per seed. One seed gives the empirical curve; several give each seed's curve thin, and bold
+        their mean sensitivity at each false-positive rate.
+    estimates
+        By detector: what to print.
+    """
+    grid = np.linspace(0, 1, 1001)
+    with _new_figure(6.4, 5.6) as figure:
+        axes = _plain_axes(figure, left=0.75, bottom=0.68)
+        axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, zorder=1)
+        for number, (name, seeds) in enumerate(runs.items()):
+            curves = [roc_curve(run.scores, run.positive)[:2] for run in seeds]
+            style: dict[str, Any] = {
+                "color": _CYCLE[number % len(_CYCLE)],
+                "linestyle": _DASHES[number % len(_DASHES)],
+            }
+            estimate = estimates[name]
+            text = f"{name}  {estimate.value:.3f}"
+            if estimate.low is not None and estimate.high is not None:
+                text += f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+            if len(curves) == 1:
+                axes.plot(*curves[0], linewidth=2, label=text, **style)
+                continue
+            for fpr, tpr in curves:
+                axes.plot(fpr, tpr, linewidth=0.7, alpha=0.35, color=style["color"])
+            mean = np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in curves], axis=0)
+            mean[0] = 0.0
+            axes.plot(grid, mean, linewidth=2, label=text, **style)
+        axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
+        axes.set_xlabel("False-positive rate (1 \u2212 specificity), per patch")
+        axes.set_ylabel("Sensitivity, per patch")
+        axes.legend(loc="lower right", title="AUROC [95 % interval]", title_fontsize=8.5, fontsize=8.5)
+    return figure
+
+
+def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str, float] | None = None) -> Figure:
+    """Draw the training loss by epoch for each seed, over the errors of predictors that have learned nothing.
+
+    Parameters
+    ----------
+    losses
+        By seed: mean squared error per pixel, one per epoch.
+    baselines
+        Mean squared errors by name, drawn level: a curve that does not fall below them has learned no structure.
+    """
+    with _new_figure(6.4, 3.9) as figure:
+        axes = _plain_axes(figure, left=0.85, bottom=0.68)
+        longest = max((len(values) for values in losses.values()), default=1)
+        for name, value in (baselines or {}).items():
+            axes.axhline(value, color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                name,
+                (1, value),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=_FAINT,
+            )
+        for number, (seed, values) in enumerate(losses.items()):
+            marker = "o" if len(values) == 1 else None
+            axes.plot(
+                np.arange(1, len(values) + 1),
+                values,
+                color=_CYCLE[number % len(_CYCLE)],
+                linestyle=_DASHES[number % len(_DASHES)],
+                linewidth=1.4,
+                marker=marker,
+                label=f"seed {seed}",
+            )
+        axes.set_yscale("log")
+        axes.set_xlim(1, max(longest, 2))
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel("Mean squared error per pixel")
+        if losses:
+            axes.legend(loc="best", ncols=1 + len(losses) // 5, fontsize=8)
+    return figure
+
+
+def plot_overlay(
+    pixels: NDArray[Any],
+    anomaly_map: NDArray[np.floating[Any]],
+    *,
+    limits: tuple[float, float] | None = None,
+    outlines: Sequence[NDArray[np.floating[Any]]] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    title: str = "",
+) -> Figure:
+    """Lay a translucent anomaly map over a mammogram, with lesions outlined.
+
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), any real dtype, brighter is denser.
+    anomaly_map
+        Shape (rows, cols), float, NaN where nothing was scored.
+    limits
+        Values at which the colour begins and at which it is full; the map's median and 99.9th percentile by default.
+    outlines
+        Closed polygons of lesions, each of shape (k, 2), as (row, col) in pixels of the image.
+    boxes
+        Half-open ``(r0, c0, r1, c1)``, drawn as dashed frames.
+    title
+        Shown above; the image id, never a patient's.
+
+    Notes
+    -----
+    The long side is reduced by a whole factor to 1200 px or a little less: the mammogram by the mean of each block,
+    the map by its maximum, so that a hot speck of one pixel survives. The grey window spans the scored tissue.
+    """
+    if pixels.shape != anomaly_map.shape or pixels.ndim != 2:
+        raise ValueError(f"image and map must have one shape (rows, cols), got {pixels.shape} and {anomaly_map.shape}")
+    rows, cols = pixels.shape
+    factor = -(-max(rows, cols) // OVERLAY_LONG_SIDE_PX)
+    grey = reduce_mean(pixels, factor)
+    tissue = pixels[np.isfinite(anomaly_map)] if np.isfinite(anomaly_map).any() else pixels
+    dark, bright = np.percentile(tissue, [0.5, 99.8]).tolist()
+    heat = np.asarray(reduce_maximum(anomaly_map, factor), np.float64)
+    scored = anomaly_map[np.isfinite(anomaly_map)]
+    low, high = limits or (tuple(np.percentile(scored, [50, 99.9]).tolist()) if scored.size else (0.0, 1.0))
+    top = max(high, low + 1e-12)
+    strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
+    edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
+    across, down = grey.shape[1] / 150, grey.shape[0] / 150
+    width, height = across + 0.95, down + 0.65
+    with _new_figure(width, height) as figure:
+        axes = figure.add_axes((0.05 / width, 0.3 / height, across / width, down / height), xticks=[], yticks=[])
+        axes.imshow(grey, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-6), extent=edge, interpolation="nearest")
+        axes.imshow(
+            np.where(np.isfinite(heat), heat, low),
+            cmap="autumn",
+            vmin=low,
+            vmax=top,
+            alpha=0.75 * strength,
+            extent=edge,
+            interpolation="nearest",
+        )
+        for polygon in outlines:
+            closed = np.vstack([polygon, polygon[:1]])
+            axes.plot(closed[:, 1], closed[:, 0], color="#56B4E9", linewidth=1.2)
+        for r0, c0, r1, c1 in boxes:
+            frame_rows, frame_cols = np.array([r0, r0, r1, r1, r0]) - 0.5, np.array([c0, c1, c1, c0, c0]) - 0.5
+            axes.plot(frame_cols, frame_rows, color="#FFFFFF", linewidth=1, linestyle=(0, (4, 2)))
+        axes.set(xlim=(-0.5, cols - 0.5), ylim=(rows - 0.5, -0.5), aspect="auto")
+        axes.spines[:].set_visible(False)
+        figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", parse_math=False)
+        bar = ((across + 0.15) / width, 0.3 / height, 0.1 / width, 0.5 * down / height)
+        _add_colour_bar(figure, bar, colours="autumn", limits=(low, top), name="score")
+    return figure
+
+
+def reduce_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """Average blocks of ``factor`` x ``factor`` pixels; those at the far edges may be smaller. float32."""
+    starts = [np.arange(0, length, factor) for length in pixels.shape]
+    sums = np.add.reduceat(pixels, starts[0], axis=0, dtype=np.float32)
+    sums = np.add.reduceat(sums, starts[1], axis=1)
+    counts = [
+        np.diff(np.append(start, length)).astype(np.float32) for start, length in zip(starts, pixels.shape, strict=True)
+    ]
+    means: NDArray[np.float32] = sums / (counts[0][:, None] * counts[1])
+    return means
+
+
+def reduce_maximum(values: NDArray[np.floating[Any]], factor: int) -> NDArray[np.floating[Any]]:
+    """Return the maximum of blocks of ``factor`` x ``factor`` values, NaN only where a whole block is NaN."""
+    starts = [np.arange(0, length, factor) for length in values.shape]
+    largest: NDArray[np.floating[Any]] = np.fmax.reduceat(
+        np.fmax.reduceat(values, starts[0], axis=0), starts[1], axis=1
+    )
+    return largest
+
+
+@contextmanager
+def _new_figure(width: float, height: float) -> Iterator[Figure]:
+    """Give a figure of a size in inches, in the house style while it is drawn, with the disclaimer at its foot."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.text(1 - 0.06 / width, 0.06 / height, DISCLAIMER, ha="right", va="bottom", fontsize=6.5, color=_FAINT)
+
+
+def _add_colour_bar(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    *,
+    colours: str,
+    limits: tuple[float, float],
+    ticks: Sequence[float] | None = None,
+    name: str = "",
+) -> None:
+    """Add a bar of a colour scale that goes on beyond its limits, at (left, bottom, width, height) of the figure."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*limits), colours), cax=figure.add_axes(place), extend="both", ticks=ticks
+    )
+    if ticks is not None:
+        bar.ax.set_yticklabels([f"{tick:+.2g}".replace("-", "\u2212") if tick else "0" for tick in ticks])
+    bar.ax.tick_params(labelsize=7.5)
+    bar.ax.set_title(name, fontsize=7.5, loc="left")
+
+
+def _plain_axes(figure: Figure, *, left: float, bottom: float) -> Axes:
+    """One pair of axes with margins in inches."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes(
+        (left / width, bottom / height, (width - left - 0.2) / width, (height - bottom - 0.15) / height)
+    )
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _intensities(patches: NDArray[Any]) -> NDArray[np.float32]:
+    scale = np.float32(1 / FULL_SCALE if patches.dtype == np.uint16 else 1)
+    return patches.astype(np.float32) * scale
