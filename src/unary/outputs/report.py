@@ -1,0 +1,322 @@
+"""One self-contained HTML page that says what was found, what it means, and where it comes from.
+
+Style, figures and data are inside the file; it asks for nothing from any network, and a content security policy in its
+head forbids it to. Every number in a table carries its full value in ``data-value``.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unary.evaluation.intervals import Estimate
+from unary.outputs.figures import DISCLAIMER
+
+Cell = str | int | float | None
+
+SPLIT_NAMES = {
+    "patch": "Split by patch (as in the paper)",
+    "patient": "Split by patient (the honest one)",
+}
+GROUP_NAMES = {
+    "all": "All lesions",
+    "calcification": "Calcifications",
+    "mass": "Masses",
+    "asymmetry": "Asymmetries",
+    "distortion": "Architectural distortions",
+    "other": "Other lesions",
+    "normal_looking": "Control: normal-looking patches of images with lesions",
+}
+MEANINGS = {
+    "wei2018": (
+        "The detector of the paper: a convolutional autoencoder that has seen normal patches only. Its score is the "
+        "root mean square of what it fails to reconstruct."
+    ),
+    "laplacian": (
+        "A control without learning: a blob filter (Laplacian of Gaussian) with local normalisation, averaged over "
+        "the few strongest pixels. A learned detector that does not beat it has no claim."
+    ),
+    "brightness": "A control: the mean brightness of the patch, and nothing else.",
+    "deviation": "A control: the standard deviation of the patch's pixels, and nothing else.",
+    "normal_looking": (
+        "A control: patches without a lesion, but from images with one, play the positives. An AUROC near 0.5 is the "
+        "wish. What lies above it measures how far the images differ (scanner, density, exposure) rather than disease, "
+        "and the same advantage is hidden in every other row."
+    ),
+    "patch": (
+        "Test patches are a random share of all normal patches. Other patches of the same image were trained on, "
+        "which flatters a detector that remembers images."
+    ),
+    "patient": "All patches of the test patients were kept out of training. This is what a new patient would meet.",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: PNG bytes, a caption, and words for those who cannot see it."""
+
+    png: bytes = field(repr=False)
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A plain table; numbers stand right, unknown (None) is a dash, floats show three decimals."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class MetricsTable:
+    """The detectors beside each other, by group, with the splits side by side.
+
+    Attributes
+    ----------
+    caption
+        Of the table.
+    detectors
+        ``{NAME: {SPLIT: {GROUP: {...}}}}`` of ``metrics.json``, or without the level SPLIT.
+    """
+
+    caption: str
+    detectors: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report: what is said, then tables, pictures, and terms explained."""
+
+    heading: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table | MetricsTable, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows.
+
+    Attributes
+    ----------
+    title
+        Of the page.
+    lead
+        The answer in plain words, first of all.
+    sections
+        In reading order.
+    provenance
+        What would repeat the run: command, commit, seeds, data hash, versions, configuration. Values may be nested
+        mappings and lists.
+    banners
+        What must not be overlooked, such as synthetic data. The disclaimer is always there and is not given here.
+    notices
+        Warnings met on the way, such as images that were skipped.
+    """
+
+    title: str
+    lead: str
+    sections: tuple[Section, ...]
+    provenance: Mapping[str, Any]
+    banners: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def build_report(report: Report) -> str:
+    """Return the page as HTML; every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("unary.outputs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tables = figures = 0
+    sections = []
+    for number, section in enumerate(report.sections, 1):
+        sections.append(
+            {
+                "anchor": f"section-{number}",
+                "section": section,
+                "tables": [(tables + k, _lay_out_table(table)) for k, table in enumerate(section.tables, 1)],
+                "pictures": [
+                    (figures + k, picture, base64.b64encode(picture.png).decode("ascii"))
+                    for k, picture in enumerate(section.pictures, 1)
+                ],
+            }
+        )
+        tables += len(section.tables)
+        figures += len(section.pictures)
+    return environment.get_template("report.html").render(
+        report=report, sections=sections, provenance=_flatten(report.provenance), disclaimer=DISCLAIMER
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the page; the old file stays until the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(build_report(report), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section:
+    """Return the section with the table of all detectors and an explanation of every control in it.
+
+    Parameters
+    ----------
+    heading
+        Of the section.
+    detectors
+        As for `MetricsTable`.
+    """
+    by_split = {name: _by_split(groups) for name, groups in detectors.items()}
+    present = dict.fromkeys(
+        [*by_split, *(s for splits in by_split.values() for s in splits)]
+        + [group for splits in by_split.values() for groups in splits.values() for group in groups]
+    )
+    names = {**GROUP_NAMES, **SPLIT_NAMES}
+    return Section(
+        heading,
+        paragraphs=(
+            "AUROC is how often a patch with a lesion outscores a normal patch: 0.5 is chance, 1 is perfect. The range "
+            "beside it is a 95 % interval over patients, and the bar shows it on a scale from 0 to 1 with chance in "
+            "the middle. Average precision depends on the share of positives and compares only within one group. "
+            "Sensitivity is the share of lesion patches found when 90, 95 or 99 % of normal patches pass.",
+        ),
+        tables=(MetricsTable("Detectors and controls on the same patches, means over seeds.", detectors),),
+        terms=tuple((names.get(name, name), MEANINGS[name]) for name in present if name in MEANINGS),
+    )
+
+
+def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, difference: Estimate | None) -> str:
+    """Say in plain words which of two detectors wins, by how much, and what that does not mean.
+
+    Parameters
+    ----------
+    groups
+        The summary of one group by detector: ``{NAME: {"auroc": x, "auroc_ci95": [lo, hi], ...}}``.
+    first, second
+        Names of the two.
+    difference
+        AUROC of ``first`` minus ``second`` with its paired interval; None when unknown.
+    """
+    if groups[first]["auroc"] < groups[second]["auroc"]:
+        first, second = second, first
+        if difference is not None:
+            bounds = (difference.low, difference.high)
+            low, high = (None if bound is None else -bound for bound in reversed(bounds))
+            difference = Estimate(-difference.value, low, high)
+    best, other = groups[first], groups[second]
+    words = [
+        f"{first} separates patches with a lesion from normal ones better than {second}: its AUROC is "
+        f"{_with_interval(best)}, against {_with_interval(other)}."
+    ]
+    if difference is not None and difference.low is not None and difference.high is not None:
+        verdict = (
+            "which the choice of patients alone does not explain"
+            if difference.low > 0
+            else "which the choice of patients alone could explain: this does not settle which is better"
+        )
+        words.append(
+            f"The difference is {difference.value:.3f} (95 % interval {difference.low:.3f} to {difference.high:.3f}), "
+            f"{verdict}."
+        )
+    found = best["sensitivity_at_specificity"]["0.95"]
+    words.append(
+        f"Let 95 % of normal patches pass, and {first} flags {found:.0%} of the patches with a lesion. These are "
+        "patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are many "
+        "per image, and nothing here says how well anyone would be diagnosed."
+    )
+    return " ".join(words)
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    interval = found["auroc_ci95"]
+    return f"{found['auroc']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def _by_split(groups: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put one unnamed split above the groups where there is none."""
+    bare = any("auroc" in found for found in groups.values())
+    return {"": groups} if bare else groups
+
+
+def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
+    if isinstance(table, Table):
+        numeric = [all(isinstance(row[k], int | float | None) for row in table.rows) for k in range(len(table.header))]
+        rows = [[_lay_out_cell(cell) for cell in row] for row in table.rows]
+        return {"kind": "plain", "caption": table.caption, "header": table.header, "numeric": numeric, "rows": rows}
+    by_split = {name: _by_split(groups) for name, groups in table.detectors.items()}
+    splits = list(dict.fromkeys(split for splits in by_split.values() for split in splits))
+    groups = list(dict.fromkeys(g for found in by_split.values() for by_group in found.values() for g in by_group))
+    groups.sort(key=lambda name: list(GROUP_NAMES).index(name) if name in GROUP_NAMES else len(GROUP_NAMES) - 1.5)
+    notes: dict[str, int] = {}
+    bodies = [_lay_out_group(group, by_split, splits=splits, notes=notes) for group in groups]
+    return {
+        "kind": "metrics",
+        "caption": table.caption,
+        "splits": [SPLIT_NAMES.get(split, split) for split in splits],
+        "levels": ["90", "95", "99"],
+        "bodies": bodies,
+        "notes": list(notes),
+    }
+
+
+def _lay_out_group(
+    group: str, by_split: Mapping[str, Any], *, splits: list[str], notes: dict[str, int]
+) -> dict[str, Any]:
+    """Rows of one group; ``notes`` collects footnotes and their numbers."""
+    counts = []
+    for split in splits:
+        known = [found[split][group] for found in by_split.values() if group in found.get(split, {})]
+        counts.append(known[0] if known else None)
+    rows = []
+    best: list[float | None] = [None] * len(splits)
+    for name, found in by_split.items():
+        cells: list[dict[str, Any] | None] = []
+        for place, split in enumerate(splits):
+            numbers = found.get(split, {}).get(group)
+            if numbers is None:
+                cells.append(None)
+                continue
+            mark = notes.setdefault(numbers["note"], len(notes) + 1) if "note" in numbers else None
+            cells.append({"found": numbers, "mark": mark})
+            if group != "normal_looking":  # where no detector should win, none is printed bold
+                best[place] = max(numbers["auroc"], best[place] or 0.0)
+        rows.append({"name": name, "cells": cells})
+    title = GROUP_NAMES.get(group, group.replace("_", " ").capitalize())
+    return {"name": title, "counts": counts, "rows": rows, "best": best}
+
+
+def _lay_out_cell(cell: Cell) -> dict[str, Any]:
+    if cell is None:
+        return {"text": "\u2013", "value": None}
+    if isinstance(cell, bool | str):
+        return {"text": str(cell), "value": None}
+    return {"text": f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}", "value": repr(cell)}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested provenance as (dotted name, text) pairs."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            pairs.append((f"{prefix}{name}", ", ".join(str(entry) for entry in value)))
+        else:
+            pairs.append((f"{prefix}{name}", "unknown" if value is None else str(value)))
+    return pairs
