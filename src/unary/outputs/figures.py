@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DISCLAIMER = "Research software - not for diagnosis"
+FIGURE_DPI = 150
 OVERLAY_LONG_SIDE_PX = 1200
 
 _POSITIVE, _NEGATIVE = "#009E73", "#0072B2"
@@ -46,10 +47,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def figure_png(figure: Figure, *, dpi: int = 150) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     """Return the figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -303,7 +304,7 @@ def plot_overlay(
     top = max(high, low + 1e-12)
     strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
     edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
-    across, down = grey.shape[1] / 150, grey.shape[0] / 150
+    across, down = grey.shape[1] / FIGURE_DPI, grey.shape[0] / FIGURE_DPI
     width, height = across + 0.95, down + 0.65
     with _new_figure(width, height) as figure:
         axes = figure.add_axes((0.05 / width, 0.3 / height, across / width, down / height), xticks=[], yticks=[])

@@ -7,6 +7,7 @@ head forbids it to. Every number in a table carries its full value in ``data-val
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unary.evaluation.intervals import Estimate
-from unary.outputs.figures import DISCLAIMER
+from unary.outputs.figures import DISCLAIMER, FIGURE_DPI
 
 Cell = str | int | float | None
 
@@ -149,7 +150,7 @@ def build_report(report: Report) -> str:
                 "section": section,
                 "tables": [(tables + k, _lay_out_table(table)) for k, table in enumerate(section.tables, 1)],
                 "pictures": [
-                    (figures + k, picture, base64.b64encode(picture.png).decode("ascii"))
+                    {"position": figures + k, "picture": picture, **_encode_png(picture.png)}
                     for k, picture in enumerate(section.pictures, 1)
                 ],
             }
@@ -192,9 +193,9 @@ def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section
         heading,
         paragraphs=(
             "AUROC is how often a patch with a lesion outscores a normal patch: 0.5 is chance, 1 is perfect. The range "
-            "beside it is a 95 % interval over patients, and the bar shows it on a scale from 0 to 1 with chance in "
-            "the middle. Average precision depends on the share of positives and compares only within one group. "
-            "Sensitivity is the share of lesion patches found when 90, 95 or 99 % of normal patches pass.",
+            "beside it is a 95 % interval over patients; the bar draws it, with a tick at chance and its right end at "
+            "1. Average precision depends on the share of positives and compares only within one group. Sensitivity "
+            "is the share of lesion patches found when 90, 95 or 99 % of normal patches pass.",
         ),
         tables=(MetricsTable("Detectors and controls on the same patches, means over seeds.", detectors),),
         terms=tuple((names.get(name, name), MEANINGS[name]) for name in present if name in MEANINGS),
@@ -221,7 +222,7 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
             difference = Estimate(-difference.value, low, high)
     best, other = groups[first], groups[second]
     words = [
-        f"{first} separates patches with a lesion from normal ones better than {second}: its AUROC is "
+        f"The detector {first} separates patches with a lesion from normal ones better than {second}: its AUROC is "
         f"{_with_interval(best)}, against {_with_interval(other)}."
     ]
     if difference is not None and difference.low is not None and difference.high is not None:
@@ -236,8 +237,8 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
         )
     found = best["sensitivity_at_specificity"]["0.95"]
     words.append(
-        f"Let 95 % of normal patches pass, and {first} flags {found:.0%} of the patches with a lesion. These are "
-        "patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are many "
+        f"Let 95 % of normal patches pass, and {first} flags {100 * found:.0f} % of the patches with a lesion. These "
+        "are patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are many "
         "per image, and nothing here says how well anyone would be diagnosed."
     )
     return " ".join(words)
@@ -252,6 +253,12 @@ def _by_split(groups: Mapping[str, Any]) -> Mapping[str, Any]:
     """Put one unnamed split above the groups where there is none."""
     bare = any("auroc" in found for found in groups.values())
     return {"": groups} if bare else groups
+
+
+def _encode_png(png: bytes) -> dict[str, Any]:
+    """The data URI's content, and the width in CSS pixels (96 an inch) at which a figure has the size it was drawn."""
+    pixels = int.from_bytes(png[16:20], "big")  # PNG, section 11.2.1: the width stands first in IHDR
+    return {"data": base64.b64encode(png).decode("ascii"), "width": round(pixels * 96 / FIGURE_DPI)}
 
 
 def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
@@ -271,6 +278,8 @@ def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
         "splits": [SPLIT_NAMES.get(split, split) for split in splits],
         "levels": ["90", "95", "99"],
         "bodies": bodies,
+        "columns": 1 + 6 * len(splits),
+        "low": _lowest(by_split),
         "notes": list(notes),
     }
 
@@ -279,10 +288,13 @@ def _lay_out_group(
     group: str, by_split: Mapping[str, Any], *, splits: list[str], notes: dict[str, int]
 ) -> dict[str, Any]:
     """Rows of one group; ``notes`` collects footnotes and their numbers."""
-    counts = []
+    counts: dict[str, list[str]] = {}
     for split in splits:
         known = [found[split][group] for found in by_split.values() if group in found.get(split, {})]
-        counts.append(known[0] if known else None)
+        if known:
+            text = "{n_positive:,} against {n_negative:,} patches, {n_patients:,} patients".format_map(known[0])
+            counts.setdefault(text, []).append(SPLIT_NAMES.get(split, split))
+    told = [text if len(counts) == 1 else f"{' and '.join(names)}: {text}" for text, names in counts.items()]
     rows = []
     best: list[float | None] = [None] * len(splits)
     for name, found in by_split.items():
@@ -298,7 +310,14 @@ def _lay_out_group(
                 best[place] = max(numbers["auroc"], best[place] or 0.0)
         rows.append({"name": name, "cells": cells})
     title = GROUP_NAMES.get(group, group.replace("_", " ").capitalize())
-    return {"name": title, "counts": counts, "rows": rows, "best": best}
+    return {"name": title, "counts": told, "rows": rows, "best": best}
+
+
+def _lowest(by_split: Mapping[str, Any]) -> float:
+    """Where the bars begin: the tenth below the lowest interval, and at most 0.4, so that chance is always seen."""
+    found = [each for splits in by_split.values() for groups in splits.values() for each in groups.values()]
+    lows = [float(min([each["auroc"], *(each["auroc_ci95"] or [])])) for each in found]
+    return min([0.4, *(math.floor(10 * low) / 10 for low in lows)])
 
 
 def _lay_out_cell(cell: Cell) -> dict[str, Any]:
