@@ -119,7 +119,7 @@ def train_autoencoder(
     if len(patches) < 2:
         raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
     mean, scale, patch_mean_error = _intensity_statistics(patches)
-    if not scale > 0:
+    if scale < 0.5 / FULL_SCALE:
         raise TrainingError("all normal patches have one single intensity; are the images blank?")
     config = AutoencoderConfig(size_px=patches.size_px, widths=widths, input_mean=mean, input_scale=scale)
     network = build_autoencoder(config, seed=training.seed)
@@ -251,11 +251,15 @@ def _load_checkpoint(
     network.load_state_dict(
         {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
     )
+    parameters = list(network.parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("adam."):
             _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
+            like = parameters[int(index)]
+            # The fused optimiser walks parameter and moments side by side, so their memory layouts must agree.
+            restored = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+            state.setdefault(int(index), {})[key] = restored.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     losses, dead = json.loads(metadata["curves"])
     return losses, dead

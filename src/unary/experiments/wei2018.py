@@ -7,6 +7,7 @@ patches are scored by the paper's RMSE, by the no-learning yardstick and by cont
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -24,7 +25,7 @@ from unary.collection import GROUPS, Collection, collect_patches
 from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.errors import ManifestError
-from unary.evaluation.intervals import Estimate
+from unary.evaluation.intervals import Estimate, FewPatientsError
 from unary.evaluation.metrics import (
     NORMAL_LOOKING,
     ScoreTable,
@@ -199,18 +200,17 @@ def run_wei2018(
         summary = summarise(tables, rng=np.random.default_rng(0), resamples=config.resamples)
         for name, groups in summary.items():
             metrics.setdefault(name, {})[split] = groups
-        advantage[split] = {
-            group: compare_detectors(
-                tables,
-                first="wei2018",
-                second="laplacian",
-                rng=np.random.default_rng(0),
-                group=group,
-                resamples=config.resamples,
-            )
-            for group in summary["wei2018"]
-            if group != NORMAL_LOOKING
-        }
+        advantage[split] = {}
+        for group in summary["wei2018"]:
+            with contextlib.suppress(FewPatientsError):  # the table says so already
+                advantage[split][group] = compare_detectors(
+                    tables,
+                    first="wei2018",
+                    second="laplacian",
+                    rng=np.random.default_rng(0),
+                    group=group,
+                    resamples=config.resamples,
+                )
     meta = _describe(collection, config, runs, advantage, notices)
     write_scores(out / "scores.parquet", [run.table for split in SPLITS for run in runs[split]])
     write_metrics(out / "metrics.json", metrics, meta=meta)

@@ -1,0 +1,292 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unary.errors import UnaryError
+
+if TYPE_CHECKING:
+    from unary.patches import GridConfig
+    from unary.prepare import PreparationConfig
+
+NOTICE = "Research software. Not for diagnosis."
+EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, 2 when nothing could be done, 3 when a part was skipped, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="unary: %(message)s", stream=sys.stderr)
+    try:
+        status: int = options.run(options)
+    except UnaryError as error:
+        print(f"unary: error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"unary: error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("unary: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return status
+
+
+@contextmanager
+def _checking_options() -> Iterator[None]:
+    """Turn a configuration's complaint about a value into an error for the person who typed it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnaryError(str(error)) from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; nothing heavy is imported to build it."""
+    parser = argparse.ArgumentParser(
+        prog="unary",
+        description=f"One-class anomaly detection in medical images. {NOTICE}",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data_commands(commands)
+    _add_model_commands(commands)
+    _add_experiment_commands(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _add_data_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    manifest = commands.add_parser("manifest", help="list a data set's images, labels and lesions in one CSV")
+    manifest.add_argument("kind", choices=["inbreast", "cbis-ddsm", "mias", "folder"])
+    manifest.add_argument("folder", type=Path, metavar="DIR")
+    manifest.add_argument("--out", type=Path, required=True, metavar="M.csv")
+    manifest.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
+    manifest.add_argument(
+        "--annotation", type=Path, metavar="CSV", help="inbreast: which images list only part of their lesions"
+    )
+    manifest.set_defaults(run=_run_manifest)
+    split = commands.add_parser(
+        "split", help="divide a manifest by patient into normals to fit and the rest to evaluate"
+    )
+    split.add_argument("manifest", type=Path, metavar="M.csv")
+    split.add_argument("--train", type=Path, required=True, metavar="T.csv")
+    split.add_argument("--test", type=Path, required=True, metavar="E.csv")
+    split.add_argument(
+        "--held-out", type=float, default=0.2, help="share of the normal patients (default: %(default)s)"
+    )
+    split.add_argument("--seed", type=int, default=0)
+    split.set_defaults(run=_run_split)
+
+
+def _add_model_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    fit = commands.add_parser("fit", help="learn normal tissue from the negative images of a manifest")
+    fit.add_argument("manifest", type=Path, metavar="M.csv")
+    fit.add_argument("--out", type=Path, required=True, metavar="MODEL/")
+    fit.add_argument("--detector", choices=["wei2018", "laplacian"], default="wei2018")
+    _add_training_options(fit, epochs=500)
+    _add_patch_options(fit)
+    fit.set_defaults(run=_run_fit)
+    score = commands.add_parser("score", help="score images: patch scores, anomaly maps, overlays")
+    score.add_argument("model", type=Path, metavar="MODEL/")
+    score.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
+    score.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    score.set_defaults(run=_run_score)
+    evaluate = commands.add_parser("evaluate", help="score a labelled manifest and report how well")
+    evaluate.add_argument("model", type=Path, metavar="MODEL/")
+    evaluate.add_argument("manifest", type=Path, metavar="M.csv")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    evaluate.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
+    evaluate.set_defaults(run=_run_evaluate)
+
+
+def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    reproduce = commands.add_parser("reproduce", help="rerun an experiment of Wei et al. 2018")
+    reproduce.add_argument("experiment", choices=["wei2018", "mnist", "cifar10"])
+    reproduce.add_argument("--data", type=Path, required=True, metavar="DIR")
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR")
+    reproduce.add_argument("--epochs", type=int, help="default: the paper's 500; for mnist and cifar10, see the docs")
+    reproduce.add_argument("--runs", type=int, help="independent runs (default: 3; mnist and cifar10: 10)")
+    reproduce.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
+    reproduce.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    _add_patch_options(reproduce)
+    reproduce.set_defaults(run=_run_reproduce)
+    demo = commands.add_parser("demo", help="the whole chain on synthetic mammograms, in minutes")
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_run_demo)
+
+
+def _add_training_options(parser: argparse.ArgumentParser, *, epochs: int) -> None:
+    parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_patch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size-px", type=int, default=128, help="side of a patch (default: %(default)s)")
+    parser.add_argument("--stride-px", type=int, default=128, help="step between patches (default: %(default)s)")
+    parser.add_argument("--min-tissue", type=float, default=0.5, help="least share of tissue (default: %(default)s)")
+    parser.add_argument("--mask", choices=["breast", "none"], default="breast", help="what counts as tissue")
+    parser.add_argument("--intensity", choices=["percentile", "full_scale"], default="percentile")
+    parser.add_argument("--working-spacing-mm", type=float, help="resample to square pixels of this size first")
+
+
+def _run_manifest(options: argparse.Namespace) -> int:
+    from unary.sources.cbis_ddsm import read_cbis_ddsm
+    from unary.sources.folder import read_folder
+    from unary.sources.inbreast import read_inbreast
+    from unary.sources.manifest import write_manifest
+    from unary.sources.mias import read_mias
+
+    if options.annotation is not None and options.kind != "inbreast":
+        raise UnaryError("--annotation goes with `manifest inbreast` alone")
+    if options.kind == "inbreast":
+        manifest, notices = read_inbreast(options.folder, annotation=options.annotation)
+    else:
+        readers = {"cbis-ddsm": read_cbis_ddsm, "mias": read_mias, "folder": read_folder}
+        manifest, notices = readers[options.kind](options.folder)
+    if options.only is not None:
+        manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
+    for notice in notices:
+        print(f"unary: {notice}", file=sys.stderr)
+    write_manifest(manifest, options.out)
+    labels = [row.label or "unlabelled" for row in manifest.rows]
+    counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
+    patients = len({row.patient_id for row in manifest.rows})
+    print(f"{options.out}: {len(labels)} images ({counts}) of {patients} patients, {len(manifest.lesions)} lesions")
+    return 0
+
+
+def _run_split(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from unary.sources.manifest import read_manifest, write_manifest
+    from unary.splits import split_manifest
+
+    train, test = split_manifest(read_manifest(options.manifest), options.held_out, np.random.default_rng(options.seed))
+    for part, path in ((train, options.train), (test, options.test)):
+        write_manifest(part, path)
+        print(f"{path}: {len(part.rows)} images of {len({row.patient_id for row in part.rows})} patients")
+    return 0
+
+
+def _run_fit(options: argparse.Namespace) -> int:
+    from unary.bundle import write_model
+    from unary.pipeline import FitConfig, fit
+    from unary.sources.manifest import read_manifest
+    from unary.training import TrainingConfig
+
+    preparation, grid = _read_patch_options(options)
+    with _checking_options():
+        training = TrainingConfig(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        )
+    checkpoint = options.out.with_name(f"{options.out.name}.checkpoint")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    model = fit(
+        read_manifest(options.manifest), FitConfig(options.detector, preparation, grid, training), checkpoint=checkpoint
+    )
+    write_model(model, options.out)
+    checkpoint.unlink(missing_ok=True)
+    thresholds = ", ".join(f"{value:.4g} at {float(level):.0%}" for level, value in model.thresholds.items())
+    print(f"{options.out}: {model.name}, {model.provenance.patches} patches of {model.provenance.images} images")
+    print(f"score thresholds by specificity on held-out normal patients: {thresholds}")
+    print(NOTICE)
+    return 0
+
+
+def _run_score(options: argparse.Namespace) -> int:
+    from unary.batch import score_files
+    from unary.bundle import read_model
+
+    summary = score_files(read_model(options.model), options.inputs, options.out, model_folder=options.model)
+    print(
+        f"{options.out}: {len(summary.scored)} images scored, {len(summary.kept)} done before, "
+        f"{len(summary.failed)} skipped (failures.csv says why). {NOTICE}"
+    )
+    if not summary.failed:
+        return 0
+    return EXIT_PARTLY if summary.scored or summary.kept else EXIT_FAILED
+
+
+def _run_evaluate(options: argparse.Namespace) -> int:
+    from unary.bundle import read_model
+    from unary.experiments.evaluation_report import write_evaluation
+    from unary.pipeline import evaluate
+    from unary.sources.manifest import read_manifest
+
+    model = read_model(options.model)
+    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+    for line in write_evaluation(evaluation, model, options.out):
+        print(line)
+    return EXIT_PARTLY if evaluation.collection.skipped else 0
+
+
+def _run_reproduce(options: argparse.Namespace) -> int:
+    if options.experiment != "wei2018":
+        from unary.experiments.small_images import reproduce_small_images
+
+        reproduce_small_images(
+            options.experiment,
+            options.data,
+            options.out,
+            runs=options.runs or 10,
+            epochs=options.epochs,
+            seed=options.seed,
+        )
+        return 0
+    from unary.experiments.wei2018 import Wei2018Config, run_wei2018
+    from unary.experiments.wei2018_report import describe_result, write_wei2018_report
+    from unary.sources.inbreast import read_inbreast
+    from unary.training import TrainingConfig
+
+    preparation, grid = _read_patch_options(options)
+    with _checking_options():
+        config = Wei2018Config(
+            training=TrainingConfig(epochs=500 if options.epochs is None else options.epochs),
+            grid=grid,
+            preparation=preparation,
+            seeds=tuple(range(options.seed, options.seed + (options.runs or 3))),
+        )
+    manifest, notices = read_inbreast(options.data, annotation=options.annotation)
+    result = run_wei2018(manifest, options.out, config, notices=notices)
+    write_wei2018_report(result, options.out / "report.html")
+    for line in describe_result(result):
+        print(line)
+    print(f"{options.out / 'report.html'}")
+    return 0
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from unary.experiments.demo import run_demo
+
+    for line in run_demo(options.out, seed=options.seed):
+        print(line)
+    return 0
+
+
+def _read_patch_options(options: argparse.Namespace) -> tuple[PreparationConfig, GridConfig]:
+    from unary.patches import GridConfig
+    from unary.prepare import PreparationConfig
+
+    with _checking_options():
+        preparation = PreparationConfig(
+            mask=options.mask, intensity=options.intensity, working_spacing_mm=options.working_spacing_mm
+        )
+        return preparation, GridConfig(options.size_px, options.stride_px, options.min_tissue)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

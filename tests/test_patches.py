@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from unary.patches import (
+    GridConfig,
+    build_patch_set,
+    extract_patches,
+    grid_origins,
+    join_patch_sets,
+    pad_to_patch,
+    stitch_patches,
+    tissue_origins,
+    tissue_share,
+)
+
+SHAPES = [(1, 1), (5, 300), (16, 16), (31, 17), (64, 48), (100, 33)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stride", [1, 7, 16])
+@pytest.mark.parametrize("blend", ["mean", "max"])
+def test_identity_stitches_back_exactly(shape, stride, blend):
+    pixels = np.random.default_rng(0).integers(0, 65535, shape, dtype=np.uint16)
+    config = GridConfig(size_px=16, stride_px=stride)
+    origins = grid_origins(shape, config)
+    maps = extract_patches(pixels, origins, size_px=16).astype(np.float32)
+    halves = [(maps[::2], origins[::2]), (maps[1::2], origins[1::2])]
+    stitched = stitch_patches(halves, shape, blend=blend)
+    assert np.allclose(stitched, pixels, rtol=1e-5)
+
+
+def test_mean_and_max_where_patches_overlap():
+    origins = np.array([[0, 0], [0, 2]], np.int32)
+    maps = np.stack([np.full((4, 4), 1.0), np.full((4, 4), 3.0)]).astype(np.float32)
+    assert stitch_patches([(maps, origins)], (4, 6))[0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert stitch_patches([(maps, origins)], (4, 6), blend="max")[0].tolist() == [1, 1, 3, 3, 3, 3]
+    with pytest.raises(ValueError, match="blend"):
+        stitch_patches([], (4, 6), blend="hann")
+
+
+def test_what_no_patch_covers_is_nan():
+    stitched = stitch_patches([(np.ones((1, 4, 4), np.float32), np.array([[1, 1]], np.int32))], (8, 8))
+    assert np.isnan(stitched).sum() == 64 - 16
+    assert np.isnan(stitched[0]).all()
+
+
+def test_hundreds_of_overlaps_are_counted():
+    origins = np.zeros((300, 2), np.int32)  # an 8-bit counter would have wrapped round
+    stitched = stitch_patches([(np.full((300, 4, 4), 2.0, np.float32), origins)], (4, 4))
+    assert (stitched == 2).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_grid_covers_every_pixel_and_stays_inside(shape):
+    origins = grid_origins(shape, GridConfig(size_px=16, stride_px=11))
+    covered = np.zeros(shape, bool)
+    for row, col in origins:
+        covered[row : row + 16, col : col + 16] = True
+        assert row + 16 <= max(shape[0], 16)
+        assert col + 16 <= max(shape[1], 16)
+    assert covered.all()
+    assert len(np.unique(origins, axis=0)) == len(origins)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tissue_share_agrees_with_counting(shape):
+    mask = np.random.default_rng(1).random(shape) < 0.4
+    origins = grid_origins(shape, GridConfig(size_px=16, stride_px=5))
+    counted = extract_patches(mask, origins, size_px=16).mean(axis=(1, 2))
+    assert np.allclose(tissue_share(mask, origins, size_px=16), counted)
+
+
+def test_patches_without_tissue_are_never_taken():
+    mask = np.zeros((64, 64), bool)
+    mask[:16, :16] = True
+    config = GridConfig(size_px=16, stride_px=16, min_tissue=0.0)
+    assert tissue_origins(mask, config).tolist() == [[0, 0]]
+
+
+def test_patch_set_gathers_what_extraction_gives_and_joins_in_order():
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 65535, shape, dtype=np.uint16) for shape in [(40, 60), (10, 90), (33, 33)]]
+    config = GridConfig(size_px=16, stride_px=9)
+    origins = [grid_origins(image.shape, config)[2:] for image in images]
+    expected = np.concatenate([extract_patches(i, o, size_px=16) for i, o in zip(images, origins, strict=True)])
+    joined = join_patch_sets([build_patch_set(i, o, size_px=16) for i, o in zip(images, origins, strict=True)])
+    assert (joined.gather(slice(None)) == expected).all()
+    chosen = np.array([5, 0, 11])
+    assert (joined.subset(chosen).gather(slice(None)) == expected[chosen]).all()
+    with pytest.raises(ValueError, match="one size"):
+        join_patch_sets([])
+
+
+def test_patch_set_keeps_only_the_box_that_it_needs():
+    image = np.ones((1000, 1000), np.uint16)
+    few = build_patch_set(image, np.array([[100, 200], [116, 200]], np.int32), size_px=16)
+    assert few.nbytes == 32 * 16 * 2
+    assert len(build_patch_set(image, np.zeros((0, 2), np.int32), size_px=16)) == 0
+
+
+def test_padding_leaves_large_images_alone():
+    large = np.ones((20, 20))
+    assert pad_to_patch(large, 16) is large
+    assert pad_to_patch(np.ones((3, 20)), 16).sum() == 60
+
+
+@pytest.mark.parametrize("wrong", [{"size_px": 0}, {"stride_px": 0}, {"min_tissue": 1.5}])
+def test_configuration_is_checked(wrong):
+    with pytest.raises(ValueError):
+        GridConfig(**wrong)

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unary.errors import ImageError
+from unary.prepare import FULL_SCALE, PreparationConfig, find_breast, prepare_image
+from unary.records import Image
+from unary.sources.phantom import PhantomConfig, build_phantom
+
+
+def make_image(pixels, **fields):
+    return Image(pixels, (0, 4095), Path("made.png"), **fields)
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return build_phantom(PhantomConfig(rows=768, cols=640), rng=np.random.default_rng(3))
+
+
+def test_breast_of_a_phantom_is_found(phantom):
+    found = find_breast(phantom.pixels)
+    overlap = (found & phantom.mask).sum() / (found | phantom.mask).sum()
+    assert overlap > 0.95
+
+
+def test_breast_excludes_padding_and_is_empty_for_a_blank_image(phantom):
+    padding = np.zeros(phantom.pixels.shape, bool)
+    padding[:300] = True
+    assert not find_breast(phantom.pixels, padding)[:300].any()
+    assert not find_breast(np.full((64, 64), 7, np.uint16)).any()
+    assert not find_breast(phantom.pixels, np.ones_like(padding)).any()
+
+
+def test_a_bright_marker_beside_the_breast_is_left_out(phantom):
+    pixels = phantom.pixels.copy()
+    corner = (
+        (slice(20, 60), slice(-60, -20)) if not phantom.mask[20:60, -60:-20].any() else (slice(20, 60), slice(20, 60))
+    )
+    assert not phantom.mask[corner].any()
+    pixels[corner] = 4095
+    assert not find_breast(pixels)[corner].any()
+
+
+def test_percentiles_land_where_the_rule_says(phantom):
+    config = PreparationConfig(low_percentile=5, high_percentile=90, high_value=0.5)
+    prepared = prepare_image(make_image(phantom.pixels), config)
+    inside = prepared.pixels[prepared.mask] / FULL_SCALE
+    assert np.percentile(inside, 90) == pytest.approx(0.5, abs=0.01)
+    assert np.percentile(inside, 5) == pytest.approx(0.0, abs=0.01)
+    assert (prepared.pixels[~prepared.mask] == 0).all()
+
+
+def test_preparation_does_not_depend_on_an_affine_change_of_values(phantom):
+    config = PreparationConfig()
+    plain = prepare_image(make_image(phantom.pixels), config)
+    changed = prepare_image(make_image(phantom.pixels.astype(np.int32) * 7 - 1000), config)
+    assert (plain.mask == changed.mask).all()
+    assert np.abs(plain.pixels.astype(int) - changed.pixels).max() <= 1
+
+
+def test_twelve_bits_survive():
+    ramp = np.tile(np.arange(4096, dtype=np.uint16), (8, 1))
+    config = PreparationConfig(mask="none", intensity="full_scale")
+    prepared = prepare_image(make_image(ramp), config)
+    assert len(np.unique(prepared.pixels)) == 4096
+    assert prepared.pixels[0, 0] == 0
+    assert prepared.pixels[0, -1] == FULL_SCALE
+
+
+def test_resampling_keeps_a_spot_where_it_was():
+    pixels = np.zeros((300, 200), np.uint16)
+    pixels[120:124, 80:84] = 4000
+    image = make_image(pixels, spacing_mm=(0.1, 0.1))
+    prepared = prepare_image(image, PreparationConfig(mask="none", intensity="full_scale", working_spacing_mm=0.2))
+    assert prepared.shape == (150, 100)
+    brightest = np.argwhere(prepared.pixels == prepared.pixels.max()).mean(axis=0)
+    stored = (brightest + 0.5) * prepared.scale - 0.5
+    assert stored == pytest.approx([121.5, 81.5], abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "config", "cause"),
+    [
+        (np.zeros((0, 5), np.uint16), PreparationConfig(), "pixels"),
+        (np.full((200, 200), 9, np.uint16), PreparationConfig(), "no tissue"),
+        (np.full((200, 200), 9, np.uint16), PreparationConfig(mask="none"), "one single value"),
+        (np.full((200, 200), np.nan, np.float32), PreparationConfig(), "not finite"),
+        (np.ones((200, 200), np.uint16), PreparationConfig(working_spacing_mm=0.1), "spacing"),
+    ],
+)
+def test_useless_images_are_refused_by_name(pixels, config, cause):
+    with pytest.raises(ImageError, match=cause) as caught:
+        prepare_image(make_image(pixels), config)
+    assert "made.png" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mask": "lung"}, {"intensity": "log"}, {"low_percentile": 99.5}, {"high_value": 0}, {"working_spacing_mm": -1}],
+)
+def test_configuration_is_checked(wrong):
+    with pytest.raises(ValueError):
+        PreparationConfig(**wrong)
