@@ -278,7 +278,7 @@ def plot_overlay(
     anomaly_map
         Shape (rows, cols), float, NaN where nothing was scored.
     limits
-        Values at which the colour begins and at which it is full; the map's median and 99.9th percentile by default.
+        Values at which the colour begins and at which it is full; the shown map's median and 99.9th percentile by default.
     outlines
         Closed polygons of lesions, each of shape (k, 2), as (row, col) in pixels of the image.
     boxes
@@ -296,11 +296,10 @@ def plot_overlay(
     rows, cols = pixels.shape
     factor = -(-max(rows, cols) // OVERLAY_LONG_SIDE_PX)
     grey = reduce_mean(pixels, factor)
-    tissue = pixels[np.isfinite(anomaly_map)] if np.isfinite(anomaly_map).any() else pixels
-    dark, bright = np.percentile(tissue, [0.5, 99.8]).tolist()
     heat = np.asarray(reduce_maximum(anomaly_map, factor), np.float64)
-    scored = anomaly_map[np.isfinite(anomaly_map)]
-    low, high = limits or (tuple(np.percentile(scored, [50, 99.9]).tolist()) if scored.size else (0.0, 1.0))
+    scored = np.isfinite(heat)
+    dark, bright = np.percentile(grey[scored] if scored.any() else grey, [0.5, 99.8]).tolist()
+    low, high = limits or (tuple(np.percentile(heat[scored], [50, 99.9]).tolist()) if scored.any() else (0.0, 1.0))
     top = max(high, low + 1e-12)
     strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
     edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
@@ -310,7 +309,7 @@ def plot_overlay(
         axes = figure.add_axes((0.05 / width, 0.3 / height, across / width, down / height), xticks=[], yticks=[])
         axes.imshow(grey, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-6), extent=edge, interpolation="nearest")
         axes.imshow(
-            np.where(np.isfinite(heat), heat, low),
+            np.where(scored, heat, low),
             cmap="autumn",
             vmin=low,
             vmax=top,

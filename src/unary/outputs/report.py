@@ -67,7 +67,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A plain table; numbers stand right, unknown (None) is a dash, floats show three decimals."""
+    """A plain table; numbers stand right, unknown (None) is a dash; floats below 0.01 show three digits, else decimals."""
 
     caption: str
     header: tuple[str, ...]
@@ -238,8 +238,8 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
     found = best["sensitivity_at_specificity"]["0.95"]
     words.append(
         f"Let 95 % of normal patches pass, and {first} flags {100 * found:.0f} % of the patches with a lesion. These "
-        "are patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are many "
-        "per image, and nothing here says how well anyone would be diagnosed."
+        "are patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are "
+        "many per image, and nothing here says how well anyone would be diagnosed."
     )
     return " ".join(words)
 
@@ -325,7 +325,9 @@ def _lay_out_cell(cell: Cell) -> dict[str, Any]:
         return {"text": "\u2013", "value": None}
     if isinstance(cell, bool | str):
         return {"text": str(cell), "value": None}
-    return {"text": f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}", "value": repr(cell)}
+    if isinstance(cell, int):
+        return {"text": f"{cell:,}", "value": repr(cell)}
+    return {"text": f"{cell:.3f}" if cell == 0 or abs(cell) >= 0.01 else f"{cell:.3g}", "value": repr(float(cell))}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
