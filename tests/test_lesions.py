@@ -22,7 +22,7 @@ def full(made, shape=SHAPE, **options):
 
 def test_shapes_cover_what_they_should():
     assert np.argwhere(full(lesion("point", (10.2, 20.4)))).tolist() == [[10, 20]]
-    assert full(lesion("box", (4, 5), (6, 9))).sum() == 3 * 5
+    assert full(lesion("box", (4, 5), (6, 9))).sum() == 2 * 4
     circle = full(lesion("circle", (30, 30), radius_px=10))
     assert circle.sum() == pytest.approx(np.pi * 100, rel=0.05)
     assert circle[30, 40]
@@ -66,11 +66,11 @@ def test_overlaps_agree_with_counting(kind):
 
 
 def test_the_rule_for_small_and_for_large_lesions():
-    small = rasterise_lesion(lesion("box", (14, 2), (19, 3)), SHAPE)  # 6 rows: 2 in the first patch, 4 in the second
+    small = rasterise_lesion(lesion("box", (14, 2), (20, 4)), SHAPE)  # 6 rows: 2 in the first patch, 4 in the second
     contains, touches = judge_patches(*small, GRID, size_px=16)
     assert GRID[contains].tolist() == [[16, 0]]
     assert GRID[touches].tolist() == [[0, 0], [16, 0]]
-    large = rasterise_lesion(lesion("box", (0, 0), (40, 63)), SHAPE)  # no patch holds half of it
+    large = rasterise_lesion(lesion("box", (0, 0), (41, 64)), SHAPE)  # no patch holds half of it
     contains, touches = judge_patches(*large, GRID, size_px=16)
     assert contains[:8].all()
     assert contains[8:12].all()  # rows 32 to 40: 9 of 16 rows, over a quarter of the patch

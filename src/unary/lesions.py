@@ -57,6 +57,8 @@ def rasterise_lesion(
     if lesion.kind == "circle":
         radius = (lesion.radius_px or 0.0) / factor
         low, high = points[0] - radius, points[0] + radius
+    elif lesion.kind == "box":  # half-open, in whole pixels: corners are pixel edges, not centres
+        low, high = (np.asarray(point) / factor - 0.5 for point in lesion.points)
     else:
         low, high = points.min(axis=0), points.max(axis=0)
     first = np.clip(np.floor(low).astype(int), 0, None)
@@ -72,7 +74,7 @@ def rasterise_lesion(
     elif lesion.kind == "contour":
         inside = polygon2mask(tuple(extent), points - first)
     elif lesion.kind == "box":
-        inside = (rows >= low[0]) & (rows <= high[0]) & (cols >= low[1]) & (cols <= high[1])
+        inside = (rows >= low[0]) & (rows < high[0]) & (cols >= low[1]) & (cols < high[1])
     else:
         inside = np.zeros(tuple(extent), bool)
     held = centre - first

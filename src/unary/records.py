@@ -85,7 +85,7 @@ class Lesion:
         As the data set calls it, for example ``"Calcification"``.
     kind
         ``point``: one point. ``contour``: three or more vertices of a closed polygon. ``circle``: its centre, with
-        ``radius_px``. ``box``: two corners, (r0, c0) and (r1, c1). ``mask``: none, with ``mask_path``.
+        ``radius_px``. ``box``: two corners, (r0, c0) and (r1, c1), half-open. ``mask``: none, with ``mask_path``.
     points
         (row, col) pairs; sub-pixel values are kept.
     radius_px

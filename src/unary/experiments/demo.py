@@ -1,0 +1,85 @@
+"""The whole chain on synthetic mammograms: DICOM, manifest, fit, evaluate, score, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unary.batch import score_files
+from unary.bundle import write_model
+from unary.evaluation.metrics import ALL
+from unary.experiments.wei2018 import Wei2018Config, run_wei2018
+from unary.experiments.wei2018_report import describe_result, write_wei2018_report
+from unary.patches import GridConfig
+from unary.pipeline import FitConfig, fit
+from unary.sources.manifest import read_manifest, write_manifest
+from unary.sources.phantom import PhantomConfig, write_phantom_dataset
+from unary.splits import split_manifest
+from unary.training import TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+BANNER = (
+    "Synthetic data. Every image here is a computer-made phantom with planted lesions. The figures show that the chain "
+    "works; they say nothing about real mammograms."
+)
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    phantom: PhantomConfig | None = None,
+    patients: tuple[int, int] = (14, 6),
+    epochs: int = 40,
+) -> Iterator[str]:
+    """Run the demonstration, yielding lines for a terminal.
+
+    Parameters
+    ----------
+    out
+        Folder for everything: ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``
+        and ``scores/``.
+    seed
+        Of the phantoms and of the training.
+    phantom
+        Of the images; the default size.
+    patients
+        How many without and with lesions, two images each.
+    epochs
+        Of training; two seeds for the experiment.
+    """
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    yield "unary demo: synthetic mammograms only. Research software. Not for diagnosis."
+    made = write_phantom_dataset(
+        out / "phantoms",
+        patients_normal=patients[0],
+        patients_abnormal=patients[1],
+        config=phantom or PhantomConfig(),
+        seed=seed,
+    )
+    write_manifest(made, out / "manifest.csv")
+    manifest = read_manifest(out / "manifest.csv")
+    yield f"{len(manifest.rows)} phantoms with {len(manifest.lesions)} lesions in {out / 'phantoms'}"
+    grid, training = GridConfig(stride_px=64), TrainingConfig(epochs=epochs, batch_size=50, seed=seed)
+    config = Wei2018Config(training=training, grid=grid, seeds=(seed, seed + 1), held_out=0.3)
+    result = run_wei2018(manifest, out, config, notices=[BANNER])
+    write_wei2018_report(
+        result, out / "report.html", banners=(BANNER,), title="Wei et al. 2018 on synthetic mammograms"
+    )
+    for line in describe_result(result):
+        if f" {ALL} " in line:
+            yield line
+    normals, others = split_manifest(manifest, 0.3, np.random.default_rng(seed))
+    model = fit(normals, FitConfig(grid=grid, training=training), checkpoint=out / "model.checkpoint")
+    write_model(model, out / "model")
+    (out / "model.checkpoint").unlink()
+    shown = [row.path for row in others.rows if row.label == "positive"][:4]
+    summary = score_files(model, shown, out / "scores", model_folder=out / "model")
+    yield f"{len(summary.scored) + len(summary.kept)} images scored into {out / 'scores'} (overlay.png in each folder)"
+    yield f"{out / 'report.html'} ({time.monotonic() - started:.0f} s)"

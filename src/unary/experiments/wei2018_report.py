@@ -1,0 +1,235 @@
+"""The report of the paper's experiment: the figures redrawn, the controls beside them, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.intervals import Estimate
+from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
+from unary.experiments.wei2018 import PAPER_AUROC, SplitRun, Wei2018Result
+from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
+from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
+
+CONTROLS = (
+    ("wei2018", "The paper's score: root mean square error of the autoencoder's reconstruction, over the whole patch."),
+    (
+        "laplacian",
+        "No learning: the strongest response of a Laplacian of Gaussian at six scales, divided by its local noise. A "
+        "learned detector that does not beat it has no claim.",
+    ),
+    ("mean_brightness", "The patch's mean intensity. Above or below 0.5 it says that brightness alone tells."),
+    ("standard_deviation", "The patch's contrast, which reconstruction error follows closely."),
+    (
+        "normal-looking patches",
+        "Patches without any lesion from BI-RADS 5 images, put in the place of the positives. They should sit at 0.5; "
+        "what is above shows how far images rather than lesions are being told apart.",
+    ),
+)
+
+
+def describe_result(result: Wei2018Result) -> Iterator[str]:
+    """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
+    for split in result.runs:
+        for name, splits in result.metrics.items():
+            for group, found in splits[split].items():
+                interval = found["auroc_ci95"]
+                between = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+                yield f"by {split:7s} {name:18s} {group:14s} AUROC {found['auroc']:.3f}{between}"
+
+
+def write_wei2018_report(
+    result: Wei2018Result, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    result
+        Of `unary.experiments.wei2018.run_wei2018`.
+    path
+        Of the file.
+    banners
+        What must not be overlooked about the data, such as that it is synthetic.
+    title
+        Of the page.
+    """
+    write_report(build_wei2018_report(result, banners=banners, title=title), path)
+
+
+def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], title: str) -> Report:
+    """Return the report's content; see `write_wei2018_report`."""
+    lesion = "calcification" if "calcification" in result.metrics["wei2018"]["patient"] else ALL
+    groups = {name: splits["patient"][lesion] for name, splits in result.metrics.items()}
+    outcome = describe_outcome(
+        groups, first="wei2018", second="laplacian", difference=result.advantage["patient"].get(lesion)
+    )
+    what = "patches with a calcification" if lesion == "calcification" else "patches with a lesion"
+    lead = (
+        f"{outcome} This is for {what}, held out by patient, the honest split. The paper reports {PAPER_AUROC} on its "
+        "own data, held out by patch."
+    )
+    return Report(
+        title=title,
+        lead=lead,
+        banners=banners,
+        notices=tuple(result.meta["notices"]) + tuple(result.meta["skipped"]),
+        sections=(
+            build_results_section("Results", result.metrics),
+            Section("What stands beside the paper's score", terms=CONTROLS),
+            _difference_section(result),
+            _curves_section(result),
+            _pictures_section(result),
+            _stability_section(result),
+            _counts_section(result),
+        ),
+        provenance={key: result.meta[key] for key in ("command", "versions", "data_hash", "config")},
+    )
+
+
+def _difference_section(result: Wei2018Result) -> Section:
+    rows = tuple(
+        (split, group, estimate.value, _range(estimate))
+        for split, groups in result.advantage.items()
+        for group, estimate in groups.items()
+    )
+    return Section(
+        "Is the network better than no learning?",
+        paragraphs=(
+            "AUROC of wei2018 minus AUROC of laplacian on the same patches, with a paired 95 % interval over patients. "
+            "An interval that lies below zero says that the filter is better.",
+        ),
+        tables=(Table("Paired differences", ("split", "lesions", "difference", "95 % interval"), rows),),
+    )
+
+
+def _range(estimate: Estimate) -> str:
+    return "" if estimate.low is None else f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+
+
+def _curves_section(result: Wei2018Result) -> Section:
+    pictures = []
+    for split, runs in result.runs.items():
+        tables = [run.table for run in runs]
+        curves = {
+            name: [run for run in select_runs(tables, detector=name) if run is not None] for name in tables[0].scores
+        }
+        estimates = {
+            name: Estimate(found[ALL]["auroc"], *(found[ALL]["auroc_ci95"] or (None, None)))
+            for name, found in ((name, result.metrics[name][split]) for name in curves)
+        }
+        roc = plot_roc(curves, estimates=estimates)
+        pictures.append(
+            Picture(figure_png(roc), f"ROC curves, held out by {split} (the paper's Fig. 2b)", "ROC curves")
+        )
+    table = result.runs["patch"][0].table
+    positive, negative = table.roles(ALL)
+    kept = positive | negative
+    histogram = plot_histogram(table.scores["wei2018"][kept], positive[kept])
+    pictures.insert(
+        0,
+        Picture(
+            figure_png(histogram),
+            "Reconstruction errors by class, held out by patch, first seed (the paper's Fig. 2a)",
+            "Histogram of reconstruction errors of negative and positive patches",
+        ),
+    )
+    return Section("Errors by class, and ROC", pictures=tuple(pictures))
+
+
+def _pictures_section(result: Wei2018Result) -> Section:
+    run = result.runs["patient"][0]
+    chosen, positive = choose_examples(result, run)
+    patches = result.collection.patches.gather(chosen)
+    restored = run.detector.reconstruct(patches)
+    overview = plot_reconstructions(patches, restored, positive=positive)
+    few = np.r_[np.flatnonzero(~positive)[:2], np.flatnonzero(positive)[-2:]]
+    zoomed = plot_reconstructions(patches[few], restored[few], positive=positive[few], errors=True)
+    return Section(
+        "Patches, reconstructions and errors",
+        paragraphs=(
+            "Not hand-picked: of each class the patches whose error lies nearest to evenly spaced percentiles, lowest "
+            "error first. The error is signed, input minus reconstruction.",
+        ),
+        pictures=(
+            Picture(figure_png(overview), "Patches and their reconstructions (the paper's Fig. 3)", "Patches"),
+            Picture(
+                figure_png(zoomed), "Zoomed, with signed error maps (the paper's Fig. 1)", "Patches and error maps"
+            ),
+        ),
+    )
+
+
+def choose_examples(
+    result: Wei2018Result, run: SplitRun, *, count: int = 4
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return ``count`` negatives then ``count`` positives, and which are positive.
+
+    Calcifications if there are any, since the paper shows them. Returned are positions in the collection.
+    """
+    table, collection = run.table, result.collection
+    where = {
+        key: position
+        for position, key in enumerate(zip(collection.column("image_id"), *collection.origins.T.tolist(), strict=True))
+    }
+    positive, negative = table.roles("calcification")
+    if not positive.any():
+        positive, negative = table.roles(ALL)
+    chosen = []
+    for role in (negative, positive):
+        members = np.flatnonzero(role)
+        ordered = members[np.argsort(table.scores["wei2018"][members], kind="stable")]
+        places = np.unique(np.linspace(0, len(ordered) - 1, count + 2).round().astype(int)[1:-1])
+        keys = ((table.image[k], int(table.row[k]), int(table.col[k])) for k in ordered[places])
+        chosen.append([where[key] for key in keys])
+    flags = np.repeat([False, True], [len(chosen[0]), len(chosen[1])])
+    return np.asarray(chosen[0] + chosen[1]), flags
+
+
+def _stability_section(result: Wei2018Result) -> Section:
+    rows = []
+    for split, runs in result.runs.items():
+        for run, entry in zip(runs, result.meta["stability"][split], strict=True):
+            area = result.metrics["wei2018"][split][ALL]["auroc_per_seed"][runs.index(run)]
+            rows.append((split, entry["seed"], entry["last_loss"], entry["unexplained"], entry["dead_units"], area))
+    runs = result.runs["patient"]
+    first = runs[0].history
+    losses = plot_losses(
+        {run.table.seed: run.history.losses for run in runs},
+        baselines={"mean of all patches": first.mean_patch_error, "each patch's mean": first.patch_mean_error},
+    )
+    return Section(
+        "Is training stable?",
+        paragraphs=(
+            "The paper calls training fast and stable. Each seed draws its own hold-out and its own initial weights. "
+            "Unexplained is the last loss as a share of the error of predicting each patch's mean; dead units is the "
+            "share of feature maps that are zero everywhere.",
+        ),
+        tables=(
+            Table(
+                "Per seed",
+                ("split", "seed", "last loss", "unexplained", "dead units", "AUROC, all lesions"),
+                tuple(rows),
+            ),
+        ),
+        pictures=(Picture(figure_png(losses), "Loss per epoch, held out by patient", "Loss curves by seed"),),
+    )
+
+
+def _counts_section(result: Wei2018Result) -> Section:
+    counts = result.meta["counts"]
+    paper = {"negative_patches": 36013, "positive_patches": 321, "negative_images": 67, "positive_images": 49}
+    rows = tuple((key.replace("_", " "), value, paper.get(key)) for key, value in counts.items())
+    control = result.metrics["wei2018"]["patient"].get(NORMAL_LOOKING)
+    paragraphs = (
+        "Normal-looking patches of BI-RADS 5 images against held-out normals, scored by wei2018: AUROC "
+        f"{control['auroc']:.3f}.",
+    )
+    return Section(
+        "What was counted",
+        paragraphs=paragraphs if control else (),
+        tables=(Table("Data", ("", "here", "in the paper"), rows),),
+    )
