@@ -166,7 +166,7 @@ def _lesion_centre(anatomy: Anatomy, radius_mm: float, *, rng: np.random.Generat
     border = max(1, round(0.06 * min(depth.shape)))
     allowed = np.zeros(depth.shape, bool)
     allowed[border:-border, border:-border] = depth[border:-border, border:-border] > room
-    weight = (0.15 + anatomy.gland) * (1.01 - anatomy.pectoral)
+    weight = (0.7 + 0.3 * anatomy.gland) * (1.01 - anatomy.pectoral)
     return sample_positions(allowed, weight, 1, rng=rng).reshape(2)
 
 
@@ -246,10 +246,12 @@ def _draw_mass(
     ratio = np.hypot(down, right) / outline(np.arctan2(down, right))
     layer[rows, cols] = config.mass_contrast / (1 + np.exp((ratio - 0.95) / 0.1))
     if rng.random() < 0.5:
-        count, steps = int(rng.integers(12, 24)), round(radius_px * 1.7 / LINE_STEP_PX)
-        heading = rng.uniform(0, 2 * np.pi, (count, 1)) + 0.5 * draw_headings(count, steps, rng=rng)
+        count, steps = int(rng.integers(12, 24)), round(radius_px / LINE_STEP_PX)
+        outwards = rng.uniform(0, 2 * np.pi, count)
+        heading = outwards[:, None] + 0.5 * draw_headings(count, steps, rng=rng)
         path = LINE_STEP_PX * np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=2)
-        fade = np.linspace(1, 0, steps) * rng.uniform(0.3, 1, (count, 1)) * 0.6 * config.mass_contrast
+        path += (0.7 * outline(outwards) * np.stack([np.sin(outwards), np.cos(outwards)])).T[:, :, None]
+        fade = np.linspace(1, 0, steps) * rng.uniform(0.3, 1, (count, 1)) * 0.5 * config.mass_contrast
         layer += draw_lines(layer.shape, path + centre[:, None], fade, sigma_px=0.25 / config.spacing_mm)
     angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     reach = outline(angles)

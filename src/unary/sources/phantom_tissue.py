@@ -54,8 +54,8 @@ class PhantomConfig:
     texture_exponent: float = 3.0
     texture_contrast: float = 230.0
     noise_std: float = 24.0
-    calcification_contrast: float = 9.0
-    mass_contrast: float = 260.0
+    calcification_contrast: float = 28.0
+    mass_contrast: float = 300.0
 
     def __post_init__(self) -> None:
         if min(self.rows, self.cols) < 128 or max(self.rows, self.cols) > 16384:
@@ -127,7 +127,7 @@ def draw_anatomy(config: PhantomConfig, traits: Traits, *, rng: np.random.Genera
     depth, row, col = depth[cut], row[cut], col[cut]
     tip_row = float(np.clip(round(middle / unit), 0, shape[0] - 1))
     tip_col = float(np.count_nonzero(depth[int(tip_row)] > 0))
-    radius = min(4.5, 0.05 * wide)
+    radius = min(4.0, 0.05 * wide)
     nipple = radius - np.hypot(row - tip_row * unit, col - tip_col * unit + 0.2 * radius)
     depth = np.logaddexp(3 * depth, 3 * nipple).astype(np.float32) / 3  # a maximum with a rounded corner
 
