@@ -278,7 +278,8 @@ def plot_overlay(
     anomaly_map
         Shape (rows, cols), float, NaN where nothing was scored.
     limits
-        Values at which the colour begins and at which it is full; the shown map's median and 99.9th percentile by default.
+        Values at which the colour begins and at which it is full; by default the median and the 99.9th percentile
+        of the map as shown.
     outlines
         Closed polygons of lesions, each of shape (k, 2), as (row, col) in pixels of the image.
     boxes

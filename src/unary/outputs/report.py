@@ -67,7 +67,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A plain table; numbers stand right, unknown (None) is a dash; floats below 0.01 show three digits, else decimals."""
+    """A plain table; numbers stand right, unknown (None) is a dash; floats show three decimals, or digits if small."""
 
     caption: str
     header: tuple[str, ...]
