@@ -1,0 +1,377 @@
+"""MNIST and CIFAR-10, sections 4.1 and 4.2 of Wei et al. 2018: one class against the rest.
+
+The paper's text gives no sizes for these networks, so they follow its rule: convolutions of stride 2 that halve the
+image, widths that grow with depth, a mirrored decoder, squared error, Adam, batches of 200. Each class in turn is the
+normal one: the network learns from the official training images of this class alone, and every image of the official
+test split is scored by the root mean square error of its reconstruction. ``docs/small_images.md`` tells how widths,
+bottleneck, epochs and input scaling were chosen, without the test split, and what came out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from unary.bundle import describe_versions
+from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, reconstruction_rmse
+from unary.errors import ManifestError, TrainingError
+from unary.evaluation.metrics import SPECIFICITIES, write_metrics
+from unary.evaluation.roc import auroc, average_precision, sensitivity_at_specificity
+from unary.experiments.small_images_report import build_small_report
+from unary.outputs.report import write_report
+from unary.sources.cifar10 import read_cifar10
+from unary.sources.labelled import LabelledImages
+from unary.sources.mnist import read_mnist
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["mnist", "cifar10"]
+
+DETECTOR = "wei2018"
+MEAN = "mean"
+_READERS = {"mnist": read_mnist, "cifar10": read_cifar10}
+_FLAT = 1e-3  # standard deviation, in units of full scale, below which an image counts as constant
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class SmallImagesConfig:
+    """What was chosen for one data set; optimisation otherwise as in section 5 of the paper.
+
+    Attributes
+    ----------
+    widths, bottleneck
+        As in `AutoencoderConfig`.
+    epochs
+        Passes over the training images of one class.
+    batch_size, learning_rate
+        Of Adam, whose decay rates are 0.9 and 0.999.
+    """
+
+    widths: tuple[int, ...]
+    bottleneck: int | None
+    epochs: int
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ValueError(f"epochs, batch_size and learning_rate must be positive: {self}")
+
+
+CONFIGS: dict[Kind, SmallImagesConfig] = {
+    "mnist": SmallImagesConfig(widths=(8, 16, 32), bottleneck=16, epochs=20),
+    "cifar10": SmallImagesConfig(widths=(8, 16, 32), bottleneck=4, epochs=4),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What one network, trained on one class, said of the test split.
+
+    Attributes
+    ----------
+    scores
+        Shape (n_test,), float32: RMSE of each reconstruction, in standard deviations of its image.
+    reconstructions
+        Shape (m, rows, cols, channels), float32, standardised units: of the images that `pick_examples` names.
+    """
+
+    scores: NDArray[np.float32]
+    reconstructions: NDArray[np.float32]
+
+
+def reproduce_small_images(
+    kind: Kind, data: Path, out: Path, *, runs: int = 10, epochs: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Run every class against the rest and write ``metrics.json``, ``scores.parquet`` and ``report.html``.
+
+    Parameters
+    ----------
+    kind
+        Which data set.
+    data
+        Its folder (`read_mnist`, `read_cifar10`).
+    out
+        Folder for the results. Each finished network's scores are kept there under ``runs``; calling again with the
+        same data and settings goes on from them, and a call that was interrupted loses one network at most.
+    runs
+        Networks per class, with different seeds.
+    epochs
+        Of each training; None for the chosen number.
+    seed
+        Root of all seeds. On a CPU with the same number of threads the same seed gives the same numbers.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``, in the schema of `unary.evaluation.metrics`, with the name of the normal class
+        as the group: areas, precisions and sensitivities are means over runs, ``auroc_runs`` lists the areas and
+        ``auroc_sd`` is their standard deviation (n - 1; 0 for a single run). Group ``mean`` averages over classes,
+        run by run; its counts are sums. Positive means: of another class than the one learned.
+
+    Raises
+    ------
+    ManifestError
+        If the data set is damaged or a class has no images in either split.
+    TrainingError
+        If ``runs`` or ``epochs`` is below 1, or if training diverges.
+    """
+    if runs < 1 or (epochs is not None and epochs < 1):
+        raise TrainingError(f"runs and epochs must be at least 1, got {runs} and {epochs}")
+    config = CONFIGS[kind] if epochs is None else dataclasses.replace(CONFIGS[kind], epochs=epochs)
+    images = _READERS[kind](data)
+    _check_classes(images, data)
+    results = run_all(images, config, out / "runs", runs=runs, seed=seed)
+    controls = measure_controls(images.test_images)
+    detectors = {DETECTOR: summarise_runs([[one.scores for one in row] for row in results], images)}
+    for name, values in controls.items():
+        detectors[name] = summarise_runs([[values]] * len(images.classes), images)
+    meta = {
+        "data": kind,
+        "data_sha256": images.sha256(),
+        "seed": seed,
+        "runs": runs,
+        "config": {**dataclasses.asdict(config), "widths": list(config.widths)},
+        "epochs": config.epochs,
+        "widths": list(config.widths),
+        "train_images": len(images.train_labels),
+        "test_images": len(images.test_labels),
+        "versions": describe_versions(),
+    }
+    write_small_scores(out / "scores.parquet", results, controls, images)
+    document = {"detectors": detectors, "meta": meta}
+    shown = np.stack([_restore_examples(images, label, row[0]) for label, row in enumerate(results)])
+    write_report(build_small_report(document, detector=DETECTOR, mean=MEAN, examples=shown), out / "report.html")
+    write_metrics(out / "metrics.json", detectors, meta=meta)
+    return document
+
+
+def run_all(
+    images: LabelledImages, config: SmallImagesConfig, folder: Path, *, runs: int, seed: int
+) -> list[list[RunResult]]:
+    """Train and score every class and run that ``folder`` does not hold yet; return them all by class, then run."""
+    test = standardise_images(images.test_images)
+    identity = [dataclasses.asdict(config), seed, images.sha256(), torch.__version__]
+    folder = folder / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    results: list[list[RunResult]] = [[] for _ in images.classes]
+    pairs = [(label, run) for run in range(runs) for label in range(len(images.classes))]
+    for label, run in tqdm(pairs, desc="classes x runs", unit="network", disable=None):
+        path = folder / f"class{label}-run{run}.npz"
+        result = _read_run(path, len(test))
+        if result is None:
+            train = standardise_images(images.train_images[images.train_labels == label])
+            network = train_network(train, config, seeds=(seed, label, run))
+            result = _score_test(network, test, pick_examples(images, label))
+            _write_run(path, result)
+        results[label].append(result)
+    return results
+
+
+def standardise_images(images: NDArray[np.uint8]) -> Tensor:
+    """Give each image mean 0 and standard deviation 1 over all its pixels and channels.
+
+    Otherwise the error mostly measures how dark or how flat an image is. A constant image becomes zero.
+
+    Parameters
+    ----------
+    images
+        Shape (n, rows, cols) or (n, rows, cols, channels), uint8.
+
+    Returns
+    -------
+    Tensor
+        Shape (n, channels, rows, cols), float32, in the memory order of `torch.channels_last`.
+    """
+    values = torch.from_numpy(images.reshape(*images.shape[:3], -1).astype(np.float32)).permute(0, 3, 1, 2)
+    values /= 255
+    values -= values.mean(dim=(1, 2, 3), keepdim=True)
+    values /= values.std(dim=(1, 2, 3), correction=0, keepdim=True).clamp_min_(_FLAT)
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int, ...]) -> Autoencoder:
+    """Train on standardised images of one class, shape (n, channels, side, side), by equation 2.
+
+    ``seeds`` fixes the initial weights and, with the number of the epoch, the order of the images.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer finite.
+    """
+    sizes = AutoencoderConfig(
+        size_px=images.shape[2], channels=images.shape[1], widths=config.widths, bottleneck=config.bottleneck
+    )
+    network = build_autoencoder(sizes, seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, (0.9, 0.999), fused=True)
+    for epoch in range(config.epochs):
+        order = torch.from_numpy(np.random.default_rng([*seeds, epoch]).permutation(len(images)))
+        for start in range(0, len(order), config.batch_size):
+            batch = images[order[start : start + config.batch_size]]
+            loss = (network(batch) - batch).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if not math.isfinite(loss.item()):
+            raise TrainingError(f"the loss is {loss.item()} in epoch {epoch + 1}: training has diverged")
+    network.eval()
+    return network
+
+
+def reconstruct_images(network: Autoencoder, images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Return reconstructions of standardised images, same shape."""
+    with torch.inference_mode():
+        return torch.cat([network(images[start : start + batch_size]) for start in range(0, len(images), batch_size)])
+
+
+def pick_examples(images: LabelledImages, label: int) -> NDArray[np.int64]:
+    """Return the places in the test split of the first images of one class, then of the first others."""
+    normal = images.test_labels == label
+    return np.concatenate([np.flatnonzero(normal)[:_EXAMPLES], np.flatnonzero(~normal)[:_EXAMPLES]])
+
+
+def measure_controls(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Return scores that need no learning: each image's mean and standard deviation, each of shape (n,), in [0, 1]."""
+    flat = images.reshape(len(images), -1) / np.float32(255)
+    return {"mean_brightness": flat.mean(axis=1), "standard_deviation": flat.std(axis=1)}
+
+
+def summarise_runs(scores: Sequence[Sequence[NDArray[np.float32]]], images: LabelledImages) -> dict[str, Any]:
+    """Return one detector's part of ``metrics.json`` from its scores by class, then run; each of shape (n_test,)."""
+    groups: dict[str, Any] = {}
+    by_class = []
+    for label, name in enumerate(images.classes):
+        positive = images.test_labels != label
+        values = np.array([_measure_run(one, positive) for one in scores[label]])
+        groups[name] = _describe(values, n_positive=int(positive.sum()), n_negative=int((~positive).sum()))
+        by_class.append(values)
+    counts = {key: sum(group[key] for group in groups.values()) for key in ("n_positive", "n_negative")}
+    groups[MEAN] = _describe(np.mean(by_class, axis=0), **counts)
+    return groups
+
+
+def _measure_run(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> list[float]:
+    rates = [sensitivity_at_specificity(scores, positive, specificity=level) for level in SPECIFICITIES]
+    return [auroc(scores, positive), average_precision(scores, positive), *rates]
+
+
+def _describe(values: NDArray[np.float64], *, n_positive: int, n_negative: int) -> dict[str, Any]:
+    """Summarise measurements of shape (runs, 2 + levels) as `_measure_run` orders them."""
+    means = values.mean(axis=0)
+    return {
+        "auroc": float(means[0]),
+        "auroc_sd": float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0,
+        "auroc_ci95": None,
+        "auroc_runs": values[:, 0].tolist(),
+        "average_precision": float(means[1]),
+        "sensitivity_at_specificity": {
+            f"{level:.2f}": float(mean) for level, mean in zip(SPECIFICITIES, means[2:], strict=True)
+        },
+        "n_positive": n_positive,
+        "n_negative": n_negative,
+    }
+
+
+def write_small_scores(
+    path: Path,
+    results: Sequence[Sequence[RunResult]],
+    controls: dict[str, NDArray[np.float32]],
+    images: LabelledImages,
+) -> None:
+    """Write ``scores.parquet``: one row per normal class, run and test image.
+
+    Columns: ``class`` (the one learned), ``run``, ``index`` (place in the test split), ``label`` (name of the image's
+    own class), ``positive``, and ``score_<detector>``, float32.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    count = len(images.test_labels)
+    labels = pyarrow.DictionaryArray.from_arrays(pyarrow.array(images.test_labels), list(images.classes))
+    shared = {
+        "index": pyarrow.array(np.arange(count, dtype=np.int32)),
+        "label": labels,
+        **{f"score_{name}": pyarrow.array(values) for name, values in controls.items()},
+    }
+    tables = []
+    for label, row in enumerate(results):
+        learned = pyarrow.DictionaryArray.from_arrays(
+            pyarrow.array(np.full(count, label, np.uint8)), list(images.classes)
+        )
+        for run, result in enumerate(row):
+            own = {
+                "class": learned,
+                "run": pyarrow.array(np.full(count, run, np.int32)),
+                "positive": pyarrow.array(images.test_labels != label),
+                f"score_{DETECTOR}": pyarrow.array(result.scores),
+            }
+            tables.append(pyarrow.table({**own, **shared}))
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _score_test(network: Autoencoder, test: Tensor, examples: NDArray[np.int64]) -> RunResult:
+    restored = reconstruct_images(network, test)
+    shown = restored[torch.from_numpy(examples)].permute(0, 2, 3, 1)
+    return RunResult(reconstruction_rmse(test, restored).numpy(), np.ascontiguousarray(shown.numpy()))
+
+
+def _restore_examples(images: LabelledImages, label: int, result: RunResult) -> NDArray[np.float32]:
+    """Return images and reconstructions in intensities, shape (2, m, rows, cols, channels)."""
+    chosen = images.test_images[pick_examples(images, label)]
+    inputs = chosen.reshape(*chosen.shape[:3], -1) / np.float32(255)
+    spread = np.maximum(inputs.std(axis=(1, 2, 3), keepdims=True), _FLAT)
+    restored = result.reconstructions * spread + inputs.mean(axis=(1, 2, 3), keepdims=True)
+    return np.stack([inputs, restored.astype(np.float32)])
+
+
+def _read_run(path: Path, count: int) -> RunResult | None:
+    """Return a finished run, or None where there is none or only a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            result = RunResult(stored["scores"], stored["reconstructions"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        logger.warning("%s: damaged (%s), doing this run again", path, error)
+        return None
+    return result if result.scores.shape == (count,) else None
+
+
+def _write_run(path: Path, result: RunResult) -> None:
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        np.savez(partial, scores=result.scores, reconstructions=result.reconstructions)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_classes(images: LabelledImages, data: Path) -> None:
+    for split, labels in (("training", images.train_labels), ("test", images.test_labels)):
+        counts = np.bincount(labels, minlength=len(images.classes))
+        if not counts.all():
+            missing = images.classes[int(np.argmin(counts))]
+            raise ManifestError(f"{data}: the {split} split has no image of class {missing}; is the data set whole?")
