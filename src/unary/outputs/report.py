@@ -41,8 +41,8 @@ MEANINGS = {
         "A control without learning: a blob filter (Laplacian of Gaussian) with local normalisation, averaged over "
         "the few strongest pixels. A learned detector that does not beat it has no claim."
     ),
-    "brightness": "A control: the mean brightness of the patch, and nothing else.",
-    "deviation": "A control: the standard deviation of the patch's pixels, and nothing else.",
+    "mean_brightness": "A control: the mean brightness of the patch, and nothing else.",
+    "standard_deviation": "A control: the standard deviation of the patch's pixels, and nothing else.",
     "normal_looking": (
         "A control: patches without a lesion, but from images with one, play the positives. An AUROC near 0.5 is the "
         "wish. What lies above it measures how far the images differ (scanner, density, exposure) rather than disease, "
