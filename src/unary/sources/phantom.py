@@ -124,7 +124,8 @@ def _build(
     laterality: Laterality,
     name: str,
 ) -> Phantom:
-    for value, allowed in ((lesions, ("none", "calcifications", "mass")), (view, _VIEW_CODES), (laterality, "LR")):
+    choices = (lesions, ("none", "calcifications", "mass")), (view, ("CC", "MLO")), (laterality, ("L", "R"))
+    for value, allowed in choices:
         if value not in allowed:
             raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
     anatomy = draw_anatomy(config, traits, rng=rng, view=view)
