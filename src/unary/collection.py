@@ -29,7 +29,7 @@ from unary.sources.manifest import lesion_group
 logger = logging.getLogger(__name__)
 
 GROUPS = ("calcification", "mass", "asymmetry", "distortion", "other")
-_READERS = 2
+_AHEAD = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,10 @@ def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -
 
 
 def _read_ahead(manifest: Manifest, preparation: PreparationConfig, grid: GridConfig) -> Iterator[_Unit | ImageError]:
-    """Yield the images in order while a few threads read ahead, never more than a few whole images at once."""
+    """Yield the images in order while one thread reads a few ahead.
+
+    One, because pydicom's warnings, which may quote a patient's data, can only be silenced for a whole process.
+    """
 
     def read(row: ManifestRow) -> _Unit | ImageError:
         try:
@@ -183,9 +186,9 @@ def _read_ahead(manifest: Manifest, preparation: PreparationConfig, grid: GridCo
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        window = [pool.submit(read, row) for row in manifest.rows[: 2 * _READERS]]
-        for row in [*manifest.rows[2 * _READERS :], *[None] * len(window)]:
+    with ThreadPoolExecutor(1) as pool:
+        window = [pool.submit(read, row) for row in manifest.rows[:_AHEAD]]
+        for row in [*manifest.rows[_AHEAD:], *[None] * len(window)]:
             yield window.pop(0).result()
             if row is not None:
                 window.append(pool.submit(read, row))

@@ -1,0 +1,261 @@
+"""The manifest: one CSV row per image, and a second CSV of lesions beside it.
+
+A person can write it by hand in a spreadsheet. Only ``path`` is needed; commas, semicolons or tabs separate; a byte-order
+mark, blank lines, upper-case headers and stray spaces do no harm. See ``docs/manifest.md``.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from unary.errors import ManifestError
+from unary.records import LESION_KINDS, Label, Lesion, Manifest, ManifestRow
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    "path",
+    "image_id",
+    "patient_id",
+    "label",
+    "laterality",
+    "view",
+    "birads",
+    "density",
+    "complete",
+    "spacing_mm",
+)
+LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
+BIRADS = ("1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
+_BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_FEWEST_POINTS = {"point": 1, "contour": 3, "circle": 1, "box": 2, "mask": 0}
+
+LesionGroup = Literal["calcification", "mass", "asymmetry", "distortion", "other"]
+_GROUPS: tuple[tuple[LesionGroup, tuple[str, ...]], ...] = (
+    ("calcification", ("calc", "cluster", "microcalc")),
+    ("mass", ("mass", "spiculated", "espiculated", "circ", "spic", "misc", "nodule")),
+    ("asymmetry", ("asym", "assym")),
+    ("distortion", ("distor", "arch")),
+)
+
+
+def label_of_birads(birads: str | None) -> Label | None:
+    """Return the paper's label: BI-RADS 1 and 2 negative, 3 to 6 positive, unknown None (Wei et al. 2018, section 2)."""
+    if birads is None:
+        return None
+    return "negative" if birads[0] in "12" else "positive"
+
+
+def lesion_group(name: str) -> LesionGroup:
+    """Return the kind of finding behind the name that a data set gives it, spelling mistakes of INbreast included.
+
+    >>> lesion_group("Calcification"), lesion_group("Espiculated Region"), lesion_group("Unnamed")
+    ('calcification', 'mass', 'other')
+    """
+    text = name.strip().lower()
+    for group, starts in _GROUPS:
+        if text.startswith(starts) or any(f" {start}" in text for start in starts):
+            return group
+    return "other"
+
+
+def lesions_path(path: Path) -> Path:
+    """Return where the lesions of a manifest lie: ``M.csv`` has ``M.lesions.csv``."""
+    return path.with_name(f"{path.stem}.lesions.csv")
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a manifest and, if there is one, its file of lesions.
+
+    Parameters
+    ----------
+    path
+        Of the CSV. Relative image paths count from its folder.
+
+    Raises
+    ------
+    ManifestError
+        Naming file, line and cause: nothing in it, an image that is not there, an id twice, a value out of range, a
+        lesion of an unknown image.
+    """
+    path = Path(path)
+    lines = _read_csv(path, needed=("path",))
+    rows = [_parse_row(fields, path, line) for line, fields in lines]
+    if not rows:
+        raise ManifestError(f"{path}: it lists no image")
+    missing = [row.path for row in rows if not row.path.exists()]
+    if missing:
+        named = ", ".join(str(file) for file in missing[:10])
+        raise ManifestError(
+            f"{path}: {len(missing)} of {len(rows)} images are not there: {named}; moved, or relative to another folder?"
+        )
+    twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{path}: the image_id must be unique; repeated: {', '.join(twice[:10])}")
+    if not any(fields.get("patient_id") for _, fields in lines):
+        logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
+    beside = lesions_path(path)
+    lesions = read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
+    return Manifest(tuple(rows), lesions)
+
+
+def _read_csv(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a hand-made CSV as (line number, fields), header names in lower case, values stripped."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text; a spreadsheet instead of a CSV?"
+        raise ManifestError(f"{path}: cannot be read ({reason})") from error
+    lines = text.splitlines()
+    header = lines[0] if lines else ""
+    reader = csv.reader(lines, delimiter=max(",;\t", key=header.count))
+    names = [name.strip().lower() for name in next(reader, [])]
+    absent = [name for name in needed if name not in names]
+    if absent:
+        raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header[:120]!r}")
+    found = []
+    for fields in reader:
+        values = [value.strip() for value in fields]
+        if any(values):
+            found.append((reader.line_num, dict(zip(names, values, strict=False))))
+    return found
+
+
+def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow:
+    where = f"{manifest}, line {line}"
+    if not fields.get("path"):
+        raise ManifestError(f"{where}: the path is empty")
+    image = manifest.parent.absolute() / fields["path"]
+    image_id = fields.get("image_id") or image.stem
+    birads = (fields.get("birads") or "").lower() or None
+    if birads is not None and birads not in BIRADS:
+        raise ManifestError(f"{where}: birads must be one of {', '.join(BIRADS)} or empty, not {birads!r}")
+    label = (fields.get("label") or "").lower() or label_of_birads(birads)
+    if label not in ("negative", "positive", None):
+        raise ManifestError(f"{where}: label must be negative, positive or empty, not {label!r}")
+    complete = _BOOLEANS.get((fields.get("complete") or "").lower())
+    if complete is None:
+        raise ManifestError(f"{where}: complete must be yes or no, not {fields['complete']!r}")
+    spacing = _parse_number(fields.get("spacing_mm"), "spacing_mm", where)
+    if spacing is not None and not 0 < spacing < 100:
+        raise ManifestError(f"{where}: spacing_mm must be a positive number of millimetres, not {spacing}")
+    return ManifestRow(
+        path=image,
+        image_id=image_id,
+        patient_id=fields.get("patient_id") or image_id,
+        label=label,  # type: ignore[arg-type] - checked above
+        laterality=fields.get("laterality") or None,
+        view=fields.get("view") or None,
+        birads=birads,
+        density=fields.get("density") or None,
+        complete=complete,
+        spacing_mm=spacing,
+    )
+
+
+def _parse_number(text: str | None, name: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text.replace(",", "."))
+    except ValueError as error:
+        raise ManifestError(f"{where}: {name} must be a number, not {text!r}") from error
+
+
+def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
+    """Read a file of lesions, each of which must belong to one of ``image_ids``.
+
+    Raises
+    ------
+    ManifestError
+        Naming file, line and cause.
+    """
+    known = set(image_ids)
+    lesions = []
+    for line, fields in _read_csv(path, needed=("image_id", "kind")):
+        where = f"{path}, line {line}"
+        image_id, kind = fields["image_id"], fields["kind"].lower()
+        if image_id not in known:
+            raise ManifestError(f"{where}: a lesion of the image {image_id!r}, which the manifest does not list")
+        if kind not in LESION_KINDS:
+            raise ManifestError(f"{where}: kind must be one of {', '.join(LESION_KINDS)}, not {kind!r}")
+        points = _parse_points(fields.get("points") or "", where)
+        if len(points) < _FEWEST_POINTS[kind] or (kind in ("point", "circle", "box") and len(points) > 2):
+            raise ManifestError(f"{where}: a {kind} needs {_FEWEST_POINTS[kind]} point(s) or more, not {len(points)}")
+        radius = _parse_number(fields.get("radius_px"), "radius_px", where)
+        if kind == "circle" and (radius is None or radius < 0):
+            raise ManifestError(f"{where}: a circle needs a radius_px")
+        mask = path.parent.absolute() / fields["mask_path"] if fields.get("mask_path") else None
+        if (kind == "mask") != (mask is not None):
+            raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
+        if mask is not None and not mask.exists():
+            raise ManifestError(f"{where}: the mask {mask} is not there")
+        lesions.append(Lesion(image_id, fields.get("name") or "lesion", kind, points, radius, mask))  # type: ignore[arg-type]
+    return tuple(lesions)
+
+
+def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
+    try:
+        pairs = [tuple(float(part) for part in pair.split()) for pair in text.split(";") if pair.strip()]
+    except ValueError as error:
+        raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}") from error
+    if any(len(pair) != 2 for pair in pairs):
+        raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}")
+    return tuple((pair[0], pair[1]) for pair in pairs)
+
+
+def write_manifest(manifest: Manifest, path: Path | str) -> None:
+    """Write a manifest and its lesions; paths below its folder are written relative, so that both can move together."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        [
+            _shorten(row.path, path.parent),
+            row.image_id,
+            row.patient_id,
+            row.label or "",
+            row.laterality or "",
+            row.view or "",
+            row.birads or "",
+            row.density or "",
+            "yes" if row.complete else "no",
+            "" if row.spacing_mm is None else repr(row.spacing_mm),
+        ]
+        for row in manifest.rows
+    ]
+    lesions = [
+        [
+            lesion.image_id,
+            lesion.name,
+            lesion.kind,
+            "; ".join(f"{row!r} {col!r}" for row, col in lesion.points),
+            "" if lesion.radius_px is None else repr(lesion.radius_px),
+            "" if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent),
+        ]
+        for lesion in manifest.lesions
+    ]
+    _write_csv(path, COLUMNS, rows)
+    if lesions:
+        _write_csv(lesions_path(path), LESION_COLUMNS, lesions)
+    else:
+        lesions_path(path).unlink(missing_ok=True)
+
+
+def _shorten(path: Path, folder: Path) -> str:
+    absolute, base = path.absolute(), folder.absolute()
+    return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(partial, path)
