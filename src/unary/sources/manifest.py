@@ -1,7 +1,7 @@
 """The manifest: one CSV row per image, and a second CSV of lesions beside it.
 
-A person can write it by hand in a spreadsheet. Only ``path`` is needed; commas, semicolons or tabs separate; a byte-order
-mark, blank lines, upper-case headers and stray spaces do no harm. See ``docs/manifest.md``.
+A person can write it by hand in a spreadsheet. Only ``path`` is needed; commas, semicolons or tabs separate; a
+byte-order mark, blank lines, upper-case headers and stray spaces do no harm. See ``docs/manifest.md``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _GROUPS: tuple[tuple[LesionGroup, tuple[str, ...]], ...] = (
 
 
 def label_of_birads(birads: str | None) -> Label | None:
-    """Return the paper's label: BI-RADS 1 and 2 negative, 3 to 6 positive, unknown None (Wei et al. 2018, section 2)."""
+    """Return the paper's label: BI-RADS 1 and 2 negative, 3 to 6 positive (Wei et al. 2018, section 2)."""
     if birads is None:
         return None
     return "negative" if birads[0] in "12" else "positive"
@@ -93,7 +93,8 @@ def read_manifest(path: Path | str) -> Manifest:
     if missing:
         named = ", ".join(str(file) for file in missing[:10])
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(rows)} images are not there: {named}; moved, or relative to another folder?"
+            f"{path}: {len(missing)} of {len(rows)} images are not there: {named}; moved, or relative to "
+            "another folder?"
         )
     twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
     if twice:
@@ -149,7 +150,7 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
         path=image,
         image_id=image_id,
         patient_id=fields.get("patient_id") or image_id,
-        label=label,  # type: ignore[arg-type] - checked above
+        label=label,  # type: ignore[arg-type]
         laterality=fields.get("laterality") or None,
         view=fields.get("view") or None,
         birads=birads,
@@ -196,7 +197,7 @@ def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
             raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
         if mask is not None and not mask.exists():
             raise ManifestError(f"{where}: the mask {mask} is not there")
-        lesions.append(Lesion(image_id, fields.get("name") or "lesion", kind, points, radius, mask))  # type: ignore[arg-type]
+        lesions.append(Lesion(image_id, fields.get("name") or "lesion", kind, points, radius, mask))
     return tuple(lesions)
 
 
@@ -234,8 +235,8 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
             lesion.image_id,
             lesion.name,
             lesion.kind,
-            "; ".join(f"{row!r} {col!r}" for row, col in lesion.points),
-            "" if lesion.radius_px is None else repr(lesion.radius_px),
+            "; ".join(f"{float(row)!r} {float(col)!r}" for row, col in lesion.points),
+            "" if lesion.radius_px is None else repr(float(lesion.radius_px)),
             "" if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent),
         ]
         for lesion in manifest.lesions
