@@ -234,7 +234,8 @@ def _patch_table(collection: Collection, scores: dict[str, NDArray[Any]]) -> Sco
     if not positive.any() or not (kept & ~positive & ~control).any():
         return None
     groups = {name: collection.contains[name] & positive for name in GROUPS} | {NORMAL_LOOKING: control}
-    return build_table(collection, scores, kept, positive=positive, groups=groups)
+    chosen = {name: values[kept] for name, values in scores.items()}
+    return build_table(collection, chosen, kept, positive=positive, groups=groups)
 
 
 def build_table(
@@ -247,9 +248,12 @@ def build_table(
     seed: int = 0,
     split: str = "test",
 ) -> ScoreTable:
-    """Return the table of the patches that are ``kept``; every array has one entry per patch of the collection."""
+    """Return the table of the patches that are ``kept`` (a mask, or positions).
+
+    ``scores`` has one entry per kept patch; ``positive`` and ``groups`` have one per patch of the collection.
+    """
     return ScoreTable(
-        scores={name: values[kept] for name, values in scores.items()},
+        scores=scores,
         positive=positive[kept],
         groups={name: member[kept] for name, member in groups.items()},
         patient=collection.column("patient_id")[kept],

@@ -32,8 +32,8 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
     folder
         Holds ``AllDICOMs``, or a folder that does.
     annotation
-        A CSV with the columns ``image_id`` and ``annotation``; images marked ``partial`` list only some of their lesions.
-        The true release needs none.
+        A CSV with the columns ``image_id`` and ``annotation``; images marked ``partial`` list only some of their
+        lesions. The true release needs none.
 
     Returns
     -------

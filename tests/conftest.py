@@ -1,0 +1,30 @@
+"""Phantoms shared by the tests: six normal and three abnormal patients, written once as DICOM."""
+
+from __future__ import annotations
+
+import pytest
+
+from unary.patches import GridConfig
+from unary.pipeline import FitConfig
+from unary.sources.phantom import PhantomConfig, write_phantom_dataset
+from unary.training import TrainingConfig
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Return the manifest of eighteen small phantoms."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    config = PhantomConfig(rows=384, cols=320)
+    return write_phantom_dataset(folder, patients_normal=6, patients_abnormal=3, config=config, seed=11)
+
+
+@pytest.fixture(scope="session")
+def normals(phantoms):
+    """Return the negatives among them."""
+    return phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """Return a configuration that fits in a second."""
+    return FitConfig(grid=GridConfig(64, 32), training=TrainingConfig(epochs=3, batch_size=20))
