@@ -23,7 +23,7 @@ def model(parts, quick):
 
 
 def test_positives_and_unknown_labels_are_refused(phantoms, quick):
-    with pytest.raises(TrainingError, match="6 of 18 images .* positive or unlabelled"):
+    with pytest.raises(TrainingError, match=r"6 of 18 images .* positive or unlabelled"):
         fit(phantoms, quick)
     unlabelled = tuple(dataclasses.replace(row, label=None) for row in phantoms.rows[:2])
     with pytest.raises(TrainingError, match="2 of 2"):

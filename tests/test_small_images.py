@@ -18,6 +18,7 @@ from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder, la
 from unary.errors import ManifestError, TrainingError
 from unary.experiments import small_images
 from unary.experiments.small_images import CONFIGS, Kind, reproduce_small_images, standardise_images
+from unary.sources.mnist import read_mnist
 
 
 def draw_bars(labels: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
@@ -40,7 +41,9 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "sides", "channels"), [("mnist", (28, 14, 7, 4), 1), ("cifar10", (32, 16, 8, 4), 3)])
+@pytest.mark.parametrize(
+    ("kind", "sides", "channels"), [("mnist", (28, 14, 7, 4, 2), 1), ("cifar10", (32, 16, 8, 4), 3)]
+)
 def test_networks_follow_the_rule_of_equation_3(kind: Kind, sides: tuple[int, ...], channels: int) -> None:
     """Every layer halves and widens, the decoder mirrors, and the image comes back in its own size."""
     config = CONFIGS[kind]
@@ -99,7 +102,7 @@ def test_numbers_agree_with_the_stored_scores_and_with_scikit_learn(bars: Path, 
         assert mean["auroc_sd"] == pytest.approx(np.std(mean["auroc_runs"], ddof=1) if detector == "wei2018" else 0)
         assert set(mean["sensitivity_at_specificity"]) == {"0.90", "0.95", "0.99"}
     np.testing.assert_array_equal(columns["positive"], columns["class"] != columns["label"])
-    assert set(document["detectors"]) == {"wei2018", "mean_brightness", "standard_deviation"}
+    assert set(document["detectors"]) == {"wei2018", "mean_brightness", "standard_deviation", "mean_image"}
     page = (tmp_path / "report.html").read_text()
     assert f"{document['detectors']['wei2018']['mean']['auroc']:.3f}" in page
     assert all(link not in page for link in ('src="http', 'href="http'))
@@ -153,6 +156,18 @@ def test_finished_runs_are_kept_damaged_ones_done_again_and_other_settings_kept_
     assert len(trained) == 11
     assert other["detectors"]["wei2018"] != before["detectors"]["wei2018"]
     assert other["detectors"]["mean_brightness"] == before["detectors"]["mean_brightness"]
+
+
+def test_mean_image_control_is_the_distance_from_the_class_mean(bars: Path) -> None:
+    images = read_mnist(bars)
+    found = small_images.measure_controls(images)["mean_image"][3]
+
+    def standardise(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return (image - image.mean()) / image.std()
+
+    typical = np.mean([standardise(image) for image in images.train_images[images.train_labels == 3]], axis=0)
+    expected = [np.sqrt(np.mean((standardise(image) - typical) ** 2)) for image in images.test_images[:20]]
+    np.testing.assert_allclose(found[:20], expected, rtol=1e-4)
 
 
 def test_colour_images_go_through(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 2 when nothing could be done, 3 when a part was skipped, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="unary: %(message)s", stream=sys.stderr)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings may quote a patient's data
     try:
         status: int = options.run(options)
     except UnaryError as error:

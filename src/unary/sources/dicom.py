@@ -64,8 +64,9 @@ def read_dicom(path: Path) -> Image:
     """
     _refuse_deflated(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote the values of elements, names included
+        # pydicom's warnings and log lines quote the values of elements, names and dates included.
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path)
             _check_kind(dataset, path)
             pixels = dataset.pixel_array

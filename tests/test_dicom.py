@@ -1,0 +1,174 @@
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from unary.errors import ImageError
+from unary.sources.images import read_image
+from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+
+CANARY = "Canary^Secret"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dicom") / "original.dcm"
+    phantom = build_phantom(PhantomConfig(rows=384, cols=320), rng=np.random.default_rng(5), view="MLO", laterality="R")
+    write_phantom(phantom, path, image_id="i", patient_id="p")
+    return path, phantom
+
+
+def change(original, tmp_path, **elements):
+    dataset = pydicom.dcmread(original[0])
+    for name, value in elements.items():
+        if name.startswith("PixelPadding"):
+            dataset.add_new(name, "US", value)
+        else:
+            setattr(dataset, name, value)
+    path = tmp_path / "changed.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_pixels_and_attributes(original):
+    image = read_image(original[0])
+    assert (image.pixels == original[1].pixels).all()
+    assert image.value_range == (0, 4095)
+    assert image.spacing_mm == (original[1].spacing_mm,) * 2
+    assert (image.view, image.laterality, image.intent) == ("MLO", "R", "FOR PRESENTATION")
+    assert image.padding is None
+    assert "p" not in repr(image).split("(")[0]
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_lossless_compression_is_exact(original, syntax, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "c.dcm", enforce_file_format=True)
+    assert (read_image(tmp_path / "c.dcm").pixels == original[1].pixels).all()
+
+
+@pytest.mark.parametrize(("syntax", "little"), [(ImplicitVRLittleEndian, True), (ExplicitVRBigEndian, False)])
+def test_other_encodings(original, syntax, little, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    if not little:
+        dataset.PixelData = original[1].pixels.astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset = pydicom.Dataset({element.tag: element for element in dataset})  # forgets how it was read
+    dataset.file_meta = pydicom.dcmread(original[0]).file_meta
+    dataset.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(tmp_path / "e.dcm", dataset, enforce_file_format=True)
+    assert (read_image(tmp_path / "e.dcm").pixels == original[1].pixels).all()
+
+
+def test_monochrome1_is_inverted_and_padding_found_before(original, tmp_path):
+    stored = 4095 - original[1].pixels
+    stored[:10] = 4000
+    path = change(
+        original,
+        tmp_path,
+        PhotometricInterpretation="MONOCHROME1",
+        PixelData=stored.tobytes(),
+        PixelPaddingValue=4000,
+    )
+    image = read_image(path)
+    assert (image.pixels[10:] == original[1].pixels[10:]).all()
+    assert image.padding[:10].all()
+    assert (image.padding == (stored == 4000)).all()
+
+
+def test_padding_range_and_rescale(original, tmp_path):
+    path = change(
+        original, tmp_path, PixelPaddingValue=0, PixelPaddingRangeLimit=50, RescaleSlope=2, RescaleIntercept=-7
+    )
+    image = read_image(path)
+    assert (image.padding == (original[1].pixels <= 50)).all()
+    assert np.array_equal(image.pixels, original[1].pixels * 2.0 - 7)
+    assert image.value_range == (-7, 4095 * 2 - 7)
+
+
+def test_spacing_is_what_the_file_states(original, tmp_path):
+    assert read_image(
+        change(original, tmp_path, ImagerPixelSpacing=[0.1, 0.2], EstimatedRadiographicMagnificationFactor=2)
+    ).spacing_mm == (0.05, 0.1)
+    assert read_image(change(original, tmp_path, PixelSpacing=[0.3, 0.4])).spacing_mm == (0.3, 0.4)
+    assert read_image(change(original, tmp_path, ImagerPixelSpacing=None)).spacing_mm is None
+
+
+def test_view_code_wins_over_view_position(original, tmp_path):
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "R-10242", "SRT", "cranio-caudal"
+    assert read_image(change(original, tmp_path, ViewCodeSequence=[item], ViewPosition="MLO")).view == "CC"
+    assert read_image(change(original, tmp_path, ViewCodeSequence=None, ViewPosition="ML")).view == "ML"
+
+
+@pytest.mark.parametrize(
+    ("elements", "cause"),
+    [
+        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "in colour"),
+        ({"Modality": "SR"}, "modality SR"),
+        ({"Rows": 60000, "Columns": 60000}, "60000 x 60000"),
+        ({"Rows": 500}, "truncated, damaged"),
+        ({"Columns": 10}, "holds|damaged"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_by_name(original, elements, cause, tmp_path):
+    with pytest.raises(ImageError, match=cause) as caught:
+        read_image(change(original, tmp_path, **elements))
+    assert "changed.dcm" in str(caught.value)
+
+
+def test_deflated_truncated_and_headless_files(original, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
+    content = original[0].read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: len(content) // 2])
+    (tmp_path / "stub.dcm").write_bytes(content[:140])
+    (tmp_path / "text.dcm").write_text("not DICOM at all")
+    for name, cause in [
+        ("deflated.dcm", "deflate"),
+        ("cut.dcm", "truncated"),
+        ("stub.dcm", "damaged|without pixels"),
+        ("text.dcm", "not a DICOM file"),
+    ]:
+        with pytest.raises(ImageError, match=cause) as caught:
+            read_image(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_a_report_has_no_pixels(original, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    del dataset.PixelData
+    dataset.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="without pixels"):
+        read_image(tmp_path / "sr.dcm")
+
+
+def test_no_patient_data_in_messages_warnings_or_repr(original, tmp_path, caplog, capfd):
+    dataset = pydicom.dcmread(original[0])
+    dataset.PatientName = CANARY
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset.add_new("PatientBirthDate", "DA", "1960-99-99x")
+        dataset.save_as(tmp_path / "named.dcm", enforce_file_format=True)
+    caplog.clear()  # of what writing said
+    content = (tmp_path / "named.dcm").read_bytes()
+    assert CANARY.encode() in content
+    image = read_image(tmp_path / "named.dcm")
+    (tmp_path / "cut.dcm").write_bytes(content[:-5000])
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "cut.dcm")
+    printed = "".join(capfd.readouterr()) + caplog.text + repr(image) + str(caught.value)
+    assert "Canary" not in printed
+    assert "1960" not in printed

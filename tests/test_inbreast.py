@@ -1,0 +1,103 @@
+import plistlib
+
+import pytest
+
+from unary.errors import ManifestError
+from unary.sources.inbreast import read_inbreast
+
+HEADER = "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"
+
+
+def region(name, *points):
+    return {"Name": name, "NumberOfPoints": len(points), "Point_px": [f"({x:.6f}, {y:.6f})" for x, y in points]}
+
+
+def write_xml(path, *regions):
+    path.write_bytes(
+        plistlib.dumps({"Images": [{"ImageIndex": 0, "NumberOfROIs": len(regions), "ROIs": list(regions)}]})
+    )
+
+
+@pytest.fixture
+def release(tmp_path):
+    root = tmp_path / "INbreast Release 1.0"
+    (root / "AllDICOMs").mkdir(parents=True)
+    (root / "AllXML").mkdir()
+    for name in ("100_aaa_MG_R_CC", "101_aaa_MG_L_ML", "102_bbb_MG_R_CC", "103_ccc_MG_R_CC"):
+        (root / "AllDICOMs" / f"{name}_ANON.dcm").touch()
+    lines = [
+        f"removed;removed;R;CC;201001;{name};{acr};{birads}"
+        for name, acr, birads in [(100, 2, 1), (101, 3, "4c"), (102, "", 5), (104, 1, 2)]
+    ]
+    (root / "INbreast.csv").write_text("\n".join([HEADER, *lines, ";;;;;;;"]))
+    write_xml(
+        root / "AllXML" / "101.xml",
+        region("Calcification", (30.5, 7.25)),
+        region("Espiculated Region", (1, 2), (5, 2), (5, 9)),
+        region("Cluster", (10, 20), (14, 26)),
+        region("Mass"),
+    )
+    write_xml(root / "AllXML" / "999.xml", region("Mass", (1, 1)))
+    return root
+
+
+def test_rows(release):
+    manifest, _ = read_inbreast(release.parent)
+    rows = {row.image_id: row for row in manifest.rows}
+    assert set(rows) == {"100", "101", "102", "103"}
+    assert rows["100"].patient_id == rows["101"].patient_id == "aaa"
+    assert [rows[name].label for name in ("100", "101", "102", "103")] == ["negative", "positive", "positive", None]
+    assert (rows["101"].view, rows["101"].laterality, rows["101"].density) == ("MLO", "L", "3")
+    assert rows["102"].density is None
+    assert all(row.complete and row.path.exists() for row in manifest.rows)
+
+
+def test_points_come_as_row_and_column(release):
+    lesions = read_inbreast(release)[0].lesions
+    assert [lesion.kind for lesion in lesions] == ["point", "contour", "box"]
+    assert lesions[0].points == ((7.25, 30.5),)
+    assert lesions[1].points == ((2, 1), (2, 5), (9, 5))
+    assert lesions[2].points == ((20, 10), (27, 15))
+
+
+def test_whatever_does_not_fit_together_is_noticed(release):
+    notices = "\n".join(read_inbreast(release)[1])
+    for told in (
+        "102: BI-RADS 5, but no XML",
+        "999.xml: there is no image",
+        "104: in the table",
+        "103_ccc",
+        "(Mass) has no",
+    ):
+        assert told in notices
+    assert "100" not in notices.replace("1003", "")
+
+
+def test_partly_annotated_images_are_marked(release, tmp_path):
+    table = tmp_path / "annotation.csv"
+    table.write_text("image_id,annotation\n101,partial\n102,complete\n")
+    rows = {row.image_id: row.complete for row in read_inbreast(release, annotation=table)[0].rows}
+    assert rows == {"100": True, "101": False, "102": True, "103": True}
+    table.write_text("id,annotation\n101,partial\n")
+    with pytest.raises(ManifestError, match="image_id and annotation"):
+        read_inbreast(release, annotation=table)
+
+
+def test_broken_releases_are_named(release, tmp_path):
+    with pytest.raises(ManifestError, match="no folder AllDICOMs"):
+        read_inbreast(release / "AllXML")
+    with pytest.raises(ManifestError, match="no such folder"):
+        read_inbreast(tmp_path / "gone")
+    (release / "AllXML" / "100.xml").write_text("<plist>")
+    with pytest.raises(ManifestError, match=r"100\.xml: not an OsiriX"):
+        read_inbreast(release)
+    (release / "AllXML" / "100.xml").unlink()
+    (release / "INbreast.csv").write_text("File Name,Bi-Rads\n100,1\n")
+    with pytest.raises(ManifestError, match="is missing"):
+        read_inbreast(release)
+    (release / "INbreast.csv").rename(release / "INbreast.xls")
+    with pytest.raises(ManifestError, match="not readable as an Excel"):
+        read_inbreast(release)
+    (release / "INbreast.xls").unlink()
+    with pytest.raises(ManifestError, match=r"neither INbreast\.csv nor INbreast\.xls"):
+        read_inbreast(release)
