@@ -132,6 +132,7 @@ def test_missing_foreign_and_damaged_model_folders(model, tmp_path):
     weights.unlink()
     with pytest.raises(BundleError, match="weights are missing"):
         unary.read_model(folder)
+    weights.write_bytes(original)
     text = (folder / "model.json").read_text()
     for broken, cause in [
         ("{", "JSON"),

@@ -115,7 +115,8 @@ def fit_collection(
     history: dict[str, object] = {}
     if config.detector == "wei2018":
         trained = train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
-        detector, history = ReconstructionDetector(trained.network), dataclasses.asdict(trained.history)
+        detector = ReconstructionDetector(trained.network)
+        history = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trained.history).items()}
     judges = collection.patches.subset(np.flatnonzero(usable & held)) if held.any() else normal
     thresholds = find_thresholds(score_patch_set(detector, judges))
     used = np.unique(collection.image[usable])

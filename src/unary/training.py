@@ -122,8 +122,7 @@ def train_autoencoder(
     if scale < 0.5 / FULL_SCALE:
         raise TrainingError("all normal patches have one single intensity; are the images blank?")
     config = AutoencoderConfig(size_px=patches.size_px, widths=widths, input_mean=mean, input_scale=scale)
-    network = build_autoencoder(config, seed=training.seed)
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_autoencoder(config, seed=training.seed).to(device)
     optimizer = torch.optim.Adam(
         network.parameters(), training.learning_rate, (training.beta1, training.beta2), fused=True
     )

@@ -174,7 +174,8 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
         fits = config.bottleneck is None and min(config.widths) >= 2 * config.channels
         if config.initialisation == "pyramid" and fits:
             _start_as_pyramid(network)
-    return network
+    # One memory layout for training and for a model read back, so that both give the same numbers to the last bit.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _start_as_pyramid(network: Autoencoder) -> None:
