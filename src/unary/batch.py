@@ -148,7 +148,7 @@ def write_image_result(scores: ImageScores, model: Model, folder: Path, *, ident
         boxes=[(row, col, row + size, col + size) for row, col in flagged.tolist()],
         title=f"{folder.name}: {len(flagged)} of {len(scores.scores)} patches above the 95 % threshold",
     )
-    (partial / "overlay.png").write_bytes(figure_png(figure, dpi=120))
+    (partial / "overlay.png").write_bytes(figure_png(figure))
     result = {
         **identity,
         "notice": "Research software. Not for diagnosis.",

@@ -44,8 +44,8 @@ def _is_image(path: Path) -> bool:
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     """List a folder of normal and abnormal images.
 
-    The image id is the path below the folder without its suffix. The patient is the first sub-folder below ``normal`` or
-    ``abnormal``; where there is none, a hash of the DICOM patient identifier; else the image itself.
+    The image id is the path below the folder without its suffix. The patient is the first sub-folder below ``normal``
+    or ``abnormal``; where there is none, a hash of the DICOM patient identifier; else the image itself.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Reading mini-MIAS: 322 digitised films as PGM, and ``Info.txt``.
 
-A line of ``Info.txt`` reads ``mdb005 F CIRC B 477 133 30``: image, tissue, abnormality, severity, x and y of the centre,
-radius. y runs *from the bottom*, so that the row is ``rows - 1 - y``. An image may have several lines.
+A line of ``Info.txt`` reads ``mdb005 F CIRC B 477 133 30``: image, tissue, abnormality, severity, x and y of the
+centre, radius. y runs *from the bottom*, so that the row is ``rows - 1 - y``. An image may have several lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     """Read the data set into a manifest.
 
     MIAS gives no BI-RADS. Images of the class NORM are labelled negative, all others positive, benign ones too.
-    Consecutive images (001 and 002, 003 and 004, ...) are the left and right breast of one patient, all in the MLO view.
+    Consecutive images (001 and 002, 003 and 004, ...) are the left and right breast of one patient, all in the MLO
+    view.
 
     Parameters
     ----------

@@ -1,0 +1,114 @@
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from unary.collection import collect_patches
+from unary.errors import ManifestError
+from unary.patches import GridConfig
+from unary.prepare import PreparationConfig
+from unary.sources.cbis_ddsm import read_cbis_ddsm
+from unary.sources.images import read_image, read_mask
+
+HEADER = (
+    "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,assessment,"
+    "pathology,subtlety,image file path,cropped image file path,ROI mask file path"
+)
+
+
+def write_dicom(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "MG", 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    bits = pixels.dtype.itemsize * 8
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits, bits - 1, 0
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def download(tmp_path):
+    """Two images; the first has two lesions, the mask of the second lesion has changed places with its crop."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for case, patient, view, lesions in [
+        ("Calc-Training_P_00005_RIGHT_CC", "P_00005", "CC", 2),
+        ("Calc-Training_P_00007_LEFT_MLO", "P_00007", "MLO", 1),
+    ]:
+        pixels = rng.integers(0, 300, (200, 160), dtype=np.uint16)
+        pixels[20:180, :120] += 20000
+        write_dicom(tmp_path / "CBIS-DDSM" / case / "1.1" / f"{case}.img" / "1-1.dcm", pixels)
+        for number in range(1, lesions + 1):
+            mask = np.zeros((200, 160), np.uint8)
+            mask[40 * number : 40 * number + 20, 50:70] = 255
+            names = ("1-2.dcm", "1-1.dcm") if number == 1 else ("1-1.dcm", "1-2.dcm")
+            series = tmp_path / "CBIS-DDSM" / f"{case}_{number}" / "1.2" / f"{case}_{number}.roi"
+            write_dicom(series / names[0], mask)
+            write_dicom(series / names[1], rng.integers(0, 9, (20, 20), dtype=np.uint16))
+            side = case.split("_")[3]
+            roi = f"{case}_{number}/1.2/{case}_{number}.roi"
+            assessment = {("P_00005", 1): "2", ("P_00005", 2): "4"}.get((patient, number), "0")
+            lines.append(
+                f"{patient},3,{side},{view},{number},calcification,N/A,{assessment},BENIGN,3,"
+                f'{case}/1.1/{case}.img/000000.dcm,{roi}/000001.dcm,"{roi}/000000.dcm\n"'
+            )
+    (tmp_path / "calc_case_description_train_set.csv").write_text("\n".join([HEADER, *lines]))
+    return tmp_path
+
+
+def test_lines_of_one_image_are_joined(download):
+    manifest, notices = read_cbis_ddsm(download)
+    rows = {row.image_id: row for row in manifest.rows}
+    assert set(rows) == {"Calc-Training_P_00005_RIGHT_CC", "Calc-Training_P_00007_LEFT_MLO"}
+    first, second = rows.values()
+    assert (first.patient_id, first.laterality, first.view, first.density) == ("P_00005", "R", "CC", "3")
+    assert (first.birads, first.label) == ("4", "positive")
+    assert (second.birads, second.label) == (None, None)
+    assert len(manifest.lesions_of(first.image_id)) == 2
+    assert notices == ()
+
+
+def test_swapped_mask_and_crop_are_told_apart_by_size(download):
+    manifest, _ = read_cbis_ddsm(download)
+    for row in manifest.rows:
+        for number, lesion in enumerate(manifest.lesions_of(row.image_id), 1):
+            mask = read_mask(lesion.mask_path)
+            assert mask.shape == read_image(row.path).shape
+            assert np.argwhere(mask).min(axis=0).tolist() == [40 * number, 50]
+
+
+def test_masks_mark_patches(download):
+    collection = collect_patches(read_cbis_ddsm(download)[0], PreparationConfig(), GridConfig(40, 40))
+    own = collection.image == 0
+    held = collection.origins[own & collection.contains["calcification"]].tolist()
+    assert held == [[40, 40], [80, 40]]
+
+
+def test_missing_files_are_noticed(download):
+    next((download / "CBIS-DDSM").glob("*P_00007_LEFT_MLO/*/*/*.dcm")).unlink()
+    for path in (download / "CBIS-DDSM").glob("*P_00005_RIGHT_CC_2/*/*/*.dcm"):
+        path.unlink()
+    manifest, notices = read_cbis_ddsm(download)
+    assert len(manifest.rows) == 1
+    assert any("P_00007" in notice and "not on disk" in notice for notice in notices)
+    assert any("abnormality 2" in notice for notice in notices)
+
+
+def test_not_a_download(tmp_path, download):
+    with pytest.raises(ManifestError, match="no table"):
+        read_cbis_ddsm(tmp_path / "CBIS-DDSM")
+    table = download / "calc_case_description_train_set.csv"
+    text = table.read_text()
+    table.write_text(text.replace("assessment", "score"))
+    with pytest.raises(ManifestError, match="'assessment' is missing"):
+        read_cbis_ddsm(download)
+    table.write_text(text)
+    for path in (download / "CBIS-DDSM").rglob("*.dcm"):
+        path.unlink()
+    with pytest.raises(ManifestError, match="none of them is on disk"):
+        read_cbis_ddsm(download)
