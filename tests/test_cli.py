@@ -57,7 +57,7 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     assert main(arguments) == 3
     assert "3 images scored, 0 done before, 1 skipped" in capsys.readouterr().out
     assert "bad.dcm" in (out / "failures.csv").read_text()
-    names = [row["image"] for row in csv.DictReader((out / "summary.csv").open())]
+    names = [row["image"] for row in csv.DictReader((out / "summary.csv").read_text().splitlines())]
     assert sorted(names) == sorted([*(row.image_id for row in phantoms.rows[:2]), "deeper__third"])
     for name in names:
         with (out / name / "scores.csv").open() as file:

@@ -1,8 +1,8 @@
 """Reading CBIS-DDSM (Lee et al. 2017): case descriptions as CSV, images and lesion masks as DICOM.
 
 The tables name files by the layout they were made from, ``CASE/STUDY/SERIES/000000.dcm``; on disk the last part is
-often ``1-1.dcm`` or ``1-2.dcm``. The full mask of a lesion and its crop may have changed places: the mask is the file of the
-image's size.
+often ``1-1.dcm`` or ``1-2.dcm``. The full mask of a lesion and its crop may have changed places: the mask is the
+file of the image's size.
 """
 
 from __future__ import annotations
