@@ -35,8 +35,8 @@ def test_labels_patients_and_unique_ids(folder, phantoms):
     assert rows["normal/p1/a"].label == "negative"
     assert rows["abnormal/p1/a"].label == "positive"
     assert rows["normal/p1/a"].patient_id == rows["normal/p1/deep/b"].patient_id == "p1"
-    assert {"normal/c", "normal/c.png"} <= set(rows)
-    assert rows["normal/c"].patient_id == "normal/c"
+    assert {"normal/c.pgm", "normal/c.png"} <= set(rows)
+    assert rows["normal/c.pgm"].patient_id == "normal/c.pgm"
     assert rows["normal/no_suffix"].patient_id == rows["abnormal/x"].patient_id != phantoms.rows[0].patient_id
     assert len(rows["abnormal/x"].patient_id) == 12
     told = "\n".join(notices)

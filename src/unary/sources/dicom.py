@@ -7,7 +7,13 @@ display is ignored. Codecs are the permissively licensed ones that pydicom finds
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_modality_lut
 
 from unary.errors import ImageError
 from unary.records import Image
@@ -34,12 +41,43 @@ _VIEWS = {
     "399260004": "ML", "R-10224": "ML",
     "399352003": "LM", "R-10228": "LM",
     "399099002": "LMO", "R-10230": "LMO",
+    "399196006": "FB", "R-10244": "FB",
+    "399188001": "SIO", "R-102D0": "SIO",
+    "441555000": "ISO", "R-40AAA": "ISO",
+    "399192008": "XCCL", "R-1024A": "XCCL",
+    "399101009": "XCCM", "R-1024B": "XCCM",
 }  # fmt: skip
-# What pydicom and the codecs raise on files that are damaged in one way or another.
+_HEADER_ELEMENTS = [
+    "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
+    "SpecificCharacterSet",
+]  # fmt: skip
+# What pydicom and the codecs raise on files that are damaged in one way or another; RecursionError is a RuntimeError.
 _DECODING_ERRORS = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError,
-    MemoryError, OSError, BytesLengthException, InvalidDicomError,
+    MemoryError, OSError, ArithmeticError, struct.error, BytesLengthException,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a manifest needs of a DICOM file, read without its pixels.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns.
+    laterality, view
+        As in `Image`.
+    patient_key
+        The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
+        of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
+        them too.
+    """
+
+    shape: tuple[int, int]
+    laterality: str | None
+    view: str | None
+    patient_key: str | None = field(repr=False)
 
 
 def has_dicom_magic(path: Path) -> bool:
@@ -48,116 +86,176 @@ def has_dicom_magic(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def read_header(path: Path) -> DicomHeader:
+    """Read the size of a DICOM image and whose it is; takes about a millisecond.
+
+    Raises
+    ------
+    ImageError
+        If the file is no readable DICOM image or is compressed by deflate.
+    """
+    with _reading(path):
+        _refuse_deflated(path)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_ELEMENTS)
+        if "Rows" not in dataset or "Columns" not in dataset:
+            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?")
+        patient = _clean(dataset, "PatientID")
+        return DicomHeader(
+            (int(dataset.Rows), int(dataset.Columns)),
+            _find_laterality(dataset),
+            _find_view(dataset),
+            None if patient is None else hashlib.sha256(patient.encode("utf-8")).hexdigest()[:12],
+        )
+
+
 def read_dicom(path: Path) -> Image:
     """Read a single-frame grey image.
 
     Returns
     -------
     Image
-        Pixels after the modality rescale where there is one, MONOCHROME1 inverted; no window applied.
+        Pixels after the modality transform where there is one, MONOCHROME1 inverted; no window applied.
 
     Raises
     ------
     ImageError
         If the file is no readable DICOM image, has several frames or colour, is compressed by deflate (a small file can
-        unpack to gigabytes), or does not decode to the size that it declares.
+        unpack to gigabytes), does not decode to the size that it declares, or holds values that are not finite.
     """
-    _refuse_deflated(path)
+    with _reading(path):
+        _refuse_deflated(path)
+        dataset = pydicom.dcmread(path)
+        _check_kind(dataset, path)
+        stored = dataset.pixel_array
+        shape = (int(dataset.Rows), int(dataset.Columns))
+        if stored.shape != shape:
+            raise ImageError(f"{path}: it declares {shape} pixels but holds {stored.shape}; truncated or damaged")
+        pixels, limits = _apply_modality(dataset, stored, path)
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
+        return Image(
+            pixels,
+            limits,
+            path,
+            padding=_find_padding(dataset, stored),
+            spacing_mm=_find_spacing(dataset),
+            laterality=_find_laterality(dataset),
+            view=_find_view(dataset),
+            intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _clean(dataset, "PresentationIntentType"),
+            manufacturer=_clean(dataset, "Manufacturer"),
+            model_name=_clean(dataset, "ManufacturerModelName"),
+            instance_uid=_clean(dataset, "SOPInstanceUID"),
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Keep pydicom silent, whose warnings and log quote patients' names and dates, and translate what it raises."""
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
     try:
-        # pydicom's warnings and log lines quote the values of elements, names and dates included.
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path)
-            _check_kind(dataset, path)
-            pixels = dataset.pixel_array
+            yield
+    except InvalidDicomError as error:
+        raise ImageError(f"{path}: not a DICOM file; another format under this name?") from error
     except _DECODING_ERRORS as error:
         raise ImageError(
             f"{path}: not readable as a DICOM image ({type(error).__name__}); truncated, damaged or an unsupported "
             "compression?"
         ) from error
-    shape = (int(dataset.Rows), int(dataset.Columns))
-    if pixels.shape != shape:
-        raise ImageError(f"{path}: it declares {shape} pixels but holds {pixels.shape}; truncated or damaged")
-    padding = _find_padding(dataset, pixels)
-    pixels, limits = _apply_rescale(dataset, pixels)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        pixels = (sum(limits) - pixels).astype(pixels.dtype)
-    return Image(
-        pixels,
-        limits,
-        path,
-        padding=padding,
-        spacing_mm=_find_spacing(dataset),
-        laterality=_clean(dataset, "ImageLaterality") or _clean(dataset, "Laterality"),
-        view=_find_view(dataset),
-        intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _clean(dataset, "PresentationIntentType"),
-        manufacturer=_clean(dataset, "Manufacturer"),
-        model_name=_clean(dataset, "ManufacturerModelName"),
-        instance_uid=_clean(dataset, "SOPInstanceUID"),
-    )
+    finally:
+        log.setLevel(level)
 
 
 def _refuse_deflated(path: Path) -> None:
-    try:
-        meta = pydicom.filereader.read_file_meta_info(path)
-    except (*_DECODING_ERRORS, RecursionError) as error:
-        raise ImageError(f"{path}: not a DICOM file, or its header is damaged ({type(error).__name__})") from error
+    """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
+    meta = pydicom.filereader.read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
         raise ImageError(f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes")
 
 
 def _check_kind(dataset: Dataset, path: Path) -> None:
     """Refuse what is no single grey image, before anything is decoded."""
-    if "Rows" not in dataset or "Columns" not in dataset or not {"PixelData", "FloatPixelData"} & set(dataset.dir()):
-        modality = dataset.get("Modality") or "unknown"
-        raise ImageError(f"{path}: a DICOM object without pixels (modality {modality}); a report or annotation?")
+    modality = str(dataset.get("Modality") or "OT")
+    if modality not in _MODALITIES:
+        raise ImageError(
+            f"{path}: a grey image is needed, not an object of modality {modality[:16]}; a report, a segmentation or "
+            "an annotation?"
+        )
+    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
+        raise ImageError(f"{path}: a DICOM object without pixels; truncated, or a report or annotation?")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ImageError(f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not")
-    if dataset.get("SamplesPerPixel", 1) != 1 or "MONOCHROME" not in str(dataset.get("PhotometricInterpretation")):
-        raise ImageError(
-            f"{path}: it is in colour ({dataset.get('PhotometricInterpretation')}); grey values are needed"
-        )
+    photometric = str(dataset.get("PhotometricInterpretation"))
+    if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(f"{path}: it is in colour ({photometric[:16]}); grey values are needed")
     rows, cols = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * cols <= _LARGEST_PIXELS:
         raise ImageError(f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read")
-    modality = str(dataset.get("Modality") or "OT")
-    if modality not in _MODALITIES:
-        raise ImageError(f"{path}: modality {modality} is no image that can be scored")
 
 
-def _find_padding(dataset: Dataset, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
+def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Pixels that the file declares to be padding, on stored values (PS3.3 C.7.5.1.1.2)."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
     low, high = sorted((int(value), int(value if limit is None else limit)))
-    padding = (pixels >= low) & (pixels <= high)
+    padding = (stored >= low) & (stored <= high)
     return padding if padding.any() else None
 
 
-def _apply_rescale(dataset: Dataset, pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Return pixels after slope and intercept (PS3.3 C.11.1), and the range that the format can hold."""
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32), (float(pixels.min()), float(pixels.max()))
+def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Return pixels after the modality table or rescale (PS3.3 C.11.1), and the range that the format can hold."""
+    if stored.dtype.kind == "f":
+        pixels = stored.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)")
+        return pixels, (float(pixels.min()), float(pixels.max()))
+    if dataset.get("ModalityLUTSequence"):
+        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
     bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if (slope, intercept) == (1.0, 0.0):
-        return pixels, (float(low), float(high))
+        return stored, (float(low), float(high))
     ends = sorted((low * slope + intercept, high * slope + intercept))
-    return pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept), (ends[0], ends[1])
+    if not np.isfinite(ends).all():
+        raise ImageError(f"{path}: its rescale slope and intercept give values that are not finite")
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), (ends[0], ends[1])
 
 
 def _find_spacing(dataset: Dataset) -> tuple[float, float] | None:
-    """Spacing in mm (row, col), in the order of trust: in the patient, at the detector, unknown."""
-    magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
-    for keyword, factor in (("PixelSpacing", 1.0), ("ImagerPixelSpacing", magnification)):
-        value = dataset.get(keyword)
-        if value is not None and len(value) == 2 and min(float(part) for part in value) > 0 and factor > 0:
-            return float(value[0]) / factor, float(value[1]) / factor
-    return None
+    """Spacing in mm (row, col), in the order of trust: in the patient, at the detector, on the scanned film, unknown.
+
+    A Pixel Spacing that only repeats the detector's, with no calibration stated, is the detector's (PS3.3 10.7.1.3),
+    and the magnification still has to be undone.
+    """
+    pixel, detector = _find_pair(dataset, "PixelSpacing"), _find_pair(dataset, "ImagerPixelSpacing")
+    if pixel is not None and (pixel != detector or dataset.get("PixelSpacingCalibrationType")):
+        return pixel
+    if detector is not None:
+        magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
+        return (detector[0] / magnification, detector[1] / magnification) if magnification > 0 else None
+    return _find_pair(dataset, "NominalScannedPixelSpacing")
+
+
+def _find_pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    value = dataset.get(keyword)
+    if not isinstance(value, pydicom.multival.MultiValue) or len(value) != 2:
+        return None
+    pair = (float(value[0]), float(value[1]))
+    return pair if min(pair) > 0 and np.isfinite(pair).all() else None
+
+
+def _find_laterality(dataset: Dataset) -> str | None:
+    """The side of this image, else of the series."""
+    side = _clean(dataset, "ImageLaterality") or _clean(dataset, "Laterality")
+    return side if side in ("L", "R") else None
 
 
 def _find_view(dataset: Dataset) -> str | None:

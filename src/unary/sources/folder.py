@@ -1,103 +1,171 @@
-"""A plain folder of images: ``DIR/normal/**`` and ``DIR/abnormal/**``."""
+"""Reading a folder of one's own: ``DIR/normal/**`` and ``DIR/abnormal/**``."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
-from unary.errors import ManifestError
+from unary.errors import ImageError, ManifestError
 from unary.records import Label, Manifest, ManifestRow
-from unary.sources.dicom import has_dicom_magic
+from unary.sources.dicom import has_dicom_magic, read_header
+from unary.sources.images import DICOM_SUFFIXES, is_image_file
 from unary.sources.raster import RASTER_SUFFIXES
 
-_LABELS: tuple[tuple[str, Label], ...] = (("normal", "negative"), ("abnormal", "positive"))
+_LABELS: dict[str, Label] = {"normal": "negative", "abnormal": "positive"}
+
+
+@dataclass(frozen=True)
+class _Listing:
+    images: tuple[Path, ...]
+    hidden: int
+    others: int
+    broken: tuple[Path, ...]
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images below a folder, sorted: DICOM by its content, PNG, TIFF and PGM by their suffix.
+    """Return the DICOM (by content), PNG, TIFF and PGM files below a folder, sorted.
 
-    Hidden files and folders and broken links are passed over.
+    Hidden files, other files, a ``DICOMDIR`` and links that lead nowhere are left out.
     """
-    return [path for path in _walk(folder) if _is_image(path)]
-
-
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root) / name for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        return path.is_file() and (path.suffix.lower() in RASTER_SUFFIXES or has_dicom_magic(path))
-    except OSError:
-        return False
+    return list(_list_files(folder).images)
 
 
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-    """List a folder of normal and abnormal images.
+    """Read a folder that sorts images into ``normal`` and ``abnormal``.
 
-    The image id is the path below the folder without its suffix. The patient is the first sub-folder below ``normal``
-    or ``abnormal``; where there is none, a hash of the DICOM patient identifier; else the image itself.
+    Parameters
+    ----------
+    folder
+        Holds ``normal``, ``abnormal`` or both; whatever lies below counts, links to folders included.
 
     Returns
     -------
     tuple
-        The manifest, without lesions: what is abnormal, and where, the folder does not say. And notices: what was left
-        out, and where patients are not known.
+        The manifest, and notices: what was skipped, what does not look right. ``image_id`` is the path below
+        ``folder`` without its suffix. ``patient_id`` is the first sub-folder below ``normal`` or ``abnormal`` where
+        there is one (a patient may have images in both), else the hashed Patient ID of a DICOM file, else the
+        ``image_id``.
 
     Raises
     ------
     ManifestError
-        If there is no image below either sub-folder.
+        If neither sub-folder is there, or no image is in them.
     """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder")
+    classes = [path for path in sorted(folder.iterdir()) if path.name.lower() in _LABELS and path.is_dir()]
+    if not classes:
+        raise ManifestError(f"{folder}: a sub-folder 'normal' or 'abnormal' is needed, and there is none")
     rows: list[ManifestRow] = []
-    notices = []
-    used: set[str] = set()
-    alone = 0
-    for name, label in _LABELS:
-        base = folder / name
-        files = _walk(base)
-        images = [path for path in files if _is_image(path)]
-        broken = [path for path in files if path.is_symlink() and not path.exists()]
-        notices += [f"{path}: a link that leads nowhere, left out" for path in broken]
-        others = len(files) - len(images) - len(broken)
-        if others:
-            notices.append(f"{base}: {others} files that are no images were left out")
-        for path in images:
-            below = path.relative_to(base)
-            image_id = (Path(name) / below).with_suffix("").as_posix()
-            if image_id in used:
-                image_id = (Path(name) / below).as_posix()
-            used.add(image_id)
-            patient = below.parts[0] if len(below.parts) > 1 else _hash_patient(path)
-            alone += patient is None
-            rows.append(ManifestRow(path.absolute(), image_id, patient or image_id, label))
+    notices: list[str] = []
+    for base in classes:
+        listing = _list_files(base)
+        notices.extend(_describe_skipped(base, listing))
+        for path in listing.images:
+            row, remark = _build_row(path, folder, base)
+            rows.append(row)
+            notices.extend(remark)
     if not rows:
-        raise ManifestError(f"{folder}: no image (DICOM, PNG, TIFF, PGM) in its sub-folders normal and abnormal")
-    if alone:
-        notices.append(
-            f"{alone} images name no patient and count as a patient each; put each patient's images into a sub-folder"
+        raise ManifestError(
+            f"{folder}: no image (DICOM, PNG, TIFF, PGM) in {' or '.join(path.name for path in classes)}"
         )
-    return Manifest(tuple(rows)), tuple(notices)
+    return Manifest(_make_unique(rows, folder)), tuple(notices + _describe_patients(rows))
 
 
-def _hash_patient(path: Path) -> str | None:
-    """Twelve hexadecimal digits of the SHA-256 of the DICOM patient identifier: joins images, names nobody."""
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        return None
+def _list_files(folder: Path) -> _Listing:
+    images: list[Path] = []
+    broken: list[Path] = []
+    hidden = others = 0
+    seen: set[tuple[int, int]] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(root, name)
+            if name.startswith("."):
+                hidden += 1
+            elif not path.exists():
+                broken.append(path)
+            elif path.is_file() and name.upper() != "DICOMDIR" and _looks_like_image(path):
+                images.append(path)
+            else:
+                others += 1
+    return _Listing(tuple(sorted(images)), hidden, others, tuple(sorted(broken)))
+
+
+def _looks_like_image(path: Path) -> bool:
+    """Whether to try it; a file that may not be opened counts, so that reading it names the cause."""
     try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-    except (InvalidDicomError, OSError, ValueError, AttributeError, KeyError, EOFError):
-        return None  # it will be refused, by name, when it is read
-    identifier = str(dataset.get("PatientID") or "").strip()
-    return hashlib.sha256(identifier.encode()).hexdigest()[:12] if identifier else None
+        return is_image_file(path)
+    except OSError:
+        return True
+
+
+def _describe_skipped(base: Path, listing: _Listing) -> list[str]:
+    notices = [f"{path}: a link that leads nowhere, left out" for path in listing.broken]
+    for count, what in ((listing.hidden, "hidden files"), (listing.others, "files that are no images")):
+        if count:
+            notices.append(f"{base}: {count} {what} were left out")
+    return notices
+
+
+def _build_row(path: Path, folder: Path, base: Path) -> tuple[ManifestRow, list[str]]:
+    inside = path.relative_to(base).parts
+    image_id = _strip_suffix(path).relative_to(folder).as_posix()
+    remarks: list[str] = []
+    header = None
+    try:
+        if path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path):
+            header = read_header(path)
+    except ImageError as error:
+        remarks.append(str(error))
+    except OSError as error:
+        remarks.append(f"{path}: cannot be opened ({error.strerror})")
+    key = header.patient_key if header else None
+    row = ManifestRow(
+        path=path.absolute(),
+        image_id=image_id,
+        patient_id=inside[0] if len(inside) > 1 else key or image_id,
+        label=_LABELS[base.name.lower()],
+        laterality=header.laterality if header else None,
+        view=header.view if header else None,
+    )
+    return row, remarks
+
+
+def _strip_suffix(path: Path) -> Path:
+    """Without an image's suffix; the last number of a UID that serves as a name is none."""
+    return path.with_suffix("") if path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES else path
+
+
+def _make_unique(rows: list[ManifestRow], folder: Path) -> tuple[ManifestRow, ...]:
+    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back."""
+    counts = Counter(row.image_id for row in rows)
+    unique = []
+    for row in rows:
+        if counts[row.image_id] > 1:
+            full = row.path.relative_to(folder.absolute()).as_posix()
+            patient = full if row.patient_id == row.image_id else row.patient_id
+            row = ManifestRow(row.path, full, patient, row.label, row.laterality, row.view)
+        unique.append(row)
+    return tuple(unique)
+
+
+def _describe_patients(rows: list[ManifestRow]) -> list[str]:
+    if len(rows) > 1 and len({row.patient_id for row in rows}) == 1:
+        return [
+            f"all {len(rows)} images count as one patient; if anonymisation gave all the same Patient ID, put the "
+            "images of each patient into a folder of their own below 'normal' or 'abnormal'"
+        ]
+    alone = sum(row.patient_id == row.image_id for row in rows)
+    if alone:
+        return [
+            f"{alone} images name no patient and count as a patient each; put each patient's images into a sub-folder"
+        ]
+    return []

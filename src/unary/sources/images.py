@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.errors import ImageError
-from unary.records import Image
-from unary.sources.dicom import has_dicom_magic, read_dicom
-from unary.sources.raster import RASTER_SUFFIXES, read_raster
+from unary.records import Image, Lesion
+from unary.sources.dicom import has_dicom_magic, read_dicom, read_header
+from unary.sources.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 def read_image(path: Path | str) -> Image:
@@ -27,20 +29,8 @@ def read_image(path: Path | str) -> Image:
         If the file is missing, empty, damaged, of another kind, or shows one single value everywhere.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
-        dicom = has_dicom_magic(path)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
-    if dicom or path.suffix.lower() in (".dcm", ".dicom"):
-        image = read_dicom(path)
-    elif path.suffix.lower() in RASTER_SUFFIXES:
-        image = read_raster(path)
-    else:
-        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}")
-    if image.pixels.min() == image.pixels.max():
-        raise ImageError(f"{path}: every pixel has the value {image.pixels.min()}; the image is blank or damaged")
+    image = read_dicom(path) if _is_dicom(path) else read_raster(path)
+    check_pixels(image)
     return image
 
 
@@ -50,7 +40,77 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
     Raises
     ------
     ImageError
-        As `read_image`.
+        As `read_image`, and if the mask marks nothing.
     """
-    mask: NDArray[np.bool_] = read_image(path).pixels > 0
+    path = Path(path)
+    mask: NDArray[np.bool_] = (read_dicom(path) if _is_dicom(path) else read_raster(path)).pixels > 0
+    if not mask.any():
+        raise ImageError(f"{path}: the mask marks no pixel; not a mask, or damaged?")
     return mask
+
+
+def read_shape(path: Path | str) -> tuple[int, int]:
+    """Read the rows and columns of an image from its header alone.
+
+    Raises
+    ------
+    ImageError
+        If the header is not readable. The pixels may still be damaged if it is.
+    """
+    path = Path(path)
+    return read_header(path).shape if _is_dicom(path) else read_raster_shape(path)
+
+
+def check_pixels(image: Image) -> None:
+    """Refuse an image that is empty, not finite or the same everywhere.
+
+    Raises
+    ------
+    ImageError
+        If it is.
+    """
+    if image.pixels.size == 0:
+        raise ImageError(f"{image.path}: it has no pixels, its shape is {image.shape}")
+    low, high = image.pixels.min(), image.pixels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError(f"{image.path}: it holds values that are not finite (NaN or infinity)")
+    if low == high:
+        raise ImageError(f"{image.path}: every pixel has the value {low}; the image is blank or damaged")
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is worth trying to read: it has an image's suffix, or starts as DICOM files do.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    """
+    return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or has_dicom_magic(path)
+
+
+def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
+    """Return a sentence when a lesion's points leave an image of this (row, col) shape, else None.
+
+    Of a circle only the centre counts; the corners of a box are pixel edges and may equal the shape.
+    """
+    slack = 0.0 if lesion.kind == "box" else -0.5
+    ends = (shape[0] + slack, shape[1] + slack)
+    for point in lesion.points:
+        if not all(slack <= value <= end for value, end in zip(point, ends, strict=True)):
+            place = f"row {point[0]:g}, col {point[1]:g}"
+            return f"{lesion.image_id}: the {lesion.kind} {lesion.name!r} leaves the image at {place}; kept"
+    return None
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        dicom = has_dicom_magic(path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
+    suffix = path.suffix.lower()
+    if not dicom and suffix not in RASTER_SUFFIXES + DICOM_SUFFIXES:
+        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}")
+    return dicom or suffix in DICOM_SUFFIXES

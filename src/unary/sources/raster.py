@@ -7,7 +7,10 @@ three channels: common imaging libraries clip 16-bit greys at 255 on the way to 
 from __future__ import annotations
 
 import re
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from unary.errors import ImageError
 from unary.records import Image
 
 RASTER_SUFFIXES = (".png", ".tif", ".tiff", ".pgm")
+_TIFF_ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, MemoryError, struct.error)
 
 
 def read_raster(path: Path) -> Image:
@@ -32,7 +36,7 @@ def read_raster(path: Path) -> Image:
     Returns
     -------
     Image
-        uint8, uint16, int16, int32 or float32 pixels; ``value_range`` is that of the integer type, or what a float
+        uint8, uint16, int16, int32 or float32 pixels; ``value_range`` is that of the bits per sample, or what a float
         image holds. No spacing: rasters state none that can be trusted.
 
     Raises
@@ -40,46 +44,59 @@ def read_raster(path: Path) -> Image:
     ImageError
         If the file is unreadable, truncated, empty, in colour, of several pages, or not finite.
     """
-    pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        pixels, bits = _read_tiff(path)
+    else:
+        pixels, bits = _read_with_pillow(path), None
     pixels = _as_grey(pixels, path)
     maximum = _read_pgm_maximum(path)
     if maximum is not None:
-        # Pillow stretches PGM values to 8 or 16 bits; rounding back restores what is stored, exactly.
-        full = 255 if maximum < 256 else 65535
-        stored = np.rint(pixels * (maximum / full)).astype(np.uint8 if maximum < 256 else np.uint16)
-        return Image(stored, (0.0, float(maximum)), path)
+        return Image(_restore_pgm(pixels, maximum), (0.0, float(maximum)), path)
     if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8)
+        return Image(pixels.astype(np.uint8), (0.0, 1.0), path)
     if pixels.dtype.kind == "f":
-        pixels = pixels.astype(np.float32)
-        if not np.isfinite(pixels).all():
-            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)")
-        limits = (float(pixels.min()), float(pixels.max()))
-    elif pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 4:
-        info = np.iinfo(pixels.dtype)
-        limits = (float(info.min), float(info.max))
-    else:
-        raise ImageError(f"{path}: pixels of type {pixels.dtype} are not supported; 8 to 32 bits or float are")
+        return _build_float_image(pixels, path)
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4 or pixels.dtype == np.uint32:
+        raise ImageError(f"{path}: pixels of type {pixels.dtype} are not supported; 8 to 16 bits or float are")
+    info = np.iinfo(pixels.dtype)
+    limits = (0.0, float(2**bits - 1)) if bits and info.min == 0 else (float(info.min), float(info.max))
     return Image(pixels, limits, path)
 
 
-def _read_with_pillow(path: Path) -> NDArray[Any]:
+def read_raster_shape(path: Path) -> tuple[int, int]:
+    """Read rows and columns without decoding.
+
+    Raises
+    ------
+    ImageError
+        If the header is not readable.
+    """
+    with _opening(path) as file:
+        return int(file.height), int(file.width)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[PIL.Image.Image]:
+    """Open with Pillow; what goes wrong inside the block is the file's fault."""
     try:
         with warnings.catch_warnings():
             # Pillow's guard against decompression bombs; 100 megapixels are an ordinary size here.
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(path) as file:
-                frames = getattr(file, "n_frames", 1)
-                if frames > 1:
-                    raise ImageError(f"{path}: it holds {frames} images; one is needed")
-                if file.mode == "P":
-                    raise ImageError(f"{path}: it has a colour palette; grey values are needed")
-                pixels = np.asarray(file)
+                yield file
     except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{path}: too large ({error})") from error
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, MemoryError, struct.error) as error:
         raise ImageError(f"{path}: not readable as an image ({error}); truncated, or another format?") from error
-    return pixels
+
+
+def _read_with_pillow(path: Path) -> NDArray[Any]:
+    with _opening(path) as file:
+        frames = getattr(file, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(f"{path}: it holds {frames} images; one is needed")
+        # A palette holds 8-bit colours; whether they are all grey is seen afterwards.
+        return np.asarray(file.convert("RGBA") if file.mode in ("P", "PA") else file)
 
 
 def _read_pgm_maximum(path: Path) -> int | None:
@@ -91,25 +108,54 @@ def _read_pgm_maximum(path: Path) -> int | None:
     return int(header[1]) if header else None
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _restore_pgm(pixels: NDArray[Any], maximum: int) -> NDArray[Any]:
+    """Undo Pillow's stretching of PGM values to 8 or 16 bits; rounding back gives what is stored, exactly."""
+    full, dtype = (255, np.uint8) if maximum < 256 else (65535, np.uint16)
+    if maximum == full:
+        return pixels.astype(dtype)
+    table = np.rint(np.arange(full + 1) * (maximum / full)).astype(dtype)
+    stored: NDArray[Any] = table[pixels]
+    return stored
+
+
+def _build_float_image(pixels: NDArray[Any], path: Path) -> Image:
+    with np.errstate(over="ignore"):
+        pixels = pixels.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)")
+    return Image(pixels, (float(pixels.min()), float(pixels.max())), path)
+
+
+def _read_tiff(path: Path) -> tuple[NDArray[Any], int]:
+    """Pixels and bits per sample; Pillow decodes what tifffile cannot without an optional package (LZW, 12 bits)."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
-            if len(file.pages) > 1:
-                raise ImageError(f"{path}: it holds {len(file.pages)} pages; one is needed")
+            stack = (file.imagej_metadata or {}).get("images", 1)
+            count = max(len(file.pages), int(stack))
+            if count > 1:
+                raise ImageError(f"{path}: it holds {count} pages; one is needed")
             page = file.pages[0]
-            pixels: NDArray[Any] = page.asarray()
-            if int(getattr(page, "photometric", 1)) == 0 and pixels.dtype.kind == "u":  # white is zero
-                pixels = np.iinfo(pixels.dtype).max - pixels
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError) as error:
+            bits, white_is_zero = int(page.bitspersample), int(page.photometric) == 0
+            try:
+                pixels: NDArray[Any] = page.asarray()
+            except (ValueError, NotImplementedError, RuntimeError):
+                pixels = _read_with_pillow(path)
+                white_is_zero = white_is_zero and bits > 8  # Pillow has inverted the others
+    except (*_TIFF_ERRORS, tifffile.TiffFileError) as error:
         raise ImageError(f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?") from error
-    return pixels
+    if white_is_zero and pixels.dtype == np.bool_:
+        pixels = ~pixels
+    elif white_is_zero and pixels.dtype.kind == "u":
+        pixels = pixels.dtype.type(2**bits - 1) - pixels
+    return pixels, bits
 
 
 def _as_grey(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        if pixels[..., -1].min() != np.iinfo(pixels.dtype).max:
+        opaque = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+        if pixels[..., -1].min(initial=opaque) != opaque:
             raise ImageError(f"{path}: it is partly transparent; grey values alone are needed")
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
