@@ -92,12 +92,10 @@ def is_image_file(path: Path) -> bool:
 def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
     """Return a sentence when a lesion's points leave an image of this (row, col) shape, else None.
 
-    Of a circle only the centre counts; the corners of a box are pixel edges and may equal the shape.
+    Of a circle only the centre counts. Data sets put the origin at a pixel's centre or at its corner; either is inside.
     """
-    slack = 0.0 if lesion.kind == "box" else -0.5
-    ends = (shape[0] + slack, shape[1] + slack)
     for point in lesion.points:
-        if not all(slack <= value <= end for value, end in zip(point, ends, strict=True)):
+        if not all(-0.5 <= value <= size for value, size in zip(point, shape, strict=True)):
             place = f"row {point[0]:g}, col {point[1]:g}"
             return f"{lesion.image_id}: the {lesion.kind} {lesion.name!r} leaves the image at {place}; kept"
     return None

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from unary.errors import ManifestError
+from unary.errors import ImageError, ManifestError
 from unary.records import Lesion, Manifest, ManifestRow
+from unary.sources.images import describe_outside, read_shape
 from unary.sources.manifest import BIRADS, label_of_birads
 
 _FILE_NAME = re.compile(
     r"(?P<image>\d+)_(?P<patient>[^_]+)_MG_(?P<side>[RL])_(?P<view>[A-Z]+)_ANON\.dcm", re.IGNORECASE
 )
-_POINT = re.compile(r"\(\s*([-+\d.eE]+)\s*,\s*([-+\d.eE]+)\s*\)")
+_NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
+_POINT = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[,)]")
 
 
 def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Manifest, tuple[str, ...]]:
@@ -39,7 +41,7 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
     -------
     tuple
         The manifest, and notices: images without lesions although their BI-RADS is above 1, lesion files without an
-        image, ids that only the table or only the folder has.
+        image, ids that only the table or only the folder has, regions without points, lesions that leave their image.
 
     Raises
     ------
@@ -67,6 +69,7 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
             found, remarks = read_osirix(files[image_id], image_id)
             lesions.extend(found)
             notices.extend(remarks)
+            notices.extend(_check_places(found, path))
         elif birads not in (None, "1"):
             notices.append(f"{image_id}: BI-RADS {birads}, but no XML file lists a lesion")
         view = match["view"].upper()
@@ -89,6 +92,17 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
     notices.extend(f"{name}: in the table, but there is no image" for name in sorted(set(table) - images))
     notices.extend(f"{name}.xml: there is no image for it" for name in sorted(set(files) - images))
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
+
+
+def _check_places(lesions: list[Lesion], path: Path) -> list[str]:
+    """A notice for every lesion that leaves its image, whose size the header tells."""
+    if not lesions:
+        return []
+    try:
+        shape = read_shape(path)
+    except ImageError as error:
+        return [str(error)]
+    return [remark for remark in (describe_outside(lesion, shape) for lesion in lesions) if remark is not None]
 
 
 def _find_root(folder: Path) -> Path:
@@ -169,12 +183,21 @@ def read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
     """
     try:
         content: Any = plistlib.loads(path.read_bytes())
-        regions = [region for image in content["Images"] for region in image["ROIs"]]
-    except (plistlib.InvalidFileException, ExpatError, KeyError, TypeError, ValueError, OSError) as error:
+        regions = [region for image in content["Images"] for region in image.get("ROIs") or []]
+    except (
+        plistlib.InvalidFileException,
+        ExpatError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        OSError,
+    ) as error:
         raise ManifestError(f"{path}: not an OsiriX property list of regions ({error!r})") from error
-    lesions, remarks = [], []
+    lesions: list[Lesion] = []
+    remarks = []
     for number, region in enumerate(regions):
-        name = str(region.get("Name") or "Unnamed").strip()
+        name = str(region.get("Name") or "").strip() or "Unnamed"
         matches = [_POINT.search(str(text)) for text in region.get("Point_px") or []]
         points = [(float(match[2]), float(match[1])) for match in matches if match]
         if not points or None in matches:

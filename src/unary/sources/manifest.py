@@ -7,9 +7,11 @@ byte-order mark, blank lines, upper-case headers and stray spaces do no harm. Se
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import logging
+import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -89,16 +91,13 @@ def read_manifest(path: Path | str) -> Manifest:
     rows = [_parse_row(fields, path, line) for line, fields in lines]
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    missing = [row.path for row in rows if not row.path.exists()]
+    missing = [f"line {line} {row.path}" for (line, _), row in zip(lines, rows, strict=True) if not row.path.is_file()]
     if missing:
-        named = ", ".join(str(file) for file in missing[:10])
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(rows)} images are not there: {named}; moved, or relative to "
-            "another folder?"
+            f"{path}: {len(missing)} of {len(rows)} images are not there: {', '.join(missing[:10])}; moved, or "
+            "relative to another folder?"
         )
-    twice = [name for name, count in Counter(row.image_id for row in rows).items() if count > 1]
-    if twice:
-        raise ManifestError(f"{path}: the image_id must be unique; repeated: {', '.join(twice[:10])}")
+    _check_unique(rows, [line for line, _ in lines], path)
     if not any(fields.get("patient_id") for _, fields in lines):
         logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
     beside = lesions_path(path)
@@ -106,25 +105,48 @@ def read_manifest(path: Path | str) -> Manifest:
     return Manifest(tuple(rows), lesions)
 
 
+def _check_unique(rows: Sequence[ManifestRow], lines: Sequence[int], path: Path) -> None:
+    places: dict[str, list[int]] = {}
+    for row, line in zip(rows, lines, strict=True):
+        places.setdefault(row.image_id, []).append(line)
+    twice = [f"{name} (lines {', '.join(map(str, at))})" for name, at in places.items() if len(at) > 1]
+    if twice:
+        raise ManifestError(f"{path}: the image_id must be unique; repeated: {'; '.join(twice[:10])}")
+
+
 def _read_csv(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """The rows of a hand-made CSV as (line number, fields), header names in lower case, values stripped."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text; a spreadsheet instead of a CSV?"
+        reason = (
+            error.strerror
+            if isinstance(error, OSError)
+            else "not UTF-8 text; a spreadsheet instead of a CSV, or a CSV not saved as UTF-8?"
+        )
         raise ManifestError(f"{path}: cannot be read ({reason})") from error
-    lines = text.splitlines()
-    header = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=max(",;\t", key=header.count))
-    names = [name.strip().lower() for name in next(reader, [])]
+    header = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    try:
+        table = [(reader.line_num, [value.strip() for value in fields]) for fields in reader]
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+    names = [name.lower() for name in table[0][1]] if table else []
     absent = [name for name in needed if name not in names]
     if absent:
-        raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header[:120]!r}")
+        raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header.strip()[:120]!r}")
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ManifestError(f"{path}: the column {twice[0]!r} is there twice")
     found = []
-    for fields in reader:
-        values = [value.strip() for value in fields]
+    for line, values in table[1:]:
+        if any(values[len(names) :]):
+            raise ManifestError(
+                f"{path}, line {line}: {len(values)} values for {len(names)} columns; put a value that holds the "
+                "delimiter into double quotes"
+            )
         if any(values):
-            found.append((reader.line_num, dict(zip(names, values, strict=False))))
+            found.append((line, dict(itertools.zip_longest(names, values[: len(names)], fillvalue=""))))
     return found
 
 
@@ -151,8 +173,8 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
         image_id=image_id,
         patient_id=fields.get("patient_id") or image_id,
         label=label,  # type: ignore[arg-type]
-        laterality=fields.get("laterality") or None,
-        view=fields.get("view") or None,
+        laterality=_parse_side(fields.get("laterality") or "", where),
+        view=(fields.get("view") or "").upper() or None,
         birads=birads,
         density=fields.get("density") or None,
         complete=complete,
@@ -160,13 +182,22 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
     )
 
 
+def _parse_side(text: str, where: str) -> str | None:
+    if text.upper() not in ("", "L", "R", "LEFT", "RIGHT"):
+        raise ManifestError(f"{where}: laterality must be L, R or empty, not {text!r}")
+    return text[:1].upper() or None
+
+
 def _parse_number(text: str | None, name: str, where: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text.replace(",", "."))
+        number = float(text.replace(",", "."))
     except ValueError as error:
         raise ManifestError(f"{where}: {name} must be a number, not {text!r}") from error
+    if not math.isfinite(number):
+        raise ManifestError(f"{where}: {name} must be a finite number, not {text!r}")
+    return number
 
 
 def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
@@ -187,15 +218,17 @@ def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
         if kind not in LESION_KINDS:
             raise ManifestError(f"{where}: kind must be one of {', '.join(LESION_KINDS)}, not {kind!r}")
         points = _parse_points(fields.get("points") or "", where)
-        if len(points) < _FEWEST_POINTS[kind] or (kind in ("point", "circle", "box") and len(points) > 2):
-            raise ManifestError(f"{where}: a {kind} needs {_FEWEST_POINTS[kind]} point(s) or more, not {len(points)}")
+        fewest = _FEWEST_POINTS[kind]
+        if len(points) < fewest or (kind != "contour" and len(points) > fewest):
+            more = " or more" if kind == "contour" else ""
+            raise ManifestError(f"{where}: a {kind} needs {fewest} point(s){more}, not {len(points)}")
         radius = _parse_number(fields.get("radius_px"), "radius_px", where)
         if kind == "circle" and (radius is None or radius < 0):
             raise ManifestError(f"{where}: a circle needs a radius_px")
         mask = path.parent.absolute() / fields["mask_path"] if fields.get("mask_path") else None
         if (kind == "mask") != (mask is not None):
             raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
-        if mask is not None and not mask.exists():
+        if mask is not None and not mask.is_file():
             raise ManifestError(f"{where}: the mask {mask} is not there")
         lesions.append(Lesion(image_id, fields.get("name") or "lesion", kind, points, radius, mask))
     return tuple(lesions)
@@ -206,7 +239,7 @@ def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
         pairs = [tuple(float(part) for part in pair.split()) for pair in text.split(";") if pair.strip()]
     except ValueError as error:
         raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}") from error
-    if any(len(pair) != 2 for pair in pairs):
+    if any(len(pair) != 2 or not all(map(math.isfinite, pair)) for pair in pairs):
         raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}")
     return tuple((pair[0], pair[1]) for pair in pairs)
 
