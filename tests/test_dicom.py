@@ -1,3 +1,5 @@
+import hashlib
+import logging
 import warnings
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -13,6 +16,7 @@ from pydicom.uid import (
 )
 
 from unary.errors import ImageError
+from unary.sources.dicom import read_header
 from unary.sources.images import read_image
 from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
@@ -172,3 +176,129 @@ def test_no_patient_data_in_messages_warnings_or_repr(original, tmp_path, caplog
     printed = "".join(capfd.readouterr()) + caplog.text + repr(image) + str(caught.value)
     assert "Canary" not in printed
     assert "1960" not in printed
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"])
+def test_what_another_encoder_wrote_is_exact(original, name, tmp_path):
+    gdcm = pytest.importorskip("gdcm")
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(original[0]))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(tmp_path / "g.dcm"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    assert pydicom.dcmread(tmp_path / "g.dcm").file_meta.TransferSyntaxUID.is_compressed
+    assert (read_image(tmp_path / "g.dcm").pixels == original[1].pixels).all()
+
+
+def test_a_damaged_run_length_stream_is_an_error_not_a_crash(original, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "r.dcm", enforce_file_format=True)
+    content = (tmp_path / "r.dcm").read_bytes()
+    half = len(content) // 2
+    for byte in (b"\x7f", b"\x80", b"\x81"):  # runs past the end of the stream, no runs, runs past the end of the image
+        (tmp_path / "r.dcm").write_bytes(content[:half] + byte * (len(content) - half - 8) + content[-8:])
+        try:
+            assert read_image(tmp_path / "r.dcm").shape == original[1].pixels.shape
+        except ImageError as error:
+            assert "r.dcm" in str(error)
+
+
+def test_signed_big_endian_and_monochrome1_keep_their_type(original, tmp_path):
+    stored = original[1].pixels.astype(np.int16) - 2048
+    path = change(
+        original, tmp_path, PixelRepresentation=1, PixelData=stored.tobytes(), PhotometricInterpretation="MONOCHROME1"
+    )
+    image = read_image(path)
+    assert image.pixels.dtype == np.int16
+    assert image.value_range == (-2048, 2047)
+    assert (image.pixels == -1 - stored.astype(int)).all()
+
+
+def test_unused_high_bits_do_not_leak_into_the_pixels(original, tmp_path):
+    path = change(
+        original,
+        tmp_path,
+        PixelData=(original[1].pixels | 0x8000).tobytes(),
+        PhotometricInterpretation="MONOCHROME1",
+    )
+    assert (read_image(path).pixels == 4095 - original[1].pixels).all()
+
+
+def test_modality_table_and_hostile_rescale(original, tmp_path):
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [4096, 0, 16], "US"
+    item.add_new("LUTData", "OW", (np.arange(4096, dtype=np.uint16)[::-1] * 16).tobytes())
+    image = read_image(change(original, tmp_path, ModalityLUTSequence=[item]))
+    assert (image.pixels == (4095 - original[1].pixels) * 16).all()
+    assert image.value_range == (0, 65535)
+    with pytest.raises(ImageError, match="not finite"):
+        read_image(change(original, tmp_path, RescaleSlope="1e308", RescaleIntercept="1"))
+
+
+def test_float_pixels_must_be_finite(original, tmp_path):
+    values = original[1].pixels.astype(np.float32) / 7
+    values[0, 0] = np.inf
+    dataset = pydicom.dcmread(original[0])
+    del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    dataset.BitsAllocated, dataset.FloatPixelData = 32, values.tobytes()
+    dataset.save_as(tmp_path / "f.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="not finite"):
+        read_image(tmp_path / "f.dcm")
+    values[0, 0] = 1
+    dataset.FloatPixelData = values.tobytes()
+    dataset.save_as(tmp_path / "f.dcm", enforce_file_format=True)
+    assert (read_image(tmp_path / "f.dcm").pixels == values).all()
+
+
+def test_a_repeated_detector_spacing_is_still_magnified(original, tmp_path):
+    both = {"PixelSpacing": [0.1, 0.1], "ImagerPixelSpacing": [0.1, 0.1], "EstimatedRadiographicMagnificationFactor": 2}
+    assert read_image(change(original, tmp_path, **both)).spacing_mm == (0.05, 0.05)
+    calibrated = both | {"PixelSpacingCalibrationType": "GEOMETRY"}
+    assert read_image(change(original, tmp_path, **calibrated)).spacing_mm == (0.1, 0.1)
+    film = {"ImagerPixelSpacing": None, "NominalScannedPixelSpacing": [0.05, 0.05]}
+    assert read_image(change(original, tmp_path, **film)).spacing_mm == (0.05, 0.05)
+
+
+def test_header_tells_size_side_and_a_key_instead_of_the_identifier(original, tmp_path):
+    path = change(original, tmp_path, PatientID=CANARY)
+    header = read_header(path)
+    assert header.shape == original[1].pixels.shape
+    assert (header.view, header.laterality) == ("MLO", "R")
+    assert header.patient_key == hashlib.sha256(CANARY.encode()).hexdigest()[:12]
+    assert header.patient_key not in repr(header)
+    assert read_header(change(original, tmp_path, PatientID="")).patient_key is None
+
+
+def test_nesting_without_end_is_refused(original, tmp_path):
+    dataset = pydicom.dcmread(original[0])
+    inner = b""
+    for _ in range(3000):
+        item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + inner + b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
+        inner = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    head = original[0].read_bytes()
+    start = head.index(b"\x08\x00\x16\x00UI")
+    (tmp_path / "deep.dcm").write_bytes(head[:start] + inner)
+    assert dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    with pytest.raises(ImageError, match=r"deep\.dcm"):
+        read_image(tmp_path / "deep.dcm")
+
+
+def test_pydicoms_own_log_stays_silent_and_is_left_as_it_was(original, tmp_path, caplog):
+    level = logging.getLogger("pydicom").level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(original[0])
+        dataset.add_new("StudyDate", "DA", "1960-99-99x")
+        dataset.save_as(tmp_path / "d.dcm", enforce_file_format=True)
+    caplog.clear()
+    read_image(tmp_path / "d.dcm")
+    assert not caplog.records
+    assert logging.getLogger("pydicom").level == level

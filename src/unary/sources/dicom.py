@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_modality_lut
+from pydicom.uid import RLELossless
 
 from unary.errors import ImageError
 from unary.records import Image
@@ -126,7 +127,11 @@ def read_dicom(path: Path) -> Image:
         _refuse_deflated(path)
         dataset = pydicom.dcmread(path)
         _check_kind(dataset, path)
+        if dataset.file_meta.TransferSyntaxUID == RLELossless:
+            # The faster pylibjpeg-rle ends the whole program on a damaged stream: a Rust panic is no Exception.
+            dataset.pixel_array_options(decoding_plugin="pydicom")
         stored = dataset.pixel_array
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
         shape = (int(dataset.Rows), int(dataset.Columns))
         if stored.shape != shape:
             raise ImageError(f"{path}: it declares {shape} pixels but holds {stored.shape}; truncated or damaged")
@@ -191,7 +196,7 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
         raise ImageError(f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not")
     photometric = str(dataset.get("PhotometricInterpretation"))
     if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"{path}: it is in colour ({photometric[:16]}); grey values are needed")
+        raise ImageError(f"{path}: it is in colour or damaged ({photometric[:16]}); MONOCHROME1 or 2 is needed")
     rows, cols = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * cols <= _LARGEST_PIXELS:
         raise ImageError(f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read")
