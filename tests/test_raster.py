@@ -94,3 +94,81 @@ def test_white_is_zero_tiff_is_turned_round(tmp_path):
 def test_mask_is_what_is_not_zero(tmp_path):
     PIL.Image.fromarray(((RAMP > 2000) * 255).astype(np.uint8)).save(tmp_path / "m.png")
     assert (read_mask(tmp_path / "m.png") == (RAMP > 2000)).all()
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_common_tiff_compressions_need_no_extra_package(compression, dtype, tmp_path):
+    pixels = (RAMP % 256).astype(dtype) * dtype(257 if dtype is np.uint16 else 1)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression)
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixels.dtype == dtype
+    assert (image.pixels == pixels).all()
+
+
+def test_every_pgm_value_of_every_depth_comes_back(tmp_path):
+    for maximum in (1, 2, 100, 254, 255, 256, 1000, 4095, 16383, 65534, 65535):
+        values = np.arange(maximum + 1).astype("u1" if maximum < 256 else ">u2")
+        (tmp_path / "a.pgm").write_bytes(b"P5 %d 1 %d\n" % (maximum + 1, maximum) + values.tobytes())
+        assert (read_image(tmp_path / "a.pgm").pixels == values).all(), maximum
+
+
+def test_plain_pgm(tmp_path):
+    (tmp_path / "a.pgm").write_text("P2\n3 2\n999\n0 1 2\n997 998 999\n")
+    image = read_image(tmp_path / "a.pgm")
+    assert image.pixels.tolist() == [[0, 1, 2], [997, 998, 999]]
+    assert image.value_range == (0, 999)
+
+
+def test_twelve_bits_packed_in_tiff(tmp_path):
+    """A TIFF of two 12-bit pixels in three bytes, written by hand."""
+    rows, cols = 4, 6
+    values = np.arange(rows * cols) * 170
+    pairs = values.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, ((pairs[:, 0] & 15) << 4) | (pairs[:, 1] >> 8), pairs[:, 1] & 255], axis=1)
+    data = packed.astype(np.uint8).tobytes()
+    tags = [(256, cols), (257, rows), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, rows), (279, len(data))]
+    directory = len(tags).to_bytes(2, "little") + b"".join(
+        tag.to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little") for tag, value in tags
+    )
+    start = 8 + len(data) + len(data) % 2
+    padding = b"\0" * (start - 8 - len(data))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + start.to_bytes(4, "little") + data + padding + directory + b"\0" * 4)
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixels.tolist() == values.reshape(rows, cols).tolist()
+    assert image.value_range == (0, 4095)
+
+
+def test_transparency_palette_and_single_bits(tmp_path):
+    grey = (RAMP % 256).astype(np.uint8)
+    opaque = np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
+    PIL.Image.fromarray(opaque).save(tmp_path / "opaque.png")
+    assert (read_image(tmp_path / "opaque.png").pixels == grey).all()
+    opaque[3, 3, 3] = 7
+    PIL.Image.fromarray(opaque).save(tmp_path / "clear.png")
+    with pytest.raises(ImageError, match="partly transparent"):
+        read_image(tmp_path / "clear.png")
+    indexed = PIL.Image.fromarray(grey).convert("P")
+    indexed.save(tmp_path / "indexed.png")
+    assert (read_image(tmp_path / "indexed.png").pixels == grey).all()
+    indexed.putpalette([255, 0, 0, 0, 255, 0] * 128)
+    indexed.save(tmp_path / "painted.png")
+    with pytest.raises(ImageError, match="in colour"):
+        read_image(tmp_path / "painted.png")
+    PIL.Image.fromarray(grey > 99).save(tmp_path / "bits.png")
+    assert (read_mask(tmp_path / "bits.png") == (grey > 99)).all()
+
+
+def test_colour_of_16_bits_with_equal_channels_keeps_them(tmp_path):
+    pixels = RAMP * 16
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels] * 3, axis=-1), photometric="rgb")
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixels.dtype == np.uint16
+    assert (image.pixels == pixels).all()
+
+
+def test_a_hundred_megapixels(tmp_path):
+    pixels = np.zeros((10_000, 10_000), np.uint16)
+    pixels[5000:, ::2] = 40_000
+    PIL.Image.fromarray(pixels).save(tmp_path / "large.png", compress_level=1)
+    assert (read_image(tmp_path / "large.png").pixels == pixels).all()

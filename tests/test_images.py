@@ -1,0 +1,71 @@
+import numpy as np
+import PIL.Image
+import pytest
+
+from unary.errors import ImageError
+from unary.records import Image, Lesion
+from unary.sources.images import check_pixels, describe_outside, is_image_file, read_image, read_mask, read_shape
+
+RAMP = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20)
+
+
+def test_content_decides_before_the_name(phantoms, tmp_path):
+    content = phantoms.rows[0].path.read_bytes()
+    for name in ("a.png", "1.2.840.5", "none"):
+        (tmp_path / name).write_bytes(content)
+        assert (read_image(tmp_path / name).pixels == read_image(phantoms.rows[0].path).pixels).all()
+        assert is_image_file(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    assert not is_image_file(tmp_path / "notes.txt")
+
+
+def test_shape_comes_from_the_header(phantoms, tmp_path):
+    assert read_shape(phantoms.rows[0].path) == read_image(phantoms.rows[0].path).shape
+    for suffix in ("png", "tif", "pgm"):
+        PIL.Image.fromarray(RAMP).save(tmp_path / f"a.{suffix}")
+        assert read_shape(tmp_path / f"a.{suffix}") == (12, 20)
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        read_shape(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "cause"),
+    [
+        (np.zeros((0, 5)), "no pixels"),
+        (np.full((3, 3), 4), "every pixel has the value 4"),
+        (np.array([[1.0, np.nan]]), "not finite"),
+        (np.array([[1.0, -np.inf]]), "not finite"),
+    ],
+)
+def test_unusable_pixels_are_refused_by_name(pixels, cause, tmp_path):
+    with pytest.raises(ImageError, match=cause) as caught:
+        check_pixels(Image(pixels, (0, 9), tmp_path / "x.png"))
+    assert "x.png" in str(caught.value)
+
+
+def test_a_mask_may_be_full_but_not_empty(tmp_path):
+    PIL.Image.fromarray(np.full((4, 5), 255, np.uint8)).save(tmp_path / "full.png")
+    assert read_mask(tmp_path / "full.png").all()
+    PIL.Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "none.png")
+    with pytest.raises(ImageError, match=r"none\.png: the mask marks no pixel"):
+        read_mask(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "inside"),
+    [
+        ("point", ((0.0, 0.0),), True),
+        ("point", ((9.6, 19.9),), True),
+        ("point", ((10.5, 3.0),), False),
+        ("point", ((-3.0, 3.0),), False),
+        ("circle", ((9.0, 19.0),), True),
+        ("box", ((0.0, 0.0), (10.0, 20.0)), True),
+        ("box", ((0.0, 0.0), (10.0, 21.0)), False),
+        ("contour", ((1.0, 1.0), (5.0, 25.0), (3.0, 3.0)), False),
+        ("mask", (), True),
+    ],
+)
+def test_lesions_that_leave_the_image_are_described(kind, points, inside):
+    told = describe_outside(Lesion("i", "Mass", kind, points), (10, 20))
+    assert (told is None) == inside
+    assert inside or "i: the " in told
