@@ -35,7 +35,7 @@ def run_demo(
     seed: int = 0,
     phantom: PhantomConfig | None = None,
     patients: tuple[int, int] = (14, 6),
-    epochs: int = 40,
+    epochs: int = 15,
 ) -> Iterator[str]:
     """Run the demonstration, yielding lines for a terminal.
 
