@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
 from unary.errors import TrainingError
 from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
@@ -88,6 +88,7 @@ def train_autoencoder(
     training: TrainingConfig,
     *,
     widths: tuple[int, ...] = AutoencoderConfig.widths,
+    initialisation: Initialisation = "pyramid",
     checkpoint: Path | None = None,
     device: str = "cpu",
     on_epoch: Callable[[int, float], None] | None = None,
@@ -103,6 +104,8 @@ def train_autoencoder(
         interrupted and resumed ends with the same weights, bit for bit on a CPU with the same number of threads.
     widths
         Feature maps after each halving.
+    initialisation
+        See `unary.detectors.autoencoder.build_autoencoder`.
     checkpoint
         A file that is written after every epoch, and from which training goes on if it exists.
     device
@@ -121,7 +124,13 @@ def train_autoencoder(
     mean, scale, patch_mean_error = _intensity_statistics(patches)
     if scale < 0.5 / FULL_SCALE:
         raise TrainingError("all normal patches have one single intensity; are the images blank?")
-    config = AutoencoderConfig(size_px=patches.size_px, widths=widths, input_mean=mean, input_scale=scale)
+    config = AutoencoderConfig(
+        size_px=patches.size_px,
+        widths=widths,
+        input_mean=mean,
+        input_scale=scale,
+        initialisation=initialisation,
+    )
     network = build_autoencoder(config, seed=training.seed).to(device)
     optimizer = torch.optim.Adam(
         network.parameters(), training.learning_rate, (training.beta1, training.beta2), fused=True

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from unary.detectors.protocol import Examination
 from unary.prepare import FULL_SCALE
 
+Initialisation = Literal["pyramid", "random"]
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -54,7 +56,7 @@ class AutoencoderConfig:
     bottleneck: int | None = None
     input_mean: float = 0.0
     input_scale: float = 1.0
-    initialisation: Literal["pyramid", "random"] = "pyramid"
+    initialisation: Initialisation = "pyramid"
 
     def __post_init__(self) -> None:
         if self.size_px < 2 ** max(len(self.widths) - 1, 0) or not self.widths:
