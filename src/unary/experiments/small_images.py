@@ -75,7 +75,7 @@ class SmallImagesConfig:
 
 
 CONFIGS: dict[Kind, SmallImagesConfig] = {
-    "mnist": SmallImagesConfig(widths=(8, 16, 32), bottleneck=16, epochs=20),
+    "mnist": SmallImagesConfig(widths=(16, 32, 64, 128), bottleneck=8, epochs=10),
     "cifar10": SmallImagesConfig(widths=(8, 16, 32), bottleneck=4, epochs=4),
 }
 
@@ -138,10 +138,10 @@ def reproduce_small_images(
     images = _READERS[kind](data)
     _check_classes(images, data)
     results = run_all(images, config, out / "runs", runs=runs, seed=seed)
-    controls = measure_controls(images.test_images)
+    controls = measure_controls(images)
     detectors = {DETECTOR: summarise_runs([[one.scores for one in row] for row in results], images)}
-    for name, values in controls.items():
-        detectors[name] = summarise_runs([[values]] * len(images.classes), images)
+    for name, by_class in controls.items():
+        detectors[name] = summarise_runs([[scores] for scores in by_class], images)
     meta = {
         "data": kind,
         "data_sha256": images.sha256(),
@@ -248,10 +248,24 @@ def pick_examples(images: LabelledImages, label: int) -> NDArray[np.int64]:
     return np.concatenate([np.flatnonzero(normal)[:_EXAMPLES], np.flatnonzero(~normal)[:_EXAMPLES]])
 
 
-def measure_controls(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Return scores that need no learning: each image's mean and standard deviation, each of shape (n,), in [0, 1]."""
-    flat = images.reshape(len(images), -1) / np.float32(255)
-    return {"mean_brightness": flat.mean(axis=1), "standard_deviation": flat.std(axis=1)}
+def measure_controls(images: LabelledImages) -> dict[str, list[NDArray[np.float32]]]:
+    """Return scores that need no network, by name and class, each of shape (n_test,).
+
+    ``mean_brightness`` and ``standard_deviation`` are those of an image, in [0, 1], whatever the class.
+    ``mean_image`` is the root mean square distance from the mean of the class's training images, both standardised:
+    the score of an autoencoder that returns one and the same picture for everything.
+    """
+    flat = images.test_images.reshape(len(images.test_images), -1) / np.float32(255)
+    test, count = standardise_images(images.test_images), len(images.classes)
+    distances = []
+    for label in range(count):
+        typical = standardise_images(images.train_images[images.train_labels == label]).mean(dim=0, keepdim=True)
+        distances.append(reconstruction_rmse(test, typical.expand_as(test)).numpy())
+    return {
+        "mean_brightness": [flat.mean(axis=1)] * count,
+        "standard_deviation": [flat.std(axis=1)] * count,
+        "mean_image": distances,
+    }
 
 
 def summarise_runs(scores: Sequence[Sequence[NDArray[np.float32]]], images: LabelledImages) -> dict[str, Any]:
@@ -293,7 +307,7 @@ def _describe(values: NDArray[np.float64], *, n_positive: int, n_negative: int) 
 def write_small_scores(
     path: Path,
     results: Sequence[Sequence[RunResult]],
-    controls: dict[str, NDArray[np.float32]],
+    controls: dict[str, list[NDArray[np.float32]]],
     images: LabelledImages,
 ) -> None:
     """Write ``scores.parquet``: one row per normal class, run and test image.
@@ -306,11 +320,7 @@ def write_small_scores(
 
     count = len(images.test_labels)
     labels = pyarrow.DictionaryArray.from_arrays(pyarrow.array(images.test_labels), list(images.classes))
-    shared = {
-        "index": pyarrow.array(np.arange(count, dtype=np.int32)),
-        "label": labels,
-        **{f"score_{name}": pyarrow.array(values) for name, values in controls.items()},
-    }
+    shared = {"index": pyarrow.array(np.arange(count, dtype=np.int32)), "label": labels}
     tables = []
     for label, row in enumerate(results):
         learned = pyarrow.DictionaryArray.from_arrays(
@@ -322,6 +332,7 @@ def write_small_scores(
                 "run": pyarrow.array(np.full(count, run, np.int32)),
                 "positive": pyarrow.array(images.test_labels != label),
                 f"score_{DETECTOR}": pyarrow.array(result.scores),
+                **{f"score_{name}": pyarrow.array(by_class[label]) for name, by_class in controls.items()},
             }
             tables.append(pyarrow.table({**own, **shared}))
     partial = path.with_name(f".{path.name}.{os.getpid()}")

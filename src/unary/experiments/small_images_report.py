@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
-_CONTROL_NAMES = {"mean_brightness": "Mean brightness", "standard_deviation": "Standard deviation"}
+_CONTROL_NAMES = {
+    "mean_brightness": "Mean brightness",
+    "standard_deviation": "Standard deviation",
+    "mean_image": "Distance from the mean image",
+}
 
 
 def build_small_report(
@@ -43,7 +47,7 @@ def build_small_report(
         f"{kind}, one class against the rest: learning from one class alone, the autoencoder tells its test images "
         f"from those of the other classes with a mean AUROC of {groups[mean]['auroc']:.3f}, where 0.5 is chance. "
         f"It does best with {best} ({groups[best]['auroc']:.3f}), worst with {worst} ({groups[worst]['auroc']:.3f}). "
-        f"Without any learning: {rivals}."
+        f"Without a network: {rivals}."
     )
     results = Section(
         "Results",
@@ -56,8 +60,8 @@ def build_small_report(
         pictures=(
             Picture(
                 figure_png(plot_areas(document["detectors"], detector=detector, mean=mean)),
-                "AUROC by class: each run a dot, the mean a line; controls without learning beside it.",
-                "Dots on one row per class, from chance at 0.5 to 1.",
+                "AUROC by class: each run a dot, the mean a line; controls without a network beside it.",
+                "One row per class: dots for runs, a bar for their mean, grey marks for controls; chance is dashed.",
             ),
         ),
     )
@@ -122,7 +126,7 @@ def plot_areas(detectors: Mapping[str, Any], *, detector: str, mean: str) -> Fig
     axes.set_yticks(range(len(groups)), ["mean" if name == mean else name for name in groups])
     axes.invert_yaxis()
     axes.set_xlabel("AUROC")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
