@@ -86,6 +86,28 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_white_is_zero_is_turned_round_by_either_decoder(compression, kind, tmp_path):
+    pixels = (RAMP % 256).astype(kind)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression, tiffinfo={262: 0})
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert int(file.pages[0].photometric) == 0
+    stored = np.asarray(PIL.Image.open(tmp_path / "a.tif"))
+    shown = stored if kind == "u1" else 65535 - stored  # Pillow inverts 8 bits when it reads
+    assert (read_image(tmp_path / "a.tif").pixels == shown).all()
+
+
+def test_truncated_tiff_is_refused_quietly(tmp_path, caplog):
+    for compression in ("zlib", None):
+        tifffile.imwrite(tmp_path / "a.tif", RAMP * 16, compression=compression)
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+        (tmp_path / "cut.tif").write_bytes(content[:-40])
+        with pytest.raises(ImageError, match=r"cut\.tif: not readable"):
+            read_image(tmp_path / "cut.tif")
+    assert not caplog.records
+
+
 def test_white_is_zero_tiff_is_turned_round(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RAMP, photometric="miniswhite")
     assert (read_image(tmp_path / "a.tif").pixels == 65535 - RAMP).all()

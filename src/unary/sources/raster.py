@@ -6,9 +6,11 @@ three channels: common imaging libraries clip 16-bit greys at 255 on the way to 
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +23,12 @@ from numpy.typing import NDArray
 from unary.errors import ImageError
 from unary.records import Image
 
-RASTER_SUFFIXES = (".png", ".tif", ".tiff", ".pgm")
-_TIFF_ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, MemoryError, struct.error)
+TIFF_SUFFIXES = (".tif", ".tiff")
+RASTER_SUFFIXES = (".png", *TIFF_SUFFIXES, ".pgm")
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def read_raster(path: Path) -> Image:
@@ -44,7 +50,7 @@ def read_raster(path: Path) -> Image:
     ImageError
         If the file is unreadable, truncated, empty, in colour, of several pages, or not finite.
     """
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() in TIFF_SUFFIXES:
         pixels, bits = _read_tiff(path)
     else:
         pixels, bits = _read_with_pillow(path), None
@@ -71,6 +77,9 @@ def read_raster_shape(path: Path) -> tuple[int, int]:
     ImageError
         If the header is not readable.
     """
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        with _opening_tiff(path) as page:
+            return int(page.imagelength), int(page.imagewidth)
     with _opening(path) as file:
         return int(file.height), int(file.width)
 
@@ -80,13 +89,13 @@ def _opening(path: Path) -> Iterator[PIL.Image.Image]:
     """Open with Pillow; what goes wrong inside the block is the file's fault."""
     try:
         with warnings.catch_warnings():
-            # Pillow's guard against decompression bombs; 100 megapixels are an ordinary size here.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            # Of decompression bombs (100 megapixels are an ordinary size here) and of damage, which shows by itself.
+            warnings.simplefilter("ignore")
             with PIL.Image.open(path) as file:
                 yield file
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too large ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, MemoryError, struct.error) as error:
+    except _DAMAGE as error:
         raise ImageError(f"{path}: not readable as an image ({error}); truncated, or another format?") from error
 
 
@@ -126,25 +135,36 @@ def _build_float_image(pixels: NDArray[Any], path: Path) -> Image:
     return Image(pixels, (float(pixels.min()), float(pixels.max())), path)
 
 
-def _read_tiff(path: Path) -> tuple[NDArray[Any], int]:
-    """Pixels and bits per sample; Pillow decodes what tifffile cannot without an optional package (LZW, 12 bits)."""
+@contextmanager
+def _opening_tiff(path: Path) -> Iterator[Any]:
+    """Open the one page of a TIFF; what goes wrong inside the block is the file's fault."""
     import tifffile
 
+    log = logging.getLogger("tifffile")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)  # it logs every oddity of a damaged file; one error says enough
     try:
         with tifffile.TiffFile(path) as file:
             stack = (file.imagej_metadata or {}).get("images", 1)
             count = max(len(file.pages), int(stack))
             if count > 1:
                 raise ImageError(f"{path}: it holds {count} pages; one is needed")
-            page = file.pages[0]
-            bits, white_is_zero = int(page.bitspersample), int(page.photometric) == 0
-            try:
-                pixels: NDArray[Any] = page.asarray()
-            except (ValueError, NotImplementedError, RuntimeError):
-                pixels = _read_with_pillow(path)
-                white_is_zero = white_is_zero and bits > 8  # Pillow has inverted the others
-    except (*_TIFF_ERRORS, tifffile.TiffFileError) as error:
+            yield file.pages[0]
+    except (*_DAMAGE, tifffile.TiffFileError) as error:
         raise ImageError(f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?") from error
+    finally:
+        log.setLevel(level)
+
+
+def _read_tiff(path: Path) -> tuple[NDArray[Any], int]:
+    """Pixels and bits per sample; Pillow decodes what tifffile cannot without an optional package (LZW, 12 bits)."""
+    with _opening_tiff(path) as page:
+        bits, white_is_zero = int(page.bitspersample), int(page.photometric) == 0
+        try:
+            pixels: NDArray[Any] = page.asarray()
+        except (ValueError, NotImplementedError):
+            pixels = _read_with_pillow(path)
+            white_is_zero = white_is_zero and bits > 8  # Pillow has inverted the others
     if white_is_zero and pixels.dtype == np.bool_:
         pixels = ~pixels
     elif white_is_zero and pixels.dtype.kind == "u":
