@@ -1,10 +1,12 @@
+import zlib
+
 import numpy as np
 import PIL.Image
 import pytest
 import tifffile
 
 from unary.errors import ImageError
-from unary.sources.images import read_image, read_mask
+from unary.sources.images import read_image, read_mask, read_shape
 
 RAMP = (np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 17) % 4096
 
@@ -194,3 +196,24 @@ def test_a_hundred_megapixels(tmp_path):
     pixels[5000:, ::2] = 40_000
     PIL.Image.fromarray(pixels).save(tmp_path / "large.png", compress_level=1)
     assert (read_image(tmp_path / "large.png").pixels == pixels).all()
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "pgm"])
+def test_a_header_that_asks_for_terabytes_is_refused_before_decoding(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 1000000 1000000 255\n" + bytes(100))
+    elif suffix == "png":
+        PIL.Image.fromarray(RAMP).save(path)
+        header = b"IHDR" + (10**6).to_bytes(4, "big") * 2 + path.read_bytes()[24:29]
+        content = path.read_bytes()
+        path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
+    else:
+        tifffile.imwrite(path, np.zeros((4, 4), np.uint8))
+        with tifffile.TiffFile(path, mode="r+") as file:
+            for name in ("ImageWidth", "ImageLength"):
+                file.pages[0].tags[name].overwrite(10**6, dtype="I")
+    for read in (read_image, read_shape):
+        with pytest.raises(ImageError, match=r"declares 1000000 x 1000000|too large") as caught:
+            read(path)
+        assert path.name in str(caught.value)

@@ -25,6 +25,7 @@ from unary.records import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 RASTER_SUFFIXES = (".png", *TIFF_SUFFIXES, ".pgm")
+_LARGEST_PIXELS = 400_000_000
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
     MemoryError, struct.error, zlib.error,
@@ -92,11 +93,18 @@ def _opening(path: Path) -> Iterator[PIL.Image.Image]:
             # Of decompression bombs (100 megapixels are an ordinary size here) and of damage, which shows by itself.
             warnings.simplefilter("ignore")
             with PIL.Image.open(path) as file:
+                _check_size(int(file.height), int(file.width), path)
                 yield file
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too large ({error})") from error
     except _DAMAGE as error:
         raise ImageError(f"{path}: not readable as an image ({error}); truncated, or another format?") from error
+
+
+def _check_size(rows: int, cols: int, path: Path) -> None:
+    """Refuse before anything is decoded: a damaged header can ask for terabytes of memory."""
+    if not 0 < rows * cols <= _LARGEST_PIXELS:
+        raise ImageError(f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read")
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
@@ -149,7 +157,13 @@ def _opening_tiff(path: Path) -> Iterator[Any]:
             count = max(len(file.pages), int(stack))
             if count > 1:
                 raise ImageError(f"{path}: it holds {count} pages; one is needed")
-            yield file.pages[0]
+            page = file.pages[0]
+            _check_size(int(page.imagelength), int(page.imagewidth), path)
+            if page.is_tiled:
+                _check_size(int(page.tilelength), int(page.tilewidth), path)
+            if page.samplesperpixel > 4 or page.imagedepth != 1:
+                raise ImageError(f"{path}: a two-dimensional grey image is needed, its shape is {page.shape}")
+            yield page
     except (*_DAMAGE, tifffile.TiffFileError) as error:
         raise ImageError(f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?") from error
     finally:
