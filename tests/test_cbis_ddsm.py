@@ -9,6 +9,7 @@ from unary.patches import GridConfig
 from unary.prepare import PreparationConfig
 from unary.sources.cbis_ddsm import read_cbis_ddsm
 from unary.sources.images import read_image, read_mask
+from unary.sources.manifest import label_of_birads
 
 HEADER = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,assessment,"
@@ -111,4 +112,89 @@ def test_not_a_download(tmp_path, download):
     for path in (download / "CBIS-DDSM").rglob("*.dcm"):
         path.unlink()
     with pytest.raises(ManifestError, match="none of them is on disk"):
+        read_cbis_ddsm(download)
+
+
+def test_folders_renamed_by_date_and_description(download):
+    root = download / "CBIS-DDSM"
+    expected = read_cbis_ddsm(download)[0]
+    for case in sorted(root.iterdir()):
+        (study,) = case.iterdir()
+        (series,) = study.iterdir()
+        series.rename(study / "1.000000-full mammogram images-38548")
+        study.rename(case / "08-07-2016-DDSM-NA-96009")
+    manifest, notices = read_cbis_ddsm(download)
+    assert notices == ()
+    assert [row.image_id for row in manifest.rows] == [row.image_id for row in expected.rows]
+    for row in manifest.rows:
+        assert read_image(row.path).shape == (200, 160)
+        assert [np.argwhere(read_mask(lesion.mask_path)).min() for lesion in manifest.lesions_of(row.image_id)] == [
+            min(40 * number, 50) for number in range(1, len(manifest.lesions_of(row.image_id)) + 1)
+        ]
+
+
+def test_an_image_whose_mask_is_missing_counts_as_incomplete(download):
+    for path in (download / "CBIS-DDSM").glob("*P_00005_RIGHT_CC_2/*/*/*.dcm"):
+        path.unlink()
+    rows = {row.patient_id: row for row in read_cbis_ddsm(download)[0].rows}
+    assert not rows["P_00005"].complete
+    assert rows["P_00007"].complete
+
+
+def add_mass(download, shape):
+    """Add a table of masses with a copy of the first film."""
+    case = "Mass-Training_P_00005_RIGHT_CC"
+    rng = np.random.default_rng(1)
+    write_dicom(download / "CBIS-DDSM" / case / "2.1" / "m.img" / "1-1.dcm", rng.integers(0, 9, shape, dtype=np.uint16))
+    mask = np.zeros(shape, np.uint8)
+    mask[100:150, 10:40] = 255
+    write_dicom(download / "CBIS-DDSM" / f"{case}_1" / "2.2" / "m.roi" / "1-1.dcm", mask)
+    line = (
+        f"P_00005,3,RIGHT,CC,1,mass,OVAL,5,MALIGNANT,3,{case}/2.1/m.img/000000.dcm,{case}_1/2.2/m.roi/000000.dcm,"
+        f"{case}_1/2.2/m.roi/000001.dcm"
+    )
+    (download / "mass_case_description_train_set.csv").write_text(
+        f"{HEADER.replace('breast_density', 'breast density')}\n{line}\n"
+    )
+
+
+def test_masses_and_calcifications_of_one_film_are_joined(download):
+    add_mass(download, (200, 160))
+    manifest, notices = read_cbis_ddsm(download)
+    assert notices == ()
+    (row,) = [row for row in manifest.rows if row.patient_id == "P_00005"]
+    assert (row.birads, row.complete) == ("5", True)
+    assert [lesion.name for lesion in manifest.lesions_of(row.image_id)] == ["Calcification", "Calcification", "Mass"]
+
+
+def test_copies_of_unlike_size_stay_apart_and_incomplete(download):
+    add_mass(download, (210, 160))
+    manifest, notices = read_cbis_ddsm(download)
+    rows = [row for row in manifest.rows if row.patient_id == "P_00005"]
+    assert [row.complete for row in rows] == [False, False]
+    assert [len(manifest.lesions_of(row.image_id)) for row in rows] == [2, 1]
+    assert any("two sizes" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("assessments", "birads"), [("2,2", "2"), ("0,2", None), ("0,4", "4"), ("3,5", "5"), (",2", None), ("0,0", None)]
+)
+def test_what_is_not_assessed_is_not_taken_as_benign(download, assessments, birads):
+    table = download / "calc_case_description_train_set.csv"
+    first, second = assessments.split(",")
+    text = table.read_text().replace("N/A,2,", f"N/A,{first},", 1).replace("N/A,4,", f"N/A,{second},", 1)
+    table.write_text(text)
+    row = read_cbis_ddsm(download)[0].rows[0]
+    assert row.birads == birads
+    assert row.label == label_of_birads(birads)
+
+
+def test_malformed_tables_are_named(download):
+    table = download / "calc_case_description_train_set.csv"
+    text = table.read_text()
+    table.write_text(text.replace("P_00007,", ",", 1))
+    with pytest.raises(ManifestError, match=r"train_set\.csv, entry 4: a patient"):
+        read_cbis_ddsm(download)
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ManifestError, match="cannot be read"):
         read_cbis_ddsm(download)

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from unary.errors import ManifestError
 from unary.records import Lesion, Manifest, ManifestRow
@@ -128,3 +130,106 @@ def test_select_keeps_the_lesions_of_what_is_kept():
     manifest = Manifest(rows, tuple(Lesion(name, "Mass", "point", ((1.0, 1.0),)) for name in "aab"))
     assert len(manifest.select(rows[:1]).lesions) == 2
     assert len(manifest.lesions_of("b")) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("a,Mass,point,1 1; 2 2,,", r"needs 1 point\(s\), not 2"),
+        ("a,Mass,circle,1 1; 2 2,3,", r"needs 1 point\(s\), not 2"),
+        ("a,Mass,box,1 1; 2 2; 3 3,,", r"needs 2 point\(s\), not 3"),
+        ("a,Mass,mask,1 1,,mask.png", r"needs 0 point\(s\), not 1"),
+        ("a,Mass,point,nan 1,,", "points read"),
+        ("a,Mass,circle,1 1,inf,", "finite"),
+        ("a,Mass", "kind must be one of .*, not ''"),
+        ("a,Mass,point,1 1,,,surplus", "7 values for 6 columns"),
+    ],
+)
+def test_lesions_by_hand_go_wrong_in_many_ways(folder, line, cause):
+    path = write(folder, "path\na.png\n", f"image_id,name,kind,points,radius_px,mask_path\n{line}\n")
+    with pytest.raises(ManifestError, match=cause) as caught:
+        read_manifest(path)
+    assert "m.lesions.csv, line 2" in str(caught.value)
+
+
+def test_errors_give_the_lines_of_what_is_missing_or_repeated(folder):
+    with pytest.raises(ManifestError, match=r"2 of 3 images are not there: line 3 .*x\.png, line 5 .*y\.png"):
+        read_manifest(write(folder, "path\na.png\nx.png\n\ny.png\n"))
+    with pytest.raises(ManifestError, match=r"repeated: a \(lines 2, 4\)"):
+        read_manifest(write(folder, "path,image_id\na.png,\nb.png,\nb.png,a\n"))
+    (folder / "sub").mkdir()
+    with pytest.raises(ManifestError, match="1 of 1 images are not there"):
+        read_manifest(write(folder, "path\nsub\n"))
+
+
+def test_sides_and_views_are_put_in_order(folder):
+    rows = read_manifest(write(folder, "path,Laterality,View\na.png,left,cc\nb.png,R, mlo\n")).rows
+    assert [(row.laterality, row.view) for row in rows] == [("L", "CC"), ("R", "MLO")]
+    with pytest.raises(ManifestError, match="line 2: laterality must be"):
+        read_manifest(write(folder, "path,laterality\na.png,both\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("path,path\na.png,b.png\n", "'path' is there twice"),
+        ("path;birads\na.png;1;surplus\n", "3 values for 2 columns"),
+        ('path\n"a.png\nb.png\n', "not readable as CSV"),
+        ("", "'path' is missing"),
+    ],
+)
+def test_tables_out_of_shape(folder, text, cause):
+    with pytest.raises(ManifestError, match=cause):
+        read_manifest(write(folder, text))
+
+
+def test_spreadsheet_exports_with_carriage_returns(folder):
+    path = folder / "m.csv"
+    path.write_bytes("\ufeffpath;birads;complete;spacing_mm\r\na.png;4A;FALSE;0,07\r\nb.png;2;;\r\n;;;\r\n".encode())
+    first, second = read_manifest(path).rows
+    assert (first.birads, first.label, first.complete, first.spacing_mm) == ("4a", "positive", False, 0.07)
+    assert (second.label, second.complete, second.spacing_mm) == ("negative", True, None)
+    path.write_bytes("path\na.png\n".encode("utf-16"))
+    with pytest.raises(ManifestError, match="not saved as UTF-8"):
+        read_manifest(path)
+
+
+words = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp")) | st.sampled_from(',;\t"\n x'), min_size=1
+)
+names = words.map(str.strip).filter(bool)
+coordinates = st.floats(-1e6, 1e6)
+pairs = st.tuples(coordinates, coordinates)
+
+
+@st.composite
+def lesions(draw, image_ids, mask):
+    kind = draw(st.sampled_from(["point", "contour", "circle", "box", "mask"]))
+    count = {"point": 1, "contour": draw(st.integers(3, 6)), "circle": 1, "box": 2, "mask": 0}[kind]
+    points = tuple(draw(st.lists(pairs, min_size=count, max_size=count)))
+    radius = draw(st.floats(0, 1e5)) if kind == "circle" else None
+    return Lesion(draw(st.sampled_from(image_ids)), draw(names), kind, points, radius, mask if kind == "mask" else None)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@given(data=st.data())
+def test_whatever_is_written_reads_back_the_same(folder, data):
+    ids = data.draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    rows = tuple(
+        ManifestRow(
+            data.draw(st.sampled_from([folder / "a.png", folder / "b.png", Path(__file__).absolute()])),
+            image_id,
+            data.draw(names),
+            data.draw(st.sampled_from(["negative", "positive"])),
+            data.draw(st.sampled_from([None, "L", "R"])),
+            data.draw(st.sampled_from([None, "CC", "MLO"])),
+            data.draw(st.sampled_from([None, "1", "4c", "6"])),
+            data.draw(st.sampled_from([None, "1", "4"])),
+            data.draw(st.booleans()),
+            data.draw(st.none() | st.floats(1e-3, 99)),
+        )
+        for image_id in ids
+    )
+    manifest = Manifest(rows, tuple(data.draw(st.lists(lesions(ids, folder / "mask.png"), max_size=5))))
+    write_manifest(manifest, folder / "out.csv")
+    assert read_manifest(folder / "out.csv") == manifest

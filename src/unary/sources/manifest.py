@@ -126,7 +126,7 @@ def _read_csv(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str,
         )
         raise ManifestError(f"{path}: cannot be read ({reason})") from error
     header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     try:
         table = [(reader.line_num, [value.strip() for value in fields]) for fields in reader]
     except csv.Error as error:
