@@ -2,10 +2,12 @@ import shutil
 
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 
 from unary.errors import ManifestError
 from unary.sources.folder import find_images, read_folder
+from unary.sources.images import read_image
 
 
 def save(path, seed=0):
@@ -55,3 +57,56 @@ def test_an_empty_folder_is_an_error(tmp_path):
     (tmp_path / "normal").mkdir()
     with pytest.raises(ManifestError, match="no image"):
         read_folder(tmp_path)
+
+
+def test_dicom_rows_know_side_and_view(folder, phantoms):
+    rows = {row.image_id: row for row in read_folder(folder)[0].rows}
+    image = read_image(phantoms.rows[1].path)
+    assert (rows["abnormal/x"].laterality, rows["abnormal/x"].view) == (image.laterality, image.view)
+    assert rows["normal/c.png"].view is None
+
+
+def test_a_number_at_the_end_of_a_uid_is_no_suffix(tmp_path, phantoms):
+    (tmp_path / "normal").mkdir()
+    for row, name in zip(phantoms.rows, ("1.2.840.1", "1.2.840.2", "1.2.840.2.dcm"), strict=False):
+        shutil.copy(row.path, tmp_path / "normal" / name)
+    ids = [row.image_id for row in read_folder(tmp_path)[0].rows]
+    assert ids == ["normal/1.2.840.1", "normal/1.2.840.2", "normal/1.2.840.2.dcm"]
+
+
+def test_links_to_folders_count_once_and_loops_end(tmp_path):
+    save(tmp_path / "elsewhere" / "p9" / "a.png")
+    (tmp_path / "normal").mkdir()
+    (tmp_path / "normal" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "normal")
+    manifest, _ = read_folder(tmp_path)
+    assert [row.image_id for row in manifest.rows] == ["normal/linked/p9/a"]
+
+
+def test_one_identifier_for_all_is_noticed_and_shown_to_nobody(tmp_path, phantoms):
+    (tmp_path / "normal").mkdir()
+    for number, row in enumerate(phantoms.rows[:3]):
+        dataset = pydicom.dcmread(row.path)
+        dataset.PatientID = "ANONYMISED-77"
+        dataset.save_as(tmp_path / "normal" / f"{number}.dcm", enforce_file_format=True)
+    manifest, notices = read_folder(tmp_path)
+    assert len({row.patient_id for row in manifest.rows}) == 1
+    assert any("count as one patient" in notice for notice in notices)
+    assert "ANONYMISED-77" not in repr(manifest) + repr(notices) + "".join(row.patient_id for row in manifest.rows)
+
+
+def test_damaged_dicom_and_a_dicomdir(tmp_path, phantoms):
+    save(tmp_path / "normal" / "a.png")
+    content = phantoms.rows[0].path.read_bytes()
+    (tmp_path / "normal" / "DICOMDIR").write_bytes(content)
+    (tmp_path / "normal" / "cut.dcm").write_bytes(content[:150])
+    manifest, notices = read_folder(tmp_path)
+    assert [row.image_id for row in manifest.rows] == ["normal/a", "normal/cut"]
+    assert any("cut.dcm" in notice for notice in notices)
+
+
+def test_neither_sub_folder(tmp_path):
+    with pytest.raises(ManifestError, match="'normal' or 'abnormal' is needed"):
+        read_folder(tmp_path)
+    with pytest.raises(ManifestError, match="no such folder"):
+        read_folder(tmp_path / "gone")

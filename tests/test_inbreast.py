@@ -1,8 +1,10 @@
 import plistlib
+import struct
 
 import pytest
 
 from unary.errors import ManifestError
+from unary.sources.images import read_image
 from unary.sources.inbreast import read_inbreast
 
 HEADER = "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"
@@ -101,3 +103,76 @@ def test_broken_releases_are_named(release, tmp_path):
     (release / "INbreast.xls").unlink()
     with pytest.raises(ManifestError, match=r"neither INbreast\.csv nor INbreast\.xls"):
         read_inbreast(release)
+
+
+def write_xls(path, table):
+    """Write text and numbers as an Excel 2 worksheet, which is a plain sequence of records."""
+
+    def record(kind, body):
+        return struct.pack("<HH", kind, len(body)) + body
+
+    content = record(0x0009, struct.pack("<HH", 2, 0x0010)) + record(0x0042, struct.pack("<H", 1252))
+    for row, line in enumerate(table):
+        for col, value in enumerate(line):
+            place = struct.pack("<HH3x", row, col)
+            if isinstance(value, str):
+                content += record(0x0004, place + bytes([len(value)]) + value.encode("cp1252"))
+            else:
+                content += record(0x0003, place + struct.pack("<d", value))
+    path.write_bytes(content + record(0x000A, b""))
+
+
+def test_the_spreadsheet_says_the_same_as_the_table(release):
+    expected, notices = read_inbreast(release)
+    (release / "INbreast.csv").unlink()
+    head = [
+        "Patient ID",
+        "Patient age",
+        "Laterality",
+        "View",
+        "Acquisition date",
+        "File Name",
+        "ACR",
+        "Bi-Rads",
+        "Mass ",
+    ]
+    person = ["removed", "removed", "R", "CC", 201001.0]
+    table = [
+        [*person, 100.0, 2.0, 1.0, ""],
+        [*person, 101.0, 3.0, "4c", "X"],
+        ["", "", "", "", "", 102.0, "", 5.0, ""],
+        [*person, 104.0, 1.0, 2.0, ""],
+        ["", "", "", "", "", "", "", "", ""],
+        ["", "", "", "", "", "", "Total", 4.0, 1.0],
+    ]
+    write_xls(release / "INbreast.xls", [head, *table])
+    assert read_inbreast(release) == (expected, notices)
+
+
+def test_lesions_that_leave_their_image_are_noticed(release, phantoms):
+    image = release / "AllDICOMs" / "101_aaa_MG_L_ML_ANON.dcm"
+    image.write_bytes(phantoms.rows[0].path.read_bytes())
+    rows, cols = read_image(image).shape
+    write_xml(release / "AllXML" / "101.xml", region("Mass", (cols - 1, rows - 1)), region("Cluster", (rows, cols)))
+    manifest, notices = read_inbreast(release)
+    assert len(manifest.lesions) == 2
+    (told,) = [notice for notice in notices if notice.startswith("101")]
+    assert "'Cluster' leaves the image" in told
+
+
+def test_odd_regions_of_the_release(release):
+    odd = [
+        {"Name": "", "NumberOfPoints": 1, "Point_px": ["(5.5, 6.5)"]},
+        {"Name": " Calcification ", "NumberOfPoints": 1, "Point_px": ["(1e1, -2)"]},
+        {"Name": "Mass", "NumberOfPoints": 1, "Point_px": ["(-, 2)"]},
+        {"Name": "Mass", "NumberOfPoints": 1},
+    ]
+    (release / "AllXML" / "101.xml").write_bytes(
+        plistlib.dumps({"Images": [{"ImageIndex": 0}, {"ImageIndex": 1, "ROIs": odd}]})
+    )
+    manifest, notices = read_inbreast(release)
+    assert [(lesion.name, lesion.points) for lesion in manifest.lesions] == [
+        ("Unnamed", ((6.5, 5.5),)),
+        ("Calcification", ((-2.0, 10.0),)),
+    ]
+    assert sum("has no readable points" in notice for notice in notices) == 2

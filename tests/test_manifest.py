@@ -211,7 +211,7 @@ def lesions(draw, image_ids, mask):
     return Lesion(draw(st.sampled_from(image_ids)), draw(names), kind, points, radius, mask if kind == "mask" else None)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, database=None, max_examples=100)
 @given(data=st.data())
 def test_whatever_is_written_reads_back_the_same(folder, data):
     ids = data.draw(st.lists(names, min_size=1, max_size=4, unique=True))

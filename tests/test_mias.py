@@ -69,3 +69,41 @@ def test_not_the_data_set(tmp_path, folder):
     (folder / "Info.txt").write_text("nothing here")
     with pytest.raises(ManifestError, match="no line describes"):
         read_mias(folder)
+
+
+def test_a_lesion_off_the_breast_leaves_its_image_incomplete(folder):
+    rows = {row.image_id: row for row in read_mias(folder)[0].rows}
+    assert not rows["mdb005"].complete
+    assert rows["mdb001"].complete
+
+
+def test_rows_count_from_the_bottom_of_the_image_as_it_is(folder):
+    PIL.Image.fromarray(np.random.default_rng(0).integers(90, 200, (512, 1024), np.uint8)).save(folder / "mdb001.pgm")
+    (lesion,) = read_mias(folder)[0].lesions_of("mdb001")
+    assert lesion.points == ((511 - 425, 535),)
+
+
+def test_the_corner_the_origin_and_what_lies_beyond(folder):
+    (folder / "Info.txt").write_text(
+        "mdb001 G CIRC B 1023 0 5\nmdb002 G CIRC B 1023 1023 5\nmdb003 G CIRC B 1024 5000 5\nmdb004 G ASYM M 500 400\n"
+    )
+    manifest, notices = read_mias(folder)
+    assert [lesion.points[0] for lesion in manifest.lesions[:2]] == [(1023, 1023), (0, 1023)]
+    assert any("mdb003" in notice and "outside the image" in notice for notice in notices)
+    assert manifest.lesions_of("mdb004")[0].kind == "point"
+    assert not any("mdb004" in notice for notice in notices)
+
+
+def test_a_damaged_image_is_noticed_and_the_rest_goes_on(folder):
+    (folder / "mdb003.pgm").write_bytes((folder / "mdb003.pgm").read_bytes()[:2000])
+    manifest, notices = read_mias(folder)
+    assert any("mdb003.pgm" in notice for notice in notices)
+    assert {row.image_id: row.complete for row in manifest.rows}["mdb003"] is False
+
+
+def test_a_folder_around_the_data_set_will_do(folder, tmp_path_factory):
+    outer = tmp_path_factory.mktemp("outer")
+    (outer / "all-mias").symlink_to(folder)
+    assert len(read_mias(outer)[0].rows) == len(read_mias(folder)[0].rows)
+    with pytest.raises(ManifestError, match="no such folder"):
+        read_mias(outer / "gone")

@@ -1,13 +1,15 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import unary
 from unary.errors import BundleError, ImageError, ManifestError, SplitError, TrainingError
 from unary.evaluation.roc import auroc
-from unary.patches import extract_patches
+from unary.patches import GridConfig, extract_patches
 from unary.pipeline import evaluate, find_thresholds, fit, score
+from unary.prepare import PreparationConfig
 from unary.scoring import measure_controls, score_patch_set
 from unary.splits import split_manifest
 
@@ -153,3 +155,15 @@ def test_a_file_that_is_no_image_is_an_error(model, tmp_path):
     (tmp_path / "notes.png").write_text("not a picture")
     with pytest.raises(ImageError, match=r"notes\.png"):
         score(model, tmp_path / "notes.png")
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (64, 64), (30, 700), (900, 50)])
+def test_images_smaller_than_a_patch_and_of_any_aspect_are_scored(model, shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(2000, 4000, shape, dtype=np.uint16)
+    pixels[: shape[0] // 4] = 10  # background
+    PIL.Image.fromarray(pixels).save(tmp_path / "odd.png")
+    whole = dataclasses.replace(model, preparation=PreparationConfig(mask="none"), grid=GridConfig(64, 32, 0.1))
+    result = score(whole, tmp_path / "odd.png")
+    assert result.anomaly_map.shape == shape
+    assert np.isfinite(result.anomaly_map).all()
+    assert len(result.scores) >= 1

@@ -105,6 +105,7 @@ def _add_model_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("manifest", type=Path, metavar="M.csv")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR/")
     evaluate.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
+    _add_note_option(evaluate)
     evaluate.set_defaults(run=_run_evaluate)
 
 
@@ -117,12 +118,19 @@ def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> Non
     reproduce.add_argument("--runs", type=int, help="independent runs (default: 3; mnist and cifar10: 10)")
     reproduce.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
     reproduce.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    _add_note_option(reproduce)
     _add_patch_options(reproduce)
     reproduce.set_defaults(run=_run_reproduce)
     demo = commands.add_parser("demo", help="the whole chain on synthetic mammograms, in minutes")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_run_demo)
+
+
+def _add_note_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--note", action="append", default=[], metavar="TEXT", help="what must not be overlooked; heads the report"
+    )
 
 
 def _add_training_options(parser: argparse.ArgumentParser, *, epochs: int) -> None:
@@ -230,7 +238,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
     model = read_model(options.model)
     evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    for line in write_evaluation(evaluation, model, options.out):
+    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
         print(line)
     return EXIT_PARTLY if evaluation.collection.skipped else 0
 
@@ -262,8 +270,8 @@ def _run_reproduce(options: argparse.Namespace) -> int:
             seeds=tuple(range(options.seed, options.seed + (options.runs or 3))),
         )
     manifest, notices = read_inbreast(options.data, annotation=options.annotation)
-    result = run_wei2018(manifest, options.out, config, notices=notices)
-    write_wei2018_report(result, options.out / "report.html")
+    result = run_wei2018(manifest, options.out, config, notices=(*options.note, *notices))
+    write_wei2018_report(result, options.out / "report.html", banners=tuple(options.note))
     for line in describe_result(result):
         print(line)
     print(f"{options.out / 'report.html'}")

@@ -51,6 +51,7 @@ def write_evaluation(
         "preparation": dataclasses.asdict(model.preparation),
         "grid": dataclasses.asdict(model.grid),
         "seed": model.provenance.training.get("seed"),
+        "notices": list(banners),
         "skipped": list(collection.skipped),
     }
     write_scores(out / "scores.parquet", tables)

@@ -14,22 +14,6 @@ from unary.experiments.wei2018 import PAPER_AUROC, SplitRun, Wei2018Result
 from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
 from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
 
-CONTROLS = (
-    ("wei2018", "The paper's score: root mean square error of the autoencoder's reconstruction, over the whole patch."),
-    (
-        "laplacian",
-        "No learning: the strongest response of a Laplacian of Gaussian at six scales, divided by its local noise. A "
-        "learned detector that does not beat it has no claim.",
-    ),
-    ("mean_brightness", "The patch's mean intensity. Above or below 0.5 it says that brightness alone tells."),
-    ("standard_deviation", "The patch's contrast, which reconstruction error follows closely."),
-    (
-        "normal-looking patches",
-        "Patches without any lesion from BI-RADS 5 images, put in the place of the positives. They should sit at 0.5; "
-        "what is above shows how far images rather than lesions are being told apart.",
-    ),
-)
-
 
 def describe_result(result: Wei2018Result) -> Iterator[str]:
     """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
@@ -79,7 +63,6 @@ def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], tit
         notices=tuple(result.meta["notices"]) + tuple(result.meta["skipped"]),
         sections=(
             build_results_section("Results", result.metrics),
-            Section("What stands beside the paper's score", terms=CONTROLS),
             _difference_section(result),
             _curves_section(result),
             _pictures_section(result),
