@@ -12,10 +12,11 @@ import numpy as np
 from unary.batch import score_files
 from unary.bundle import write_model
 from unary.evaluation.metrics import ALL
+from unary.experiments.evaluation_report import write_evaluation
 from unary.experiments.wei2018 import Wei2018Config, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
 from unary.patches import GridConfig
-from unary.pipeline import FitConfig, fit
+from unary.pipeline import FitConfig, evaluate, fit
 from unary.sources.manifest import read_manifest, write_manifest
 from unary.sources.phantom import PhantomConfig, write_phantom_dataset
 from unary.splits import split_manifest
@@ -42,8 +43,8 @@ def run_demo(
     Parameters
     ----------
     out
-        Folder for everything: ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``
-        and ``scores/``.
+        Folder for everything: ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``,
+        ``evaluation/`` and ``scores/``.
     seed
         Of the phantoms and of the training.
     phantom
@@ -79,6 +80,7 @@ def run_demo(
     model = fit(normals, FitConfig(grid=grid, training=training), checkpoint=out / "model.checkpoint")
     write_model(model, out / "model")
     (out / "model.checkpoint").unlink()
+    write_evaluation(evaluate(model, others), model, out / "evaluation", banners=(BANNER,))
     shown = [row.path for row in others.rows if row.label == "positive"][:4]
     summary = score_files(model, shown, out / "scores", model_folder=out / "model")
     yield f"{len(summary.scored) + len(summary.kept)} images scored into {out / 'scores'} (overlay.png in each folder)"

@@ -15,6 +15,9 @@ from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_
 from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
 
 
+FIGURES = ("errors_by_class", "roc_by_patch", "roc_by_patient", "patches", "patches_zoomed", "losses")
+
+
 def describe_result(result: Wei2018Result) -> Iterator[str]:
     """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
     for split in result.runs:
@@ -28,7 +31,7 @@ def describe_result(result: Wei2018Result) -> Iterator[str]:
 def write_wei2018_report(
     result: Wei2018Result, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
 ) -> None:
-    """Write ``report.html``.
+    """Write ``report.html``, and its figures as PNG into the folder ``figures`` beside it.
 
     Parameters
     ----------
@@ -41,7 +44,12 @@ def write_wei2018_report(
     title
         Of the page.
     """
-    write_report(build_wei2018_report(result, banners=banners, title=title), path)
+    report = build_wei2018_report(result, banners=banners, title=title)
+    write_report(report, path)
+    (path.parent / "figures").mkdir(exist_ok=True)
+    pictures = [picture for section in report.sections for picture in section.pictures]
+    for name, picture in zip(FIGURES, pictures, strict=True):
+        (path.parent / "figures" / f"{name}.png").write_bytes(picture.png)
 
 
 def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], title: str) -> Report:

@@ -1,0 +1,19 @@
+import json
+
+from unary.experiments.demo import run_demo
+from unary.sources.phantom import PhantomConfig
+
+
+def test_the_whole_chain_says_that_it_is_synthetic(tmp_path):
+    out = tmp_path / "demo"
+    lines = list(run_demo(out, phantom=PhantomConfig(rows=448, cols=384), patients=(8, 3), epochs=2))
+    printed = "\n".join(lines)
+    assert "synthetic" in lines[0]
+    for detector in ("wei2018", "laplacian"):
+        found = json.loads((out / "metrics.json").read_text())["detectors"][detector]["patient"]["all"]
+        assert f"{detector:18s} {'all':14s} AUROC {found['auroc']:.3f}" in printed
+    for page in ("report.html", "evaluation/report.html"):
+        assert "computer-made phantom" in (out / page).read_text()
+    assert len(list((out / "phantoms").rglob("*.dcm"))) == 22
+    assert len(list((out / "scores").glob("*/overlay.png"))) == 4
+    assert not list(out.glob("*.checkpoint"))
