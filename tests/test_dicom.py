@@ -1,16 +1,20 @@
 import hashlib
+import io
 import logging
 import warnings
 
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -200,9 +204,7 @@ def test_what_another_encoder_wrote_is_exact(original, name, tmp_path):
 def test_a_run_past_the_end_of_the_image_does_not_end_the_program(original, tmp_path):
     header = np.array([2, 64, 70, *[0] * 13], "<u4").tobytes()
     frame = header + b"\x02abc\x00d" + b"\x81a\x81a"  # two rows of two pixels; the second segment unpacks to 256 bytes
-    path = change(
-        original, tmp_path, Rows=2, Columns=2, PixelData=pydicom.encaps.encapsulate([frame]), BitsStored=16, HighBit=15
-    )
+    path = change(original, tmp_path, Rows=2, Columns=2, PixelData=encapsulate([frame]), BitsStored=16, HighBit=15)
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = RLELossless
     dataset.save_as(path, enforce_file_format=True)
@@ -301,3 +303,19 @@ def test_pydicoms_own_log_stays_silent_and_is_left_as_it_was(original, tmp_path,
     read_image(tmp_path / "d.dcm")
     assert not caplog.records
     assert logging.getLogger("pydicom").level == level
+
+
+def test_eight_bit_jpeg_is_what_pillow_makes_of_it(original, tmp_path):
+    pixels = (original[1].pixels // 16).astype(np.uint8)
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    path = change(
+        original, tmp_path, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=encapsulate([stream.getvalue()])
+    )
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(path, enforce_file_format=True)
+    image = read_image(path)
+    decoded = np.asarray(PIL.Image.open(stream)).astype(int)
+    assert abs(image.pixels - decoded).max() <= 1  # decoders may round differently
+    assert image.value_range == (0, 255)

@@ -4,10 +4,10 @@ A line of ``Info.txt`` reads ``mdb005 F CIRC B 477 133 30``: image, tissue, abno
 centre, radius. The origin is the bottom-left corner: y = 0 is the last row, so that the row is ``rows - 1 - y``. An
 image may have several lines.
 
-``Info.txt`` says that even numbers are left breasts. The films say otherwise: wherever a lead marker can be read, ``L``
-stands on the odd number and ``R`` on the even one (001 to 006, 012, 028, 058, 132, 144, 209, for example), as in the
-names of the full-size database (``mdb028rl``). The films are believed. Their letters are mirrored: the release shows
-every film from its back. Lesions fit the pixels as they are, so nothing is flipped here.
+``Info.txt`` says that even numbers are left breasts. The films say otherwise: where the lead marker can be read, ``L``
+stands on odd numbers (005, 011, 029, 209, 215, 307) and ``R`` on even ones (002, 006, 012, 028, 058, 304). The films
+are believed. Their letters are mirrored: the release shows every film from its back. Lesions fit the pixels as they
+are, so nothing is flipped here.
 """
 
 from __future__ import annotations
