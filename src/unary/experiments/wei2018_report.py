@@ -14,7 +14,6 @@ from unary.experiments.wei2018 import PAPER_AUROC, SplitRun, Wei2018Result
 from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
 from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
 
-
 FIGURES = ("errors_by_class", "roc_by_patch", "roc_by_patient", "patches", "patches_zoomed", "losses")
 
 
