@@ -79,8 +79,8 @@ def test_report_shows_the_numbers_and_every_figure(result, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert f"{result.metrics['wei2018']['patient']['all']['auroc']:.3f}" in text
     assert "Synthetic data." in text
-    assert text.count("data:image/png;base64,") == 6
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert text.count("data:image/png;base64,") == 8
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 8
     lines = list(describe_result(result))
     assert any("wei2018" in line and "AUROC" in line for line in lines)
 

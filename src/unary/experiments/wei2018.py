@@ -201,7 +201,7 @@ def run_wei2018(
         for name, groups in summary.items():
             metrics.setdefault(name, {})[split] = groups
         advantage[split] = {}
-        for group in summary["wei2018"]:
+        for group in (name for name in summary["wei2018"] if name != NORMAL_LOOKING):
             with contextlib.suppress(FewPatientsError):  # the table says so already
                 advantage[split][group] = compare_detectors(
                     tables,

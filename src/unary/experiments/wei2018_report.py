@@ -14,8 +14,6 @@ from unary.experiments.wei2018 import PAPER_AUROC, SplitRun, Wei2018Result
 from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
 from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
 
-FIGURES = ("errors_by_class", "roc_by_patch", "roc_by_patient", "patches", "patches_zoomed", "losses")
-
 
 def describe_result(result: Wei2018Result) -> Iterator[str]:
     """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
@@ -30,7 +28,7 @@ def describe_result(result: Wei2018Result) -> Iterator[str]:
 def write_wei2018_report(
     result: Wei2018Result, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
 ) -> None:
-    """Write ``report.html``, and its figures as PNG into the folder ``figures`` beside it.
+    """Write ``report.html``, and its figures as ``figures/figure-N.png`` beside it, numbered as there.
 
     Parameters
     ----------
@@ -47,8 +45,8 @@ def write_wei2018_report(
     write_report(report, path)
     (path.parent / "figures").mkdir(exist_ok=True)
     pictures = [picture for section in report.sections for picture in section.pictures]
-    for name, picture in zip(FIGURES, pictures, strict=True):
-        (path.parent / "figures" / f"{name}.png").write_bytes(picture.png)
+    for number, picture in enumerate(pictures, 1):
+        (path.parent / "figures" / f"figure-{number}.png").write_bytes(picture.png)
 
 
 def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], title: str) -> Report:
@@ -101,20 +99,8 @@ def _range(estimate: Estimate) -> str:
 
 
 def _curves_section(result: Wei2018Result) -> Section:
-    pictures = []
-    for split, runs in result.runs.items():
-        tables = [run.table for run in runs]
-        curves = {
-            name: [run for run in select_runs(tables, detector=name) if run is not None] for name in tables[0].scores
-        }
-        estimates = {
-            name: Estimate(found[ALL]["auroc"], *(found[ALL]["auroc_ci95"] or (None, None)))
-            for name, found in ((name, result.metrics[name][split]) for name in curves)
-        }
-        roc = plot_roc(curves, estimates=estimates)
-        pictures.append(
-            Picture(figure_png(roc), f"ROC curves, held out by {split} (the paper's Fig. 2b)", "ROC curves")
-        )
+    lesions = [group for group in (ALL, "calcification") if group in result.metrics["wei2018"]["patient"]]
+    pictures = [_plot_curves(result, split, group) for group in lesions for split in result.runs]
     table = result.runs["patch"][0].table
     positive, negative = table.roles(ALL)
     kept = positive | negative
@@ -128,6 +114,19 @@ def _curves_section(result: Wei2018Result) -> Section:
         ),
     )
     return Section("Errors by class, and ROC", pictures=tuple(pictures))
+
+
+def _plot_curves(result: Wei2018Result, split: str, group: str) -> Picture:
+    tables = [run.table for run in result.runs[split]]
+    curves, estimates = {}, {}
+    for name in tables[0].scores:
+        found = result.metrics[name][split][group]
+        runs = select_runs(tables, detector=name, group=group)
+        curves[name] = [run for run in runs if run is not None]
+        estimates[name] = Estimate(found["auroc"], *(found["auroc_ci95"] or (None, None)))
+    which = "all lesions" if group == ALL else f"{group}s"
+    caption = f"ROC curves, {which}, held out by {split} (the paper's Fig. 2b)"
+    return Picture(figure_png(plot_roc(curves, estimates=estimates)), caption, f"ROC curves of {which} by detector")
 
 
 def _pictures_section(result: Wei2018Result) -> Section:
