@@ -12,7 +12,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Data flows down this list; a module imports only from its own layer or from a layer above it.
 LAYERS = (
-    ("errors",),
+    ("errors", "files"),
     ("records",),
     ("sources",),
     ("prepare",),

@@ -81,6 +81,7 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
         (["fit", "{tmp}/none.csv", "--out", "{tmp}/m"], "none.csv"),
         (["fit", "{train}", "--out", "{tmp}/m", "--epochs", "0"], "positive"),
         (["fit", "{train}", "--out", "{tmp}/m", "--min-tissue", "2"], "min_tissue"),
+        (["fit", "{train}", "--out", "{here}"], "holds no model"),
         (["score", "{tmp}", "x.dcm", "--out", "{tmp}/o"], "model.json"),
         (["score", "{model}", "{tmp}/gone.dcm", "--out", "{tmp}/o"], "gone.dcm"),
         (["score", "{model}", "{tmp}", "--out", "{tmp}/o"], "no image"),
@@ -92,7 +93,13 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments, cause, fitted, tmp_path, capsys):
-    places = {"tmp": tmp_path, "all": fitted / "all.csv", "train": fitted / "train.csv", "model": fitted / "model"}
+    places = {
+        "here": fitted,
+        "tmp": tmp_path,
+        "all": fitted / "all.csv",
+        "train": fitted / "train.csv",
+        "model": fitted / "model",
+    }
     assert main([part.format(**places) for part in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("unary: error: ")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from unary.bundle import MODEL_FILE, Model, hash_file
 from unary.errors import ImageError
+from unary.files import replacing
 from unary.outputs.figures import figure_png, plot_overlay
 from unary.scoring import ImageScores, score_image
 from unary.sources.folder import find_images
@@ -169,9 +170,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetecto
 from unary.detectors.laplacian import Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector
 from unary.errors import BundleError
+from unary.files import replacing
 from unary.patches import GridConfig
 from unary.prepare import PreparationConfig
 
@@ -94,24 +94,35 @@ def hash_patients(patients: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(hashlib.sha256(patient.encode()).hexdigest() for patient in set(patients)))
 
 
+def require_model_folder(folder: Path) -> None:
+    """Refuse a folder that a model must not be written to, before hours are spent on training it.
+
+    Raises
+    ------
+    BundleError
+        If it is a file, or a folder that holds something else than a model.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder}: a folder is needed, and there is a file of that name")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FILE).exists():
+        raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
+
+
 def write_model(model: Model, folder: Path) -> None:
     """Write a model folder; ``model.json`` comes last, so that a folder that has it is whole.
 
     Raises
     ------
     BundleError
-        If the folder holds files but no model: it is never mixed with something else.
+        As `require_model_folder`.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FILE).exists():
-        raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
+    require_model_folder(folder)
     detector = model.detector
     if isinstance(detector, ReconstructionDetector):
         settings: dict[str, Any] = dataclasses.asdict(detector.network.config)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in detector.network.state_dict().items()}
-        partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-        save_file(tensors, partial)
-        os.replace(partial, folder / WEIGHTS_FILE)
+        with replacing(folder / WEIGHTS_FILE) as partial:
+            save_file(tensors, partial)
         weights_hash = hash_file(folder / WEIGHTS_FILE)
     elif isinstance(detector, Laplacian):
         settings, weights_hash = {}, None
@@ -129,9 +140,9 @@ def write_model(model: Model, folder: Path) -> None:
         "thresholds": model.thresholds,
         "provenance": dataclasses.asdict(model.provenance),
     }
-    partial = folder / f".{MODEL_FILE}.{os.getpid()}"
-    partial.write_text(json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MODEL_FILE)
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with replacing(folder / MODEL_FILE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_model(folder: Path | str) -> Model:

@@ -189,7 +189,7 @@ def _run_split(options: argparse.Namespace) -> int:
 
 
 def _run_fit(options: argparse.Namespace) -> int:
-    from unary.bundle import write_model
+    from unary.bundle import require_model_folder, write_model
     from unary.pipeline import FitConfig, fit
     from unary.sources.manifest import read_manifest
     from unary.training import TrainingConfig
@@ -202,6 +202,7 @@ def _run_fit(options: argparse.Namespace) -> int:
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
+    require_model_folder(options.out)
     checkpoint = options.out.with_name(f"{options.out.name}.checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = fit(

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
 from unary.errors import TrainingError
+from unary.files import replacing
 from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
 
@@ -233,13 +233,8 @@ def _save_checkpoint(
     tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {"fingerprint": fingerprint, "curves": json.dumps(curves)}
-    try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"fingerprint": fingerprint, "curves": json.dumps(curves)})
 
 
 def _load_checkpoint(

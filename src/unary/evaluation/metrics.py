@@ -15,8 +15,7 @@ when something limits what the numbers can say.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds, difference_over_seeds
 from unary.evaluation.roc import EvaluationError, OneClassError, auroc, average_precision, sensitivity_at_specificity
+from unary.files import replacing
 
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
@@ -207,7 +207,8 @@ def write_metrics(path: Path, detectors: Mapping[str, Any], *, meta: Mapping[str
     """
     document = {"detectors": detectors, "meta": meta}
     text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
@@ -244,7 +245,8 @@ def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
             columns[f"score_{name}"] = missing.cast("float64") if scores is None else pyarrow.array(scores, "float64")
         parts.append(pyarrow.table(columns))
     whole = pyarrow.concat_tables(parts)
-    _write_whole(path, lambda partial: pyarrow.parquet.write_table(whole, partial))
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(whole, partial)
 
 
 def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
@@ -300,14 +302,3 @@ def _count_distinct(tables: Sequence[ScoreTable], group: str) -> dict[str, int]:
         "n_images": len(images),
         "n_patients": len(patients),
     }
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path``, then take its place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from unary.errors import ManifestError, TrainingError
 from unary.evaluation.metrics import SPECIFICITIES, write_metrics
 from unary.evaluation.roc import auroc, average_precision, sensitivity_at_specificity
 from unary.experiments.small_images_report import build_small_report
+from unary.files import replacing
 from unary.outputs.report import write_report
 from unary.sources.cifar10 import read_cifar10
 from unary.sources.labelled import LabelledImages
@@ -335,12 +335,8 @@ def write_small_scores(
                 **{f"score_{name}": pyarrow.array(by_class[label]) for name, by_class in controls.items()},
             }
             tables.append(pyarrow.table({**own, **shared}))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _score_test(network: Autoencoder, test: Tensor, examples: NDArray[np.int64]) -> RunResult:
@@ -372,12 +368,8 @@ def _read_run(path: Path, count: int) -> RunResult | None:
 
 
 def _write_run(path: Path, result: RunResult) -> None:
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
+    with replacing(path) as partial:
         np.savez(partial, scores=result.scores, reconstructions=result.reconstructions)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_classes(images: LabelledImages, data: Path) -> None:

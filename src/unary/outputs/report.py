@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unary.evaluation.intervals import Estimate
+from unary.files import replacing
 from unary.outputs.figures import DISCLAIMER, FIGURE_DPI
 
 Cell = str | int | float | None
@@ -164,13 +164,9 @@ def build_report(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """Write the page; the old file stays until the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(build_report(report), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = build_report(report)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section:

@@ -11,12 +11,12 @@ import io
 import itertools
 import logging
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from unary.errors import ManifestError
+from unary.files import replacing
 from unary.records import LESION_KINDS, Label, Lesion, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
@@ -287,9 +287,7 @@ def _shorten(path: Path, folder: Path) -> str:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(partial, path)
