@@ -74,6 +74,25 @@ def test_a_number_at_the_end_of_a_uid_is_no_suffix(tmp_path, phantoms):
     assert ids == ["normal/1.2.840.1", "normal/1.2.840.2", "normal/1.2.840.2.dcm"]
 
 
+def test_names_that_differ_in_suffixes_alone_stay_apart(tmp_path):
+    for name in ("a.png", "a.tif", "a.png.tif", "b.png"):
+        save(tmp_path / "normal" / name)
+    manifest, notices = read_folder(tmp_path)
+    expected = ["normal/a.png", "normal/a.png.tif", "normal/a.tif", "normal/b"]
+    assert [row.image_id for row in manifest.rows] == expected
+    assert [row.patient_id for row in manifest.rows] == expected
+    (notice,) = notices
+    assert notice.startswith("4 images name no patient")
+
+
+def test_two_files_of_one_name_are_not_called_one_patient(tmp_path):
+    for name in ("a.png", "a.tif"):
+        save(tmp_path / "normal" / name)
+    manifest, notices = read_folder(tmp_path)
+    assert len({row.patient_id for row in manifest.rows}) == 2
+    assert not any("one patient" in notice for notice in notices)
+
+
 def test_links_to_folders_count_once_and_loops_end(tmp_path):
     save(tmp_path / "elsewhere" / "p9" / "a.png")
     (tmp_path / "normal").mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unary.errors import ImageError, ManifestError
@@ -71,7 +71,8 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         raise ManifestError(
             f"{folder}: no image (DICOM, PNG, TIFF, PGM) in {' or '.join(path.name for path in classes)}"
         )
-    return Manifest(_make_unique(rows, folder)), tuple(notices + _describe_patients(rows))
+    unique = _make_unique(rows, folder)
+    return Manifest(unique), tuple(notices + _describe_patients(unique))
 
 
 def _list_files(folder: Path) -> _Listing:
@@ -145,19 +146,22 @@ def _strip_suffix(path: Path) -> Path:
 
 
 def _make_unique(rows: list[ManifestRow], folder: Path) -> tuple[ManifestRow, ...]:
-    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back."""
-    counts = Counter(row.image_id for row in rows)
+    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back.
+
+    So it goes with one whose name without suffix is the whole name of another (``a.png.tif`` beside ``a.png``).
+    """
+    names = [row.path.relative_to(folder.absolute()).as_posix() for row in rows]
+    counts = Counter(name for row, full in zip(rows, names, strict=True) for name in {row.image_id, full})
     unique = []
-    for row in rows:
+    for row, full in zip(rows, names, strict=True):
         if counts[row.image_id] > 1:
-            full = row.path.relative_to(folder.absolute()).as_posix()
             patient = full if row.patient_id == row.image_id else row.patient_id
-            row = ManifestRow(row.path, full, patient, row.label, row.laterality, row.view)
+            row = replace(row, image_id=full, patient_id=patient)
         unique.append(row)
     return tuple(unique)
 
 
-def _describe_patients(rows: list[ManifestRow]) -> list[str]:
+def _describe_patients(rows: tuple[ManifestRow, ...]) -> list[str]:
     if len(rows) > 1 and len({row.patient_id for row in rows}) == 1:
         return [
             f"all {len(rows)} images count as one patient; if anonymisation gave all the same Patient ID, put the "
