@@ -133,6 +133,16 @@ def test_folders_renamed_by_date_and_description(download):
         ]
 
 
+def test_suffixes_in_capitals_count(download):
+    expected, _ = read_cbis_ddsm(download)
+    for path in list(download.rglob("*.dcm")):
+        path.rename(path.with_suffix(".DCM"))
+    manifest, notices = read_cbis_ddsm(download)
+    assert notices == ()
+    assert [row.path for row in manifest.rows] == [row.path.with_suffix(".DCM") for row in expected.rows]
+    assert len(manifest.lesions) == len(expected.lesions)
+
+
 def test_an_image_whose_mask_is_missing_counts_as_incomplete(download):
     for path in (download / "CBIS-DDSM").glob("*P_00005_RIGHT_CC_2/*/*/*.dcm"):
         path.unlink()

@@ -120,7 +120,7 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
 def _list_files(folder: Path) -> _Disk:
     series: dict[str, list[Path]] = {}
     cases: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*.dcm")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".dcm"):
         series.setdefault(path.parent.name, []).append(path)
         for part in path.relative_to(folder).parts[:-1]:
             if part.startswith(("Mass-", "Calc-")):
