@@ -378,7 +378,7 @@ def write_phantom_dataset(
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
     streams = np.random.SeedSequence(seed).spawn(patients_normal + patients_abnormal)
-    for number, stream in enumerate(tqdm(streams, desc="drawing phantoms", unit="patient", delay=2)):
+    for number, stream in enumerate(tqdm(streams, desc="drawing phantoms", unit="patient", delay=2, disable=None)):
         rng = np.random.default_rng(stream)
         traits, sides = draw_traits(rng), "LR" if rng.random() < 0.5 else "RL"
         normal = number < patients_normal
