@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.bundle import MODEL_FILE, Model, hash_file
@@ -146,8 +147,9 @@ def write_image_result(scores: ImageScores, model: Model, folder: Path, *, ident
     figure = plot_overlay(
         scores.prepared.pixels,
         scores.anomaly_map,
+        limits=_find_limits(scores.anomaly_map),
         boxes=[(row, col, row + size, col + size) for row, col in flagged.tolist()],
-        title=f"{folder.name}: {len(flagged)} of {len(scores.scores)} patches above the 95 % threshold",
+        title=f"{len(flagged)} of {len(scores.scores)} patches above the 95 % threshold",
     )
     (partial / "overlay.png").write_bytes(figure_png(figure))
     result = {
@@ -164,6 +166,15 @@ def write_image_result(scores: ImageScores, model: Model, folder: Path, *, ident
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return summary
+
+
+def _find_limits(anomaly_map: NDArray[np.float32]) -> tuple[float, float] | None:
+    """The colour range of an overlay: the quieter 95 % of the image stay clear, the strongest 0.05 % are brightest."""
+    found = anomaly_map[np.isfinite(anomaly_map)]
+    if found.size == 0:
+        return None
+    low, high = np.percentile(found[:: max(1, found.size // 2_000_000)], [95, 99.95])
+    return (float(low), float(high)) if high > low else None
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
