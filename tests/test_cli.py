@@ -113,3 +113,14 @@ def test_interruption_is_told_and_resumable(fitted, monkeypatch, capsys):
     monkeypatch.setattr("unary.pipeline.fit", interrupt)
     assert main(["fit", str(fitted / "train.csv"), "--out", str(fitted / "other"), *FAST]) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_version_and_counts(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert "Not for diagnosis" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["reproduce", "wei2018", "--data", "x", "--out", "y", "--runs", "0"])
+    assert caught.value.code == 2
+    assert "at least 1" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unary",
         description=f"One-class anomaly detection in medical images. {NOTICE}",
     )
+    parser.add_argument("--version", action="version", version=f"unary {metadata.version('unary')}. {NOTICE}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data_commands(commands)
     _add_model_commands(commands)
@@ -115,7 +117,7 @@ def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> Non
     reproduce.add_argument("--data", type=Path, required=True, metavar="DIR")
     reproduce.add_argument("--out", type=Path, required=True, metavar="DIR")
     reproduce.add_argument("--epochs", type=int, help="default: the paper's 500; for mnist and cifar10, see the docs")
-    reproduce.add_argument("--runs", type=int, help="independent runs (default: 3; mnist and cifar10: 10)")
+    reproduce.add_argument("--runs", type=_parse_count, help="independent runs (default: 3; mnist and cifar10: 10)")
     reproduce.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
     reproduce.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
     _add_note_option(reproduce)
@@ -125,6 +127,13 @@ def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> Non
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_run_demo)
+
+
+def _parse_count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
+    return int(text)
 
 
 def _add_note_option(parser: argparse.ArgumentParser) -> None:
@@ -248,7 +257,7 @@ def _run_reproduce(options: argparse.Namespace) -> int:
     if options.experiment != "wei2018":
         from unary.experiments.small_images import reproduce_small_images
 
-        reproduce_small_images(
+        document = reproduce_small_images(
             options.experiment,
             options.data,
             options.out,
@@ -256,6 +265,9 @@ def _run_reproduce(options: argparse.Namespace) -> int:
             epochs=options.epochs,
             seed=options.seed,
         )
+        for name, classes in document["detectors"].items():
+            print(f"{name:18s} mean AUROC over {len(classes) - 1} classes {classes['mean']['auroc']:.3f}")
+        print(f"{options.out / 'report.html'}")
         return 0
     from unary.experiments.wei2018 import Wei2018Config, run_wei2018
     from unary.experiments.wei2018_report import describe_result, write_wei2018_report
