@@ -126,7 +126,7 @@ def plot_areas(detectors: Mapping[str, Any], *, detector: str, mean: str) -> Fig
     axes.set_yticks(range(len(groups)), ["mean" if name == mean else name for name in groups])
     axes.invert_yaxis()
     axes.set_xlabel("AUROC")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, fontsize=7.5, columnspacing=1.2, frameon=False)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
