@@ -124,3 +124,18 @@ def test_version_and_counts(capsys):
         main(["reproduce", "wei2018", "--data", "x", "--out", "y", "--runs", "0"])
     assert caught.value.code == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_missing_and_broken_images_are_skipped_and_counted(fitted, phantoms, tmp_path, capsys):
+    lines = (fitted / "train.csv").read_text().splitlines()
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(phantoms.rows[0].path.read_bytes()[:7000])
+    blanks = "," * (lines[0].count(",") - 3)
+    extra = [f"{broken},b,pb,negative{blanks}", f"{tmp_path}/gone.dcm,g,pg,negative{blanks}"]
+    manifest = tmp_path / "some.csv"
+    manifest.write_text("\n".join([*lines, *extra]))
+    assert main(["fit", str(manifest), "--out", str(tmp_path / "m"), "--detector", "laplacian", *FAST]) == 3
+    assert "2 images of the manifest were skipped" in capsys.readouterr().err
+    assert json.loads((tmp_path / "m" / "model.json").read_text())["provenance"]["skipped"] == 2
+    manifest.write_text("\n".join([lines[0], extra[1]]))
+    assert main(["fit", str(manifest), "--out", str(tmp_path / "n"), *FAST]) == 2

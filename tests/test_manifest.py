@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_hand_made_table_needs_little(folder, text, caplog):
     [
         ("path\n", "lists no image"),
         ("image\na.png\n", "column 'path' is missing"),
-        ("path\na.png\ngone.png\n", "1 of 2 images are not there: .*gone.png"),
+        ("path\nlost.png\ngone.png\n", "2 of 2 images are not there: .*gone.png"),
         ("path,image_id\na.png,x\nb.png,x\n", "repeated: x"),
         ("path,birads\na.png,7\n", "line 2: birads must be"),
         ("path,label\na.png,\nb.png,sick\n", "line 3: label must be"),
@@ -152,9 +153,15 @@ def test_lesions_by_hand_go_wrong_in_many_ways(folder, line, cause):
     assert "m.lesions.csv, line 2" in str(caught.value)
 
 
+def test_a_few_missing_images_are_told_and_do_not_stop_the_others(folder, caplog):
+    manifest = read_manifest(write(folder, "path\na.png\nx.png\n\ny.png\n"))
+    assert len(manifest.rows) == 3
+    assert re.search(r"2 of 3 images are not there: line 3 .*x\.png, line 5 .*y\.png", caplog.text)
+
+
 def test_errors_give_the_lines_of_what_is_missing_or_repeated(folder):
-    with pytest.raises(ManifestError, match=r"2 of 3 images are not there: line 3 .*x\.png, line 5 .*y\.png"):
-        read_manifest(write(folder, "path\na.png\nx.png\n\ny.png\n"))
+    with pytest.raises(ManifestError, match=r"2 of 2 images are not there: line 2 .*x\.png, line 4 .*y\.png"):
+        read_manifest(write(folder, "path\nx.png\n\ny.png\n"))
     with pytest.raises(ManifestError, match=r"repeated: a \(lines 2, 4\)"):
         read_manifest(write(folder, "path,image_id\na.png,\nb.png,\nb.png,a\n"))
     (folder / "sub").mkdir()

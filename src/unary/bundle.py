@@ -49,6 +49,8 @@ class Provenance:
         How many images were used, and how many patches were trained on.
     threshold_patches
         How many patches of held-out patients set the thresholds; 0 when the training patches did.
+    skipped
+        How many images of the manifest could not be used.
     training
         The optimisation's configuration, or empty for a detector that learns no weights.
     history
@@ -62,6 +64,7 @@ class Provenance:
     images: int
     patches: int
     threshold_patches: int
+    skipped: int
     training: dict[str, Any]
     history: dict[str, Any]
     versions: dict[str, str]

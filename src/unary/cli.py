@@ -223,6 +223,9 @@ def _run_fit(options: argparse.Namespace) -> int:
     print(f"{options.out}: {model.name}, {model.provenance.patches} patches of {model.provenance.images} images")
     print(f"score thresholds by specificity on held-out normal patients: {thresholds}")
     print(NOTICE)
+    if model.provenance.skipped:
+        print(f"unary: {model.provenance.skipped} images of the manifest were skipped", file=sys.stderr)
+        return EXIT_PARTLY
     return 0
 
 

@@ -126,6 +126,7 @@ def fit_collection(
         images=len(used),
         patches=len(normal),
         threshold_patches=len(judges) if held.any() else 0,
+        skipped=len(collection.skipped),
         training=dataclasses.asdict(config.training) if config.detector == "wei2018" else {},
         history=history,
         versions=describe_versions(),

@@ -83,7 +83,7 @@ def read_manifest(path: Path | str) -> Manifest:
     Raises
     ------
     ManifestError
-        Naming file, line and cause: nothing in it, an image that is not there, an id twice, a value out of range, a
+        Naming file, line and cause: nothing in it, not one image where it says, an id twice, a value out of range, a
         lesion of an unknown image.
     """
     path = Path(path)
@@ -93,10 +93,13 @@ def read_manifest(path: Path | str) -> Manifest:
         raise ManifestError(f"{path}: it lists no image")
     missing = [f"line {line} {row.path}" for (line, _), row in zip(lines, rows, strict=True) if not row.path.is_file()]
     if missing:
-        raise ManifestError(
+        told = (
             f"{path}: {len(missing)} of {len(rows)} images are not there: {', '.join(missing[:10])}; moved, or "
             "relative to another folder?"
         )
+        if len(missing) == len(rows):
+            raise ManifestError(told)
+        logger.warning("%s", told)  # whoever reads the images skips and counts them
     _check_unique(rows, [line for line, _ in lines], path)
     if not any(fields.get("patient_id") for _, fields in lines):
         logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
