@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.errors import ImageError, ManifestError
-from unary.lesions import judge_patches, rasterise_lesion
+from unary.lesions import judge_patches, measure_lesion, rasterise_lesion
 from unary.patches import GridConfig, Origins, PatchSet, build_patch_set, join_patch_sets, tissue_origins
 from unary.prepare import PreparationConfig, PreparedImage, prepare_image
 from unary.records import Image, Lesion, Manifest, ManifestRow
@@ -50,6 +50,11 @@ class Collection:
         Shape (n,) each, bool: the patch contains a lesion of this group, by the rule of `unary.lesions`.
     touches
         Shape (n,), bool: the patch shares a pixel with a lesion, or with tissue that may hide an unlisted one.
+    sizes_mm
+        Shape (n,) each, float64, by group: the longer side in mm of the largest contained lesion, as its outline
+        gives it (`unary.lesions.measure_lesion`); NaN where none is contained or the pixel spacing is unknown.
+    spacings_mm
+        Shape (images, 2), float64: (between rows, between columns) of the stored pixels; NaN where unknown.
     skipped
         One line per image that could not be used, naming file and cause.
     data_hash
@@ -62,6 +67,8 @@ class Collection:
     origins: Origins
     contains: dict[str, NDArray[np.bool_]]
     touches: NDArray[np.bool_]
+    sizes_mm: dict[str, NDArray[np.float64]]
+    spacings_mm: NDArray[np.float64]
     skipped: tuple[str, ...]
     data_hash: str
 
@@ -95,6 +102,8 @@ class _Unit:
     origins: Origins
     contains: dict[str, NDArray[np.bool_]]
     touches: NDArray[np.bool_]
+    sizes_mm: dict[str, NDArray[np.float64]]
+    spacing_mm: tuple[float, float]
 
 
 def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
@@ -159,9 +168,6 @@ def collect_patches(
 def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -> Collection:
     patches = join_patch_sets([unit.patches for unit in units])
     origins = np.concatenate([unit.origins for unit in units])
-    digest = hashlib.sha256(origins.tobytes())
-    for image in patches.images:
-        digest.update(np.ascontiguousarray(image).data)
     return Collection(
         patches,
         tuple(rows),
@@ -169,9 +175,55 @@ def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -
         origins,
         {name: np.concatenate([unit.contains[name] for unit in units]) for name in GROUPS},
         np.concatenate([unit.touches for unit in units]),
+        {name: np.concatenate([unit.sizes_mm[name] for unit in units]) for name in GROUPS},
+        np.asarray([unit.spacing_mm for unit in units]),
         tuple(skipped),
-        digest.hexdigest(),
+        _hash_patches(patches, origins),
     )
+
+
+def _hash_patches(patches: PatchSet, origins: Origins) -> str:
+    digest = hashlib.sha256(origins.tobytes())
+    for image in patches.images:
+        digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def resample_collection(
+    collection: Collection, preparation: PreparationConfig, *, size_px: int, progress: bool = True
+) -> Collection:
+    """Return the same patches, in the same order, on a coarser or finer working grid.
+
+    Every image is read again and prepared as told; each patch keeps its place, to half a pixel of the new grid, and
+    what is known of it. A grid laid anew would not do: where its last column ends flush with another border, or the
+    share of tissue falls on the other side of a limit, its patches are others.
+
+    Parameters
+    ----------
+    collection
+        Of patches on the stored grid, that is, prepared without a working spacing.
+    preparation
+        With a working spacing.
+    size_px
+        Side of a patch on the new grid.
+    progress
+        As in `collect_patches`.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be prepared so.
+    """
+    sets, moved = [], np.zeros_like(collection.origins)
+    bar = tqdm(collection.rows, desc="resampling", unit="image", delay=2, disable=None if progress else True)
+    for number, row in enumerate(bar):
+        prepared = read_prepared(row, preparation)
+        own = collection.image == number
+        last = np.maximum(np.asarray(prepared.shape) - size_px, 0)
+        moved[own] = np.clip(np.rint(collection.origins[own] / np.asarray(prepared.scale)), 0, last)
+        sets.append(build_patch_set(prepared.pixels, moved[own], size_px=size_px))
+    patches = join_patch_sets(sets)
+    return dataclasses.replace(collection, patches=patches, origins=moved, data_hash=_hash_patches(patches, moved))
 
 
 def _read_ahead(manifest: Manifest, preparation: PreparationConfig, grid: GridConfig) -> Iterator[_Unit | ImageError]:
@@ -202,14 +254,20 @@ def _read_unit(
     contains = {name: np.zeros(len(origins), bool) for name in GROUPS}
     # In a partly annotated image everything may be touched by a lesion that nobody listed.
     touches = np.full(len(origins), not row.complete)
+    sizes = {name: np.full(len(origins), np.nan) for name in GROUPS}
+    spacing = prepared.stored_spacing_mm
     for lesion in lesions:
         mask = _read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
         inside, corner = rasterise_lesion(lesion, prepared.shape, scale=prepared.scale, mask=mask)
         held, touched = judge_patches(inside, corner, origins, size_px=grid.size_px)
-        contains[lesion_group(lesion.name)] |= held
+        group = lesion_group(lesion.name)
+        contains[group] |= held
         touches |= touched
+        if spacing is not None:
+            size = measure_lesion(lesion, spacing, mask=mask)
+            sizes[group][held] = np.fmax(sizes[group][held], size)
     patches = build_patch_set(prepared.pixels, origins, size_px=grid.size_px)
-    return _Unit(patches, origins, contains, touches)
+    return _Unit(patches, origins, contains, touches, sizes, spacing or (np.nan, np.nan))
 
 
 def _read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:

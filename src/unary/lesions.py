@@ -93,6 +93,30 @@ def _crop_pixels(pixels: NDArray[np.int_], shape: tuple[int, int]) -> tuple[NDAr
     return inside, (int(first[0]), int(first[1]))
 
 
+def measure_lesion(lesion: Lesion, spacing_mm: tuple[float, float], *, mask: NDArray[np.bool_] | None = None) -> float:
+    """Return the longer side, in mm, of the upright box that holds the lesion's outline; 0 for a point.
+
+    Parameters
+    ----------
+    lesion
+        With coordinates in stored pixels.
+    spacing_mm
+        Of the stored pixels, (between rows, between columns).
+    mask
+        Stored-grid pixels of a lesion of kind ``mask``, bool; an empty one measures 0.
+    """
+    if lesion.kind == "mask":
+        if mask is None:
+            raise ValueError(f"the mask of lesion {lesion.name!r} of image {lesion.image_id} is needed")
+        where = np.argwhere(mask)
+        extent = np.ptp(where, axis=0) + 1.0 if len(where) else np.zeros(2)
+    elif lesion.kind == "circle":
+        extent = np.full(2, 2 * (lesion.radius_px or 0.0))
+    else:
+        extent = np.ptp(np.asarray(lesion.points, float), axis=0)
+    return float((extent * spacing_mm).max())
+
+
 def patch_overlaps(
     inside: NDArray[np.bool_], corner: tuple[int, int], origins: Origins, *, size_px: int
 ) -> NDArray[np.int64]:

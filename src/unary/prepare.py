@@ -82,12 +82,15 @@ class PreparedImage:
         Stored pixels per working pixel, (row, col): stored = working * scale, between pixel edges.
     stored_shape
         Rows and columns of the stored image.
+    stored_spacing_mm
+        Distance between its pixel centres (between rows, between columns) in mm, or None when unknown.
     """
 
     pixels: NDArray[np.uint16]
     mask: NDArray[np.bool_]
     scale: tuple[float, float]
     stored_shape: tuple[int, int]
+    stored_spacing_mm: tuple[float, float] | None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -185,7 +188,7 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     if not high > low:
         raise ImageError(f"{image.path}: the tissue has one single value ({low:g}); the image looks blank or damaged")
     top = config.high_value if config.intensity == "percentile" else 1.0
-    return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape)
+    return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape, image.spacing_mm)
 
 
 def _intensity_anchors(
