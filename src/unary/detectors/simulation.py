@@ -1,0 +1,187 @@
+"""Simulated microcalcifications, to be added to images of normal tissue.
+
+Calcifications of 0.12 to 3 mm: compact with irregular outline, rings (calcified walls), rods, and clumps of several
+grains; single, in small groups, or in clusters of up to 25. Shapes are drawn four times finer than the grid, averaged
+onto it at a random sub-pixel position and blurred as by a detector. Contrast is drawn relative to the local noise, since
+it is noise that hides a speck. The ranges follow the radiology of calcifications (ACR BI-RADS atlas, 5th edition,
+morphology and distribution), not the annotations of any data set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Grid = NDArray[np.float32]
+Shape = Literal["compact", "ring", "rod", "clump"]
+
+_FINER = 4
+_SMALL_MM = 0.8
+_SHARES: dict[bool, dict[Shape, float]] = {  # by whether the calcification is small
+    True: {"compact": 0.55, "ring": 0.15, "rod": 0.15, "clump": 0.15},
+    False: {"compact": 0.40, "ring": 0.40, "rod": 0.10, "clump": 0.10},
+}
+_LESION_LEVEL = 0.4  # of the peak: what counts as lesion in the target
+
+
+@dataclass(frozen=True)
+class CalcificationConfig:
+    """Ranges of the simulation.
+
+    Attributes
+    ----------
+    spacing_mm
+        Of the grid; where the images' spacing is unknown, the size of a pixel is taken for this.
+    smallest_mm, largest_mm
+        Diameter.
+    faintest, strongest
+        Peak contrast in units of the local noise.
+    """
+
+    spacing_mm: float = 0.14
+    smallest_mm: float = 0.12
+    largest_mm: float = 3.0
+    faintest: float = 2.0
+    strongest: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.spacing_mm > 0 and 0 < self.smallest_mm < self.largest_mm and 0 < self.faintest < self.strongest):
+            raise ValueError(f"sizes and contrasts must be positive and ascending: {self}")
+
+
+@dataclass(frozen=True, eq=False)
+class CalcificationLibrary:
+    """Templates with peak 1, ordered by diameter, to be pasted quickly."""
+
+    config: CalcificationConfig
+    diameters_mm: NDArray[np.float64]
+    templates: tuple[Grid, ...]
+
+
+def build_library(config: CalcificationConfig, rng: np.random.Generator, *, count: int = 3000) -> CalcificationLibrary:
+    """Draw templates, log-uniform in diameter."""
+    diameters = np.sort(np.exp(rng.uniform(math.log(config.smallest_mm), math.log(config.largest_mm), count)))
+    templates = []
+    for diameter in diameters.tolist():
+        shares = _SHARES[diameter < _SMALL_MM]
+        shape: Shape = list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+        templates.append(draw_calcification(diameter / config.spacing_mm, shape, rng))
+    return CalcificationLibrary(config, diameters, tuple(templates))
+
+
+def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generator) -> Grid:
+    """Return one calcification with peak 1 on a square of odd side, float32."""
+    radius = diameter_px / 2 * _FINER
+    reach = {"compact": 1.4, "ring": 1.4, "rod": 2.2, "clump": 2.2}[shape]
+    half = math.ceil(diameter_px / 2 * reach) + 4
+    side = (2 * half + 1) * _FINER
+    centre = side / 2 - 0.5 + rng.uniform(-_FINER / 2, _FINER / 2, 2)
+    if shape == "ring":
+        distance = _outline_distance(side, centre, radius, rng, aspect=1 + 0.2 * abs(rng.normal()), roughness=0.1)
+        wall, core = rng.uniform(0.15, 0.5), rng.uniform(0.0, 0.8)
+        thickness = (distance < 1) * np.where(distance > 1 - wall, 1.0, core)
+    elif shape == "clump":
+        thickness = np.zeros((side, side))
+        for _ in range(int(rng.integers(2, 6))):
+            grain = radius * rng.uniform(0.3, 0.7)
+            distance = _outline_distance(side, centre + rng.normal(0, 0.7 * radius, 2), grain, rng, roughness=0.3)
+            thickness = np.maximum(thickness, np.sqrt(np.clip(1 - distance**2, 0, None)) * rng.uniform(0.5, 1))
+    else:
+        aspect = rng.uniform(2, 5) if shape == "rod" else 1 + 0.2 * abs(rng.normal())
+        size = radius / math.sqrt(aspect) if shape == "rod" else radius
+        distance = _outline_distance(side, centre, size, rng, aspect=aspect, roughness=rng.uniform(0.05, 0.35))
+        flatness = 0.5 if shape == "rod" else rng.choice([0.25, 0.5, 1.0])
+        thickness = np.clip(1 - distance**2, 0, None) ** flatness
+    blocks = thickness.reshape(side // _FINER, _FINER, side // _FINER, _FINER).mean(axis=(1, 3))
+    blurred = ndimage.gaussian_filter(blocks, rng.uniform(0.4, 0.9))
+    return (blurred / blurred.max()).astype(np.float32)
+
+
+def _outline_distance(
+    side: int,
+    centre: NDArray[np.float64],
+    radius: float,
+    rng: np.random.Generator,
+    *,
+    aspect: float = 1.0,
+    roughness: float,
+) -> NDArray[np.float64]:
+    """Distance from the centre in units of an irregular ellipse's own radius: 1 on its outline."""
+    angle = rng.uniform(0, math.pi)
+    rows, cols = np.mgrid[:side, :side].astype(np.float64)
+    rows -= centre[0]
+    cols -= centre[1]
+    along = (cols * math.cos(angle) + rows * math.sin(angle)) / aspect
+    across = rows * math.cos(angle) - cols * math.sin(angle)
+    bearing = np.arctan2(across, along)
+    outline = np.ones((side, side))
+    for order in range(2, 6):
+        outline += roughness * rng.normal() / order * np.cos(order * bearing + rng.uniform(0, 2 * math.pi))
+    distance: NDArray[np.float64] = np.hypot(along, across) / (radius * np.maximum(outline, 0.3))
+    return distance
+
+
+def add_calcifications(
+    intensity: Grid, noise: Grid, library: CalcificationLibrary, rng: np.random.Generator
+) -> tuple[Grid, NDArray[np.bool_]]:
+    """Return a crop of normal tissue with calcifications added, and where they are.
+
+    Parameters
+    ----------
+    intensity, noise
+        Shape (rows, cols), float32, of one crop; see `unary.detectors.tissue.Tissue`. Not changed.
+    library
+        Templates and ranges.
+    rng
+        Source of every draw.
+
+    Returns
+    -------
+    tuple
+        The new intensity, not clipped, and the target: True where a calcification exceeds 0.4 of its own peak.
+    """
+    config = library.config
+    changed, target = intensity.copy(), np.zeros(intensity.shape, bool)
+    kind = rng.random()
+    count = 1 if kind < 0.4 else int(rng.integers(2, 5)) if kind < 0.7 else int(rng.integers(5, 26))
+    largest = min(config.largest_mm, 3.0 if count == 1 else 1.5 if count < 5 else 0.7)
+    typical = math.exp(rng.uniform(math.log(1.5 * config.smallest_mm), math.log(largest)))
+    contrast = math.exp(rng.uniform(math.log(config.faintest), math.log(config.strongest)))
+    middle = rng.uniform(8, np.asarray(intensity.shape) - 8)
+    spread = rng.uniform(0.7, 4.0) / config.spacing_mm if count > 1 else 0.0
+    for _ in range(count):
+        diameter = typical * math.exp(0.3 * rng.normal())
+        nearest = int(np.searchsorted(library.diameters_mm, diameter)) + int(rng.integers(-20, 20))
+        template = library.templates[min(max(nearest, 0), len(library.templates) - 1)]
+        if rng.random() < 0.5:
+            template = template[::-1]
+        if rng.random() < 0.5:
+            template = template.T
+        corner = np.rint(middle + rng.normal(0, 1, 2) * spread).astype(int) - template.shape[0] // 2
+        _paste(changed, target, template, corner, noise, contrast * math.exp(0.3 * rng.normal()))
+    return changed, target
+
+
+def _paste(
+    changed: Grid,
+    target: NDArray[np.bool_],
+    template: Grid,
+    corner: NDArray[np.int_],
+    noise: Grid,
+    contrast: float,
+) -> None:
+    """Add one template in place, as far as it lies inside."""
+    low = np.clip(corner, 0, changed.shape)
+    high = np.clip(corner + template.shape, 0, changed.shape)
+    if (high <= low).any():
+        return
+    window = (slice(low[0], high[0]), slice(low[1], high[1]))
+    part = template[low[0] - corner[0] : high[0] - corner[0], low[1] - corner[1] : high[1] - corner[1]]
+    centre = np.clip(corner + template.shape[0] // 2, 0, np.asarray(changed.shape) - 1)
+    changed[window] += np.float32(contrast) * noise[centre[0], centre[1]] * part
+    target[window] |= part > _LESION_LEVEL
