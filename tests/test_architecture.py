@@ -22,6 +22,7 @@ LAYERS = (
     ("collection",),
     ("detectors",),
     ("training",),
+    ("fitting",),
     ("bundle",),
     ("scoring",),
     ("evaluation",),
@@ -31,7 +32,7 @@ LAYERS = (
     ("experiments",),
     ("cli",),
 )
-TORCH_ALLOWED = {"detectors", "training", "bundle", "scoring", "experiments"}
+TORCH_ALLOWED = {"detectors", "training", "fitting", "bundle", "scoring", "experiments"}
 HEAVY = {"matplotlib", "pyarrow", "jinja2", "xlrd"}
 
 

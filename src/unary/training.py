@@ -168,6 +168,97 @@ def train_autoencoder(
     return Trained(network.eval(), history)
 
 
+@dataclass(frozen=True)
+class StepsConfig:
+    """Optimisation of the dense detectors, which draw crops rather than pass over a list of patches.
+
+    Adam with decoupled weight decay; the learning rate rises over 100 steps and falls to nothing along a cosine.
+    """
+
+    steps: int = 2500
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
+            raise ValueError(f"steps, batch_size and learning_rate must be positive: {self}")
+
+
+def optimise(
+    network: nn.Module,
+    compute_loss: Callable[[np.random.Generator], Tensor],
+    config: StepsConfig,
+    *,
+    name: str,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[float, ...]:
+    """Minimise a loss that draws its own batches; the network is changed in place.
+
+    Parameters
+    ----------
+    network
+        Its parameters are optimised.
+    compute_loss
+        Called once a step with a generator that depends on the seed and the step's number only, so that an interrupted
+        run that is resumed ends with the same weights.
+    config
+        Optimisation.
+    name
+        What is trained, for messages and to recognise a checkpoint.
+    checkpoint
+        A file that is written every 250 steps, and from which training goes on if it exists.
+    on_step
+        Called after each step with the number of steps done and the loss.
+
+    Returns
+    -------
+    tuple
+        The mean loss of every 50 steps.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer finite, or the checkpoint belongs to another run.
+    """
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    fingerprint = json.dumps([name, dataclasses.asdict(config)], sort_keys=True)
+    losses: list[float] = []
+    if checkpoint is not None and checkpoint.exists():
+        losses, _ = _load_checkpoint(checkpoint, network, optimizer, fingerprint)
+    network.train()
+    for step in range(len(losses), config.steps):
+        rate = config.learning_rate * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = compute_loss(np.random.default_rng([config.seed, step]))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(f"{name}: the loss is {losses[-1]} in step {step + 1}: training has diverged")
+        if checkpoint is not None and (step + 1) % 250 == 0:
+            _save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, []))
+        if on_step is not None:
+            on_step(step + 1, losses[-1])
+    network.eval()
+    return tuple(float(np.mean(losses[start : start + 50])) for start in range(0, len(losses), 50))
+
+
+def mixed_precision() -> torch.autocast:
+    """Return a context in which convolutions run in bfloat16, where the processor has matrix units for it.
+
+    Elsewhere bfloat16 is emulated and slower than float32, and the context does nothing. Scoring never uses it, so
+    that a model gives the same scores everywhere.
+    """
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("amx_bf16", False)))
+
+
 def _run_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,

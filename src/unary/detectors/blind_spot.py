@@ -1,16 +1,16 @@
 """Blind-spot prediction: how surprising is a small neighbourhood, given everything around it?
 
-A network predicts the mean and the spread of the intensity at a pixel from its surroundings, and never sees the pixel or
-its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an edge or
-in busy tissue the spread is large and the same contrast is none. So the local noise that `unary.detectors.laplacian`
-estimates by a fixed window is learned here, from normal tissue alone, together with what lines and edges look like when
-they pass a point. Reason to exist: of the detectors that know nothing of lesions it is the best on faint single
-calcifications (``docs/results.md``). The idea of masked prediction with a stated variance is older (blind-spot denoising,
-Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
+A network predicts the mean and the spread of the intensity at a pixel from its surroundings, and never sees the pixel
+or its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an
+edge or in busy tissue the spread is large and the same contrast is none. So the local noise that
+`unary.detectors.laplacian` estimates by a fixed window is learned here, from normal tissue alone, together with what
+lines and edges look like when they pass a point. Reason to exist: of the detectors that know nothing of lesions it is
+the best on faint single calcifications (``docs/results.md``). The idea of masked prediction with a stated variance is
+older (blind-spot denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
 How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them with its
-centre, ``hole_px`` to each side, set to zero; point-wise layers follow. The prediction then depends on no pixel nearer than
-``hole_px`` - 1.
+centre, ``hole_px`` to each side, set to zero; point-wise layers follow. The prediction then depends on no pixel
+nearer than ``hole_px`` - 1.
 """
 
 from __future__ import annotations
@@ -132,5 +132,5 @@ class BlindSpot:
             structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])
             mean, log_spread = self.network(structure.contiguous(memory_format=torch.channels_last))
             surprise = (smooth_target(structure) - mean) * torch.exp(-log_spread)
-        result: NDArray[np.float32] = np.where(tissue.inner_mask, surprise[0, 0].numpy(), np.float32(_OUTSIDE))
+        result: NDArray[np.float32] = np.where(tissue.mask, surprise[0, 0].numpy(), np.float32(_OUTSIDE))
         return result

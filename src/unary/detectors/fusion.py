@@ -3,8 +3,8 @@
 A part answers with a map of the whole image; a patch takes from it the mean of the strongest pixels, or the mean. How
 unusual that is among normal patches becomes a surprisal, -log p, in natural units, the same for every part. Their
 weighted sum is Fisher's statistic for combining tests (R. A. Fisher, Statistical Methods for Research Workers, 1925):
-two parts that are each mildly surprised count as much as one that is very. No abnormal image has a say in it but for the
-weights, which are part of the configuration and fixed before any evaluation.
+two parts that are each mildly surprised count as much as one that is very. No abnormal image has a say in it but for
+the weights, which are part of the configuration and fixed before any evaluation.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def pool_patches(
 
 def fuse_parts(
     parts: Sequence[tuple[str, Part, int | None, float]],
-    normals: Sequence[tuple[NDArray[np.uint16], Origins]],
+    normals: Sequence[tuple[Tissue, Origins]],
     *,
     size_px: int,
 ) -> Fusion:
@@ -145,13 +145,12 @@ def fuse_parts(
     parts
         Name, part, ``strongest`` and weight; see `FusedPart`.
     normals
-        Prepared images, (rows, cols) uint16, with the origins of their normal patches.
+        Normal tissue with the origins of its normal patches, (n, 2).
     size_px
         Side of a patch.
     """
     pooled: list[list[NDArray[np.float64]]] = [[] for _ in parts]
-    for pixels, origins in normals:
-        tissue = read_tissue(pixels)
+    for tissue, origins in normals:
         for (_, part, strongest, _), values in zip(parts, pooled, strict=True):
             values.append(pool_patches(part.map_tissue(tissue), origins, size_px=size_px, strongest=strongest))
     return Fusion(

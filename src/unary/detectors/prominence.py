@@ -1,12 +1,13 @@
 """Prominence: how bright a region is within its own breast. No learning.
 
-A mass is a region of several millimetres that is denser than the tissue around it. Its brightness in absolute terms says
-more about the patient than about the lesion; its standing among the regions of the same breast does not. The mean over
-some millimetres, less the median of the breast and divided by its spread, is that standing. Reason to exist: it needs no
-training, sees what the speck detectors cannot, and no learned mass detector was accepted here that did not beat it.
+A mass is a region of several millimetres that is denser than the tissue around it. Its brightness in absolute terms
+says more about the patient than about the lesion; its standing among the regions of the same breast does not. The
+mean over some millimetres, less the median of the breast and divided by its spread, is that standing. Reason to
+exist: it needs no training, sees what the speck detectors cannot, and no learned mass detector was accepted here that
+did not beat it.
 
-What it assumes: that the whole breast is given, not a cut-out, and that the densest region deserves the look. The pectoral
-muscle of an oblique view is such a region and is its usual false alarm.
+What it assumes: that the whole breast is given, not a cut-out, and that the densest region deserves the look. The
+pectoral muscle of an oblique view is such a region and is its usual false alarm.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Calcifications of 0.12 to 3 mm: compact with irregular outline, rings (calcified walls), rods, and clumps of several
 grains; single, in small groups, or in clusters of up to 25. Shapes are drawn four times finer than the grid, averaged
-onto it at a random sub-pixel position and blurred as by a detector. Contrast is drawn relative to the local noise, since
-it is noise that hides a speck. The ranges follow the radiology of calcifications (ACR BI-RADS atlas, 5th edition,
-morphology and distribution), not the annotations of any data set.
+onto it at a random sub-pixel position and blurred as by a detector. Contrast is drawn relative to the local noise,
+since it is noise that hides a speck. The ranges follow the radiology of calcifications (ACR BI-RADS atlas, 5th
+edition, morphology and distribution), not the annotations of any data set.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generato
     if shape == "ring":
         distance = _outline_distance(side, centre, radius, rng, aspect=1 + 0.2 * abs(rng.normal()), roughness=0.1)
         wall, core = rng.uniform(0.15, 0.5), rng.uniform(0.0, 0.8)
-        thickness = (distance < 1) * np.where(distance > 1 - wall, 1.0, core)
+        thickness = np.where(distance > 1, 0.0, np.where(distance > 1 - wall, 1.0, core))
     elif shape == "clump":
         thickness = np.zeros((side, side))
         for _ in range(int(rng.integers(2, 6))):
@@ -99,7 +99,8 @@ def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generato
         thickness = np.clip(1 - distance**2, 0, None) ** flatness
     blocks = thickness.reshape(side // _FINER, _FINER, side // _FINER, _FINER).mean(axis=(1, 3))
     blurred = ndimage.gaussian_filter(blocks, rng.uniform(0.4, 0.9))
-    return (blurred / blurred.max()).astype(np.float32)
+    template: Grid = (blurred / blurred.max()).astype(np.float32)
+    return template
 
 
 def _outline_distance(

@@ -1,8 +1,9 @@
 """What the dense detectors read of an image: intensity with the outside filled, the mask, and the local noise.
 
-The skin line is the strongest edge of a mammogram. Outside the breast a prepared image is zero; filled there with the
-mean of the tissue near by, the edge is gone, and the detectors can look at the last millimetres of tissue as at any
-other.
+The skin line, and the rim of the film or of the collimated field, are the strongest edges of a mammogram. Outside the
+breast a prepared image is zero; filled there with the mean of the tissue near by, the edge is gone, and the detectors
+can look at the last millimetres of tissue as at any other. The outermost pixels of the breast mix both and count as
+outside.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from unary.prepare import FULL_SCALE
 MEAN_WINDOW_PX = 15
 NOISE_WINDOW_PX = 31
 NOISE_SIGMA_PX = 2.0
+_RIM_PX = 4
 _FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
 
 
@@ -30,7 +32,7 @@ class Tissue:
     intensity
         Shape (rows, cols), float32, in [0, 1]; outside the mask the local mean of the tissue.
     mask
-        Shape (rows, cols), bool.
+        Shape (rows, cols), bool: the breast without its outermost four pixels.
     noise
         Shape (rows, cols), float32, positive: the root mean square of the fine structure near each pixel.
     """
@@ -39,16 +41,12 @@ class Tissue:
     mask: NDArray[np.bool_]
     noise: NDArray[np.float32]
 
-    @property
-    def inner_mask(self) -> NDArray[np.bool_]:
-        """The mask without its outermost two pixels, which mix tissue and background."""
-        inner: NDArray[np.bool_] = ndimage.binary_erosion(self.mask, iterations=2, border_value=1)
-        return inner
-
 
 def read_tissue(pixels: NDArray[np.uint16]) -> Tissue:
     """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast."""
-    mask = ndimage.binary_fill_holes(pixels > 0)
+    breast = ndimage.binary_fill_holes(pixels > 0)
+    inner = ndimage.binary_erosion(breast, iterations=_RIM_PX, border_value=1)
+    mask = inner if inner.any() else breast
     inside = mask.astype(np.float64)
     raw = pixels / np.float64(FULL_SCALE)
     local_mean = smooth(raw * inside, MEAN_WINDOW_PX) / (smooth(inside, MEAN_WINDOW_PX) + 1e-3)

@@ -1,0 +1,60 @@
+"""Segmentation of simulated calcifications: normal tissue plus a prior of what a lesion looks like.
+
+The network learns on normal images into which calcifications were drawn (`unary.detectors.simulation`), and is listed
+apart from the strict one-class detectors because it has been told the target. It answers with the log-odds that a pixel
+belongs to a calcification. Two losses: per pixel, and per patch, on the very statistic that scores a patch (the mean of
+its strongest pixels); the second one is what makes it good where false alarms must be rare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unary.detectors.blind_spot import MEAN_WINDOW_PX
+from unary.detectors.tissue import Tissue
+from unary.detectors.unet import UNet
+
+INPUTS = 3
+STRONGEST = 8
+_OUTSIDE = -20.0
+
+
+def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """Return the network's channels, (n, 3, rows, cols), from three tensors of shape (n, 1, rows, cols).
+
+    Intensity roughly standardised; fine structure in units of the local noise, compressed so that a large calcification
+    does not drown a small one; the mask.
+    """
+    border = MEAN_WINDOW_PX - 1
+    padded = F.pad(intensity, (border, border, border, border), mode="replicate")
+    local_mean = F.avg_pool2d(F.avg_pool2d(padded, MEAN_WINDOW_PX, 1), MEAN_WINDOW_PX, 1)
+    contrast = torch.asinh((intensity - local_mean) / noise / 4)
+    return torch.cat([(intensity - 0.4) / 0.2, contrast, mask], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A trained network as a detector of calcifications."""
+
+    network: UNet
+
+    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
+        """Return the log-odds of calcification, shape (rows, cols)."""
+        rows, cols = tissue.mask.shape
+        multiple = self.network.config.multiple_px
+        padding = (0, -cols % multiple, 0, -rows % multiple)
+        with torch.inference_mode():
+            channels = (
+                F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
+                for plane in (tissue.intensity, tissue.noise, tissue.mask)
+            )
+            inputs = build_inputs(*channels).contiguous(memory_format=torch.channels_last)
+            log_odds = self.network(inputs)[0, 0, :rows, :cols].numpy()
+        result: NDArray[np.float32] = np.where(tissue.mask, log_odds, np.float32(_OUTSIDE))
+        return result

@@ -1,0 +1,1 @@
+"""How each dense detector learns from images of normal tissue."""
