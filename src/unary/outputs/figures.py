@@ -93,7 +93,7 @@ def plot_reconstructions(
     starts = left + inches * np.arange(len(order))
     starts[negatives:] += 0.4 if 0 < negatives < len(order) else 0.0
     width, height = float(starts[-1]) + inches + right, bottom + inches * len(names) + 0.52
-    with _new_figure(width, height) as figure:
+    with new_figure(width, height) as figure:
         for place, which in enumerate(order):
             low, high = np.percentile(inputs[which], [1, 99])
             for line, picture in enumerate((inputs[which], outputs[which], differences[which])[: len(names)]):
@@ -153,7 +153,7 @@ def plot_histogram(
         low, high = low - 0.5, low + 0.5
     edges = np.linspace(low, high, 41)
     beyond = int(np.count_nonzero(values > high))
-    with _new_figure(6.4, 3.9) as figure:
+    with new_figure(6.4, 3.9) as figure:
         axes = _plain_axes(figure, left=0.75, bottom=0.68)
         for chosen, name, colour, hatch in (
             (~truth, "negative", _NEGATIVE, None),
@@ -175,7 +175,7 @@ def plot_histogram(
     return figure
 
 
-def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estimate]) -> Figure:
+def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estimate], each_seed: bool = True) -> Figure:
     """Draw ROC curves, as figure 2b of the paper, with AUROC and 95 % interval in the legend.
 
     Parameters
@@ -185,16 +185,18 @@ def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estim
         their mean sensitivity at each false-positive rate.
     estimates
         By detector: what to print.
+    each_seed
+        Whether the thin curves are drawn; of many detectors they would hide each other.
     """
     grid = np.linspace(0, 1, 1001)
-    with _new_figure(6.4, 5.6) as figure:
+    with new_figure(6.4, 5.6) as figure:
         axes = _plain_axes(figure, left=0.75, bottom=0.68)
         axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, zorder=1)
         for number, (name, seeds) in enumerate(runs.items()):
             curves = [roc_curve(run.scores, run.positive)[:2] for run in seeds]
             style: dict[str, Any] = {
                 "color": _CYCLE[number % len(_CYCLE)],
-                "linestyle": _DASHES[number % len(_DASHES)],
+                "linestyle": _DASHES[(number + number // len(_CYCLE)) % len(_DASHES)],
             }
             estimate = estimates[name]
             text = f"{name}  {estimate.value:.3f}"
@@ -203,7 +205,7 @@ def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estim
             if len(curves) == 1:
                 axes.plot(*curves[0], linewidth=2, label=text, **style)
                 continue
-            for fpr, tpr in curves:
+            for fpr, tpr in curves if each_seed else ():
                 axes.plot(fpr, tpr, linewidth=0.7, alpha=0.35, color=style["color"])
             mean = np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in curves], axis=0)
             mean[0] = 0.0
@@ -225,7 +227,7 @@ def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str
     baselines
         Mean squared errors by name, drawn level: a curve that does not fall below them has learned no structure.
     """
-    with _new_figure(6.4, 3.9) as figure:
+    with new_figure(6.4, 3.9) as figure:
         axes = _plain_axes(figure, left=0.85, bottom=0.68)
         longest = max((len(values) for values in losses.values()), default=1)
         for name, value in (baselines or {}).items():
@@ -306,7 +308,7 @@ def plot_overlay(
     edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
     across, down = grey.shape[1] / FIGURE_DPI, grey.shape[0] / FIGURE_DPI
     width, height = across + 0.95, down + 0.65
-    with _new_figure(width, height) as figure:
+    with new_figure(width, height) as figure:
         axes = figure.add_axes((0.05 / width, 0.3 / height, across / width, down / height), xticks=[], yticks=[])
         axes.imshow(grey, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-6), extent=edge, interpolation="nearest")
         axes.imshow(
@@ -354,7 +356,7 @@ def reduce_maximum(values: NDArray[np.floating[Any]], factor: int) -> NDArray[np
 
 
 @contextmanager
-def _new_figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """Give a figure of a size in inches, in the house style while it is drawn, with the disclaimer at its foot."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -25,6 +25,8 @@ SPLIT_NAMES = {
 }
 GROUP_NAMES = {
     "all": "All lesions",
+    "calcification_birads5": "Calcifications in images of BI-RADS 5",
+    "calcification_birads2_4": "Calcifications in images of BI-RADS 2 to 4",
     "calcification": "Calcifications",
     "mass": "Masses",
     "asymmetry": "Asymmetries",

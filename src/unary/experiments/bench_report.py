@@ -1,0 +1,380 @@
+"""What the bench writes for people: a Markdown table, the same in JSON, and a page with curves and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.intervals import Estimate
+from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
+from unary.experiments.bench import BenchResult
+from unary.experiments.bench_data import SIZE_LIMITS_MM, name_size_groups
+from unary.files import replacing
+from unary.outputs.figures import figure_png, plot_roc
+from unary.outputs.gallery import Box, plot_gallery
+from unary.outputs.report import (
+    GROUP_NAMES,
+    MEANINGS,
+    Cell,
+    MetricsTable,
+    Picture,
+    Report,
+    Section,
+    Table,
+    build_results_section,
+    describe_outcome,
+    write_report,
+)
+from unary.records import Lesion
+
+_MISSES, _FALSE_ALARMS, _PER_IMAGE = 12, 18, 3
+_DASH = "\u2013"
+
+
+def describe_bench(result: BenchResult) -> Iterator[str]:
+    """Yield the outcome as lines for a terminal: AUROC with interval per detector and main group."""
+    for row in list_rows(result, result.main_groups):
+        what = f"AUROC {_with_interval(row)}" if row["auroc"] is not None else f"{_DASH} ({row['note']})"
+        yield f"{row['group']:24s} {row['detector']:18s} {what}"
+
+
+def write_bench_report(result: BenchResult, out: Path, *, banners: tuple[str, ...] = ()) -> None:
+    """Write ``bench.md``, ``bench.json`` and ``report.html`` under ``out``.
+
+    Parameters
+    ----------
+    result
+        Of `unary.experiments.bench.run_bench`.
+    out
+        A folder.
+    banners
+        What must not be overlooked about the data, such as that it is synthetic.
+    """
+    with replacing(out / "bench.md") as partial:
+        partial.write_text(build_markdown(result, banners=banners), encoding="utf-8")
+    groups = (*result.main_groups, *_size_groups(), NORMAL_LOOKING)
+    document = {
+        "notice": result.meta["notice"],
+        "banners": list(banners),
+        "rows": list_rows(result, groups),
+        **{key: result.meta[key] for key in ("differences", "detectors", "failures", "gaps")},
+        **{key: result.meta[key] for key in ("command", "versions", "data_hash", "config", "counts", "folds")},
+    }
+    with replacing(out / "bench.json") as partial:
+        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_report(build_bench_report(result, banners=banners), out / "report.html")
+
+
+def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row per group and detector; where there is no figure its values are None and ``note`` says why."""
+    rows = []
+    for group in groups:
+        for entrant in result.entrants:
+            found = result.metrics.get(entrant.name, {}).get(group)
+            row: dict[str, Any] = {"group": group, "detector": entrant.name, "kind": entrant.kind}
+            if found is None:
+                reason = result.failures.get(entrant.name) or result.meta["gaps"].get(group) or "there is no such patch"
+                nothing = dict.fromkeys(("auroc", "auroc_ci95", "average_precision", "sensitivity_at_specificity"))
+                rows.append({**row, **nothing, "note": reason})
+            else:
+                notes = [text for text in (found.get("note"), result.meta["gaps"].get(group)) if text]
+                rows.append({**row, **found, **({"note": "; ".join(notes)} if notes else {})})
+    return rows
+
+
+def build_markdown(result: BenchResult, *, banners: tuple[str, ...] = ()) -> str:
+    """Return ``bench.md``."""
+    meta, normal = result.meta, result.meta["counts"]["normal"]
+    seeds = ", ".join(map(str, result.config.seeds))
+    parts = ["# Bench", f"**{meta['notice']}**", *(f"**{banner}**" for banner in (*banners, *meta["notices"]))]
+    parts.append(
+        f"{result.config.folds} folds over the patients of the normals, seeds {seeds}; {normal['patches']:,} "
+        f"normal patches of {normal['patients']} patients. Figures are means over folds and seeds; "
+        "intervals are 95 %, over patients. sens@95: share of lesion patches found when 95 % of normal patches pass."
+    )
+    notes: list[str] = []
+    for table in (
+        _main_table(result, notes),
+        _size_table(result, notes),
+        *_difference_tables(result),
+        _cost_table(result),
+    ):
+        parts += [f"## {table.caption}", _as_markdown(table)]
+    parts.append("\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1)))
+    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
+    parts.append(f"Command: `{meta['command']}`  \nData: `{meta['data_hash']}`  \nVersions: {versions}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _as_markdown(table: Table) -> str:
+    lines = [table.header, tuple("---" for _ in table.header), *table.rows]
+    return "\n".join("| " + " | ".join(_as_text(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _as_text(cell: Cell) -> str:
+    if cell is None:
+        return _DASH
+    if isinstance(cell, float):
+        return f"{cell:.3g}" if abs(cell) >= 100 or 0 < abs(cell) < 0.01 else f"{cell:.2f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    interval = row["auroc_ci95"]
+    return f"{row['auroc']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else " [no interval]")
+
+
+def _marked(row: dict[str, Any], notes: list[str]) -> str:
+    """The AUROC, or a dash, with the number of its footnote."""
+    mark = ""
+    if "note" in row:
+        if row["note"] not in notes:
+            notes.append(row["note"])
+        mark = f" [{notes.index(row['note']) + 1}]"
+    return (_DASH if row["auroc"] is None else _with_interval(row)) + mark
+
+
+def _main_table(result: BenchResult, notes: list[str]) -> Table:
+    lines: list[tuple[Cell, ...]] = []
+    for row in list_rows(result, result.main_groups):
+        rates = row["sensitivity_at_specificity"] or {}
+        lines.append(
+            (
+                _group_name(row["group"]),
+                row["detector"],
+                row["kind"],
+                _marked(row, notes),
+                row["average_precision"],
+                rates.get("0.95"),
+                rates.get("0.99"),
+            )
+        )
+    header = ("lesions", "detector", "kind", "AUROC [95 %]", "AP", "sens@95", "sens@99")
+    return Table("Detectors on the same patches", header, tuple(lines))
+
+
+def _size_groups() -> list[str]:
+    return [name for kind in SIZE_LIMITS_MM for name in name_size_groups(kind)]
+
+
+def _size_table(result: BenchResult, notes: list[str]) -> Table:
+    groups = [name for name in _size_groups() if any(name in found for found in result.metrics.values())]
+    rows = list_rows(result, groups)
+    lines = tuple(
+        (entrant.name, *(_marked(row, notes) for row in rows if row["detector"] == entrant.name))
+        for entrant in result.entrants
+    )
+    caption = "AUROC by the size of the largest lesion in the patch" if groups else "No lesion has a known size"
+    return Table(caption, ("detector", *(_group_name(name) for name in groups)), lines if groups else ())
+
+
+def _difference_tables(result: BenchResult) -> list[Table]:
+    tables = []
+    for reference, by_name in result.differences.items():
+        lines = tuple(
+            (_group_name(group), name, f"{found.value:+.3f}", _range(found), _verdict(found))
+            for group in result.main_groups
+            for name, groups in by_name.items()
+            if (found := groups.get(group)) is not None
+        )
+        header = ("lesions", "detector", "difference", "95 % interval", "")
+        tables.append(Table(f"AUROC minus that of {reference}, paired", header, lines))
+    return tables
+
+
+def _range(found: Estimate) -> str:
+    return "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
+
+
+def _verdict(found: Estimate) -> str:
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return "not settled"
+    return "better" if found.low > 0 else "worse"
+
+
+def _cost_table(result: BenchResult) -> Table:
+    lines: list[tuple[Cell, ...]] = []
+    for name, facts in result.meta["detectors"].items():
+        costs = (facts.get("parameters"), facts.get("fit_seconds"), facts.get("score_seconds_per_image"))
+        lines.append((name, facts["kind"], facts["summary"], facts["runs"], *costs))
+    header = ("detector", "kind", "what it is", "runs", "learned weights", "seconds to fit", "seconds per image")
+    return Table("What they cost on this machine (means over runs)", header, tuple(lines))
+
+
+def _group_name(group: str) -> str:
+    return GROUP_NAMES.get(group) or group.replace("_", " ").replace("mm", " mm")
+
+
+def build_bench_report(result: BenchResult, *, banners: tuple[str, ...] = ()) -> Report:
+    """Return the content of ``report.html``."""
+    notes: list[str] = []
+    sizes = _size_table(result, notes)
+    best = choose_detector(result)
+    chosen = {} if best is None else {"pictures": _picture_sections(result, best)}
+    sections = (
+        _results_section(result),
+        Section("ROC curves", pictures=tuple(_curves(result))),
+        Section("By size", tuple(f"[{k}] {note}" for k, note in enumerate(notes, 1)), tables=(sizes,)),
+        Section(
+            "Is one better than the other?",
+            paragraphs=(
+                "The difference of two AUROCs on the same patches of the same patients. An interval that holds 0 does "
+                "not settle which is better. None of them speaks of other training runs than these.",
+            ),
+            tables=tuple(_difference_tables(result)),
+        ),
+        *chosen.get("pictures", ()),
+        Section("Costs", tables=(_cost_table(result),)),
+        _folds_section(result),
+    )
+    troubles = (*result.failures.values(), *result.meta["gaps"].values(), *result.meta["skipped"])
+    return Report(
+        title="Bench",
+        lead=_lead(result, best),
+        banners=banners,
+        notices=(*result.meta["notices"], *troubles),
+        sections=sections,
+        provenance={key: result.meta[key] for key in ("command", "versions", "data_hash", "config", "grids")},
+    )
+
+
+def choose_detector(result: BenchResult) -> str | None:
+    """Return the detector, controls apart, with the best AUROC over all lesions; None if there are only controls."""
+    kinds = {entrant.name: entrant.kind for entrant in result.entrants}
+    names = [name for name in result.metrics if kinds[name] != "control"]
+    return max(names, key=lambda name: float(result.metrics[name][ALL]["auroc"]), default=None)
+
+
+def _lead(result: BenchResult, best: str | None) -> str:
+    if best is None:
+        return "Only controls took part: nothing here says how well lesions are found."
+    if best == "laplacian" or "laplacian" not in result.metrics:
+        found = result.metrics[best][ALL]
+        return f"Over all lesions the best detector is {best}, with an AUROC of {_with_interval(found)}."
+    outcomes = {name: groups[ALL] for name, groups in result.metrics.items()}
+    difference = result.differences.get("laplacian", {}).get(best, {}).get(ALL)
+    return "Over all lesions: " + describe_outcome(outcomes, first=best, second="laplacian", difference=difference)
+
+
+def _results_section(result: BenchResult) -> Section:
+    shown = {*result.main_groups, NORMAL_LOOKING}
+    detectors = {
+        entrant.name: {g: found for g, found in result.metrics.get(entrant.name, {}).items() if g in shown}
+        for entrant in result.entrants
+    }
+    section = build_results_section("Results", detectors)
+    own = tuple((e.name, f"{e.summary} ({e.kind}).") for e in result.entrants if e.name not in MEANINGS)
+    caption = "Detectors and controls on the same patches, means over folds and seeds."
+    return Section(
+        section.heading, section.paragraphs, (MetricsTable(caption, detectors),), terms=(*own, *section.terms)
+    )
+
+
+def _curves(result: BenchResult) -> Iterator[Picture]:
+    for group in result.main_groups:
+        runs, estimates = {}, {}
+        for name, groups in result.metrics.items():
+            if group in groups:
+                every = select_runs(result.tables, detector=name, group=group)
+                runs[name] = [run for run in every if run is not None]
+                estimates[name] = Estimate(groups[group]["auroc"], *(groups[group]["auroc_ci95"] or (None, None)))
+        if runs:
+            text = f"{_group_name(group)}: ROC curves by detector, mean over folds and seeds"
+            yield Picture(figure_png(plot_roc(runs, estimates=estimates, each_seed=False)), text, text)
+
+
+def rank_among_normals(result: BenchResult, name: str) -> NDArray[np.float64]:
+    """Return each patch's place among the normals of its fold, shape (n,): the share that scores lower, in [0, 1].
+
+    Averaged over the folds and seeds that score the patch; NaN where none does.
+    """
+    total, times = np.zeros(len(result.data)), np.zeros(len(result.data))
+    for fold, table in zip(result.folds, result.tables, strict=True):
+        scores = table.scores[name]
+        negatives = np.sort(scores[table.roles(ALL)[1]])
+        total[fold.test] += np.searchsorted(negatives, scores) / len(negatives)
+        times[fold.test] += 1
+    place: NDArray[np.float64] = np.divide(total, times, out=np.full(len(total), np.nan), where=times > 0)
+    return place
+
+
+def _picture_sections(result: BenchResult, name: str) -> tuple[Section, ...]:
+    place = rank_among_normals(result, name)
+    pictures = []
+    for group in result.main_groups:
+        member = result.data.groups.get(group, result.data.positive)
+        if group == ALL and len(result.main_groups) > 1:
+            continue
+        chosen = _pick(result, np.flatnonzero(member & ~np.isnan(place)), place, count=_MISSES)
+        if len(chosen):
+            text = f"{_group_name(group)}: the {len(chosen)} patches that {name} finds least abnormal"
+            pictures.append(_gallery(result, chosen, place, text))
+    alarms = _pick(result, np.flatnonzero(result.data.normal & ~np.isnan(place)), -place, count=_FALSE_ALARMS)
+    text = f"The {len(alarms)} normal patches that {name} finds most abnormal"
+    said = (
+        f"Above each patch stands its image and the share of normal patches that {name} finds less abnormal. At most "
+        f"{_PER_IMAGE} patches of an image are shown. Annotated lesions are framed; each patch has a grey window of "
+        "its own."
+    )
+    return (
+        Section(f"What {name} misses", (said,), pictures=tuple(pictures)),
+        Section(f"What alarms {name} falsely", pictures=(_gallery(result, alarms, place, text),)),
+    )
+
+
+def _pick(result: BenchResult, members: NDArray[np.intp], key: NDArray[np.float64], *, count: int) -> NDArray[np.intp]:
+    """The members of the lowest key, a few of each image."""
+    taken: dict[int, int] = {}
+    chosen = []
+    for position in members[np.argsort(key[members], kind="stable")].tolist():
+        image = int(result.data.fine.image[position])
+        taken[image] = taken.get(image, 0) + 1
+        if taken[image] <= _PER_IMAGE:
+            chosen.append(position)
+    return np.asarray(chosen[:count], np.intp)
+
+
+def _gallery(result: BenchResult, chosen: NDArray[np.intp], place: NDArray[np.float64], text: str) -> Picture:
+    fine = result.data.fine
+    titles, boxes = [], []
+    for position in chosen.tolist():
+        row, origin = fine.rows[fine.image[position]], fine.origins[position]
+        titles.append(f"{row.image_id[-16:]}\nabove {100 * place[position]:.4g} %")
+        boxes.append([_shift(box, origin) for box in map(_lesion_box, result.manifest.lesions_of(row.image_id)) if box])
+    figure = plot_gallery(fine.patches.gather(chosen), titles=titles, boxes=boxes)
+    return Picture(figure_png(figure), text, text)
+
+
+def _lesion_box(lesion: Lesion) -> Box | None:
+    """The upright box of a lesion in stored pixels; None for a mask, which would have to be read."""
+    if lesion.kind == "mask":
+        return None
+    points = np.asarray(lesion.points, float)
+    grow = 0.0 if lesion.kind == "box" else 0.5 + (lesion.radius_px or 0.0)
+    (r0, c0), (r1, c1) = points.min(axis=0) - grow, points.max(axis=0) + grow
+    shift = 0.0 if lesion.kind == "box" else 0.5  # pixel centres to pixel edges
+    return r0 + shift, c0 + shift, r1 + shift, c1 + shift
+
+
+def _shift(box: Box, origin: NDArray[np.int32]) -> Box:
+    row, col = (int(value) for value in origin)
+    return box[0] - row, box[1] - col, box[2] - row, box[3] - col
+
+
+def _folds_section(result: BenchResult) -> Section:
+    counts = result.meta["counts"]
+    groups = tuple((_group_name(name), *found.values()) for name, found in counts.items())
+    names = list(result.meta["folds"][0])
+    folds = tuple(tuple(fold.values()) for fold in result.meta["folds"])
+    return Section(
+        "What was counted",
+        tables=(
+            Table("Patches, images and patients", ("", "patches", "images", "patients"), groups),
+            Table("Folds", tuple(name.replace("_", " ") for name in names), folds),
+        ),
+    )
