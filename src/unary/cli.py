@@ -16,6 +16,7 @@ from unary.errors import UnaryError
 if TYPE_CHECKING:
     from unary.patches import GridConfig
     from unary.prepare import PreparationConfig
+    from unary.records import Manifest
 
 NOTICE = "Research software. Not for diagnosis."
 EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
@@ -123,6 +124,21 @@ def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> Non
     _add_note_option(reproduce)
     _add_patch_options(reproduce)
     reproduce.set_defaults(run=_run_reproduce)
+    bench = commands.add_parser("bench", help="compare detectors on the same patches, cross-validated over patients")
+    bench.add_argument("--data", type=Path, required=True, metavar="DIR-OR-M.csv")
+    bench.add_argument("--out", type=Path, required=True, metavar="DIR")
+    bench.add_argument(
+        "--kind",
+        choices=["inbreast", "cbis-ddsm", "mias", "folder", "manifest"],
+        help="of the data (default: manifest for a file, inbreast for a folder)",
+    )
+    bench.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    bench.add_argument("--detectors", metavar="A,B,C", help="default: all")
+    bench.add_argument("--folds", type=_parse_count, default=3, help="at least 2 (default: %(default)s)")
+    bench.add_argument("--runs", type=_parse_count, default=1, help="independent runs (default: %(default)s)")
+    bench.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
+    _add_note_option(bench)
+    bench.set_defaults(run=_run_bench)
     demo = commands.add_parser("demo", help="the whole chain on synthetic mammograms, in minutes")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.add_argument("--seed", type=int, default=0)
@@ -158,20 +174,27 @@ def _add_patch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--working-spacing-mm", type=float, help="resample to square pixels of this size first")
 
 
-def _run_manifest(options: argparse.Namespace) -> int:
+def _read_data_set(kind: str, folder: Path, annotation: Path | None) -> tuple[Manifest, tuple[str, ...]]:
+    """Return the manifest of a data set, and notices."""
     from unary.sources.cbis_ddsm import read_cbis_ddsm
     from unary.sources.folder import read_folder
     from unary.sources.inbreast import read_inbreast
-    from unary.sources.manifest import write_manifest
+    from unary.sources.manifest import read_manifest
     from unary.sources.mias import read_mias
 
-    if options.annotation is not None and options.kind != "inbreast":
-        raise UnaryError("--annotation goes with `manifest inbreast` alone")
-    if options.kind == "inbreast":
-        manifest, notices = read_inbreast(options.folder, annotation=options.annotation)
-    else:
-        readers = {"cbis-ddsm": read_cbis_ddsm, "mias": read_mias, "folder": read_folder}
-        manifest, notices = readers[options.kind](options.folder)
+    if annotation is not None and kind != "inbreast":
+        raise UnaryError("--annotation goes with INbreast alone")
+    if kind == "inbreast":
+        return read_inbreast(folder, annotation=annotation)
+    if kind == "manifest":
+        return read_manifest(folder), ()
+    return {"cbis-ddsm": read_cbis_ddsm, "mias": read_mias, "folder": read_folder}[kind](folder)
+
+
+def _run_manifest(options: argparse.Namespace) -> int:
+    from unary.sources.manifest import write_manifest
+
+    manifest, notices = _read_data_set(options.kind, options.folder, options.annotation)
     if options.only is not None:
         manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
     for notice in notices:
@@ -311,6 +334,32 @@ def _read_patch_options(options: argparse.Namespace) -> tuple[PreparationConfig,
             mask=options.mask, intensity=options.intensity, working_spacing_mm=options.working_spacing_mm
         )
         return preparation, GridConfig(options.size_px, options.stride_px, options.min_tissue)
+
+
+def _run_bench(options: argparse.Namespace) -> int:
+    from unary.experiments.bench import BenchConfig, run_bench
+    from unary.experiments.bench_report import describe_bench, write_bench_report
+    from unary.experiments.entrants import ENTRANTS
+
+    known = {entrant.name: entrant for entrant in ENTRANTS}
+    names = list(known)
+    if options.detectors is not None:
+        names = list(dict.fromkeys(name.strip() for name in options.detectors.split(",")))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnaryError(f"no detector is called {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    seeds = tuple(range(options.seed, options.seed + options.runs))
+    config = BenchConfig(folds=options.folds, seeds=seeds)
+    kind = options.kind or ("manifest" if options.data.is_file() else "inbreast")
+    manifest, notices = _read_data_set(kind, options.data, options.annotation)
+    entrants = [known[name] for name in names]
+    result = run_bench(manifest, options.out, config, entrants, notices=notices, banners=options.note)
+    write_bench_report(result, options.out)
+    for line in describe_bench(result):
+        print(line)
+    print(f"{options.out / 'report.html'}")
+    print(NOTICE)
+    return EXIT_PARTLY if result.data.fine.skipped or result.failures else 0
 
 
 if __name__ == "__main__":

@@ -181,6 +181,7 @@ def run_bench(
     *,
     progress: bool = True,
     notices: Sequence[str] = (),
+    banners: Sequence[str] = (),
 ) -> BenchResult:
     """Run every detector on every fold and write ``metrics.json`` and ``scores.parquet`` under ``out``.
 
@@ -201,8 +202,8 @@ def run_bench(
         With distinct names.
     progress
         Show progress bars.
-    notices
-        Of the reader, to be kept with the results.
+    notices, banners
+        Of the reader, and what must not be overlooked about the data; kept with the results.
 
     Raises
     ------
@@ -229,7 +230,7 @@ def run_bench(
     for line in result.describe_gaps().values():
         logger.warning("%s", line)
     result = dataclasses.replace(result, differences=_compare(complete, result, progress=progress))
-    result = dataclasses.replace(result, meta=_describe(result, notices))
+    result = dataclasses.replace(result, meta={**_describe(result), "notices": list(notices), "banners": list(banners)})
     write_scores(out / "scores.parquet", tables)
     write_metrics(out / "metrics.json", metrics, meta=result.meta)
     return result
@@ -349,7 +350,7 @@ def _compare(
     return found
 
 
-def _describe(result: BenchResult, notices: Sequence[str]) -> dict[str, Any]:
+def _describe(result: BenchResult) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
     data, normal = result.data, result.data.normal
     patients = data.fine.column("patient_id")
@@ -397,7 +398,6 @@ def _describe(result: BenchResult, notices: Sequence[str]) -> dict[str, Any]:
             for reference, by_name in result.differences.items()
         },
         "skipped": list(data.fine.skipped),
-        "notices": list(notices),
     }
 
 

@@ -43,7 +43,7 @@ def describe_bench(result: BenchResult) -> Iterator[str]:
         yield f"{row['group']:24s} {row['detector']:18s} {what}"
 
 
-def write_bench_report(result: BenchResult, out: Path, *, banners: tuple[str, ...] = ()) -> None:
+def write_bench_report(result: BenchResult, out: Path) -> None:
     """Write ``bench.md``, ``bench.json`` and ``report.html`` under ``out``.
 
     Parameters
@@ -52,22 +52,20 @@ def write_bench_report(result: BenchResult, out: Path, *, banners: tuple[str, ..
         Of `unary.experiments.bench.run_bench`.
     out
         A folder.
-    banners
-        What must not be overlooked about the data, such as that it is synthetic.
     """
     with replacing(out / "bench.md") as partial:
-        partial.write_text(build_markdown(result, banners=banners), encoding="utf-8")
+        partial.write_text(build_markdown(result), encoding="utf-8")
     groups = (*result.main_groups, *_size_groups(), NORMAL_LOOKING)
     document = {
         "notice": result.meta["notice"],
-        "banners": list(banners),
+        "banners": result.meta["banners"],
         "rows": list_rows(result, groups),
         **{key: result.meta[key] for key in ("differences", "detectors", "failures", "gaps")},
         **{key: result.meta[key] for key in ("command", "versions", "data_hash", "config", "counts", "folds")},
     }
     with replacing(out / "bench.json") as partial:
         partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    write_report(build_bench_report(result, banners=banners), out / "report.html")
+    write_report(build_bench_report(result), out / "report.html")
 
 
 def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]]:
@@ -87,11 +85,11 @@ def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]
     return rows
 
 
-def build_markdown(result: BenchResult, *, banners: tuple[str, ...] = ()) -> str:
+def build_markdown(result: BenchResult) -> str:
     """Return ``bench.md``."""
     meta, normal = result.meta, result.meta["counts"]["normal"]
     seeds = ", ".join(map(str, result.config.seeds))
-    parts = ["# Bench", f"**{meta['notice']}**", *(f"**{banner}**" for banner in (*banners, *meta["notices"]))]
+    parts = ["# Bench", f"**{meta['notice']}**", *(f"**{banner}**" for banner in (*meta["banners"], *meta["notices"]))]
     parts.append(
         f"{result.config.folds} folds over the patients of the normals, seeds {seeds}; {normal['patches']:,} "
         f"normal patches of {normal['patients']} patients. Figures are means over folds and seeds; "
@@ -210,7 +208,7 @@ def _group_name(group: str) -> str:
     return GROUP_NAMES.get(group) or group.replace("_", " ").replace("mm", " mm")
 
 
-def build_bench_report(result: BenchResult, *, banners: tuple[str, ...] = ()) -> Report:
+def build_bench_report(result: BenchResult) -> Report:
     """Return the content of ``report.html``."""
     notes: list[str] = []
     sizes = _size_table(result, notes)
@@ -236,7 +234,7 @@ def build_bench_report(result: BenchResult, *, banners: tuple[str, ...] = ()) ->
     return Report(
         title="Bench",
         lead=_lead(result, best),
-        banners=banners,
+        banners=tuple(result.meta["banners"]),
         notices=(*result.meta["notices"], *troubles),
         sections=sections,
         provenance={key: result.meta[key] for key in ("command", "versions", "data_hash", "config", "grids")},
