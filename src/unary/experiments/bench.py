@@ -305,7 +305,7 @@ def _read_cell(path: Path, count: int) -> Cell | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             scores = stored["scores"]
             fit_seconds, score_seconds = float(stored["fit_seconds"]), float(stored["score_seconds_per_image"])
             parameters = int(stored["parameters"])

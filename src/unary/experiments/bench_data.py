@@ -215,9 +215,8 @@ def draw_folds(data: BenchData, *, count: int, seed: int) -> tuple[Fold, ...]:
             "folds, or are patient identifiers missing?"
         )
     rng = np.random.default_rng([seed, count])
-    shuffled = rng.permutation(len(names))
     loads, fold_of = np.zeros(count), {}
-    for which in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # largest first, each to the lightest fold
+    for which in rng.permutation(len(names)):  # not largest first, by which every seed would divide them alike
         lightest = int(np.argmin(loads))
         fold_of[str(names[which])] = lightest
         loads[lightest] += sizes[which]

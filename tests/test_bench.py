@@ -1,0 +1,383 @@
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from unary.collection import GROUPS
+from unary.errors import ManifestError, SplitError, TrainingError
+from unary.evaluation.roc import auroc
+from unary.experiments.bench import BenchConfig, Entrant, run_bench
+from unary.experiments.bench_data import collect_bench_data, draw_folds, name_size_groups
+from unary.experiments.bench_report import (
+    build_markdown,
+    choose_detector,
+    describe_bench,
+    list_rows,
+    rank_among_normals,
+    write_bench_report,
+)
+from unary.lesions import judge_patches, measure_lesion, rasterise_lesion
+from unary.patches import GridConfig
+from unary.prepare import PreparationConfig
+from unary.sources.phantom import PhantomConfig, write_phantom_dataset
+
+GRID = GridConfig(64, 32)
+CONFIG = BenchConfig(grid=GRID, seeds=(0, 1), folds=2, resamples=100)
+
+
+@dataclass
+class Fake:
+    """Scores by a rule over (data, positions)."""
+
+    rule: object
+    parameters: int = 7
+
+    def score(self, data, which):
+        return self.rule(data, which)
+
+
+def make_entrant(name, rule, *, kind="normals only", calls=None, fails_on=()):
+    def fit(data, normal, seed, checkpoint):
+        assert data.normal[normal].all()
+        assert checkpoint.parent.is_dir()
+        checkpoint.write_text("state")
+        if calls is not None:
+            calls[name] += 1
+        if seed in fails_on:
+            raise TrainingError(f"the loss is NaN with seed {seed}")
+        return Fake(rule)
+
+    return Entrant(name, kind, f"{name} for the test", fit)
+
+
+def perfect(data, which):
+    return data.positive[which] + 0.1 * np.random.default_rng(1).random(len(which))
+
+
+def chance(data, which):
+    return np.random.default_rng(0).random(len(data))[which]
+
+
+def constant(data, which):
+    return np.ones(len(which))
+
+
+def broken(data, which):
+    return np.where(np.arange(len(which)) == 3, np.nan, 1.0)
+
+
+def entrants(calls=None):
+    return (
+        make_entrant("mean_brightness", chance, kind="control", calls=calls),
+        make_entrant("laplacian", chance, kind="no learning", calls=calls),
+        make_entrant("perfect", perfect, calls=calls),
+        make_entrant("constant", constant, calls=calls),
+        make_entrant("broken", broken, calls=calls),
+        make_entrant("diverging", perfect, calls=calls, fails_on=(1,)),
+    )
+
+
+@pytest.fixture(scope="module")
+def data(phantoms):
+    return collect_bench_data(phantoms, PreparationConfig(), GRID, progress=False)
+
+
+@pytest.fixture(scope="module")
+def bench(phantoms, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench")
+    calls = Counter()
+    result = run_bench(phantoms, out, CONFIG, entrants(calls), progress=False, banners=["Synthetic data."])
+    write_bench_report(result, out)
+    return result, out, calls
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory):
+    """Return phantoms at 0.07 mm per pixel, of odd size."""
+    config = PhantomConfig(rows=421, cols=331, spacing_mm=0.07)
+    folder = tmp_path_factory.mktemp("sharp")
+    return write_phantom_dataset(folder, patients_normal=1, patients_abnormal=1, config=config, seed=3)
+
+
+def mix_patients(manifest):
+    """Give the first normal image to a patient with lesions."""
+    positive = next(row for row in manifest.rows if row.label == "positive")
+    rows = (dataclasses.replace(manifest.rows[0], patient_id=positive.patient_id), *manifest.rows[1:])
+    return dataclasses.replace(manifest, rows=rows), positive.patient_id
+
+
+def test_no_model_is_tested_on_a_patient_it_learned_from(phantoms):
+    mixed, both = mix_patients(phantoms)
+    data = collect_bench_data(mixed, PreparationConfig(), GRID, progress=False)
+    patients = data.fine.column("patient_id")
+    for count, seed in ((2, 0), (3, 1), (3, 2), (5, 3)):
+        folds = draw_folds(data, count=count, seed=seed)
+        tested = np.zeros(len(data), int)
+        for fold in folds:
+            assert data.normal[fold.train].all()
+            assert not set(patients[fold.train]) & set(patients[fold.test])
+            tested[fold.test] += 1
+        assert (tested[data.normal] == 1).all()
+        assert (tested[data.positive & (patients != both)] == count).all()
+        assert (tested[data.positive & (patients == both)] == 1).all()
+        assert (tested[~data.normal & ~data.positive & ~data.groups["normal_looking"]] == 0).all()
+        largest = max(Counter(patients[data.normal].tolist()).values())
+        sizes = [int(data.normal[fold.test].sum()) for fold in folds]
+        assert max(sizes) - min(sizes) <= largest
+    first, again, other = (draw_folds(data, count=3, seed=seed) for seed in (0, 0, 5))
+    assert all((one.test == two.test).all() for one, two in zip(first, again, strict=True))
+    assert any(
+        len(one.test) != len(two.test) or (one.test != two.test).any() for one, two in zip(first, other, strict=True)
+    )
+
+
+def test_coarse_patches_are_the_fine_ones_at_less_resolution(sharp):
+    data = collect_bench_data(sharp, PreparationConfig(), GridConfig(128, 64), progress=False)
+    assert data.coarse.patches.size_px == 64
+    assert len(data.coarse) == len(data.fine) > 20
+    assert np.abs(data.coarse.origins * 2 - data.fine.origins).max() <= 2
+    assert data.coarse.column("image_id").tolist() == data.fine.column("image_id").tolist()
+    everything = np.arange(len(data))
+    fine = data.fine.patches.gather(everything).reshape(-1, 64, 2, 64, 2).mean(axis=(2, 4))
+    coarse = data.coarse.patches.gather(everything).astype(float)
+    alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(fine, coarse, strict=True)]
+    assert min(alike) > 0.95
+    swapped = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(fine[1:], coarse, strict=False)]
+    assert np.median(swapped) < 0.9
+    assert data.data_hash != data.fine.data_hash
+
+
+def test_a_coarse_or_unknown_spacing_leaves_one_grid(data, phantoms, sharp, caplog):
+    assert data.coarse is data.fine  # 0.2 mm
+    assert not caplog.records
+    mixed = dataclasses.replace(phantoms, rows=phantoms.rows + sharp.rows[-2:], lesions=phantoms.lesions)
+    renamed = tuple(dataclasses.replace(row, image_id=f"{k}") for k, row in enumerate(mixed.rows))
+    lesions = tuple(dataclasses.replace(lesion, image_id="17") for lesion in phantoms.lesions[:2])
+    several = collect_bench_data(dataclasses.replace(mixed, rows=renamed, lesions=lesions), PreparationConfig(), GRID)
+    assert several.coarse is several.fine
+    assert "pixel spacings differ" in caplog.text
+
+
+def test_groups_by_size_follow_the_outlines(data, phantoms):
+    largest = {name: np.full(len(data), -1.0) for name in GROUPS}
+    names = {"Mass": "mass", "Calcification": "calcification", "Cluster": "calcification"}
+    for number, row in enumerate(data.fine.rows):
+        own = np.flatnonzero(data.fine.image == number)
+        for lesion in phantoms.lesions_of(row.image_id):
+            held = judge_patches(*rasterise_lesion(lesion, (384, 320)), data.fine.origins[own], size_px=64)[0]
+            points = np.asarray(lesion.points)
+            size = 2 * lesion.radius_px if lesion.kind == "circle" else np.ptp(points, axis=0).max()
+            places = own[held]
+            best = largest[names[lesion.name]]
+            best[places] = np.maximum(best[places], 0.2 * size)
+    for kind, low, high in (("calcification", 0.5, 1.0), ("mass", 15, 30)):
+        sizes = largest[kind]
+        below, between, above = name_size_groups(kind)
+        assert (data.groups[below] == ((sizes >= 0) & (sizes < low))).all()
+        assert (data.groups[between] == ((sizes >= low) & (sizes <= high))).all()
+        assert (data.groups[above] == (sizes > high)).all()
+        assert (sizes >= 0).any()
+
+
+def test_benign_lesions_are_positives_and_only_birads_1_is_normal(phantoms):
+    rows = tuple(
+        dataclasses.replace(row, birads="2", label="negative") if row.label == "positive" else row
+        for row in phantoms.rows
+    )
+    benign = collect_bench_data(dataclasses.replace(phantoms, rows=rows), PreparationConfig(), GRID, progress=False)
+    assert benign.groups["calcification_birads2_4"].any()
+    assert not benign.groups["calcification_birads5"].any()
+    assert set(benign.fine.column("birads")[benign.normal]) == {"1"}
+
+
+def test_without_birads_the_label_decides(phantoms):
+    rows = tuple(dataclasses.replace(row, birads=None) for row in phantoms.rows)
+    plain = collect_bench_data(dataclasses.replace(phantoms, rows=rows), PreparationConfig(), GRID, progress=False)
+    assert set(plain.fine.column("label")[plain.normal]) == {"negative"}
+    assert (plain.positive == plain.fine.lesional).all()
+    assert "calcification" in plain.groups
+    assert "calcification_birads5" not in plain.groups
+
+
+def test_figures_agree_with_the_scores(bench):
+    result, out, _ = bench
+    assert set(result.metrics) == {"mean_brightness", "laplacian", "perfect"}
+    assert result.metrics["perfect"]["all"]["auroc"] == 1.0
+    assert result.metrics["perfect"]["all"]["sensitivity_at_specificity"]["0.99"] == 1.0
+    areas = []
+    for fold in result.folds:
+        scores = chance(result.data, fold.test)
+        kept = result.data.normal[fold.test] | result.data.groups["mass"][fold.test]
+        areas.append(auroc(scores[kept], result.data.groups["mass"][fold.test][kept]))
+    assert len(areas) == 4
+    assert result.metrics["laplacian"]["mass"]["auroc"] == pytest.approx(np.mean(areas))
+    found = result.differences["laplacian"]["perfect"]["mass"]
+    assert found.value == pytest.approx(1 - np.mean(areas))
+    assert found.low > 0
+    stored = json.loads((out / "metrics.json").read_text())
+    assert stored["detectors"] == json.loads(json.dumps(result.metrics))
+    assert stored["meta"]["detectors"]["perfect"]["parameters"] == 7
+    assert stored["meta"]["folds"][0]["test_normal_patients"] == 3
+
+
+def test_what_fails_leaves_a_gap_with_its_reason_and_the_rest_goes_on(bench):
+    result, out, _ = bench
+    assert "all" in result.failures["constant"]
+    assert "equal" in result.failures["constant"]
+    assert "NaN" in result.failures["broken"]
+    assert "seed 1, fold 0: the loss is NaN" in result.failures["diverging"]
+    text = (out / "bench.md").read_text()
+    for name in ("constant", "broken", "diverging"):
+        line = next(line for line in text.splitlines() if f"| {name} |" in line)
+        assert "| \u2013 [" in line
+        assert result.failures[name] in text
+    rows = json.loads((out / "bench.json").read_text())["rows"]
+    gap = next(row for row in rows if row["detector"] == "broken")
+    assert gap["auroc"] is None
+    assert gap["note"] == result.failures["broken"]
+
+
+def test_reports_name_every_detector_but_no_patient(bench, phantoms):
+    result, out, _ = bench
+    for name in ("bench.md", "bench.json", "metrics.json", "report.html"):
+        text = (out / name).read_text()
+        assert "not for diagnosis" in text.lower()
+        assert "Synthetic data." in text
+        assert all(entrant.name in text for entrant in result.entrants)
+        if name != "report.html":  # the pictures there name images, which the phantoms name by patient
+            assert not [row.patient_id for row in phantoms.rows if row.patient_id in text]
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(result.main_groups) - 1 + 2 + 1  # ROC, misses, alarms
+    assert f"{result.metrics['laplacian']['all']['auroc']:.3f}" in page
+    assert len(list(describe_bench(result))) == len(result.main_groups) * len(result.entrants)
+
+
+def test_the_shown_detector_is_the_best_that_is_no_control(bench):
+    result, _, _ = bench
+    assert choose_detector(result) == "perfect"
+    controls = dataclasses.replace(
+        result, entrants=tuple(dataclasses.replace(e, kind="control") for e in result.entrants)
+    )
+    assert choose_detector(controls) is None
+    assert "Bench" in build_markdown(controls)
+
+
+def test_places_among_normals_count_those_below(bench):
+    result, _, _ = bench
+    place = rank_among_normals(result, "laplacian")
+    tested = np.zeros(len(result.data), bool)
+    for fold in result.folds:
+        tested[fold.test] = True
+    assert (np.isnan(place) == ~tested).all()
+    position = int(np.flatnonzero(result.data.positive)[0])
+    shares = []
+    for fold in result.folds:
+        scores = chance(result.data, fold.test)
+        normal = scores[result.data.normal[fold.test]]
+        shares.append(np.mean(normal < scores[fold.test == position]))
+    assert place[position] == pytest.approx(np.mean(shares))
+
+
+def test_a_second_call_fits_only_what_failed(bench, phantoms):
+    result, out, calls = bench
+    before = Counter(calls)
+    assert before == dict.fromkeys(before, 4)
+    again = run_bench(phantoms, out, CONFIG, entrants(calls), progress=False)
+    assert calls - before == {"constant": 4, "broken": 4, "diverging": 2}
+    assert again.metrics == result.metrics
+    assert again.meta["detectors"]["perfect"] == result.meta["detectors"]["perfect"]
+
+
+def test_nothing_stale_or_damaged_is_used_again(bench, phantoms, tmp_path, caplog):
+    calls = Counter()
+    few = (make_entrant("perfect", perfect, calls=calls),)
+    one = dataclasses.replace(CONFIG, seeds=(0,))
+    first = run_bench(phantoms, tmp_path, one, few, progress=False)
+    kept = sorted((tmp_path / "runs").iterdir())
+    assert len(kept) == 2
+    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    second = run_bench(phantoms, tmp_path, one, few, progress=False)
+    assert calls["perfect"] == 3
+    assert "not readable" in caplog.text
+    assert second.metrics == first.metrics
+    brighter = dataclasses.replace(one, preparation=PreparationConfig(high_value=0.7))
+    run_bench(phantoms, tmp_path, brighter, few, progress=False)
+    assert calls["perfect"] == 5
+
+
+def test_an_interrupted_bench_goes_on(bench, phantoms, tmp_path):
+    calls = Counter()
+
+    def stop(data, which):
+        raise KeyboardInterrupt
+
+    stopping = (make_entrant("perfect", perfect, calls=calls), make_entrant("laplacian", stop, calls=calls))
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(phantoms, tmp_path, CONFIG, stopping, progress=False)
+    going = (stopping[0], make_entrant("laplacian", chance, calls=calls))
+    result = run_bench(phantoms, tmp_path, CONFIG, going, progress=False)
+    assert calls == {"perfect": 4, "laplacian": 5}
+    assert result.metrics["laplacian"] == bench[0].metrics["laplacian"]
+
+
+@pytest.fixture(scope="module")
+def without_masses(phantoms):
+    lesions = tuple(lesion for lesion in phantoms.lesions if lesion.name != "Mass")
+    return dataclasses.replace(phantoms, lesions=lesions)
+
+
+def test_a_group_without_positives_is_a_gap(without_masses, tmp_path, caplog):
+    result = run_bench(without_masses, tmp_path, CONFIG, entrants()[:2], progress=False)
+    assert "mass: there is no such patch" in caplog.text
+    row = list_rows(result, ["mass"])[0]
+    assert row["auroc"] is None
+    assert row["note"] == "mass: there is no such patch"
+    write_bench_report(result, tmp_path)
+    assert "mass: there is no such patch" in (tmp_path / "bench.md").read_text()
+
+
+def test_a_fold_without_positives_is_told(phantoms, tmp_path, caplog):
+    """All lesions are of a patient who also has normals, so that one fold alone may score them."""
+    positive = {row.image_id for row in phantoms.rows if row.label == "positive"}
+    owner = phantoms.rows[0].patient_id
+    rows = tuple(
+        dataclasses.replace(row, patient_id=owner) if row.image_id in positive else row for row in phantoms.rows
+    )
+    result = run_bench(dataclasses.replace(phantoms, rows=rows), tmp_path, CONFIG, entrants()[1:3], progress=False)
+    assert "no such patch in fold" in caplog.text
+    found = result.metrics["perfect"]["all"]
+    assert found["auroc_per_seed"].count(None) == 2
+    assert found["auroc"] == 1.0
+    assert "no such patch in fold" in list_rows(result, ["all"])[0]["note"]
+
+
+def test_too_little_data_is_said_in_one_line(phantoms, tmp_path):
+    run = {"entrants": entrants()[:2], "progress": False}
+    with pytest.raises(SplitError, match="7 folds need normal images of at least 7 patients, there are 6"):
+        run_bench(phantoms, tmp_path, dataclasses.replace(CONFIG, folds=7), **run)
+    with pytest.raises(SplitError, match="at least 2 folds"):
+        BenchConfig(folds=1)
+    with pytest.raises(ManifestError, match="no patch contains a lesion"):
+        run_bench(dataclasses.replace(phantoms, lesions=()), tmp_path, CONFIG, **run)
+    sick = phantoms.select(tuple(row for row in phantoms.rows if row.birads == "5"))
+    with pytest.raises(ManifestError, match="no normal patch"):
+        run_bench(sick, tmp_path, CONFIG, **run)
+    with pytest.raises(TrainingError, match=r"no detector could be run.*NaN"):
+        run_bench(phantoms, tmp_path, CONFIG, [make_entrant("broken", broken)], progress=False)
+
+
+def test_sizes_of_lesions(phantoms):
+    def lesion(kind, points, **more):
+        return dataclasses.replace(phantoms.lesions[0], kind=kind, points=points, **{"radius_px": None, **more})
+
+    assert measure_lesion(lesion("point", ((3.0, 4.0),)), (0.1, 0.1)) == 0
+    assert measure_lesion(lesion("circle", ((3.0, 4.0),), radius_px=5.0), (0.1, 0.2)) == pytest.approx(2.0)
+    assert measure_lesion(lesion("box", ((0.0, 0.0), (10.0, 4.0))), (0.1, 0.2)) == pytest.approx(1.0)
+    assert measure_lesion(lesion("contour", ((0.0, 0.0), (2.0, 9.0), (5.0, 1.0))), (0.1, 0.1)) == pytest.approx(0.9)
+    mask = np.zeros((20, 20), bool)
+    mask[4:7, 2:12] = True
+    assert measure_lesion(lesion("mask", ()), (0.1, 0.1), mask=mask) == pytest.approx(1.0)
+    assert measure_lesion(lesion("mask", ()), (0.1, 0.1), mask=~(mask | True)) == 0
