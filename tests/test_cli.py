@@ -90,6 +90,11 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
         (["manifest", "mias", "{tmp}", "--annotation", "x", "--out", "{tmp}/m.csv"], "--annotation"),
         (["reproduce", "wei2018", "--data", "{tmp}", "--out", "{tmp}/r"], "{tmp}"),
         (["reproduce", "mnist", "--data", "{tmp}", "--out", "{tmp}/r"], "{tmp}"),
+        (["bench", "--data", "{all}", "--out", "{tmp}/b", "--detectors", "laplacian,zzz"], "'zzz'; there are "),
+        (["bench", "--data", "{all}", "--out", "{tmp}/b", "--folds", "1"], "at least 2 folds"),
+        (["bench", "--data", "{all}", "--out", "{tmp}/b", "--folds", "9"], "at least 9 patients, there are 6"),
+        (["bench", "--data", "{tmp}", "--out", "{tmp}/b"], "{tmp}"),
+        (["bench", "--data", "{all}", "--out", "{tmp}/b", "--annotation", "x"], "--annotation"),
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments, cause, fitted, tmp_path, capsys):
@@ -104,6 +109,20 @@ def test_bad_input_gets_one_clear_line(arguments, cause, fitted, tmp_path, capsy
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("unary: error: ")
     assert cause.format(**places) in error
+
+
+def test_bench_compares_the_detectors_asked_for(workspace, tmp_path, capsys):
+    command = ["bench", "--data", str(workspace / "all.csv"), "--out", str(tmp_path / "bench")]
+    assert main([*command, "--detectors", "laplacian, mean_brightness", "--folds", "2", "--note", "A proxy."]) == 0
+    printed = capsys.readouterr().out
+    assert "Not for diagnosis" in printed
+    stored = json.loads((tmp_path / "bench" / "metrics.json").read_text())
+    assert set(stored["detectors"]) == {"laplacian", "mean_brightness"}
+    assert f"{stored['detectors']['laplacian']['all']['auroc']:.3f}" in printed
+    assert len(stored["meta"]["folds"]) == 2
+    names = {path.name for path in (tmp_path / "bench").iterdir()}
+    assert {"metrics.json", "scores.parquet", "bench.md", "bench.json", "report.html", "runs"} <= names
+    assert "A proxy." in (tmp_path / "bench" / "bench.md").read_text()
 
 
 def test_interruption_is_told_and_resumable(fitted, monkeypatch, capsys):
