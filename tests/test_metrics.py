@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from unary.evaluation.intervals import Run
+from unary.evaluation.intervals import Run, clustered_bootstrap
 from unary.evaluation.metrics import (
     ScoreTable,
     compare_detectors,
@@ -43,6 +43,33 @@ def build_table(seed: int = 0, *, split: str = "patch", images: int = 60) -> Sco
         seed=seed,
         split=split,
     )
+
+
+def test_rates_get_intervals_over_patients_when_asked() -> None:
+    table = build_table()
+    plain = summarise([table], rng=np.random.default_rng(0), resamples=300)
+    bounded = summarise([table], rng=np.random.default_rng(0), resamples=300, rate_intervals=True)
+    for name, groups in plain.items():
+        for group, found in groups.items():
+            more = bounded[name][group]
+            assert {key: more[key] for key in found} == found
+            low, high = more["average_precision_ci95"]
+            assert low <= found["average_precision"] <= high or name == "flat"
+            for level, (low, high) in more["sensitivity_ci95"].items():
+                assert low <= found["sensitivity_at_specificity"][level] <= high
+    assert bounded["flat"]["all"]["sensitivity_ci95"]["0.95"] == [0, 0]
+    positive, negative = table.roles("all")
+    kept = positive | negative
+    drawn = np.random.default_rng(int(np.random.default_rng(0).integers(2**63)))
+    expected = clustered_bootstrap(
+        table.scores["good"][kept],
+        positive[kept],
+        patients=table.patient[kept],
+        statistic="average_precision",
+        rng=drawn,
+        resamples=300,
+    )
+    assert bounded["good"]["all"]["average_precision_ci95"] == pytest.approx(expected)
 
 
 def test_summary_equals_each_statistic_worked_out_alone() -> None:

@@ -27,8 +27,10 @@ from unary.evaluation.roc import (
     ScoreError,
     auroc,
     average_precision,
+    rank_scores,
     roc_curve,
     sensitivity_at_specificity,
+    weighted_sensitivities,
 )
 
 
@@ -127,6 +129,23 @@ def test_sensitivity_follows_its_stated_rule(level: float, decimals: int) -> Non
     found = sensitivity_at_specificity(scores, truth, specificity=level)
     assert found == np.mean(scores[truth] > threshold)
     assert np.mean(negatives <= threshold) >= level - 1e-12
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 12])
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.95, 0.99, 1.0])
+def test_weighted_sensitivity_counts_copies(level: float, decimals: int) -> None:
+    cases = [draw_case(seed, decimals=decimals) for seed in range(4)]
+    for scores, truth, weights in cases:
+        rows = np.stack([weights, np.ones(len(scores)), weights * 0.37]).astype(float)
+        found = weighted_sensitivities(rank_scores(scores, truth), rows, specificity=level)
+        copies = sensitivity_at_specificity(np.repeat(scores, weights), np.repeat(truth, weights), specificity=level)
+        plain = sensitivity_at_specificity(scores, truth, specificity=level)
+        assert found == pytest.approx([copies, plain, copies], abs=1e-12)
+    scores, truth, weights = cases[0]
+    for lost in (truth, ~truth):
+        assert np.isnan(
+            weighted_sensitivities(rank_scores(scores, truth), np.where(lost, 0.0, 1.0)[None], specificity=level)
+        ).all()
 
 
 def test_sensitivity_does_not_trip_over_decimal_fractions() -> None:

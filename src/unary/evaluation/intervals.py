@@ -160,10 +160,35 @@ def auroc_over_seeds(runs: Sequence[Run], *, rng: np.random.Generator, resamples
     ScoreError, OneClassError
         As `auroc`, for any seed.
     """
+    return estimate_over_seeds(runs, compute=weighted_aurocs, rng=rng, resamples=resamples)
+
+
+def estimate_over_seeds(
+    runs: Sequence[Run],
+    *,
+    compute: Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]],
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> Estimate:
+    """As `auroc_over_seeds`, for another statistic of the ranking.
+
+    Parameters
+    ----------
+    runs, rng, resamples
+        As for `auroc_over_seeds`.
+    compute
+        The statistic for each row of weights, as `unary.evaluation.roc.weighted_average_precisions`.
+
+    Raises
+    ------
+    ScoreError, OneClassError
+        As `auroc`, for any seed.
+    """
     checked = [_check_run(run) for run in _at_least_one(runs)]
-    value = float(np.mean([auroc(run.scores, run.positive) for run in checked]))
+    plain = [compute(rank_scores(run.scores, run.positive), np.ones((1, len(run.scores))))[0] for run in checked]
+    value = float(np.mean(plain))
     try:
-        low, high = _interval(_resample([checked], compute=weighted_aurocs, resamples=resamples, rng=rng)[0])
+        low, high = _interval(_resample([checked], compute=compute, resamples=resamples, rng=rng)[0])
     except FewPatientsError:
         return Estimate(value, None, None)
     return Estimate(value, low, high)

@@ -10,12 +10,15 @@ One schema serves every command::
 
 Only ``reproduce`` has the level SPLIT (``patch`` or ``patient``); elsewhere GROUP follows NAME. ``note`` is there only
 when something limits what the numbers can say.
+
+`unary bench` adds ``"average_precision_ci95": [lo, hi] or null`` and ``"sensitivity_ci95": {"0.90": [lo, hi], ...}``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds, difference_over_seeds
-from unary.evaluation.roc import EvaluationError, OneClassError, auroc, average_precision, sensitivity_at_specificity
+from unary.evaluation.intervals import (
+    Estimate,
+    Run,
+    auroc_over_seeds,
+    difference_over_seeds,
+    estimate_over_seeds,
+)
+from unary.evaluation.roc import (
+    EvaluationError,
+    OneClassError,
+    Ranking,
+    auroc,
+    average_precision,
+    sensitivity_at_specificity,
+    weighted_average_precisions,
+    weighted_sensitivities,
+)
 from unary.files import replacing
 
 ALL = "all"
@@ -114,7 +132,11 @@ def select_runs(tables: Sequence[ScoreTable], *, detector: str, group: str = ALL
 
 
 def summarise(
-    tables: Sequence[ScoreTable], *, rng: np.random.Generator, resamples: int = 2000
+    tables: Sequence[ScoreTable],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    rate_intervals: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Summarise the tables of one split, one per seed, for every detector and group.
 
@@ -127,6 +149,8 @@ def summarise(
         detector more changes no number of the others.
     resamples
         Of each interval.
+    rate_intervals
+        Whether average precision and the sensitivities get intervals too, which takes five times as long.
 
     Returns
     -------
@@ -160,10 +184,11 @@ def summarise(
                 f"{counts['n_negative']} negative patches; does the manifest have labels and lesions?"
             )
         for name in names:
-            rates = _summarise_runs(
-                select_runs(tables, detector=name, group=group), rng=np.random.default_rng(entropy), resamples=resamples
-            )
+            runs = select_runs(tables, detector=name, group=group)
+            rates = _summarise_runs(runs, rng=np.random.default_rng(entropy), resamples=resamples)
             summary[name][group] = {**counts, **rates}
+            if rate_intervals:
+                summary[name][group] |= _bound_rates(runs, entropy, resamples=resamples)
     return summary
 
 
@@ -266,6 +291,24 @@ def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, res
         "average_precision": float(np.mean([average_precision(run.scores, run.positive) for run in present])),
         "sensitivity_at_specificity": sensitivities,
         **({"note": note} if note else {}),
+    }
+
+
+def _bound_rates(runs: Sequence[Run | None], entropy: int, *, resamples: int) -> dict[str, Any]:
+    """The intervals of average precision and sensitivities, from the same draws as the area's."""
+    present = [run for run in runs if run is not None]
+
+    def bound(compute: Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]]) -> list[float] | None:
+        rng = np.random.default_rng(entropy)
+        found = estimate_over_seeds(present, compute=compute, rng=rng, resamples=resamples)
+        return None if found.low is None or found.high is None else [found.low, found.high]
+
+    return {
+        "average_precision_ci95": bound(weighted_average_precisions),
+        "sensitivity_ci95": {
+            f"{level:.2f}": bound(functools.partial(weighted_sensitivities, specificity=level))
+            for level in SPECIFICITIES
+        },
     }
 
 

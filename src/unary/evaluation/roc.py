@@ -198,6 +198,17 @@ def weighted_average_precisions(order: Ranking, weights: NDArray[np.float64]) ->
     return np.where(negatives[:, -1] > 0, _divided(found, positives[:, -1]), np.nan)
 
 
+def weighted_sensitivities(order: Ranking, weights: NDArray[np.float64], *, specificity: float) -> NDArray[np.float64]:
+    """`sensitivity_at_specificity` for each row of (resamples, n) weights; NaN where a class has no weight."""
+    lost, gained = _cumulated(weights, order.negatives), weights[:, order.positives]
+    total = lost[:, -1]
+    needed = specificity * total - 1e-9 * np.maximum(total, 1)
+    # How many negatives lie at or below the threshold, which is the first that makes up the needed weight.
+    passed = (lost[:, 1:] < needed[:, None]).sum(axis=1) + 1 if specificity > 0 else np.zeros(len(weights), int)
+    found = np.where(order.below >= passed[:, None], gained, 0).sum(axis=1)
+    return np.where(total > 0, _divided(found, gained.sum(axis=1)), np.nan)
+
+
 def _cumulated(weights: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[np.float64]:
     """Sums of the first 0, 1, ... chosen weights along each row, shape (resamples, len(chosen) + 1)."""
     sums = np.zeros((len(weights), len(chosen) + 1))

@@ -223,7 +223,7 @@ def run_bench(
         raise TrainingError(f"no detector could be run; the first: {next(iter(failures.values()))}")
     tables = tuple(_build_table(data, fold, cells, place) for place, fold in enumerate(folds))
     complete = [dataclasses.replace(table, scores={name: table.scores[name] for name in finished}) for table in tables]
-    metrics = summarise(complete, rng=np.random.default_rng(0), resamples=config.resamples)
+    metrics = summarise(complete, rng=np.random.default_rng(0), resamples=config.resamples, rate_intervals=True)
     result = BenchResult(
         config, manifest, data, tuple(entrants), folds, tables, cells, failures, metrics, differences={}, meta={}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from unary.records import Lesion
 
 _MISSES, _FALSE_ALARMS, _PER_IMAGE = 12, 18, 3
 _DASH = "\u2013"
+_WITH_INTERVALS = "The same with an interval for every figure"
 
 
 def describe_bench(result: BenchResult) -> Iterator[str]:
@@ -123,8 +125,13 @@ def _as_text(cell: Cell) -> str:
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    interval = row["auroc_ci95"]
-    return f"{row['auroc']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else " [no interval]")
+    return _bounded(row["auroc"], row["auroc_ci95"], places=3)
+
+
+def _bounded(value: float, interval: Sequence[float] | None, *, places: int = 2) -> str:
+    if interval is None:
+        return f"{value:.{places}f} [no interval]"
+    return f"{value:.{places}f} [{interval[0]:.{places}f}, {interval[1]:.{places}f}]"
 
 
 def _marked(row: dict[str, Any], notes: list[str]) -> str:
@@ -140,19 +147,13 @@ def _marked(row: dict[str, Any], notes: list[str]) -> str:
 def _main_table(result: BenchResult, notes: list[str]) -> Table:
     lines: list[tuple[Cell, ...]] = []
     for row in list_rows(result, result.main_groups):
-        rates = row["sensitivity_at_specificity"] or {}
-        lines.append(
-            (
-                _group_name(row["group"]),
-                row["detector"],
-                row["kind"],
-                _marked(row, notes),
-                row["average_precision"],
-                rates.get("0.95"),
-                rates.get("0.99"),
-            )
-        )
-    header = ("lesions", "detector", "kind", "AUROC [95 %]", "AP", "sens@95", "sens@99")
+        rates: list[Cell] = [None, None, None]
+        if row["auroc"] is not None:
+            found, bounds = row["sensitivity_at_specificity"], row["sensitivity_ci95"]
+            precision = _bounded(row["average_precision"], row["average_precision_ci95"])
+            rates = [precision, *(_bounded(found[level], bounds[level]) for level in ("0.95", "0.99"))]
+        lines.append((_group_name(row["group"]), row["detector"], row["kind"], _marked(row, notes), *rates))
+    header = ("lesions", "detector", "kind", "AUROC [95 %]", "AP [95 %]", "sens@95 [95 %]", "sens@99 [95 %]")
     return Table("Detectors on the same patches", header, tuple(lines))
 
 
@@ -268,9 +269,8 @@ def _results_section(result: BenchResult) -> Section:
     section = build_results_section("Results", detectors)
     own = tuple((e.name, f"{e.summary} ({e.kind}).") for e in result.entrants if e.name not in MEANINGS)
     caption = "Detectors and controls on the same patches, means over folds and seeds."
-    return Section(
-        section.heading, section.paragraphs, (MetricsTable(caption, detectors),), terms=(*own, *section.terms)
-    )
+    tables = (MetricsTable(caption, detectors), dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS))
+    return Section(section.heading, section.paragraphs, tables, terms=(*own, *section.terms))
 
 
 def _curves(result: BenchResult) -> Iterator[Picture]:
