@@ -121,3 +121,12 @@ def test_input_statistics_reach_the_network():
     assert isinstance(config, AutoencoderConfig)
     assert 0.2 < config.input_mean < 0.6
     assert config.input_scale > 0
+
+
+def test_a_dense_bottleneck_is_trained_and_known_by_its_checkpoint(tmp_path):
+    checkpoint = tmp_path / "state"
+    trained = train_autoencoder(make_patches(), TrainingConfig(epochs=2), bottleneck=3, checkpoint=checkpoint, **SMALL)
+    assert trained.network.config.bottleneck == 3
+    assert all(0 <= share <= 1 for share in trained.history.dead_units)
+    with pytest.raises(TrainingError, match="other settings"):
+        train_autoencoder(make_patches(), TrainingConfig(epochs=3), bottleneck=4, checkpoint=checkpoint, **SMALL)

@@ -88,6 +88,7 @@ def train_autoencoder(
     training: TrainingConfig,
     *,
     widths: tuple[int, ...] = AutoencoderConfig.widths,
+    bottleneck: int | None = None,
     initialisation: Initialisation = "pyramid",
     checkpoint: Path | None = None,
     device: str = "cpu",
@@ -102,8 +103,9 @@ def train_autoencoder(
     training
         Optimisation. Each epoch's order depends on the seed and the epoch's number only, so that a run that was
         interrupted and resumed ends with the same weights, bit for bit on a CPU with the same number of threads.
-    widths
-        Feature maps after each halving.
+    widths, bottleneck
+        Feature maps after each halving, and a dense layer's width below them, if any; see
+        `unary.detectors.autoencoder.AutoencoderConfig`.
     initialisation
         See `unary.detectors.autoencoder.build_autoencoder`.
     checkpoint
@@ -127,6 +129,7 @@ def train_autoencoder(
     config = AutoencoderConfig(
         size_px=patches.size_px,
         widths=widths,
+        bottleneck=bottleneck,
         input_mean=mean,
         input_scale=scale,
         initialisation=initialisation,
@@ -305,7 +308,9 @@ def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
     dead = total = 0
     hidden = (probe - network.config.input_mean) / network.config.input_scale
     with torch.inference_mode():
-        for layer in (*network.encoder, *network.decoder[:-1]):
+        for number, layer in enumerate((*network.encoder, *network.decoder[:-1])):
+            if number == len(network.encoder) and network.squeeze is not None and network.expand is not None:
+                hidden = torch.relu(network.expand(network.squeeze(hidden.flatten(1)))).view_as(hidden)
             hidden = torch.relu(layer(hidden))
             alive = hidden.amax(dim=(0, 2, 3)) > 0
             dead += int((~alive).sum())

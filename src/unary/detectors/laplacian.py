@@ -61,9 +61,13 @@ class Laplacian:
         The map holds, at each pixel, the response of the best scale in standard deviations of what the strongest
         pixels of normal patches reach.
         """
-        maps = np.full(patches.shape, -np.inf, np.float32)
-        scores = np.full(len(patches), -np.inf)
-        responses = _responses(patches, self.config)
+        return self.examine_values(_to_intensity(patches))
+
+    def examine_values(self, values: NDArray[np.float32]) -> Examination:
+        """Do the same to what is not an image of intensities, shape (n, rows, cols), such as a residual."""
+        maps = np.full(values.shape, -np.inf, np.float32)
+        scores = np.full(len(values), -np.inf)
+        responses = _responses(values, self.config)
         for response, mean, deviation in zip(responses, self.means, self.deviations, strict=True):
             np.maximum(scores, (_pool(response, self.config.strongest) - mean) / deviation, out=scores)
             np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
@@ -82,7 +86,17 @@ def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 
         raise TrainingError(f"laplacian needs at least two normal patches, there are {len(patches)}")
     chosen = np.unique(np.linspace(0, len(patches) - 1, at_most).round().astype(int))
     chunks = [pooled_responses(patches.gather(chosen[k : k + _CHUNK]), config) for k in range(0, len(chosen), _CHUNK)]
-    pooled = np.concatenate(chunks)
+    return standardise_scales(np.concatenate(chunks), config)
+
+
+def standardise_scales(pooled: NDArray[np.float64], config: LaplacianConfig) -> Laplacian:
+    """Return the filter bank from the pooled responses of normal patches, shape (n, scales).
+
+    Raises
+    ------
+    TrainingError
+        If they are all alike, or not finite.
+    """
     deviations = pooled.std(axis=0)
     if not (deviations > 0).all():
         raise TrainingError("laplacian: the normal patches all answer alike; are the images blank?")
@@ -91,7 +105,24 @@ def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 
 
 def pooled_responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> NDArray[np.float64]:
     """Return the mean of the strongest pixels per scale, shape (n, scales), float64."""
-    return np.stack([_pool(response, config.strongest) for response in _responses(patches, config)], axis=1)
+    return pool_values(_to_intensity(patches), config)
+
+
+def pool_values(values: NDArray[np.float32], config: LaplacianConfig) -> NDArray[np.float64]:
+    """Do the same to what is not an image of intensities, shape (n, rows, cols)."""
+    return np.stack([_pool(response, config.strongest) for response in _responses(values, config)], axis=1)
+
+
+def local_rms(values: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    """Return the root mean square in a Gaussian window around each pixel, (n, rows, cols), borders mirrored."""
+    rows, cols = values.shape[1:]
+    window_rows, window_cols = _smoothing_matrix(rows, sigma_px, 0), _smoothing_matrix(cols, sigma_px, 0).T
+    rms: NDArray[np.float32] = np.sqrt(window_rows @ (values * values) @ window_cols)
+    return rms
+
+
+def _to_intensity(patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return patches.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
@@ -101,19 +132,15 @@ def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
     return pooled
 
 
-def _responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> list[NDArray[np.float32]]:
+def _responses(values: NDArray[np.float32], config: LaplacianConfig) -> list[NDArray[np.float32]]:
     """Locally normalised responses, one (n, size, size) float32 array per scale, bright blobs positive."""
-    rows, cols = patches.shape[1:]
-    intensity = patches.astype(np.float32) / np.float32(FULL_SCALE)
-    window_rows = _smoothing_matrix(rows, config.neighbourhood_px, 0)
-    window_cols = _smoothing_matrix(cols, config.neighbourhood_px, 0).T
+    rows, cols = values.shape[1:]
     responses = []
     for sigma in config.sigmas_px:
-        across = _smoothing_matrix(rows, sigma, 2) @ intensity @ _smoothing_matrix(cols, sigma, 0).T
-        along = _smoothing_matrix(rows, sigma, 0) @ intensity @ _smoothing_matrix(cols, sigma, 2).T
-        response = -np.float32(sigma * sigma) * (across + along)
-        rms = np.sqrt(window_rows @ (response * response) @ window_cols)
-        responses.append(response / (rms + np.float32(_FLOOR)))
+        across = _smoothing_matrix(rows, sigma, 2) @ values @ _smoothing_matrix(cols, sigma, 0).T
+        along = _smoothing_matrix(rows, sigma, 0) @ values @ _smoothing_matrix(cols, sigma, 2).T
+        response: NDArray[np.float32] = np.multiply(across + along, -np.float32(sigma * sigma))
+        responses.append(response / (local_rms(response, config.neighbourhood_px) + np.float32(_FLOOR)))
     return responses
 
 
