@@ -18,10 +18,13 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
+from unary.detectors.fusion import Fusion
+from unary.detectors.fusion_parts import describe_fusion, restore_fusion
 from unary.detectors.laplacian import Laplacian, LaplacianConfig
-from unary.detectors.protocol import Detector
+from unary.detectors.protocol import Detector, ImageDetector
 from unary.errors import BundleError
 from unary.files import replacing
 from unary.patches import GridConfig
@@ -31,7 +34,8 @@ FORMAT = 1
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 
-DetectorName = Literal["wei2018", "laplacian"]
+DetectorName = Literal["fusion", "fusion_prior", "wei2018", "laplacian"]
+DETECTORS: tuple[DetectorName, ...] = ("fusion", "fusion_prior", "wei2018", "laplacian")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Model:
     """
 
     name: DetectorName
-    detector: Detector
+    detector: Detector | ImageDetector
     yardstick: Laplacian
     preparation: PreparationConfig
     grid: GridConfig
@@ -124,9 +128,10 @@ def write_model(model: Model, folder: Path) -> None:
     if isinstance(detector, ReconstructionDetector):
         settings: dict[str, Any] = dataclasses.asdict(detector.network.config)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in detector.network.state_dict().items()}
-        with replacing(folder / WEIGHTS_FILE) as partial:
-            save_file(tensors, partial)
-        weights_hash = hash_file(folder / WEIGHTS_FILE)
+        weights_hash = _write_weights(tensors, folder)
+    elif isinstance(detector, Fusion):
+        settings, tensors = describe_fusion(detector)
+        weights_hash = _write_weights(tensors, folder)
     elif isinstance(detector, Laplacian):
         settings, weights_hash = {}, None
     else:
@@ -146,6 +151,12 @@ def write_model(model: Model, folder: Path) -> None:
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with replacing(folder / MODEL_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _write_weights(tensors: dict[str, Tensor], folder: Path) -> str:
+    with replacing(folder / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial)
+    return hash_file(folder / WEIGHTS_FILE)
 
 
 def read_model(folder: Path | str) -> Model:
@@ -171,7 +182,7 @@ def read_model(folder: Path | str) -> Model:
         yardstick = _read_laplacian(document["yardstick"])
         return Model(
             document["detector"],
-            yardstick if document["detector"] == "laplacian" else _read_network(document, folder),
+            yardstick if document["detector"] == "laplacian" else _read_detector(document, folder),
             yardstick,
             PreparationConfig(**document["preparation"]),
             GridConfig(**document["grid"]),
@@ -191,8 +202,8 @@ def _read_laplacian(entry: dict[str, Any]) -> Laplacian:
     return Laplacian(config, tuple(entry["means"]), tuple(entry["deviations"]))
 
 
-def _read_network(document: dict[str, Any], folder: Path) -> ReconstructionDetector:
-    if document["detector"] != "wei2018":
+def _read_detector(document: dict[str, Any], folder: Path) -> Detector | ImageDetector:
+    if document["detector"] not in DETECTORS:
         raise ValueError(f"unknown detector {document['detector']!r}")
     settings, weights = document["settings"], folder / WEIGHTS_FILE
     if not weights.exists():
@@ -201,9 +212,12 @@ def _read_network(document: dict[str, Any], folder: Path) -> ReconstructionDetec
         raise BundleError(
             f"{weights}: not the weights that {MODEL_FILE} was written with; damaged or from another model"
         )
-    network = build_autoencoder(AutoencoderConfig(**{**settings, "widths": tuple(settings["widths"])}), seed=0)
     try:
-        network.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        if document["detector"] != "wei2018":
+            return restore_fusion(settings, tensors)
+        network = build_autoencoder(AutoencoderConfig(**{**settings, "widths": tuple(settings["widths"])}), seed=0)
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise BundleError(f"{weights}: the weights do not fit the network that {MODEL_FILE} describes") from error
     return ReconstructionDetector(network.eval())

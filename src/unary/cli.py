@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -94,9 +95,15 @@ def _add_model_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     fit = commands.add_parser("fit", help="learn normal tissue from the negative images of a manifest")
     fit.add_argument("manifest", type=Path, metavar="M.csv")
     fit.add_argument("--out", type=Path, required=True, metavar="MODEL/")
-    fit.add_argument("--detector", choices=["wei2018", "laplacian"], default="wei2018")
+    fit.add_argument(
+        "--detector",
+        choices=["fusion", "fusion_prior", "wei2018", "laplacian"],
+        default="fusion",
+        help="default: %(default)s, learned from normals alone; fusion_prior adds simulated calcifications",
+    )
     _add_training_options(fit, epochs=500)
     _add_patch_options(fit)
+    fit.set_defaults(size_px=None, stride_px=None)  # the detector's own: 128, or 64 for the fusions
     fit.set_defaults(run=_run_fit)
     score = commands.add_parser("score", help="score images: patch scores, anomaly maps, overlays")
     score.add_argument("model", type=Path, metavar="MODEL/")
@@ -159,9 +166,9 @@ def _add_note_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_training_options(parser: argparse.ArgumentParser, *, epochs: int) -> None:
-    parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=epochs, help="of wei2018 (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=200, help="of wei2018 (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of wei2018 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
@@ -171,7 +178,11 @@ def _add_patch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-tissue", type=float, default=0.5, help="least share of tissue (default: %(default)s)")
     parser.add_argument("--mask", choices=["breast", "none"], default="breast", help="what counts as tissue")
     parser.add_argument("--intensity", choices=["percentile", "full_scale"], default="percentile")
-    parser.add_argument("--working-spacing-mm", type=float, help="resample to square pixels of this size first")
+    parser.add_argument(
+        "--working-spacing-mm",
+        type=float,
+        help="resample to square pixels of this size first; `fit` takes 0.14 for the fusions where spacing is known",
+    )
 
 
 def _read_data_set(kind: str, folder: Path, annotation: Path | None) -> tuple[Manifest, tuple[str, ...]]:
@@ -222,10 +233,14 @@ def _run_split(options: argparse.Namespace) -> int:
 
 def _run_fit(options: argparse.Namespace) -> int:
     from unary.bundle import require_model_folder, write_model
-    from unary.pipeline import FitConfig, fit
+    from unary.pipeline import DENSE_SIZE_PX, FUSIONS, FitConfig, fit
+    from unary.prepare import PreparationConfig
     from unary.sources.manifest import read_manifest
     from unary.training import TrainingConfig
 
+    dense = options.detector in FUSIONS
+    options.size_px = options.size_px or (DENSE_SIZE_PX if dense else 128)
+    options.stride_px = options.stride_px or options.size_px
     preparation, grid = _read_patch_options(options)
     with _checking_options():
         training = TrainingConfig(
@@ -237,11 +252,12 @@ def _run_fit(options: argparse.Namespace) -> int:
     require_model_folder(options.out)
     checkpoint = options.out.with_name(f"{options.out.name}.checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model = fit(
-        read_manifest(options.manifest), FitConfig(options.detector, preparation, grid, training), checkpoint=checkpoint
-    )
+    chosen = None if preparation == PreparationConfig() else preparation
+    config = FitConfig(options.detector, chosen, grid, training)
+    model = fit(read_manifest(options.manifest), config, checkpoint=checkpoint)
     write_model(model, options.out)
-    checkpoint.unlink(missing_ok=True)
+    for file in (checkpoint, *checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*")):
+        file.unlink(missing_ok=True)
     thresholds = ", ".join(f"{value:.4g} at {float(level):.0%}" for level, value in model.thresholds.items())
     print(f"{options.out}: {model.name}, {model.provenance.patches} patches of {model.provenance.images} images")
     print(f"score thresholds by specificity on held-out normal patients: {thresholds}")
@@ -317,25 +333,6 @@ def _run_reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_demo(options: argparse.Namespace) -> int:
-    from unary.experiments.demo import run_demo
-
-    for line in run_demo(options.out, seed=options.seed):
-        print(line)
-    return 0
-
-
-def _read_patch_options(options: argparse.Namespace) -> tuple[PreparationConfig, GridConfig]:
-    from unary.patches import GridConfig
-    from unary.prepare import PreparationConfig
-
-    with _checking_options():
-        preparation = PreparationConfig(
-            mask=options.mask, intensity=options.intensity, working_spacing_mm=options.working_spacing_mm
-        )
-        return preparation, GridConfig(options.size_px, options.stride_px, options.min_tissue)
-
-
 def _run_bench(options: argparse.Namespace) -> int:
     from unary.experiments.bench import BenchConfig, run_bench
     from unary.experiments.bench_report import describe_bench, write_bench_report
@@ -360,6 +357,25 @@ def _run_bench(options: argparse.Namespace) -> int:
     print(f"{options.out / 'report.html'}")
     print(NOTICE)
     return EXIT_PARTLY if result.data.fine.skipped or result.failures else 0
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from unary.experiments.demo import run_demo
+
+    for line in run_demo(options.out, seed=options.seed):
+        print(line)
+    return 0
+
+
+def _read_patch_options(options: argparse.Namespace) -> tuple[PreparationConfig, GridConfig]:
+    from unary.patches import GridConfig
+    from unary.prepare import PreparationConfig
+
+    with _checking_options():
+        preparation = PreparationConfig(
+            mask=options.mask, intensity=options.intensity, working_spacing_mm=options.working_spacing_mm
+        )
+        return preparation, GridConfig(options.size_px, options.stride_px, options.min_tissue)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ The command line is a thin layer over these, and a notebook needs nothing else::
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unary.bundle import DetectorName, Model, Provenance, describe_versions, hash_patients
+from unary.bundle import DETECTORS, DetectorName, Model, Provenance, describe_versions, hash_patients
 from unary.collection import GROUPS, Collection, collect_patches
 from unary.detectors.autoencoder import ReconstructionDetector
+from unary.detectors.dense_laplacian import COARSE_LAPLACIAN
+from unary.detectors.fusion import Fusion
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
-from unary.detectors.protocol import Detector
-from unary.errors import ManifestError, SplitError, TrainingError
+from unary.detectors.protocol import Detector, ImageDetector
+from unary.errors import ImageError, ManifestError, SplitError, TrainingError
 from unary.evaluation.metrics import NORMAL_LOOKING, SPECIFICITIES, ScoreTable
+from unary.fitting.fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
 from unary.patches import GridConfig, PatchSet
 from unary.prepare import PreparationConfig
 from unary.records import Manifest
@@ -35,6 +39,11 @@ from unary.sources.images import read_image
 from unary.splits import split_by_patient
 from unary.training import Trained, TrainingConfig, train_autoencoder
 
+logger = logging.getLogger(__name__)
+
+FUSIONS: tuple[DetectorName, ...] = ("fusion", "fusion_prior")
+DENSE_SPACING_MM = 0.14
+DENSE_SIZE_PX = 64
 _FEWEST_PATIENTS_TO_HOLD_OUT = 5
 
 
@@ -42,17 +51,24 @@ _FEWEST_PATIENTS_TO_HOLD_OUT = 5
 class FitConfig:
     """Everything that `fit` can be told; each part documents itself.
 
-    ``held_out`` is the share of the patients, in [0, 1), whose normal patches set the thresholds and nothing else; with
-    0, or fewer than five patients, the training patches set them, which promises too few false alarms.
+    ``preparation`` and ``grid`` are the detector's own defaults where they are None: for the fusions 64 px patches at
+    0.14 mm per pixel, or on the stored grid where the images do not state their pixel spacing; for the others the
+    paper's 128 px patches on the stored grid. ``training`` is for ``wei2018``, ``fusion`` for the fusions;
+    ``training.seed`` also draws the held-out patients, and is the seed of the fusions. ``held_out`` is the share of
+    the patients, in [0, 1), whose normal patches set the thresholds and nothing else; with 0, or fewer than five
+    patients, the training patches set them, which promises too few false alarms.
     """
 
-    detector: DetectorName = "wei2018"
-    preparation: PreparationConfig = field(default_factory=PreparationConfig)
-    grid: GridConfig = field(default_factory=GridConfig)
+    detector: DetectorName = "fusion"
+    preparation: PreparationConfig | None = None
+    grid: GridConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     held_out: float = 0.1
+    fusion: FusionConfig = field(default_factory=FusionConfig)
 
     def __post_init__(self) -> None:
+        if self.detector not in DETECTORS:
+            raise ValueError(f"detector must be one of {DETECTORS}, not {self.detector!r}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
 
@@ -91,14 +107,43 @@ def fit(
             f"are positive or unlabelled (first: {wrong[0]}); keep the negatives with `unary manifest --only negative` "
             "or divide the manifest with `unary split`"
         )
-    collection = collect_patches(manifest, config.preparation, config.grid, progress=progress)
-    return fit_collection(collection, config, checkpoint=checkpoint, progress=progress)
+    preparation, grid = choose_preparation(manifest, config)
+    collection = collect_patches(manifest, preparation, grid, progress=progress)
+    return _fit_collection(collection, config, (preparation, grid), checkpoint=checkpoint, progress=progress)
 
 
-def fit_collection(
-    collection: Collection, config: FitConfig, *, checkpoint: Path | None = None, progress: bool = True
+def choose_preparation(manifest: Manifest, config: FitConfig) -> tuple[PreparationConfig, GridConfig]:
+    """Return how images are prepared and where patches lie: what the configuration says, or the detector's default.
+
+    The first readable image decides whether the images of a manifest state their pixel spacing.
+    """
+    dense = config.detector in FUSIONS
+    grid = config.grid or (GridConfig(DENSE_SIZE_PX, DENSE_SIZE_PX) if dense else GridConfig())
+    if config.preparation is not None or not dense:
+        return config.preparation or PreparationConfig(), grid
+    for row in manifest.rows:
+        try:
+            known = row.spacing_mm is not None or read_image(row.path).spacing_mm is not None
+        except ImageError:
+            continue
+        if known:
+            return PreparationConfig(working_spacing_mm=DENSE_SPACING_MM), grid
+        logger.warning(
+            "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is in mm",
+            grid.size_px,
+        )
+        break
+    return PreparationConfig(), grid
+
+
+def _fit_collection(
+    collection: Collection,
+    config: FitConfig,
+    prepared_as: tuple[PreparationConfig, GridConfig],
+    *,
+    checkpoint: Path | None,
+    progress: bool,
 ) -> Model:
-    """As `fit`, from patches that have been collected already."""
     usable = ~collection.touches
     patients = collection.column("patient_id")
     held = np.zeros(len(collection), bool)
@@ -108,14 +153,23 @@ def fit_collection(
     if len(normal) < 2:
         raise TrainingError(
             f"only {len(normal)} normal patches were found in {len(collection.rows)} images; are the images "
-            f"smaller than {config.grid.size_px} px, or is no tissue found? (see PreparationConfig.mask)"
+            f"smaller than {collection.patches.size_px} px, or is no tissue found? (see PreparationConfig.mask)"
         )
-    yardstick = fit_laplacian(normal, LaplacianConfig())
-    detector: Detector = yardstick
+    dense = config.detector in FUSIONS
+    yardstick = fit_laplacian(normal, COARSE_LAPLACIAN if dense else LaplacianConfig())
+    detector: Detector | ImageDetector = yardstick
+    training: dict[str, object] = {}
     history: dict[str, object] = {}
-    if config.detector == "wei2018":
+    if dense:
+        fusion = dataclasses.replace(config.fusion, seed=config.training.seed)
+        if config.detector == "fusion_prior":
+            fusion = dataclasses.replace(fusion, weights=WITH_PRIOR)
+        detector = train_fusion(normal, fusion, checkpoint=checkpoint, progress=progress)
+        training = dataclasses.asdict(fusion)
+    elif config.detector == "wei2018":
         trained = train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
         detector = ReconstructionDetector(trained.network)
+        training = dataclasses.asdict(config.training)
         history = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trained.history).items()}
     judges = collection.patches.subset(np.flatnonzero(usable & held)) if held.any() else normal
     thresholds = find_thresholds(score_patch_set(detector, judges))
@@ -127,17 +181,40 @@ def fit_collection(
         patches=len(normal),
         threshold_patches=len(judges) if held.any() else 0,
         skipped=len(collection.skipped),
-        training=dataclasses.asdict(config.training) if config.detector == "wei2018" else {},
+        training=training,
         history=history,
         versions=describe_versions(),
     )
-    return Model(config.detector, detector, yardstick, config.preparation, config.grid, thresholds, provenance)
+    return Model(config.detector, detector, yardstick, *prepared_as, thresholds, provenance)
+
+
+def train_fusion(
+    normal: PatchSet,
+    config: FusionConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+    title: str = "training",
+) -> Fusion:
+    """Fit a fused detector under a progress bar; see `unary.fitting.fusion.fit_fusion`."""
+    numbers = np.unique(normal.index[:, 0])
+    normals = [NormalImage(normal.images[number], normal.index[normal.index[:, 0] == number, 1:]) for number in numbers]
+    with tqdm(desc=title, unit="step", delay=2, disable=None if progress else True) as bar:
+
+        def advance(part: str, step: int, steps: int) -> None:
+            if bar.total != steps or step < bar.n:
+                bar.reset(steps)
+                bar.set_description(f"{title} {part}")
+            bar.update(step - bar.n)
+
+        return fit_fusion(normals, config, size_px=normal.size_px, checkpoint=checkpoint, on_step=advance)
 
 
 def train_network(
     normal: PatchSet,
     training: TrainingConfig,
     *,
+    bottleneck: int | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
     title: str = "training",
@@ -149,7 +226,7 @@ def train_network(
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{loss:.3e}")
 
-        return train_autoencoder(normal, training, checkpoint=checkpoint, on_epoch=advance)
+        return train_autoencoder(normal, training, bottleneck=bottleneck, checkpoint=checkpoint, on_epoch=advance)
 
 
 def find_thresholds(normal_scores: NDArray[np.float64]) -> dict[str, float]:

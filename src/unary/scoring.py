@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.bundle import Model
-from unary.detectors.protocol import Detector
-from unary.patches import Origins, PatchSet, extract_patches, stitch_patches, tissue_origins
+from unary.detectors.protocol import Detector, ImageDetector
+from unary.patches import Origins, PatchSet, build_patch_set, extract_patches, stitch_patches, tissue_origins
 from unary.prepare import FULL_SCALE, PreparedImage, prepare_image
 from unary.records import Image
 
@@ -54,24 +54,56 @@ def score_image(model: Model, image: Image) -> ImageScores:
     """
     prepared = prepare_image(image, model.preparation)
     origins = tissue_origins(prepared.mask, model.grid)
+    if isinstance(model.detector, ImageDetector):
+        scores, anomaly_map = _examine_whole(model.detector, prepared, origins, size_px=model.grid.size_px)
+    else:
+        scores, anomaly_map = _examine_patches(model.detector, prepared, origins, size_px=model.grid.size_px)
+    anomaly_map[~prepared.mask] = np.nan
+    return ImageScores(origins, scores, anomaly_map, prepared)
+
+
+def _examine_patches(
+    detector: Detector, prepared: PreparedImage, origins: Origins, *, size_px: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Scores, and the patches' maps laid side by side."""
     scores = np.empty(len(origins))
 
     def maps() -> Iterator[tuple[NDArray[np.float32], Origins]]:
         for start in range(0, len(origins), _BATCH):
             chosen = origins[start : start + _BATCH]
-            patches = extract_patches(prepared.pixels, chosen, size_px=model.grid.size_px)
-            examination = model.detector.examine(patches)
+            examination = detector.examine(extract_patches(prepared.pixels, chosen, size_px=size_px))
             scores[start : start + _BATCH] = examination.scores
             yield examination.maps, chosen
 
-    anomaly_map = stitch_patches(maps(), prepared.shape)
-    anomaly_map[~prepared.mask] = np.nan
-    return ImageScores(origins, scores, anomaly_map, prepared)
+    return scores, stitch_patches(maps(), prepared.shape)
 
 
-def score_patch_set(detector: Detector, patches: PatchSet) -> NDArray[np.float64]:
+def _examine_whole(
+    detector: ImageDetector, prepared: PreparedImage, origins: Origins, *, size_px: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Scores and map from the box that the patches span: just what training and evaluation see of an image."""
+    anomaly_map = np.full(prepared.shape, np.nan, np.float32)
+    if len(origins) == 0:
+        return np.empty(0), anomaly_map
+    patches = build_patch_set(prepared.pixels, origins, size_px=size_px)
+    examination = detector.examine_image(patches.images[0], patches.index[:, 1:], size_px=size_px)
+    row, col = origins.min(axis=0).tolist()
+    window = anomaly_map[row : row + examination.anomaly_map.shape[0], col : col + examination.anomaly_map.shape[1]]
+    window[...] = examination.anomaly_map[: window.shape[0], : window.shape[1]]  # a patch may reach past the border
+    return examination.scores, anomaly_map
+
+
+def score_patch_set(detector: Detector | ImageDetector, patches: PatchSet) -> NDArray[np.float64]:
     """Return one score per patch, shape (n,), float64."""
     scores = np.empty(len(patches))
+    if isinstance(detector, ImageDetector):
+        for image in np.unique(patches.index[:, 0]):
+            of_image = patches.index[:, 0] == image
+            examination = detector.examine_image(
+                patches.images[image], patches.index[of_image, 1:], size_px=patches.size_px
+            )
+            scores[of_image] = examination.scores
+        return scores
     for start in range(0, len(patches), _BATCH):
         batch = slice(start, start + _BATCH)
         scores[batch] = detector.examine(patches.gather(batch)).scores

@@ -31,6 +31,7 @@ _LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
 _BINOMIAL = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
 _OUTSIDE = -9.0
+_TILE_PX = 128  # small enough to skip most of the background, and to stay in cache
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,23 @@ class BlindSpot:
 
     def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
         """Return the standardised surprise, shape (rows, cols): how many stated spreads brighter than expected."""
+        result = np.full(tissue.mask.shape, _OUTSIDE, np.float32)
         with torch.inference_mode():
             structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])
-            mean, log_spread = self.network(structure.contiguous(memory_format=torch.channels_last))
-            surprise = (smooth_target(structure) - mean) * torch.exp(-log_spread)
-        result: NDArray[np.float32] = np.where(tissue.mask, surprise[0, 0].numpy(), np.float32(_OUTSIDE))
+            for row in range(0, result.shape[0], _TILE_PX):
+                for col in range(0, result.shape[1], _TILE_PX):
+                    window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
+                    if tissue.mask[window].any():
+                        surprise = self._examine_tile(structure, row, col)
+                        np.copyto(result[window], surprise, where=tissue.mask[window])
         return result
+
+    def _examine_tile(self, structure: Tensor, row: int, col: int) -> NDArray[np.float32]:
+        """Surprise of one tile, from it and a margin that holds all that its pixels depend on."""
+        margin = self.network.config.window_px // 2 + 3
+        first_row, first_col = max(row - margin, 0), max(col - margin, 0)
+        part = structure[:, :, first_row : row + _TILE_PX + margin, first_col : col + _TILE_PX + margin]
+        mean, log_spread = self.network(part.contiguous(memory_format=torch.channels_last))
+        surprise = ((smooth_target(part) - mean) * torch.exp(-log_spread))[0, 0].numpy()
+        tile: NDArray[np.float32] = surprise[row - first_row :, col - first_col :][:_TILE_PX, :_TILE_PX]
+        return tile

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.laplacian import LaplacianConfig
 from unary.detectors.tissue import Tissue
 from unary.errors import TrainingError
 
@@ -21,6 +22,8 @@ SIGMAS_PX = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
 NEIGHBOURHOOD_PX = 8.0
 STRONGEST = 4
 _FLOOR = 1e-4
+COARSE_LAPLACIAN = LaplacianConfig(SIGMAS_PX, NEIGHBOURHOOD_PX, STRONGEST)
+"""The yardstick's parameters on a grid of twice the spacing."""
 
 
 @dataclass(frozen=True)

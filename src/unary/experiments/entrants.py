@@ -1,47 +1,232 @@
-"""The detectors that take part in the bench."""
+"""The detectors that take part in the bench.
+
+Learned parts that several entrants share are trained once per fold and seed: their checkpoints carry the name of the
+part and of the training patches, not of the entrant.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.detectors.autoencoder import ReconstructionDetector
+from unary.detectors.fusion import FusedPart, Fusion, pool_patches
+from unary.detectors.fusion_parts import count_weights
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.detectors.protocol import Detector
-from unary.experiments.bench import BenchData, Entrant
+from unary.detectors.residual import Dssim, fit_residual
+from unary.detectors.tissue import read_tissue
+from unary.experiments.bench import BenchData, Entrant, Fit
+from unary.fitting.fusion import FusionConfig
+from unary.patches import PatchSet
+from unary.pipeline import train_fusion, train_network
 from unary.scoring import measure_controls, score_patch_set
+from unary.training import TrainingConfig
+
+EPOCHS = 50  # more lower the RMSE's area (docs/log.md, "does more training help the RMSE?")
+Positions = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class _Fine:
-    """A detector of fine patches."""
+    """A detector of patches on the stored grid."""
 
     detector: Detector
     parameters: int = 0
 
-    def score(self, data: BenchData, which: NDArray[np.intp]) -> NDArray[np.float64]:
+    def score(self, data: BenchData, which: Positions) -> NDArray[np.float64]:
         return score_patch_set(self.detector, data.fine.patches.subset(which))
 
 
 @dataclass(frozen=True)
-class _Brightness:
+class _Control:
+    """A score that knows nothing of lesions."""
+
+    name: str
     parameters: int = 0
 
-    def score(self, data: BenchData, which: NDArray[np.intp]) -> NDArray[np.float64]:
-        return measure_controls(data.fine.patches.subset(which))["mean_brightness"]
+    def score(self, data: BenchData, which: Positions) -> NDArray[np.float64]:
+        return measure_controls(data.fine.patches.subset(which))[self.name]
 
 
-def _fit_laplacian(data: BenchData, normal: NDArray[np.intp], _seed: int, _checkpoint: Path) -> _Fine:
+def _fit_control(name: str, _data: BenchData, _normal: Positions, _seed: int, _checkpoint: Path) -> _Control:
+    return _Control(name)
+
+
+def _fit_laplacian(data: BenchData, normal: Positions, _seed: int, _checkpoint: Path) -> _Fine:
     return _Fine(fit_laplacian(data.fine.patches.subset(normal), LaplacianConfig()))
 
 
-def _fit_brightness(_data: BenchData, _normal: NDArray[np.intp], _seed: int, _checkpoint: Path) -> _Brightness:
-    return _Brightness()
+def _share_checkpoint(data: BenchData, normal: Positions, seed: int, checkpoint: Path, name: str) -> Path:
+    digest = hashlib.sha256(data.data_hash.encode() + np.asarray(normal, np.int64).tobytes()).hexdigest()[:16]
+    return checkpoint.with_name(f"{name}-{seed}-{digest}")
+
+
+def _use_rmse(network: ReconstructionDetector, _normal: PatchSet) -> Detector:
+    return network
+
+
+def _use_structure(network: ReconstructionDetector, _normal: PatchSet) -> Detector:
+    return Dssim(network)
+
+
+def _fit_autoencoder(
+    finish: Callable[[ReconstructionDetector, PatchSet], Detector],
+    bottleneck: int | None,
+    data: BenchData,
+    normal: Positions,
+    seed: int,
+    checkpoint: Path,
+) -> _Fine:
+    """Train the paper's network, or take up its training, and score its reconstructions in one way."""
+    patches = data.fine.patches.subset(normal)
+    shared = _share_checkpoint(data, normal, seed, checkpoint, f"autoencoder-{bottleneck or 'eq3'}")
+    config = TrainingConfig(epochs=EPOCHS, seed=seed)
+    trained = train_network(patches, config, bottleneck=bottleneck, checkpoint=shared, title="autoencoder")
+    weights = sum(parameter.numel() for parameter in trained.network.parameters())
+    return _Fine(finish(ReconstructionDetector(trained.network), patches), weights)
+
+
+@dataclass(frozen=True)
+class _FusedParts:
+    """Calibrated parts, trained once, and which of them an entrant takes."""
+
+    learned: tuple[Fusion, ...]
+    weights: tuple[tuple[str, float], ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned weights."""
+        return sum(count_weights(fused.part) for fused, _ in self._chosen())
+
+    def score(self, data: BenchData, which: Positions) -> NDArray[np.float64]:
+        """Return the weighted sum of surprisals of the chosen parts."""
+        total = np.zeros(len(which))
+        for fused, weight in self._chosen():
+            total += weight * fused.surprisal(_pool_part(fused, data, which.tobytes()))
+        return total
+
+    def _chosen(self) -> list[tuple[FusedPart, float]]:
+        weights = dict(self.weights)
+        return [(part, weights[part.name]) for fusion in self.learned for part in fusion.parts if part.name in weights]
+
+
+# A part is calibrated on its own, so that entrants may share it. The bench runs all entrants of a fold in a row; the
+# caches hold that fold alone, and the first entrant that needs a part is billed for its time.
+@lru_cache(maxsize=2)
+def _fit_parts(
+    weights: tuple[tuple[str, float], ...], data: BenchData, normal: bytes, seed: int, checkpoint: Path
+) -> Fusion:
+    patches = data.coarse.patches.subset(np.frombuffer(normal, np.intp))
+    return train_fusion(patches, FusionConfig(weights, seed=seed), checkpoint=checkpoint, title="fusion")
+
+
+@lru_cache(maxsize=4)
+def _pool_part(fused: FusedPart, data: BenchData, which: bytes) -> NDArray[np.float64]:
+    patches = data.coarse.patches.subset(np.frombuffer(which, np.intp))
+    pooled = np.empty(len(patches))
+    for image in np.unique(patches.index[:, 0]):
+        of_image = patches.index[:, 0] == image
+        answer = fused.part.map_tissue(read_tissue(patches.images[image]))
+        pooled[of_image] = pool_patches(
+            answer, patches.index[of_image, 1:], size_px=patches.size_px, strongest=fused.strongest
+        )
+    return pooled
+
+
+def _fit_fusion(
+    weights: tuple[tuple[str, float], ...],
+    data: BenchData,
+    normal: Positions,
+    seed: int,
+    checkpoint: Path,
+) -> _FusedParts:
+    shared = _share_checkpoint(data, normal, seed, checkpoint, "dense")
+    names = {name for name, _ in weights}
+    families = [family for family in (_STRICT, (_SEGMENTATION,)) if names & {name for name, _ in family}]
+    learned = tuple(_fit_parts(family, data, normal.tobytes(), seed, shared) for family in families)
+    return _FusedParts(learned, weights)
+
+
+_LAPLACIAN, _BLIND_SPOT, _PROMINENCE, _SEGMENTATION = (
+    ("laplacian", 1.0),
+    ("blind_spot", 1.0),
+    ("prominence", 2.0),
+    ("segmentation", 1.0),
+)
+_STRICT = FusionConfig().weights
+
+
+def _fuse(*weights: tuple[str, float]) -> Fit:
+    return partial(_fit_fusion, weights)
 
 
 ENTRANTS = (
-    Entrant("mean_brightness", "control", "mean intensity of the patch", _fit_brightness),
+    Entrant("mean_brightness", "control", "mean intensity of the patch", partial(_fit_control, "mean_brightness")),
+    Entrant("standard_deviation", "control", "of the patch's intensity", partial(_fit_control, "standard_deviation")),
     Entrant("laplacian", "no learning", "multi-scale Laplacian of Gaussian, locally normalised", _fit_laplacian),
+    Entrant(
+        "fusion",
+        "normals only",
+        "dense_laplacian + blind_spot + 2 x prominence, as surprisals",
+        _fuse(_LAPLACIAN, _BLIND_SPOT, _PROMINENCE),
+    ),
+    Entrant("dense_laplacian", "no learning", "the same on whole images, skin line filled", _fuse(_LAPLACIAN)),
+    Entrant("prominence", "no learning", "regional brightness against the breast's own", _fuse(_PROMINENCE)),
+    Entrant(
+        "wei2018",
+        "normals only",
+        f"RMSE of the paper's autoencoder, {EPOCHS} epochs",
+        partial(_fit_autoencoder, _use_rmse, None),
+    ),
+    Entrant(
+        "residual",
+        "normals only",
+        "the same network's signed residual, whitened, matched-filtered, strongest pixels",
+        partial(_fit_autoencoder, fit_residual, None),
+    ),
+    Entrant(
+        "residual_dssim",
+        "normals only",
+        "the same network's structural dissimilarity, strongest 1 %",
+        partial(_fit_autoencoder, _use_structure, None),
+    ),
+    Entrant(
+        "bottleneck_4",
+        "normals only",
+        f"RMSE with a dense bottleneck of 4 numbers, {EPOCHS} epochs",
+        partial(_fit_autoencoder, _use_rmse, 4),
+    ),
+    Entrant(
+        "bottleneck_64",
+        "normals only",
+        f"RMSE with a dense bottleneck of 64 numbers, {EPOCHS} epochs",
+        partial(_fit_autoencoder, _use_rmse, 64),
+    ),
+    Entrant("blind_spot", "normals only", "surprise of a pixel given its surroundings", _fuse(_BLIND_SPOT)),
+    Entrant(
+        "fusion_specks",
+        "normals only",
+        "ablation of the fusion: without prominence",
+        _fuse(_LAPLACIAN, _BLIND_SPOT),
+    ),
+    Entrant(
+        "fusion_unlearned",
+        "no learning",
+        "ablation of the fusion: without blind_spot",
+        _fuse(_LAPLACIAN, _PROMINENCE),
+    ),
+    Entrant("segmentation", "normals + lesion prior", "U-Net on simulated calcifications", _fuse(_SEGMENTATION)),
+    Entrant(
+        "fusion_prior",
+        "normals + lesion prior",
+        "the fusion + segmentation",
+        _fuse(_LAPLACIAN, _BLIND_SPOT, _SEGMENTATION, _PROMINENCE),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from unary.detectors.blind_spot import (
     surprise_loss,
 )
 from unary.detectors.tissue import Tissue
-from unary.fitting.crops import draw_crop, find_sources, turn
+from unary.fitting.crops import draw_crop, find_sources, identify_sources, turn
 from unary.training import StepsConfig, mixed_precision, optimise
 
 CROP_PX = 64
-DEFAULT_STEPS = StepsConfig(steps=5000, batch_size=8)
+DEFAULT_STEPS = StepsConfig(steps=2000, batch_size=8)
 
 
 def fit_blind_spot(
@@ -40,17 +41,30 @@ def fit_blind_spot(
     TrainingError
         If no image is large enough, or training diverges.
     """
-    sources = find_sources(tissues, size_px=CROP_PX)
+    # The crops are of the fine structure, taken once per image rather than once per crop.
+    sources = find_sources([_replace_by_structure(tissue) for tissue in tissues], size_px=CROP_PX)
     network = build_blind_spot(config or BlindSpotConfig(), seed=steps.seed)
 
     def compute_loss(rng: np.random.Generator) -> Tensor:
         batch = np.empty((steps.batch_size, 1, CROP_PX, CROP_PX), np.float32)
         for crop in batch:
             crop[0] = turn(draw_crop(sources, rng, size_px=CROP_PX).intensity, int(rng.integers(8)))
-        structure = fine_structure(torch.from_numpy(batch))
+        structure = torch.from_numpy(batch)
         with mixed_precision():
             mean, log_spread = network(structure.contiguous(memory_format=torch.channels_last))
         return surprise_loss(smooth_target(structure), mean, log_spread)
 
-    optimise(network, compute_loss, steps, name="blind_spot", checkpoint=checkpoint, on_step=on_step)
+    optimise(
+        network,
+        compute_loss,
+        steps,
+        name=f"blind_spot {identify_sources(sources)}",
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return BlindSpot(network)
+
+
+def _replace_by_structure(tissue: Tissue) -> Tissue:
+    structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])[0, 0].numpy()
+    return dataclasses.replace(tissue, intensity=structure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,14 @@ def find_sources(tissues: Sequence[Tissue], *, size_px: int) -> tuple[Source, ..
     if not sources:
         raise TrainingError(f"no image of normal tissue is at least {size_px} px a side on the working grid")
     return tuple(sources)
+
+
+def identify_sources(sources: Sequence[Source]) -> str:
+    """Return a short hash of what is drawn from, so that a checkpoint is never taken up with other images."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(np.ascontiguousarray(source.tissue.intensity[::_THINNED, ::_THINNED]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def draw_crop(sources: Sequence[Source], rng: np.random.Generator, *, size_px: int) -> Crop:

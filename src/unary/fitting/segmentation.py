@@ -14,12 +14,12 @@ from unary.detectors.segmentation import INPUTS, STRONGEST, Segmentation, build_
 from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
 from unary.detectors.tissue import Tissue
 from unary.detectors.unet import UNet, UNetConfig, build_unet
-from unary.fitting.crops import Source, draw_crop, find_sources, turn
+from unary.fitting.crops import Source, draw_crop, find_sources, identify_sources, turn
 from unary.training import StepsConfig, mixed_precision, optimise
 
 CROP_PX = 96
 PATCH_PX = 64
-DEFAULT_STEPS = StepsConfig(steps=2500, batch_size=16)
+DEFAULT_STEPS = StepsConfig(steps=1500, batch_size=16)
 _LESION_SHARE = 0.6  # of the crops
 _LESION_WEIGHT = 3.0  # of lesion pixels against the rest
 _PIXEL_WEIGHT = 0.5  # of the pixel loss against the patch loss
@@ -62,7 +62,14 @@ def fit_segmentation(
             log_odds = model.network(inputs)
         return _measure_loss(log_odds.float(), target, mask, model.patch)
 
-    optimise(model, compute_loss, steps, name="segmentation", checkpoint=checkpoint, on_step=on_step)
+    optimise(
+        model,
+        compute_loss,
+        steps,
+        name=f"segmentation {identify_sources(sources)}",
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return Segmentation(model.network)
 
 
