@@ -8,9 +8,11 @@ from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetecto
 from unary.detectors.laplacian import LaplacianConfig
 from unary.detectors.residual import Dssim, fit_residual, whiten_error
 from unary.errors import TrainingError
+from unary.experiments import entrants_learned
+from unary.experiments.bench_data import collect_bench_data, draw_folds
 from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.training import TrainingConfig, train_autoencoder
+from unary.prepare import FULL_SCALE, PreparationConfig
+from unary.training import StepsConfig, TrainingConfig, train_autoencoder
 
 SIZE = 64
 CONFIG = LaplacianConfig(sigmas_px=(1.0, 2.0, 4.0), neighbourhood_px=8.0)
@@ -136,3 +138,34 @@ def test_useless_input_is_refused(normal, reconstruction):
     for wrong in ({"window_px": 4}, {"strongest_share": 0.0}):
         with pytest.raises(ValueError):
             Dssim(reconstruction, **wrong)
+
+
+def test_the_bench_trains_the_papers_network_once_for_all_that_share_it(phantoms, tmp_path, monkeypatch):
+    data = collect_bench_data(phantoms, PreparationConfig(), GridConfig(64, 32), progress=False)
+    fold = draw_folds(data, count=2, seed=0)[0]
+    monkeypatch.setattr(entrants_learned, "PAPER_TRAINING", TrainingConfig(epochs=2, batch_size=20))
+    by_name = {entrant.name: entrant for entrant in entrants_learned.LEARNED}
+    scores, written = {}, []
+    for name in ("residual", "wei2018", "residual_dssim"):
+        scorer = by_name[name].fit(data, fold.train, 0, tmp_path / f"{name}-0-0-abc")
+        scores[name] = scorer.score(data, fold.test)
+        written.append([(path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir()])
+    assert len(written[0]) == 1
+    assert written[0] == written[1] == written[2]
+    assert all(np.isfinite(values).all() and np.ptp(values) > 0 for values in scores.values())
+    by_name["wei2018"].fit(data, fold.train[:-1], 0, tmp_path / "wei2018-0-1-abc")  # another fold trains its own
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_learned_entrant_scores_patches_of_the_bench(phantoms, tmp_path, monkeypatch):
+    data = collect_bench_data(phantoms, PreparationConfig(), GridConfig(64, 32), progress=False)
+    fold = draw_folds(data, count=2, seed=0)[0]
+    monkeypatch.setattr(entrants_learned, "PAPER_TRAINING", TrainingConfig(epochs=1))
+    monkeypatch.setattr(entrants_learned, "BOTTLENECK_TRAINING", TrainingConfig(epochs=1))
+    monkeypatch.setattr(entrants_learned, "DENOISING_STEPS", StepsConfig(steps=2, batch_size=2))
+    for entrant in entrants_learned.LEARNED:
+        scorer = entrant.fit(data, fold.train, 1, tmp_path / f"{entrant.name}-1-0-abc")
+        scores = scorer.score(data, fold.test)
+        assert scores.shape == fold.test.shape, entrant.name
+        assert np.isfinite(scores).all(), entrant.name
+        assert scorer.parameters > 1000, entrant.name
