@@ -6,6 +6,7 @@ import pytest
 
 from unary.patches import GridConfig
 from unary.pipeline import FitConfig
+from unary.prepare import PreparationConfig
 from unary.sources.phantom import PhantomConfig, write_phantom_dataset
 from unary.training import TrainingConfig
 
@@ -27,4 +28,6 @@ def normals(phantoms):
 @pytest.fixture(scope="session")
 def quick():
     """Return a configuration that fits in a second."""
-    return FitConfig(grid=GridConfig(64, 32), training=TrainingConfig(epochs=3, batch_size=20))
+    return FitConfig(
+        "wei2018", PreparationConfig(), GridConfig(64, 32), training=TrainingConfig(epochs=3, batch_size=20)
+    )

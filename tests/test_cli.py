@@ -9,7 +9,7 @@ import tifffile
 from unary.cli import main
 from unary.sources.manifest import write_manifest
 
-FAST = ["--epochs", "2", "--batch-size", "20", "--size-px", "64", "--stride-px", "32"]
+FAST = ["--detector", "wei2018", "--epochs", "2", "--batch-size", "20", "--size-px", "64", "--stride-px", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     [
         (["fit", "{all}", "--out", "{tmp}/m", *FAST], "positive or unlabelled"),
         (["fit", "{tmp}/none.csv", "--out", "{tmp}/m"], "none.csv"),
-        (["fit", "{train}", "--out", "{tmp}/m", "--epochs", "0"], "positive"),
+        (["fit", "{train}", "--out", "{tmp}/m", "--detector", "wei2018", "--epochs", "0"], "positive"),
         (["fit", "{train}", "--out", "{tmp}/m", "--min-tissue", "2"], "min_tissue"),
         (["fit", "{train}", "--out", "{here}"], "holds no model"),
         (["score", "{tmp}", "x.dcm", "--out", "{tmp}/o"], "model.json"),
@@ -153,7 +153,7 @@ def test_missing_and_broken_images_are_skipped_and_counted(fitted, phantoms, tmp
     extra = [f"{broken},b,pb,negative{blanks}", f"{tmp_path}/gone.dcm,g,pg,negative{blanks}"]
     manifest = tmp_path / "some.csv"
     manifest.write_text("\n".join([*lines, *extra]))
-    assert main(["fit", str(manifest), "--out", str(tmp_path / "m"), "--detector", "laplacian", *FAST]) == 3
+    assert main(["fit", str(manifest), "--out", str(tmp_path / "m"), *FAST, "--detector", "laplacian"]) == 3
     assert "2 images of the manifest were skipped" in capsys.readouterr().err
     assert json.loads((tmp_path / "m" / "model.json").read_text())["provenance"]["skipped"] == 2
     manifest.write_text("\n".join([lines[0], extra[1]]))

@@ -129,11 +129,12 @@ class BlindSpot:
 
     def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
         """Return the standardised surprise, shape (rows, cols): how many stated spreads brighter than expected."""
-        result = np.full(tissue.mask.shape, _OUTSIDE, np.float32)
+        result: NDArray[np.float32] = np.full(tissue.mask.shape, _OUTSIDE, np.float32)
         with torch.inference_mode():
             structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])
-            for row in range(0, result.shape[0], _TILE_PX):
-                for col in range(0, result.shape[1], _TILE_PX):
+            rows, cols = tissue.mask.shape
+            for row in range(0, rows, _TILE_PX):
+                for col in range(0, cols, _TILE_PX):
                     window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
                     if tissue.mask[window].any():
                         surprise = self._examine_tile(structure, row, col)

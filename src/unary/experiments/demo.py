@@ -15,12 +15,13 @@ from unary.evaluation.metrics import ALL
 from unary.experiments.evaluation_report import write_evaluation
 from unary.experiments.wei2018 import Wei2018Config, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
+from unary.fitting.fusion import FusionConfig
 from unary.patches import GridConfig
 from unary.pipeline import FitConfig, evaluate, fit
 from unary.sources.manifest import read_manifest, write_manifest
 from unary.sources.phantom import PhantomConfig, write_phantom_dataset
 from unary.splits import split_manifest
-from unary.training import TrainingConfig
+from unary.training import StepsConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def run_demo(
     phantom: PhantomConfig | None = None,
     patients: tuple[int, int] = (14, 6),
     epochs: int = 15,
+    steps: int = 600,
 ) -> Iterator[str]:
     """Run the demonstration, yielding lines for a terminal.
 
@@ -52,7 +54,9 @@ def run_demo(
     patients
         How many without and with lesions, two images each.
     epochs
-        Of training; two seeds for the experiment.
+        Of the paper's network; two seeds.
+    steps
+        Of the learned part of the default detector.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -77,9 +81,13 @@ def run_demo(
         if f" {ALL} " in line:
             yield line
     normals, others = split_manifest(manifest, 0.3, np.random.default_rng(seed))
-    model = fit(normals, FitConfig(grid=grid, training=training), checkpoint=out / "model.checkpoint")
+    fusion = FusionConfig(blind_spot=StepsConfig(steps, batch_size=8))
+    dense = FitConfig(grid=GridConfig(64, 32), training=training, fusion=fusion)
+    checkpoint = out / "model.checkpoint"
+    model = fit(normals, dense, checkpoint=checkpoint)
     write_model(model, out / "model")
-    (out / "model.checkpoint").unlink()
+    for file in out.glob(f"{checkpoint.name}*"):
+        file.unlink()
     write_evaluation(evaluate(model, others), model, out / "evaluation", banners=(BANNER,))
     shown = [row.path for row in others.rows if row.label == "positive"][:4]
     summary = score_files(model, shown, out / "scores", model_folder=out / "model")
