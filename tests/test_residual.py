@@ -161,7 +161,7 @@ def test_every_learned_entrant_scores_patches_of_the_bench(phantoms, tmp_path, m
     data = collect_bench_data(phantoms, PreparationConfig(), GridConfig(64, 32), progress=False)
     fold = draw_folds(data, count=2, seed=0)[0]
     monkeypatch.setattr(entrants_learned, "PAPER_TRAINING", TrainingConfig(epochs=1))
-    monkeypatch.setattr(entrants_learned, "BOTTLENECK_TRAINING", TrainingConfig(epochs=1))
+    monkeypatch.setattr(entrants_learned, "CODE_EPOCHS", 1)
     monkeypatch.setattr(entrants_learned, "DENOISING_STEPS", StepsConfig(steps=2, batch_size=2))
     for entrant in entrants_learned.LEARNED:
         scorer = entrant.fit(data, fold.train, 1, tmp_path / f"{entrant.name}-1-0-abc")

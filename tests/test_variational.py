@@ -5,10 +5,16 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.autoencoder import AutoencoderConfig
-from unary.detectors.variational import Variational, VariationalConfig, build_variational, measure_divergence
+from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.detectors.variational import (
+    Variational,
+    VariationalConfig,
+    build_variational,
+    measure_divergence,
+    start_as_pyramid,
+)
 from unary.errors import TrainingError
-from unary.fitting.variational import fit_variational
+from unary.fitting.variational import fit_bottleneck, fit_variational
 from unary.patches import GridConfig, build_patch_set, grid_origins
 from unary.prepare import FULL_SCALE
 from unary.training import StepsConfig
@@ -117,6 +123,35 @@ def test_useless_input_is_refused():
     for wrong in ({"latent": 0}, {"kl_weight": -1.0}, {"kl_weight": float("nan")}):
         with pytest.raises(ValueError):
             VariationalConfig(**wrong)
+
+
+def test_a_code_of_sixteen_numbers_carries_the_whole_pyramid():
+    config = AutoencoderConfig(SIZE, widths=(4, 8, 8), input_mean=0.4, input_scale=0.1)  # down to 4 x 4
+    patches = torch.from_numpy(as_set(make_patches(0, 8)).gather(slice(None)) / FULL_SCALE).float()[:, None]
+    expected = build_autoencoder(config, seed=0)(patches)
+    errors = {}
+    for bottleneck in (1, 4, 9, 16, 40):
+        network = build_autoencoder(dataclasses.replace(config, bottleneck=bottleneck), seed=0)
+        start_as_pyramid(network, seed=0)
+        errors[bottleneck] = (network(patches) - expected).square().mean().item()
+    assert errors[1] > errors[4] > errors[9] > 1e-6
+    assert errors[16] < 1e-9
+    assert errors[40] < 1e-9
+    plain = build_autoencoder(config, seed=0)
+    start_as_pyramid(plain, seed=0)  # nothing to do
+    assert torch.equal(plain(patches), expected)
+
+
+def test_a_wider_bottleneck_reconstructs_better_and_equally_twice():
+    patches, unseen = as_set(make_patches(0)), as_set(make_patches(1)).gather(slice(None))
+    errors = [
+        fit_bottleneck(patches, bottleneck, steps=STEPS, widths=WIDTHS).examine(unseen).scores
+        for bottleneck in (1, 16, 16)
+    ]
+    assert errors[1].mean() < 0.8 * errors[0].mean()
+    assert np.array_equal(errors[1], errors[2])
+    with pytest.raises(TrainingError, match="blank"):
+        fit_bottleneck(as_set(np.full((3 * SIZE, SIZE), 9, np.uint16)), 4, steps=STEPS)
 
 
 def test_the_default_has_the_sizes_of_the_papers_network():

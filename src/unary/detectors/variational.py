@@ -5,11 +5,16 @@ Kullback-Leibler divergence (Kingma and Welling 2014). That bounds what the code
 bottleneck does by its width alone: the two belong in one comparison. The score is the paper's, the RMSE of a
 reconstruction, here of the one from the mean of the code, so that nothing is drawn at scoring; the divergence may be
 added to it, by configuration.
+
+A dense bottleneck has no image pyramid to start from (`unary.detectors.autoencoder.build_autoencoder`), and from a
+random start the network explains less than each patch's own mean after hundreds of steps, whatever the width of its
+code. `start_as_pyramid` lays the pyramid through the bottleneck, so that a comparison of widths compares widths.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, layer_sizes
 from unary.detectors.protocol import Examination
 from unary.prepare import FULL_SCALE
 
@@ -56,6 +61,7 @@ class VariationalNetwork(nn.Module):
             raise ValueError("a variational network needs a dense bottleneck")
         super().__init__()
         self.body = build_autoencoder(config, seed=seed)
+        start_as_pyramid(self.body, seed=seed)
         assert self.body.squeeze is not None
         self.spread = nn.Linear(self.body.squeeze.in_features, config.bottleneck)
         with torch.no_grad():  # starts as a nearly certain code, so that structure is learned before noise is
@@ -80,6 +86,42 @@ class VariationalNetwork(nn.Module):
         mean, log_variance = self.encode(patches)
         code = mean if deviates is None else mean + deviates * (0.5 * log_variance).exp()
         return self.body.decode(code), measure_divergence(mean, log_variance)
+
+
+def start_as_pyramid(network: Autoencoder, *, seed: int) -> None:
+    """Let a network with a dense bottleneck reproduce each patch coarsely before its first step, in place.
+
+    Of the code, one number per block of the smallest image carries that block's mean; a code of 16 numbers or more
+    holds all of the paper's 4 x 4. What is left of the code starts random. A network without a dense bottleneck, with
+    too few feature maps, or with fewer numbers than channels is left as it is.
+    """
+    config = network.config
+    side, _ = layer_sizes(config)[-1]
+    blocks = min(side, math.isqrt((config.bottleneck or 0) // config.channels))
+    if network.squeeze is None or network.expand is None or blocks < 1 or min(config.widths) < 2 * config.channels:
+        return
+    pyramid = build_autoencoder(dataclasses.replace(config, bottleneck=None, initialisation="pyramid"), seed=seed)
+    network.encoder.load_state_dict(pyramid.encoder.state_dict())
+    network.decoder.load_state_dict(pyramid.decoder.state_dict())
+    edges, pixels = np.arange(blocks + 1) * side / blocks, np.arange(side)
+    # overlap[block, pixel]: how much of the pixel lies in the block, along one axis
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    overlap = np.maximum(overlap, 0)
+    widening = torch.from_numpy(np.kron(overlap, overlap).T).float()  # (pixels, blocks): each pixel's shares sum to 1
+    narrowing = widening.T * (blocks / side) ** 2
+    area, count = side * side, blocks * blocks
+    with torch.no_grad():
+        for channel in range(config.channels):
+            own = slice(channel * count, (channel + 1) * count)
+            plus = slice(2 * channel * area, (2 * channel + 1) * area)
+            minus = slice((2 * channel + 1) * area, (2 * channel + 2) * area)
+            network.squeeze.weight[own] = 0
+            network.squeeze.weight[own, plus] = narrowing
+            network.squeeze.weight[own, minus] = -narrowing
+            network.expand.weight[plus] = 0
+            network.expand.weight[minus] = 0
+            network.expand.weight[plus, own] = widening
+            network.expand.weight[minus, own] = -widening
 
 
 def measure_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

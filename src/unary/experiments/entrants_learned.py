@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,14 @@ from unary.errors import TrainingError
 from unary.experiments.bench import BenchData, Entrant
 from unary.fitting.denoising import DEFAULT_STEPS as DENOISING_STEPS
 from unary.fitting.denoising import fit_denoising
-from unary.fitting.variational import DEFAULT_STEPS as VARIATIONAL_STEPS
-from unary.fitting.variational import fit_variational
+from unary.fitting.variational import DEFAULT_STEPS as CODE_STEPS
+from unary.fitting.variational import fit_bottleneck, fit_variational
 from unary.pipeline import train_network
 from unary.scoring import score_patch_set
-from unary.training import TrainingConfig, train_autoencoder
+from unary.training import StepsConfig, TrainingConfig
 
 PAPER_TRAINING = TrainingConfig(epochs=50)
-BOTTLENECK_TRAINING = TrainingConfig(epochs=30)
+CODE_EPOCHS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,38 +94,28 @@ def _enter_bottleneck(bottleneck: int) -> Entrant:
     name = f"bottleneck_{bottleneck}"
 
     def fit(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
-        training = dataclasses.replace(BOTTLENECK_TRAINING, seed=seed)
-        with _show(name, training.epochs, "epoch") as bar:
+        patches = data.fine.patches.subset(normal)
+        steps = _plan_steps(len(patches), seed)
+        with _show(name, steps.steps) as advance:
+            detector = fit_bottleneck(patches, bottleneck, steps=steps, checkpoint=checkpoint, on_step=advance)
+        return _Fine(detector, _count(detector.network))
 
-            def advance(epoch: int, loss: float) -> None:
-                bar.update(epoch - bar.n)
-                bar.set_postfix(loss=f"{loss:.3e}")
-
-            trained = train_autoencoder(
-                data.fine.patches.subset(normal),
-                training,
-                bottleneck=bottleneck,
-                checkpoint=checkpoint,
-                on_epoch=advance,
-            )
-        return _Fine(ReconstructionDetector(trained.network), _count(trained.network))
-
-    summary = f"wei2018 narrowed to {bottleneck} numbers, patch RMSE; {_describe(BOTTLENECK_TRAINING)}"
+    summary = f"wei2018 narrowed to {bottleneck} numbers, patch RMSE; {_CODE_SUMMARY}"
     return Entrant(name, "normals only", summary, fit)
 
 
 def _fit_variational(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
     patches = data.fine.patches.subset(normal)
-    per_epoch = math.ceil(len(patches) / VARIATIONAL_STEPS.batch_size)
-    steps = dataclasses.replace(VARIATIONAL_STEPS, steps=max(BOTTLENECK_TRAINING.epochs * per_epoch, 1), seed=seed)
-    with _show("variational", steps.steps, "step") as bar:
-
-        def advance(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3e}", refresh=False)
-
+    steps = _plan_steps(len(patches), seed)
+    with _show("variational", steps.steps) as advance:
         detector = fit_variational(patches, steps, checkpoint=checkpoint, on_step=advance)
     return _Fine(detector, _count(detector.network))
+
+
+def _plan_steps(patches: int, seed: int) -> StepsConfig:
+    """The steps that make up `CODE_EPOCHS` passes over the patches."""
+    steps = CODE_EPOCHS * math.ceil(patches / CODE_STEPS.batch_size)
+    return dataclasses.replace(CODE_STEPS, steps=max(steps, 1), seed=seed)
 
 
 def _fit_denoising(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Coarse:
@@ -135,32 +125,34 @@ def _fit_denoising(data: BenchData, normal: NDArray[np.intp], seed: int, checkpo
         raise TrainingError("denoising needs at least one image of normal tissue, there is none")
     tissues = [read_tissue(patches.images[number]) for number in numbers.tolist()]
     steps = dataclasses.replace(DENOISING_STEPS, seed=seed)
-    with _show("denoising", steps.steps, "step") as bar:
-
-        def advance(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3e}", refresh=False)
-
+    with _show("denoising", steps.steps) as advance:
         detector = fit_denoising(tissues, steps, checkpoint=checkpoint, on_step=advance)
     return _Coarse(detector, _count(detector.network))
 
 
 @contextmanager
-def _show(title: str, total: int, unit: str) -> Iterator[tqdm]:
-    """A progress bar that appears for what takes long, on a terminal alone."""
-    with tqdm(total=total, desc=title, unit=unit, delay=2, disable=None, leave=False) as bar:
-        yield bar
+def _show(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
+    """Give what moves a progress bar on: called with the steps done and the loss."""
+    with tqdm(total=total, desc=title, unit="step", delay=2, disable=None) as bar:
+
+        def advance(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3e}", refresh=False)
+
+        yield advance
 
 
-def _describe(training: TrainingConfig) -> str:
-    return f"{training.epochs} epochs, batches of {training.batch_size}, learning rate {training.learning_rate:g}"
-
+_CODE_SUMMARY = (
+    f"{CODE_EPOCHS} epochs, batches of {CODE_STEPS.batch_size}, learning rate {CODE_STEPS.learning_rate:g} falling, "
+    "pyramid start"
+)
 
 LEARNED: tuple[Entrant, ...] = (
     Entrant(
         "wei2018",
         "normals only",
-        f"the paper's autoencoder, patch RMSE; {_describe(PAPER_TRAINING)}",
+        f"the paper's autoencoder (4 x 4 x 32 = 512 numbers), patch RMSE; {PAPER_TRAINING.epochs} epochs, batches of "
+        f"{PAPER_TRAINING.batch_size}, learning rate {PAPER_TRAINING.learning_rate:g}",
         _fit_wei2018,
     ),
     Entrant(
@@ -179,8 +171,7 @@ LEARNED: tuple[Entrant, ...] = (
     Entrant(
         "variational",
         "normals only",
-        f"variational autoencoder, 32 dimensions, KL weight 1, RMSE of the mean reconstruction; "
-        f"{BOTTLENECK_TRAINING.epochs} epochs, batches of {VARIATIONAL_STEPS.batch_size}",
+        f"variational autoencoder, 32 dimensions, KL weight 1, RMSE of the mean reconstruction; {_CODE_SUMMARY}",
         _fit_variational,
     ),
     Entrant(
