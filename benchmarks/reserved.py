@@ -42,9 +42,8 @@ def main() -> None:
     is_explored = np.isin(columns["patient_id"], sorted(explored))
     negative = ~columns["positive"].astype(bool) & ~columns["group_normal_looking"].astype(bool)
     detectors = [name.removeprefix("score_") for name in columns if name.startswith("score_")]
-    print(
-        "| detector | " + " | ".join(f"{group}, {half}" for group in GROUPS for half in ("explored", "reserved")) + " |"
-    )
+    heads = [f"{group}, {half}" for group in GROUPS for half in ("explored", "reserved")]
+    print("| detector | " + " | ".join(heads) + " |")
     print("|---" * (1 + len(heads)) + "|")
     for name in detectors:
         cells = []

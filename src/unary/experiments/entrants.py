@@ -6,8 +6,6 @@ part and of the training patches, not of the entrant.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,33 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.fusion import FusedPart, Fusion, pool_patches
 from unary.detectors.fusion_parts import count_weights
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
-from unary.detectors.protocol import Detector
-from unary.detectors.residual import Dssim, fit_residual
 from unary.detectors.tissue import read_tissue
 from unary.experiments.bench import BenchData, Entrant, Fit
+from unary.experiments.entrants_learned import LEARNED, FineScorer, share_checkpoint
 from unary.fitting.fusion import FusionConfig
-from unary.patches import PatchSet
-from unary.pipeline import train_fusion, train_network
-from unary.scoring import measure_controls, score_patch_set
-from unary.training import TrainingConfig
+from unary.pipeline import train_fusion
+from unary.scoring import measure_controls
 
-EPOCHS = 50  # more lower the RMSE's area (docs/log.md, "does more training help the RMSE?")
 Positions = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class _Fine:
-    """A detector of patches on the stored grid."""
-
-    detector: Detector
-    parameters: int = 0
-
-    def score(self, data: BenchData, which: Positions) -> NDArray[np.float64]:
-        return score_patch_set(self.detector, data.fine.patches.subset(which))
 
 
 @dataclass(frozen=True)
@@ -59,38 +41,8 @@ def _fit_control(name: str, _data: BenchData, _normal: Positions, _seed: int, _c
     return _Control(name)
 
 
-def _fit_laplacian(data: BenchData, normal: Positions, _seed: int, _checkpoint: Path) -> _Fine:
-    return _Fine(fit_laplacian(data.fine.patches.subset(normal), LaplacianConfig()))
-
-
-def _share_checkpoint(data: BenchData, normal: Positions, seed: int, checkpoint: Path, name: str) -> Path:
-    digest = hashlib.sha256(data.data_hash.encode() + np.asarray(normal, np.int64).tobytes()).hexdigest()[:16]
-    return checkpoint.with_name(f"{name}-{seed}-{digest}")
-
-
-def _use_rmse(network: ReconstructionDetector, _normal: PatchSet) -> Detector:
-    return network
-
-
-def _use_structure(network: ReconstructionDetector, _normal: PatchSet) -> Detector:
-    return Dssim(network)
-
-
-def _fit_autoencoder(
-    finish: Callable[[ReconstructionDetector, PatchSet], Detector],
-    bottleneck: int | None,
-    data: BenchData,
-    normal: Positions,
-    seed: int,
-    checkpoint: Path,
-) -> _Fine:
-    """Train the paper's network, or take up its training, and score its reconstructions in one way."""
-    patches = data.fine.patches.subset(normal)
-    shared = _share_checkpoint(data, normal, seed, checkpoint, f"autoencoder-{bottleneck or 'eq3'}")
-    config = TrainingConfig(epochs=EPOCHS, seed=seed)
-    trained = train_network(patches, config, bottleneck=bottleneck, checkpoint=shared, title="autoencoder")
-    weights = sum(parameter.numel() for parameter in trained.network.parameters())
-    return _Fine(finish(ReconstructionDetector(trained.network), patches), weights)
+def _fit_laplacian(data: BenchData, normal: Positions, _seed: int, _checkpoint: Path) -> FineScorer:
+    return FineScorer(fit_laplacian(data.fine.patches.subset(normal), LaplacianConfig()))
 
 
 @dataclass(frozen=True)
@@ -147,7 +99,7 @@ def _fit_fusion(
     seed: int,
     checkpoint: Path,
 ) -> _FusedParts:
-    shared = _share_checkpoint(data, normal, seed, checkpoint, "dense")
+    shared = share_checkpoint(checkpoint, f"dense-{seed}", data, normal)
     names = {name for name, _ in weights}
     families = [family for family in (_STRICT, (_SEGMENTATION,)) if names & {name for name, _ in family}]
     learned = tuple(_fit_parts(family, data, normal.tobytes(), seed, shared) for family in families)
@@ -179,36 +131,6 @@ ENTRANTS = (
     ),
     Entrant("dense_laplacian", "no learning", "the same on whole images, skin line filled", _fuse(_LAPLACIAN)),
     Entrant("prominence", "no learning", "regional brightness against the breast's own", _fuse(_PROMINENCE)),
-    Entrant(
-        "wei2018",
-        "normals only",
-        f"RMSE of the paper's autoencoder, {EPOCHS} epochs",
-        partial(_fit_autoencoder, _use_rmse, None),
-    ),
-    Entrant(
-        "residual",
-        "normals only",
-        "the same network's signed residual, whitened, matched-filtered, strongest pixels",
-        partial(_fit_autoencoder, fit_residual, None),
-    ),
-    Entrant(
-        "residual_dssim",
-        "normals only",
-        "the same network's structural dissimilarity, strongest 1 %",
-        partial(_fit_autoencoder, _use_structure, None),
-    ),
-    Entrant(
-        "bottleneck_4",
-        "normals only",
-        f"RMSE with a dense bottleneck of 4 numbers, {EPOCHS} epochs",
-        partial(_fit_autoencoder, _use_rmse, 4),
-    ),
-    Entrant(
-        "bottleneck_64",
-        "normals only",
-        f"RMSE with a dense bottleneck of 64 numbers, {EPOCHS} epochs",
-        partial(_fit_autoencoder, _use_rmse, 64),
-    ),
     Entrant("blind_spot", "normals only", "surprise of a pixel given its surroundings", _fuse(_BLIND_SPOT)),
     Entrant(
         "fusion_specks",
@@ -222,6 +144,7 @@ ENTRANTS = (
         "ablation of the fusion: without blind_spot",
         _fuse(_LAPLACIAN, _PROMINENCE),
     ),
+    *LEARNED,
     Entrant("segmentation", "normals + lesion prior", "U-Net on simulated calcifications", _fuse(_SEGMENTATION)),
     Entrant(
         "fusion_prior",

@@ -34,11 +34,11 @@ CODE_EPOCHS = 30
 
 
 @dataclass(frozen=True, eq=False)
-class _Fine:
+class FineScorer:
     """A detector of fine patches."""
 
     detector: Detector
-    parameters: int
+    parameters: int = 0
 
     def score(self, data: BenchData, which: NDArray[np.intp]) -> NDArray[np.float64]:
         return score_patch_set(self.detector, data.fine.patches.subset(which))
@@ -59,11 +59,11 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _share_checkpoint(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> Path:
-    """A path in the same folder that depends on what the paper's network learns from, and not on who asks for it."""
-    digest = hashlib.sha256(f"{data.data_hash} {PAPER_TRAINING}".encode())
+def share_checkpoint(checkpoint: Path, name: str, data: BenchData, normal: NDArray[np.intp]) -> Path:
+    """A path beside ``checkpoint`` that depends on what is learned from, and not on which entrant asks for it."""
+    digest = hashlib.sha256(data.data_hash.encode())
     digest.update(np.asarray(normal, np.int64).tobytes())
-    return checkpoint.with_name(f"wei2018-{seed}-shared-{digest.hexdigest()[:16]}")
+    return checkpoint.with_name(f"{name}-{digest.hexdigest()[:16]}")
 
 
 def _train_paper(
@@ -71,45 +71,45 @@ def _train_paper(
 ) -> tuple[ReconstructionDetector, int]:
     """The paper's network, trained by the first entrant that needs it and read back by the others."""
     training = dataclasses.replace(PAPER_TRAINING, seed=seed)
-    shared = _share_checkpoint(data, normal, seed, checkpoint)
+    shared = share_checkpoint(checkpoint, f"wei2018-{seed}-{PAPER_TRAINING.epochs}", data, normal)
     trained = train_network(data.fine.patches.subset(normal), training, checkpoint=shared, title="wei2018")
     return ReconstructionDetector(trained.network), _count(trained.network)
 
 
-def _fit_wei2018(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
-    return _Fine(*_train_paper(data, normal, seed, checkpoint))
+def _fit_wei2018(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:
+    return FineScorer(*_train_paper(data, normal, seed, checkpoint))
 
 
-def _fit_residual(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
+def _fit_residual(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:
     reconstruction, parameters = _train_paper(data, normal, seed, checkpoint)
-    return _Fine(fit_residual(reconstruction, data.fine.patches.subset(normal)), parameters)
+    return FineScorer(fit_residual(reconstruction, data.fine.patches.subset(normal)), parameters)
 
 
-def _fit_residual_dssim(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
+def _fit_residual_dssim(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:
     reconstruction, parameters = _train_paper(data, normal, seed, checkpoint)
-    return _Fine(Dssim(reconstruction), parameters)
+    return FineScorer(Dssim(reconstruction), parameters)
 
 
 def _enter_bottleneck(bottleneck: int) -> Entrant:
     name = f"bottleneck_{bottleneck}"
 
-    def fit(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
+    def fit(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:
         patches = data.fine.patches.subset(normal)
         steps = _plan_steps(len(patches), seed)
         with _show(name, steps.steps) as advance:
             detector = fit_bottleneck(patches, bottleneck, steps=steps, checkpoint=checkpoint, on_step=advance)
-        return _Fine(detector, _count(detector.network))
+        return FineScorer(detector, _count(detector.network))
 
     summary = f"wei2018 narrowed to {bottleneck} numbers, patch RMSE; {_CODE_SUMMARY}"
     return Entrant(name, "normals only", summary, fit)
 
 
-def _fit_variational(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> _Fine:
+def _fit_variational(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:
     patches = data.fine.patches.subset(normal)
     steps = _plan_steps(len(patches), seed)
     with _show("variational", steps.steps) as advance:
         detector = fit_variational(patches, steps, checkpoint=checkpoint, on_step=advance)
-    return _Fine(detector, _count(detector.network))
+    return FineScorer(detector, _count(detector.network))
 
 
 def _plan_steps(patches: int, seed: int) -> StepsConfig:
