@@ -126,22 +126,22 @@ ENTRANTS = (
     Entrant(
         "fusion",
         "normals only",
-        "dense_laplacian + blind_spot + 2 x prominence, as surprisals",
+        "dense_laplacian + blind_spot + 2 x prominence, as surprisals; pays for the parts marked (*)",
         _fuse(_LAPLACIAN, _BLIND_SPOT, _PROMINENCE),
     ),
-    Entrant("dense_laplacian", "no learning", "the same on whole images, skin line filled", _fuse(_LAPLACIAN)),
-    Entrant("prominence", "no learning", "regional brightness against the breast's own", _fuse(_PROMINENCE)),
-    Entrant("blind_spot", "normals only", "surprise of a pixel given its surroundings", _fuse(_BLIND_SPOT)),
+    Entrant("dense_laplacian", "no learning", "the same on whole images, skin line filled (*)", _fuse(_LAPLACIAN)),
+    Entrant("prominence", "no learning", "regional brightness against the breast's own (*)", _fuse(_PROMINENCE)),
+    Entrant("blind_spot", "normals only", "surprise of a pixel given its surroundings (*)", _fuse(_BLIND_SPOT)),
     Entrant(
         "fusion_specks",
         "normals only",
-        "ablation of the fusion: without prominence",
+        "ablation of the fusion: without prominence (*)",
         _fuse(_LAPLACIAN, _BLIND_SPOT),
     ),
     Entrant(
         "fusion_unlearned",
         "no learning",
-        "ablation of the fusion: without blind_spot",
+        "ablation of the fusion: without blind_spot (*)",
         _fuse(_LAPLACIAN, _PROMINENCE),
     ),
     *LEARNED,
@@ -149,7 +149,7 @@ ENTRANTS = (
     Entrant(
         "fusion_prior",
         "normals + lesion prior",
-        "the fusion + segmentation",
+        "the fusion + segmentation (*)",
         _fuse(_LAPLACIAN, _BLIND_SPOT, _SEGMENTATION, _PROMINENCE),
     ),
 )
