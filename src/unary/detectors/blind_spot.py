@@ -4,9 +4,10 @@ A network predicts the mean and the spread of the intensity at a pixel from its 
 or its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an
 edge or in busy tissue the spread is large and the same contrast is none. So the local noise that
 `unary.detectors.laplacian` estimates by a fixed window is learned here, from normal tissue alone, together with what
-lines and edges look like when they pass a point. Reason to exist: of the detectors that know nothing of lesions it is
-the best on faint single calcifications (``docs/results.md``). The idea of masked prediction with a stated variance is
-older (blind-spot denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
+lines and edges look like when they pass a point. Reason to exist: alone it is no better than a Laplacian of Gaussian,
+but it errs elsewhere, and without it the fusion finds far fewer calcifications at rare false alarms
+(``docs/results.md``, `fusion_unlearned`). The idea of masked prediction with a stated variance is older (blind-spot
+denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
 How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them with its
 centre, ``hole_px`` to each side, set to zero; point-wise layers follow. The prediction then depends on no pixel
@@ -101,12 +102,16 @@ def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def fine_structure(intensity: Tensor) -> Tensor:
-    """Return intensity minus its local mean, scaled; (n, 1, rows, cols) both."""
+def subtract_local_mean(intensity: Tensor) -> Tensor:
+    """Return intensity minus its mean near by, borders repeated; (n, 1, rows, cols) both."""
     border = MEAN_WINDOW_PX - 1
     padded = F.pad(intensity, (border, border, border, border), mode="replicate")
-    local_mean = F.avg_pool2d(F.avg_pool2d(padded, MEAN_WINDOW_PX, 1), MEAN_WINDOW_PX, 1)
-    return (intensity - local_mean) * _GAIN
+    return intensity - F.avg_pool2d(F.avg_pool2d(padded, MEAN_WINDOW_PX, 1), MEAN_WINDOW_PX, 1)
+
+
+def fine_structure(intensity: Tensor) -> Tensor:
+    """Return intensity minus its local mean, scaled; (n, 1, rows, cols) both."""
+    return subtract_local_mean(intensity) * _GAIN
 
 
 def smooth_target(structure: Tensor) -> Tensor:

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unary.detectors.fusion import pool_patches
 from unary.detectors.protocol import ImageExamination
-from unary.detectors.segmentation import build_inputs
+from unary.detectors.segmentation import build_inputs, pad_planes
 from unary.detectors.tissue import Tissue, read_tissue
 from unary.detectors.unet import UNet
 from unary.patches import Origins
@@ -56,12 +55,7 @@ class Denoising:
 
     def _estimate_addition(self, tissue: Tissue) -> NDArray[np.float32]:
         rows, cols = tissue.mask.shape
-        multiple = self.network.config.multiple_px
-        padding = (0, -cols % multiple, 0, -rows % multiple)
-        planes = (
-            F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
-            for plane in (tissue.intensity, tissue.noise, tissue.mask)
-        )
+        planes = pad_planes(tissue, self.network.config.multiple_px)
         with torch.inference_mode():
             added: NDArray[np.float32] = estimate_addition(self.network, *planes)[0, 0, :rows, :cols].numpy()
         return added

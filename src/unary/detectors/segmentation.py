@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unary.detectors.blind_spot import MEAN_WINDOW_PX
+from unary.detectors.blind_spot import subtract_local_mean
 from unary.detectors.tissue import Tissue
 from unary.detectors.unet import UNet
 
@@ -31,11 +31,19 @@ def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
     Intensity roughly standardised; fine structure in units of the local noise, compressed so that a large calcification
     does not drown a small one; the mask.
     """
-    border = MEAN_WINDOW_PX - 1
-    padded = F.pad(intensity, (border, border, border, border), mode="replicate")
-    local_mean = F.avg_pool2d(F.avg_pool2d(padded, MEAN_WINDOW_PX, 1), MEAN_WINDOW_PX, 1)
-    contrast = torch.asinh((intensity - local_mean) / noise / 4)
+    contrast = torch.asinh(subtract_local_mean(intensity) / noise / 4)
     return torch.cat([(intensity - 0.4) / 0.2, contrast, mask], dim=1)
+
+
+def pad_planes(tissue: Tissue, multiple_px: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return intensity, noise and mask, (1, 1, rows, cols) float32, repeated below and right up to a multiple."""
+    rows, cols = tissue.mask.shape
+    padding = (0, -cols % multiple_px, 0, -rows % multiple_px)
+    intensity, noise, mask = (
+        F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
+        for plane in (tissue.intensity, tissue.noise, tissue.mask)
+    )
+    return intensity, noise, mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +55,8 @@ class Segmentation:
     def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
         """Return the log-odds of calcification, shape (rows, cols)."""
         rows, cols = tissue.mask.shape
-        multiple = self.network.config.multiple_px
-        padding = (0, -cols % multiple, 0, -rows % multiple)
         with torch.inference_mode():
-            channels = (
-                F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
-                for plane in (tissue.intensity, tissue.noise, tissue.mask)
-            )
-            inputs = build_inputs(*channels).contiguous(memory_format=torch.channels_last)
-            log_odds = self.network(inputs)[0, 0, :rows, :cols].numpy()
+            inputs = build_inputs(*pad_planes(tissue, self.network.config.multiple_px))
+            log_odds = self.network(inputs.contiguous(memory_format=torch.channels_last))[0, 0, :rows, :cols].numpy()
         result: NDArray[np.float32] = np.where(tissue.mask, log_odds, np.float32(_OUTSIDE))
         return result

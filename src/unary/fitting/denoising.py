@@ -17,7 +17,7 @@ from unary.detectors.denoising import Denoising, estimate_addition
 from unary.detectors.segmentation import INPUTS
 from unary.detectors.tissue import Tissue
 from unary.detectors.unet import UNet, UNetConfig, build_unet
-from unary.fitting.crops import Grid, Source, draw_crop, find_sources, turn
+from unary.fitting.crops import Grid, Source, draw_crop, find_sources, identify_sources, turn
 from unary.training import StepsConfig, mixed_precision, optimise
 
 CROP_PX = 96
@@ -89,7 +89,14 @@ def fit_denoising(
         restored = corrupted - noise * estimated.float()
         return (((restored - clean) / noise).square() * mask).sum() / mask.sum().clamp(min=1)
 
-    optimise(network, compute_loss, steps, name="denoising", checkpoint=checkpoint, on_step=on_step)
+    optimise(
+        network,
+        compute_loss,
+        steps,
+        name=f"denoising {identify_sources(sources)}",
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     return Denoising(network)
 
 
