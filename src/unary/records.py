@@ -156,3 +156,124 @@ class Manifest:
         """Return a manifest of just these rows and their lesions."""
         kept = {row.image_id for row in rows}
         return Manifest(rows, tuple(lesion for lesion in self.lesions if lesion.image_id in kept))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A score above which something is reported, with what normal images do there.
+
+    Attributes
+    ----------
+    name
+        A short word, such as ``"1"`` for one false finding per normal image.
+    false_findings_per_image
+        What was asked for: expected number of findings in a normal image.
+    threshold
+        Findings score above it. Set on held-out normal images alone.
+    measured_rate
+        Findings per image in those images at this threshold, the mean over patients.
+    promised
+        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.calibration`); where False there are
+        too few normal patients for one, and ``measured_rate`` is an estimate.
+    false_alarm_rate
+        Bound on the chance that a normal image has any finding here, in (0, 1]; a finite-sample guarantee.
+    patients
+        How many normal patients set it.
+    """
+
+    name: str
+    false_findings_per_image: float
+    threshold: float
+    measured_rate: float
+    promised: bool
+    false_alarm_rate: float
+    patients: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One region, or cluster of regions, that departs from normal tissue.
+
+    Coordinates are (row, col) of the stored image.
+
+    Attributes
+    ----------
+    rank
+        1 is the most abnormal of its image.
+    score
+        The highest value of the anomaly map inside it, in the detector's unit.
+    p_value
+        How often the most abnormal finding of a normal image scores as high, in (0, 1]; None for a model that has not
+        been calibrated.
+    box
+        Half-open ``(r0, c0, r1, c1)``, whole pixels.
+    outline
+        Vertices (row, col) of the convex outline around all its regions, a closed polygon in which the last vertex is
+        not a repetition of the first; at least three.
+    peak
+        Where the score was found.
+    regions
+        How many connected regions were merged into it.
+    area_mm2, diameter_mm
+        Area of its regions, and the longest distance across the outline; None where the pixel spacing is unknown.
+    """
+
+    rank: int
+    score: float
+    p_value: float | None
+    box: tuple[int, int, int, int]
+    outline: tuple[tuple[float, float], ...]
+    peak: tuple[int, int]
+    regions: int
+    area_mm2: float | None
+    diameter_mm: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What was found in one image.
+
+    Attributes
+    ----------
+    findings
+        By rank; those above the threshold of ``operating_point``.
+    labels
+        Shape (rows, cols) of the stored image, uint8: a finding's rank on its pixels, 0 elsewhere.
+    image_score, image_p_value
+        The score of the most abnormal place, whether above the threshold or not, and its p-value; None when nothing could
+        be scored, and when the model has not been calibrated.
+    operating_point
+        None for a model that has not been calibrated: then the findings are the ten strongest, whatever they score.
+    out_of_domain
+        How the image differs from those that the model has learned from, one line each; empty when it does not. A
+        different scanner looks abnormal without being so.
+    """
+
+    findings: tuple[Finding, ...]
+    labels: NDArray[np.uint8]
+    image_score: float | None
+    image_p_value: float | None
+    operating_point: OperatingPoint | None
+    out_of_domain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model produced a result; stands in every output.
+
+    Attributes
+    ----------
+    detector
+        Its name, such as ``"fusion"``.
+    version
+        Of unary.
+    sha256
+        Of the model's ``model.json``, which in turn holds the hash of the weights.
+    data_hash
+        Fingerprint of the training patches.
+    """
+
+    detector: str
+    version: str
+    sha256: str
+    data_hash: str
