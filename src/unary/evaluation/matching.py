@@ -1,0 +1,385 @@
+"""Which finding has found which lesion: the rule, and the geometry behind it.
+
+**Targets.** What is to be found is a *target*: a lesion of its own, or a group of calcifications. A radiologist reports
+a cluster, not its hundred specks, and whoever counts specks lets one image outvote all others. Calcifications whose
+upright boxes lie at most 10 mm apart are joined, by single linkage. A region that was itself annotated as a cluster
+joins in; a larger single calcification (above 5 mm) stays a target of its own. What lies inside a cluster region or a
+larger calcification, by its centre, belongs to that and links to nothing else.
+
+**Hits.** A finding hits a target when all of this holds, with a tolerance of 1 mm in both geometric parts:
+
+1. *Overlap*: some pixel of the finding lies on some annotated lesion of the target.
+2. *Place*: the centre of the finding lies within the target (of a group: within the convex outline around it), or the
+   centre of one of its lesions lies within the outline of the finding.
+3. *Size*: the outline of the finding has at most four times the area of the target, or at most 1 cm2; and it covers at
+   most a quarter of the breast, where that is known.
+
+Overlap alone would reward whoever marks much: a finding along the whole chest wall grazes every lesion there.
+Intersection over union, the habit of object detection, is undefined for points and means little for the loose boxes and
+scattered specks of mammography. Marks on mammograms are commonly judged by their centre (Ribli et al., Scientific
+Reports 8:4165, 2018; the DBTex challenge: Konz et al., JAMA Network Open 6:e230524, 2023). The bound of four times the
+true area is that of Kallergi et al. (Medical Physics 26:267, 1999), who compared such rules; 1 cm2 is the area within
+which calcifications are by convention one cluster, and keeps a finding around a single speck possible.
+
+One target is found once: further findings on it are neither hits nor false. One finding may hit several targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import ConvexHull
+
+from unary.evaluation.froc import ImageOutcome
+from unary.evaluation.polygons import distances_outside, polygon_area, polygon_centre
+from unary.evaluation.roc import EvaluationError
+from unary.lesions import rasterise_lesion
+from unary.records import Detection, Lesion
+from unary.sources.manifest import LesionGroup, lesion_group
+
+Spacing = tuple[float, float]
+_AREA_PER_CM2 = 100.0
+
+
+@dataclass(frozen=True)
+class MatchingRule:
+    """The numbers in the rule of this module.
+
+    Attributes
+    ----------
+    link_mm
+        Calcifications at most so far apart are one target; 0 joins only what touches.
+    speck_mm
+        A single calcification longer than this stays a target of its own.
+    tolerance_mm
+        By how much a finding may miss a target, or the annotation the lesion.
+    area_factor, area_floor_mm2
+        A finding with an outline above both this multiple of the target's area and this area hits nothing there.
+    breast_share
+        A finding that covers more than this share of the breast hits nothing at all.
+    assumed_spacing_mm
+        Taken where the pixel spacing is unknown: by default 10 mm are then 100 pixels.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite or negative, or the assumed spacing is 0.
+    """
+
+    link_mm: float = 10.0
+    speck_mm: float = 5.0
+    tolerance_mm: float = 1.0
+    area_factor: float = 4.0
+    area_floor_mm2: float = _AREA_PER_CM2
+    breast_share: float = 0.25
+    assumed_spacing_mm: float = 0.1
+
+    def __post_init__(self) -> None:
+        numbers = vars(self)
+        wrong = [name for name, value in numbers.items() if not np.isfinite(value) or value < 0]
+        if wrong or self.assumed_spacing_mm == 0:
+            name = wrong[0] if wrong else "assumed_spacing_mm"
+            raise ValueError(f"{name} must be a finite number, not negative (a spacing above 0), got {numbers[name]}")
+
+
+STANDARD = MatchingRule()
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A lesion to be found, or a group of calcifications that counts as one.
+
+    Attributes
+    ----------
+    group
+        Kind of its lesions, as `unary.sources.manifest.lesion_group` names it.
+    lesions
+        Positions of its lesions among those of the image.
+    parts
+        The pixels of each lesion, bool, and the (row, col) of their corner, as `unary.lesions.rasterise_lesion` gives
+        them on the stored grid.
+    outline
+        Shape (k, 2): vertices (row, col) of a closed polygon around it, convex but for the contour of a single lesion.
+    area_mm2
+        Of its pixels; of the convex outline for several lesions.
+    """
+
+    group: LesionGroup
+    lesions: tuple[int, ...]
+    parts: tuple[tuple[NDArray[np.bool_], tuple[int, int]], ...]
+    outline: NDArray[np.float64]
+    area_mm2: float
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """Which findings of an image hit which targets.
+
+    Attributes
+    ----------
+    targets
+        As given.
+    hits
+        Per target: the ranks of the findings that hit it, ascending; empty where it was missed.
+    scores
+        Of every finding, by rank.
+    """
+
+    targets: tuple[Target, ...]
+    hits: tuple[tuple[int, ...], ...]
+    scores: dict[int, float]
+
+
+def group_targets(
+    lesions: Sequence[Lesion],
+    shape: tuple[int, int],
+    *,
+    spacing_mm: Spacing | None,
+    masks: Mapping[int, NDArray[np.bool_]] | None = None,
+    rule: MatchingRule = STANDARD,
+) -> tuple[Target, ...]:
+    """Return the targets among the lesions of one image, in the order of their first lesion.
+
+    Parameters
+    ----------
+    lesions
+        Of one image, with coordinates in stored pixels.
+    shape
+        Rows and columns of the stored image. A lesion without a pixel in it is no target: nobody could find it.
+    spacing_mm
+        Of the stored pixels, (between rows, between columns); None when unknown.
+    masks
+        By position in ``lesions``: the stored-grid pixels of each lesion of kind ``mask``.
+    rule
+        What is grouped.
+
+    Raises
+    ------
+    ValueError
+        If the mask of a lesion of kind ``mask`` is missing.
+    """
+    spacing = np.asarray(_spacing(spacing_mm, rule))
+    parts = [
+        rasterise_lesion(lesion, shape, mask=(masks or {}).get(place) if lesion.kind == "mask" else None)
+        for place, lesion in enumerate(lesions)
+    ]
+    kinds = [lesion_group(lesion.name) for lesion in lesions]
+    seen = [place for place, (inside, _) in enumerate(parts) if inside.any()]
+    calcified = [place for place in seen if kinds[place] == "calcification"]
+    clusters = np.asarray(["cluster" in lesions[place].name.lower() for place in calcified], bool)
+    joined = _join_calcifications([parts[place] for place in calcified], clusters, spacing, rule)
+    members = [tuple(calcified[place] for place in group) for group in joined]
+    members += [(place,) for place in seen if kinds[place] != "calcification"]
+    return tuple(
+        _build_target(
+            kinds[group[0]], group, [lesions[place] for place in group], [parts[place] for place in group], spacing
+        )
+        for group in sorted(members)
+    )
+
+
+def match_findings(
+    detection: Detection,
+    targets: Sequence[Target],
+    *,
+    spacing_mm: Spacing | None,
+    breast_px: int | None = None,
+    rule: MatchingRule = STANDARD,
+) -> Match:
+    """Return which findings hit which targets, by the rule of this module.
+
+    Parameters
+    ----------
+    detection
+        Findings and labels of one image, on the stored grid.
+    targets
+        From `group_targets`, of the same image.
+    spacing_mm
+        Of the stored pixels, (between rows, between columns); None when unknown.
+    breast_px
+        Number of stored pixels of the breast; None leaves out the bound on the share of the breast.
+    rule
+        What a hit is.
+
+    Raises
+    ------
+    EvaluationError
+        If a finding has no pixel of its rank within its box, as when findings and labels are of two images.
+    """
+    spacing = np.asarray(_spacing(spacing_mm, rule))
+    for finding in detection.findings:
+        r0, c0, r1, c1 = finding.box
+        if not (detection.labels[r0:r1, c0:c1] == finding.rank).any():
+            raise EvaluationError(
+                f"finding {finding.rank} has no pixel in the labels of shape {detection.labels.shape} within its box "
+                f"{finding.box}; do findings and labels belong to one image?"
+            )
+    largest = np.inf if breast_px is None else rule.breast_share * breast_px * float(spacing.prod())
+    outlines = {finding.rank: np.asarray(finding.outline) * spacing for finding in detection.findings}
+    areas = {rank: polygon_area(outline) for rank, outline in outlines.items()}
+    hits = []
+    for target in targets:
+        limit = min(max(rule.area_factor * target.area_mm2, rule.area_floor_mm2), largest)
+        grown = [_grow(*part, spacing=spacing, margin_mm=rule.tolerance_mm) for part in target.parts]
+        near = {rank for part in grown for rank in _labels_on(detection.labels, *part)}
+        hits.append(
+            tuple(
+                rank
+                for rank in sorted(outlines)
+                if rank in near
+                and areas[rank] <= limit
+                and _is_placed(outlines[rank], target, grown, spacing=spacing, rule=rule)
+            )
+        )
+    return Match(tuple(targets), tuple(hits), {finding.rank: finding.score for finding in detection.findings})
+
+
+def build_outcome(
+    match: Match,
+    *,
+    patient: str,
+    normal: bool,
+    complete: bool,
+    groups: Collection[LesionGroup] | None = None,
+    ignore_others: bool = True,
+) -> ImageOutcome:
+    """Return what `unary.evaluation.froc` needs to know of one image.
+
+    Parameters
+    ----------
+    match
+        From `match_findings`.
+    patient, normal, complete
+        As in `ImageOutcome`.
+    groups
+        Kinds of lesions that are to be found; None for all. Give none, ``()``, for an image of benign lesions.
+    ignore_others
+        Whether a finding that hits only lesions of other kinds is neither right nor wrong; else it is false.
+
+    Raises
+    ------
+    EvaluationError
+        If a normal image has a target of these groups.
+    """
+    counted = [groups is None or target.group in groups for target in match.targets]
+    pairs = list(zip(counted, match.hits, strict=True))
+    excused = {rank for wanted, ranks in pairs if wanted or ignore_others for rank in ranks}
+    return ImageOutcome(
+        patient,
+        normal,
+        complete,
+        tuple(score for rank, score in match.scores.items() if rank not in excused),
+        tuple(max((match.scores[rank] for rank in ranks), default=None) for wanted, ranks in pairs if wanted),
+    )
+
+
+def _join_calcifications(
+    parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
+    clusters: NDArray[np.bool_],
+    spacing: NDArray[np.float64],
+    rule: MatchingRule,
+) -> list[list[int]]:
+    """Positions of the calcifications of each target."""
+    count = len(parts)
+    if count == 0:
+        return []
+    low = np.asarray([corner for _, corner in parts], np.float64)
+    high = low + [np.subtract(inside.shape, 1) for inside, _ in parts]  # centres of the first and last pixels
+    large = ~clusters & (((high - low + 1) * spacing).max(axis=1) > rule.speck_mm)
+    areas = np.asarray([inside.sum() for inside, _ in parts])
+    centres = np.rint((low + high) / 2).astype(int)
+    edges = []
+    free = ~large
+    for place in np.flatnonzero(~clusters).tolist():
+        hosts = [
+            host
+            for host in np.flatnonzero(clusters if large[place] else clusters | large).tolist()
+            if _holds(*parts[host], centres[place])
+        ]
+        if hosts:
+            edges.append((place, min(hosts, key=lambda host: areas[host])))
+            free[place] = False
+    gaps = np.maximum(low[:, None] - high[None], low[None] - high[:, None]).clip(0) * spacing
+    linked = (np.hypot(gaps[..., 0], gaps[..., 1]) <= rule.link_mm) & free[:, None] & free
+    ends = np.asarray([*edges, *np.argwhere(linked)], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    number, owner = connected_components(graph, directed=False)
+    return [np.flatnonzero(owner == each).tolist() for each in range(number)]
+
+
+def _holds(inside: NDArray[np.bool_], corner: tuple[int, int], point: NDArray[np.int_]) -> bool:
+    row, col = int(point[0]) - corner[0], int(point[1]) - corner[1]
+    return 0 <= row < inside.shape[0] and 0 <= col < inside.shape[1] and bool(inside[row, col])
+
+
+def _build_target(
+    group: LesionGroup,
+    places: tuple[int, ...],
+    lesions: Sequence[Lesion],
+    parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
+    spacing: NDArray[np.float64],
+) -> Target:
+    corners = np.concatenate([_pixel_corners(*part) for part in parts])
+    outline = corners[ConvexHull(corners).vertices]
+    if len(parts) > 1:
+        return Target(group, places, tuple(parts), outline, polygon_area(outline * spacing))
+    if lesions[0].kind == "contour":
+        outline = np.asarray(lesions[0].points, np.float64)
+    return Target(group, places, tuple(parts), outline, float(parts[0][0].sum() * spacing.prod()))
+
+
+def _pixel_corners(inside: NDArray[np.bool_], corner: tuple[int, int]) -> NDArray[np.float64]:
+    """The corners of the outermost pixels of each row, shape (k, 2): all that a convex outline can touch."""
+    rows = np.flatnonzero(inside.any(axis=1))
+    first = inside[rows].argmax(axis=1) - 0.5
+    last = inside.shape[1] - 0.5 - inside[rows, ::-1].argmax(axis=1)
+    points = [np.stack([rows + side, cols], axis=1) for side in (-0.5, 0.5) for cols in (first, last)]
+    return np.concatenate(points) + corner
+
+
+def _grow(
+    inside: NDArray[np.bool_], corner: tuple[int, int], *, spacing: NDArray[np.float64], margin_mm: float
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """All pixels whose centre lies at most so far from the centre of one inside; may leave the image."""
+    pad = np.floor(margin_mm / spacing + 1e-9).astype(int)
+    outside = np.pad(~inside, [(width, width) for width in pad], constant_values=True)
+    grown = distance_transform_edt(outside, sampling=spacing) <= margin_mm + 1e-9
+    return grown, (corner[0] - int(pad[0]), corner[1] - int(pad[1]))
+
+
+def _labels_on(labels: NDArray[np.uint8], inside: NDArray[np.bool_], corner: tuple[int, int]) -> list[int]:
+    low = np.maximum(corner, 0)
+    high = np.minimum(np.add(corner, inside.shape), labels.shape)
+    part = labels[low[0] : high[0], low[1] : high[1]]
+    start, stop = low - corner, high - corner
+    ranks: list[int] = np.unique(part[inside[start[0] : stop[0], start[1] : stop[1]]]).tolist()
+    return [rank for rank in ranks if rank > 0]
+
+
+def _is_placed(
+    outline: NDArray[np.float64],
+    target: Target,
+    grown: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
+    *,
+    spacing: NDArray[np.float64],
+    rule: MatchingRule,
+) -> bool:
+    """Whether the centre of either lies within the other; ``outline`` of the finding in mm, ``grown`` its lesions."""
+    centre = polygon_centre(outline)
+    pixel = np.rint(centre / spacing).astype(int)
+    if any(_holds(*part, pixel) for part in grown):
+        return True
+    if len(target.parts) > 1 and distances_outside(centre[None], target.outline * spacing)[0] <= rule.tolerance_mm:
+        return True
+    centres = [np.argwhere(inside).mean(axis=0) + corner for inside, corner in target.parts]
+    return bool((distances_outside(np.asarray(centres) * spacing, outline) <= rule.tolerance_mm).any())
+
+
+def _spacing(spacing_mm: Spacing | None, rule: MatchingRule) -> Spacing:
+    return spacing_mm if spacing_mm is not None else (rule.assumed_spacing_mm, rule.assumed_spacing_mm)
