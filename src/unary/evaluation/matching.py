@@ -44,7 +44,7 @@ from unary.records import Detection, Lesion
 from unary.sources.manifest import LesionGroup, lesion_group
 
 Spacing = tuple[float, float]
-_AREA_PER_CM2 = 100.0
+_SLACK_MM = 1e-9  # 101 pixels of 0.1 mm must be within 10.1 mm, whatever the rounding
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MatchingRule:
     speck_mm: float = 5.0
     tolerance_mm: float = 1.0
     area_factor: float = 4.0
-    area_floor_mm2: float = _AREA_PER_CM2
+    area_floor_mm2: float = 100.0
     breast_share: float = 0.25
     assumed_spacing_mm: float = 0.1
 
@@ -170,7 +170,8 @@ def group_targets(
         for place, lesion in enumerate(lesions)
     ]
     kinds = [lesion_group(lesion.name) for lesion in lesions]
-    seen = [place for place, (inside, _) in enumerate(parts) if inside.any()]
+    parts = [_trim(*part) for part in parts]
+    seen = [place for place, (inside, _) in enumerate(parts) if inside.size]
     calcified = [place for place in seen if kinds[place] == "calcification"]
     clusters = np.asarray(["cluster" in lesions[place].name.lower() for place in calcified], bool)
     joined = _join_calcifications([parts[place] for place in calcified], clusters, spacing, rule)
@@ -291,7 +292,7 @@ def _join_calcifications(
         return []
     low = np.asarray([corner for _, corner in parts], np.float64)
     high = low + [np.subtract(inside.shape, 1) for inside, _ in parts]  # centres of the first and last pixels
-    large = ~clusters & (((high - low + 1) * spacing).max(axis=1) > rule.speck_mm)
+    large = ~clusters & (((high - low + 1) * spacing).max(axis=1) > rule.speck_mm + _SLACK_MM)
     areas = np.asarray([inside.sum() for inside, _ in parts])
     centres = np.rint((low + high) / 2).astype(int)
     edges = []
@@ -306,11 +307,21 @@ def _join_calcifications(
             edges.append((place, min(hosts, key=lambda host: areas[host])))
             free[place] = False
     gaps = np.maximum(low[:, None] - high[None], low[None] - high[:, None]).clip(0) * spacing
-    linked = (np.hypot(gaps[..., 0], gaps[..., 1]) <= rule.link_mm) & free[:, None] & free
+    linked = (np.hypot(gaps[..., 0], gaps[..., 1]) <= rule.link_mm + _SLACK_MM) & free[:, None] & free
     ends = np.asarray([*edges, *np.argwhere(linked)], int).reshape(-1, 2)
     graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
     number, owner = connected_components(graph, directed=False)
     return [np.flatnonzero(owner == each).tolist() for each in range(number)]
+
+
+def _trim(inside: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """Leave out the empty rows and columns around."""
+    rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if len(rows) == 0:
+        return np.zeros((0, 0), bool), corner
+    first = int(rows[0]), int(cols[0])
+    kept = inside[first[0] : rows[-1] + 1, first[1] : cols[-1] + 1]
+    return kept, (corner[0] + first[0], corner[1] + first[1])
 
 
 def _holds(inside: NDArray[np.bool_], corner: tuple[int, int], point: NDArray[np.int_]) -> bool:
@@ -347,9 +358,9 @@ def _grow(
     inside: NDArray[np.bool_], corner: tuple[int, int], *, spacing: NDArray[np.float64], margin_mm: float
 ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     """All pixels whose centre lies at most so far from the centre of one inside; may leave the image."""
-    pad = np.floor(margin_mm / spacing + 1e-9).astype(int)
+    pad = np.floor(margin_mm / spacing + _SLACK_MM).astype(int)
     outside = np.pad(~inside, [(width, width) for width in pad], constant_values=True)
-    grown = distance_transform_edt(outside, sampling=spacing) <= margin_mm + 1e-9
+    grown = distance_transform_edt(outside, sampling=spacing) <= margin_mm + _SLACK_MM
     return grown, (corner[0] - int(pad[0]), corner[1] - int(pad[1]))
 
 
