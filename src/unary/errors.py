@@ -8,6 +8,34 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Literal, get_args
+
+Reason = Literal[
+    "NOT_READABLE",
+    "NOT_AN_IMAGE",
+    "NOT_MG",
+    "MULTIFRAME",
+    "COLOUR",
+    "UNSUPPORTED_SYNTAX",
+    "CORRUPT_PIXELS",
+    "BLANK",
+    "TOO_LARGE",
+    "TIMEOUT",
+    "MEMORY_LIMIT",
+    "CRASH",
+    "FOR_PROCESSING_MODEL_MISMATCH",
+    "FOR_PRESENTATION_MODEL_MISMATCH",
+    "NO_SPACING",
+    "IMPLANT",
+    "MAGNIFICATION",
+    "PARTIAL_VIEW",
+    "QC_IMAGE",
+    "SPECIMEN",
+    "SYNTHETIC_2D",
+    "CONTRAST_ENHANCED",
+    "OUT_OF_DOMAIN",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)  # each is explained in docs/input.md
 
 
 class UnaryError(Exception):
@@ -15,7 +43,17 @@ class UnaryError(Exception):
 
 
 class ImageError(UnaryError):
-    """One image cannot be read or cannot be used; other images are not affected."""
+    """One image cannot be read or cannot be used; other images are not affected.
+
+    Attributes
+    ----------
+    reason
+        The cause for a program to act on; None where none of `REASONS` fits.
+    """
+
+    def __init__(self, message: str, *, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ManifestError(UnaryError):

@@ -173,8 +173,8 @@ class OperatingPoint:
     measured_rate
         Findings per image in those images at this threshold, the mean over patients.
     promised
-        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.calibration`); where False there are
-        too few normal patients for one, and ``measured_rate`` is an estimate.
+        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.calibration`); where False there
+        are too few normal patients for one, and ``measured_rate`` is an estimate.
     false_alarm_rate
         Bound on the chance that a normal image has any finding here, in (0, 1]; a finite-sample guarantee.
     patients
@@ -240,8 +240,8 @@ class Detection:
     labels
         Shape (rows, cols) of the stored image, uint8: a finding's rank on its pixels, 0 elsewhere.
     image_score, image_p_value
-        The score of the most abnormal place, whether above the threshold or not, and its p-value; None when nothing could
-        be scored, and when the model has not been calibrated.
+        The score of the most abnormal place, whether above the threshold or not, and its p-value; None when nothing
+        could be scored, and when the model has not been calibrated.
     operating_point
         None for a model that has not been calibrated: then the findings are the ten strongest, whatever they score.
     out_of_domain
@@ -277,3 +277,32 @@ class ModelIdentity:
     version: str
     sha256: str
     data_hash: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the images that a model has learned from have in common; None and empty stand for unknown.
+
+    Of one image it says what that image is like.
+
+    Attributes
+    ----------
+    intents
+        Presentation Intent Types, as in `Image`.
+    manufacturers, model_names
+        Of the equipment.
+    spacing_mm
+        The smallest and the largest pixel spacing of the images as stored, either direction, in mm.
+    bits
+        How many bits a stored value has.
+    brightness
+        The lowest and the highest, over the images, of the 99th percentile of an image's stored pixels without padding.
+        Another range means another kind of detector, processing or encoding; preparation may still even it out.
+    """
+
+    intents: tuple[str, ...] = ()
+    manufacturers: tuple[str, ...] = ()
+    model_names: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float] | None = None
+    bits: tuple[int, ...] = ()
+    brightness: tuple[float, float] | None = None

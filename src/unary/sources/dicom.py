@@ -22,10 +22,10 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_modality_lut
-from pydicom.uid import RLELossless
+from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.uid import JPEGExtended12Bit, RLELossless
 
-from unary.errors import ImageError
+from unary.errors import ImageError, Reason
 from unary.records import Image
 
 MAMMOGRAPHY = {
@@ -35,6 +35,7 @@ MAMMOGRAPHY = {
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"}
 _LARGEST_PIXELS = 400_000_000
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
+_OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
 # SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4014.
 _VIEWS = {
     "399162004": "CC", "R-10242": "CC",
@@ -95,11 +96,10 @@ def read_header(path: Path) -> DicomHeader:
     ImageError
         If the file is no readable DICOM image or is compressed by deflate.
     """
-    with _reading(path):
-        _refuse_deflated(path)
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_ELEMENTS)
+    with reading_dicom(path):
+        dataset = read_elements(path, _HEADER_ELEMENTS)
         if "Rows" not in dataset or "Columns" not in dataset:
-            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?")
+            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?", reason="NOT_AN_IMAGE")
         patient = _clean(dataset, "PatientID")
         return DicomHeader(
             (int(dataset.Rows), int(dataset.Columns)),
@@ -123,18 +123,11 @@ def read_dicom(path: Path) -> Image:
         If the file is no readable DICOM image, has several frames or colour, is compressed by deflate (a small file can
         unpack to gigabytes), does not decode to the size that it declares, or holds values that are not finite.
     """
-    with _reading(path):
+    with reading_dicom(path):
         _refuse_deflated(path)
         dataset = pydicom.dcmread(path)
         _check_kind(dataset, path)
-        if dataset.file_meta.TransferSyntaxUID == RLELossless:
-            # The faster pylibjpeg-rle ends the whole program on a damaged stream: a Rust panic is no Exception.
-            dataset.pixel_array_options(decoding_plugin="pydicom")
-        stored = dataset.pixel_array
-        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-        shape = (int(dataset.Rows), int(dataset.Columns))
-        if stored.shape != shape:
-            raise ImageError(f"{path}: it declares {shape} pixels but holds {stored.shape}; truncated or damaged")
+        stored = _decode(dataset, path)
         pixels, limits = _apply_modality(dataset, stored, path)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
@@ -143,7 +136,7 @@ def read_dicom(path: Path) -> Image:
             limits,
             path,
             padding=_find_padding(dataset, stored),
-            spacing_mm=_find_spacing(dataset),
+            spacing_mm=find_spacing(dataset),
             laterality=_find_laterality(dataset),
             view=_find_view(dataset),
             intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _clean(dataset, "PresentationIntentType"),
@@ -153,8 +146,14 @@ def read_dicom(path: Path) -> Image:
         )
 
 
+def read_elements(path: Path, names: list[str]) -> Dataset:
+    """Read some elements of the header; call it inside `reading_dicom`."""
+    _refuse_deflated(path)
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading_dicom(path: Path, *, reason: Reason = "NOT_READABLE") -> Iterator[None]:
     """Keep pydicom silent, whose warnings and log quote patients' names and dates, and translate what it raises."""
     log = logging.getLogger("pydicom")
     level = log.level
@@ -164,11 +163,12 @@ def _reading(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except InvalidDicomError as error:
-        raise ImageError(f"{path}: not a DICOM file; another format under this name?") from error
+        raise ImageError(f"{path}: not a DICOM file; another format under this name?", reason="NOT_READABLE") from error
     except _DECODING_ERRORS as error:
         raise ImageError(
             f"{path}: not readable as a DICOM image ({type(error).__name__}); truncated, damaged or an unsupported "
-            "compression?"
+            "compression?",
+            reason="MEMORY_LIMIT" if isinstance(error, MemoryError) else reason,
         ) from error
     finally:
         log.setLevel(level)
@@ -178,28 +178,82 @@ def _refuse_deflated(path: Path) -> None:
     """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
     meta = pydicom.filereader.read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
-        raise ImageError(f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes")
+        raise ImageError(
+            f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes",
+            reason="UNSUPPORTED_SYNTAX",
+        )
+
+
+def _decode(dataset: Dataset, path: Path) -> NDArray[Any]:
+    """Return the stored pixels, shape (Rows, Columns), in the byte order of this machine."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not is_decodable(dataset):
+        raise ImageError(
+            f"{path}: no decoder for its transfer syntax ({_name_syntax(syntax)})", reason="UNSUPPORTED_SYNTAX"
+        )
+    if syntax == RLELossless:
+        # The faster pylibjpeg-rle ends the whole program on a damaged stream: a Rust panic is no Exception.
+        dataset.pixel_array_options(decoding_plugin="pydicom")
+    with reading_dicom(path, reason="CORRUPT_PIXELS"):
+        stored = dataset.pixel_array
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    if stored.shape != shape:
+        raise ImageError(
+            f"{path}: it declares {shape} pixels but holds {stored.shape}; truncated or damaged",
+            reason="CORRUPT_PIXELS",
+        )
+    native: NDArray[Any] = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return native
+
+
+def is_decodable(dataset: Dataset) -> bool:
+    """Return whether there is a decoder for the transfer syntax; none is free for lossy JPEG of 12 bits."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+    return available and not (syntax == JPEGExtended12Bit and dataset.get("BitsStored") != 8)
+
+
+def _name_syntax(syntax: Any) -> str:
+    """The standard's name of a transfer syntax; a private or damaged one is not quoted."""
+    name = getattr(syntax, "name", "")
+    return name if name and name != str(syntax) else "a private or damaged one"
 
 
 def _check_kind(dataset: Dataset, path: Path) -> None:
     """Refuse what is no single grey image, before anything is decoded."""
     modality = str(dataset.get("Modality") or "OT")
     if modality not in _MODALITIES:
+        # A value that is not one of these may be anything, in a damaged header even a name: not to be quoted.
+        named = f"of modality {modality}" if modality in _OTHER_MODALITIES else "of an unknown modality"
         raise ImageError(
-            f"{path}: a grey image is needed, not an object of modality {modality[:16]}; a report, a segmentation or "
-            "an annotation?"
+            f"{path}: a grey image is needed, not an object {named}; a report, a segmentation or an annotation?",
+            reason="NOT_AN_IMAGE",
         )
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
-        raise ImageError(f"{path}: a DICOM object without pixels; truncated, or a report or annotation?")
+        raise ImageError(
+            f"{path}: a DICOM object without pixels; truncated, or a report or annotation?", reason="NOT_AN_IMAGE"
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise ImageError(f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not")
+        raise ImageError(
+            f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not",
+            reason="MULTIFRAME",
+        )
     photometric = str(dataset.get("PhotometricInterpretation"))
     if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"{path}: it is in colour or damaged ({photometric[:16]}); MONOCHROME1 or 2 is needed")
+        raise ImageError(
+            f"{path}: it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed",
+            reason="COLOUR",
+        )
     rows, cols = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * cols <= _LARGEST_PIXELS:
-        raise ImageError(f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read")
+        raise ImageError(
+            f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read",
+            reason="TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS",
+        )
 
 
 def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -218,7 +272,7 @@ def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple
     if stored.dtype.kind == "f":
         pixels = stored.astype(np.float32)
         if not np.isfinite(pixels).all():
-            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)")
+            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS")
         return pixels, (float(pixels.min()), float(pixels.max()))
     if dataset.get("ModalityLUTSequence"):
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
@@ -230,15 +284,18 @@ def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple
         return stored, (float(low), float(high))
     ends = sorted((low * slope + intercept, high * slope + intercept))
     if not np.isfinite(ends).all():
-        raise ImageError(f"{path}: its rescale slope and intercept give values that are not finite")
+        raise ImageError(
+            f"{path}: its rescale slope and intercept give values that are not finite", reason="CORRUPT_PIXELS"
+        )
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), (ends[0], ends[1])
 
 
-def _find_spacing(dataset: Dataset) -> tuple[float, float] | None:
-    """Spacing in mm (row, col), in the order of trust: in the patient, at the detector, on the scanned film, unknown.
+def find_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Return the spacing in mm (row, col), or None when it is unknown.
 
-    A Pixel Spacing that only repeats the detector's, with no calibration stated, is the detector's (PS3.3 10.7.1.3),
-    and the magnification still has to be undone.
+    In the order of trust: in the patient, at the detector, on the scanned film. A Pixel Spacing that only repeats the
+    detector's, with no calibration stated, is the detector's (PS3.3 10.7.1.3), and the magnification still has to be
+    undone.
     """
     pixel, detector = _find_pair(dataset, "PixelSpacing"), _find_pair(dataset, "ImagerPixelSpacing")
     if pixel is not None and (pixel != detector or dataset.get("PixelSpacingCalibrationType")):

@@ -29,7 +29,7 @@ def read_image(path: Path | str) -> Image:
         If the file is missing, empty, damaged, of another kind, or shows one single value everywhere.
     """
     path = Path(path)
-    image = read_dicom(path) if _is_dicom(path) else read_raster(path)
+    image = read_dicom(path) if is_dicom(path) else read_raster(path)
     check_pixels(image)
     return image
 
@@ -43,7 +43,7 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
         As `read_image`, and if the mask marks nothing.
     """
     path = Path(path)
-    mask: NDArray[np.bool_] = (read_dicom(path) if _is_dicom(path) else read_raster(path)).pixels > 0
+    mask: NDArray[np.bool_] = (read_dicom(path) if is_dicom(path) else read_raster(path)).pixels > 0
     if not mask.any():
         raise ImageError(f"{path}: the mask marks no pixel; not a mask, or damaged?")
     return mask
@@ -58,7 +58,7 @@ def read_shape(path: Path | str) -> tuple[int, int]:
         If the header is not readable. The pixels may still be damaged if it is.
     """
     path = Path(path)
-    return read_header(path).shape if _is_dicom(path) else read_raster_shape(path)
+    return read_header(path).shape if is_dicom(path) else read_raster_shape(path)
 
 
 def check_pixels(image: Image) -> None:
@@ -70,12 +70,16 @@ def check_pixels(image: Image) -> None:
         If it is.
     """
     if image.pixels.size == 0:
-        raise ImageError(f"{image.path}: it has no pixels, its shape is {image.shape}")
+        raise ImageError(f"{image.path}: it has no pixels, its shape is {image.shape}", reason="BLANK")
     low, high = image.pixels.min(), image.pixels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError(f"{image.path}: it holds values that are not finite (NaN or infinity)")
+        raise ImageError(
+            f"{image.path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS"
+        )
     if low == high:
-        raise ImageError(f"{image.path}: every pixel has the value {low}; the image is blank or damaged")
+        raise ImageError(
+            f"{image.path}: every pixel has the value {low}; the image is blank or damaged", reason="BLANK"
+        )
 
 
 def is_image_file(path: Path) -> bool:
@@ -101,14 +105,21 @@ def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
     return None
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is to be read as DICOM: by its content, else by its name.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be opened, is empty, or is neither DICOM nor a raster.
+    """
     try:
         if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
+            raise ImageError(f"{path}: the file is empty", reason="NOT_READABLE")
         dicom = has_dicom_magic(path)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror})") from error
+        raise ImageError(f"{path}: cannot be opened ({error.strerror})", reason="NOT_READABLE") from error
     suffix = path.suffix.lower()
     if not dicom and suffix not in RASTER_SUFFIXES + DICOM_SUFFIXES:
-        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}")
+        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}", reason="NOT_READABLE")
     return dicom or suffix in DICOM_SUFFIXES

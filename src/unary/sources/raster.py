@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from unary.errors import ImageError
+from unary.errors import ImageError, Reason
 from unary.records import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -64,7 +64,10 @@ def read_raster(path: Path) -> Image:
     if pixels.dtype.kind == "f":
         return _build_float_image(pixels, path)
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4 or pixels.dtype == np.uint32:
-        raise ImageError(f"{path}: pixels of type {pixels.dtype} are not supported; 8 to 16 bits or float are")
+        raise ImageError(
+            f"{path}: pixels of type {pixels.dtype} are not supported; 8 to 16 bits or float are",
+            reason="UNSUPPORTED_SYNTAX",
+        )
     info = np.iinfo(pixels.dtype)
     limits = (0.0, float(2**bits - 1)) if bits and info.min == 0 else (float(info.min), float(info.max))
     return Image(pixels, limits, path)
@@ -96,22 +99,35 @@ def _opening(path: Path) -> Iterator[PIL.Image.Image]:
                 _check_size(int(file.height), int(file.width), path)
                 yield file
     except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error})") from error
+        raise ImageError(f"{path}: too large ({error})", reason="TOO_LARGE") from error
     except _DAMAGE as error:
-        raise ImageError(f"{path}: not readable as an image ({error}); truncated, or another format?") from error
+        raise ImageError(
+            f"{path}: not readable as an image ({error}); truncated, or another format?", reason=_tell_reason(error)
+        ) from error
+
+
+def _tell_reason(error: Exception) -> Reason:
+    """Pillow knows no more than that a file is not an image, or that its pixels end early or make no sense."""
+    if isinstance(error, MemoryError):
+        return "MEMORY_LIMIT"
+    unknown = isinstance(error, PIL.UnidentifiedImageError) or getattr(error, "errno", None) is not None
+    return "NOT_READABLE" if unknown else "CORRUPT_PIXELS"
 
 
 def _check_size(rows: int, cols: int, path: Path) -> None:
     """Refuse before anything is decoded: a damaged header can ask for terabytes of memory."""
     if not 0 < rows * cols <= _LARGEST_PIXELS:
-        raise ImageError(f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read")
+        raise ImageError(
+            f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read",
+            reason="TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS",
+        )
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
     with _opening(path) as file:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
-            raise ImageError(f"{path}: it holds {frames} images; one is needed")
+            raise ImageError(f"{path}: it holds {frames} images; one is needed", reason="MULTIFRAME")
         # A palette holds 8-bit colours; whether they are all grey is seen afterwards.
         return np.asarray(file.convert("RGBA") if file.mode in ("P", "PA") else file)
 
@@ -139,7 +155,7 @@ def _build_float_image(pixels: NDArray[Any], path: Path) -> Image:
     with np.errstate(over="ignore"):
         pixels = pixels.astype(np.float32)
     if not np.isfinite(pixels).all():
-        raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)")
+        raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS")
     return Image(pixels, (float(pixels.min()), float(pixels.max())), path)
 
 
@@ -156,16 +172,22 @@ def _opening_tiff(path: Path) -> Iterator[Any]:
             stack = (file.imagej_metadata or {}).get("images", 1)
             count = max(len(file.pages), int(stack))
             if count > 1:
-                raise ImageError(f"{path}: it holds {count} pages; one is needed")
+                raise ImageError(f"{path}: it holds {count} pages; one is needed", reason="MULTIFRAME")
             page = file.pages[0]
             _check_size(int(page.imagelength), int(page.imagewidth), path)
             if page.is_tiled:
                 _check_size(int(page.tilelength), int(page.tilewidth), path)
             if page.samplesperpixel > 4 or page.imagedepth != 1:
-                raise ImageError(f"{path}: a two-dimensional grey image is needed, its shape is {page.shape}")
+                raise ImageError(
+                    f"{path}: a two-dimensional grey image is needed, its shape is {page.shape}",
+                    reason="COLOUR" if page.imagedepth == 1 else "MULTIFRAME",
+                )
             yield page
     except (*_DAMAGE, tifffile.TiffFileError) as error:
-        raise ImageError(f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?") from error
+        raise ImageError(
+            f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?",
+            reason="NOT_READABLE" if isinstance(error, tifffile.TiffFileError) else _tell_reason(error),
+        ) from error
     finally:
         log.setLevel(level)
 
@@ -190,12 +212,15 @@ def _as_grey(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         opaque = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
         if pixels[..., -1].min(initial=opaque) != opaque:
-            raise ImageError(f"{path}: it is partly transparent; grey values alone are needed")
+            raise ImageError(f"{path}: it is partly transparent; grey values alone are needed", reason="COLOUR")
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
         if (pixels != pixels[..., :1]).any():
-            raise ImageError(f"{path}: it is in colour; grey values are needed")
+            raise ImageError(f"{path}: it is in colour; grey values are needed", reason="COLOUR")
         pixels = np.ascontiguousarray(pixels[..., 0])
     if pixels.ndim != 2 or 0 in pixels.shape:
-        raise ImageError(f"{path}: a two-dimensional grey image is needed, its shape is {pixels.shape}")
+        raise ImageError(
+            f"{path}: a two-dimensional grey image is needed, its shape is {pixels.shape}",
+            reason="COLOUR" if pixels.ndim == 3 else "CORRUPT_PIXELS",
+        )
     return pixels
