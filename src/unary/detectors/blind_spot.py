@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.tissue import Tissue
+from unary.detectors.tissue import Tissue, share_scale
 
 MEAN_WINDOW_PX = 15
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
@@ -133,8 +133,13 @@ class BlindSpot:
     network: BlindSpotNetwork
 
     def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
-        """Return the standardised surprise, shape (rows, cols): how many stated spreads brighter than expected."""
-        result: NDArray[np.float32] = np.full(tissue.mask.shape, _OUTSIDE, np.float32)
+        """Return the standardised surprise, shape (rows, cols): how much brighter a pixel is than expected.
+
+        In units of the geometric mean of the spread stated at the pixel and of the image's median spread (see
+        `unary.detectors.tissue.share_scale`): a network that has seen few images claims too much where tissue is quiet.
+        """
+        error = np.zeros(tissue.mask.shape, np.float32)
+        spread = np.ones(tissue.mask.shape, np.float32)
         with torch.inference_mode():
             structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])
             rows, cols = tissue.mask.shape
@@ -142,16 +147,15 @@ class BlindSpot:
                 for col in range(0, cols, _TILE_PX):
                     window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
                     if tissue.mask[window].any():
-                        surprise = self._examine_tile(structure, row, col)
-                        np.copyto(result[window], surprise, where=tissue.mask[window])
-        return result
+                        error[window], spread[window] = self._examine_tile(structure, row, col)
+        surprise = error / share_scale(spread, tissue.mask, floor=0.0)
+        return np.where(tissue.mask, surprise, np.float32(_OUTSIDE))
 
-    def _examine_tile(self, structure: Tensor, row: int, col: int) -> NDArray[np.float32]:
-        """Surprise of one tile, from it and a margin that holds all that its pixels depend on."""
+    def _examine_tile(self, structure: Tensor, row: int, col: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
         margin = self.network.config.window_px // 2 + 3
         first_row, first_col = max(row - margin, 0), max(col - margin, 0)
         part = structure[:, :, first_row : row + _TILE_PX + margin, first_col : col + _TILE_PX + margin]
         mean, log_spread = self.network(part.contiguous(memory_format=torch.channels_last))
-        surprise = ((smooth_target(part) - mean) * torch.exp(-log_spread))[0, 0].numpy()
-        tile: NDArray[np.float32] = surprise[row - first_row :, col - first_col :][:_TILE_PX, :_TILE_PX]
-        return tile
+        tile = (slice(row - first_row, row - first_row + _TILE_PX), slice(col - first_col, col - first_col + _TILE_PX))
+        return (smooth_target(part) - mean)[0, 0].numpy()[tile], torch.exp(log_spread)[0, 0].numpy()[tile]

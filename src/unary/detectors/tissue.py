@@ -57,6 +57,25 @@ def read_tissue(pixels: NDArray[np.uint16]) -> Tissue:
     return Tissue(intensity, mask, noise.astype(np.float32))
 
 
+def share_scale(local: NDArray[np.float32], mask: NDArray[np.bool_], *, floor: float) -> NDArray[np.float32]:
+    """Return the geometric mean of a local scale and of its median over the image's tissue.
+
+    Parameters
+    ----------
+    local
+        Shape (rows, cols), float32, non-negative: how much a quantity varies near each pixel.
+    mask
+        Where the median is taken; where it is nowhere, the local scale alone counts.
+    floor
+        Added to both, to keep blank tissue from dividing by nothing.
+    """
+    typical = float(np.median(local[mask])) if mask.any() else None
+    if typical is None:
+        return local + np.float32(floor)
+    shared: NDArray[np.float32] = np.sqrt((local + np.float32(floor)) * np.float32(typical + floor))
+    return shared
+
+
 def smooth(values: NDArray[np.floating], window_px: int) -> NDArray[np.float64]:
     """Two passes of a square window, zero beyond the border: nearly a Gaussian, at a cost free of its width.
 

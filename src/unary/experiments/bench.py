@@ -48,7 +48,7 @@ __all__ = ["BenchConfig", "BenchData", "BenchResult", "Cell", "Entrant", "Fold",
 logger = logging.getLogger(__name__)
 
 Kind = Literal["control", "no learning", "normals only", "normals + lesion prior"]
-REFERENCES = ("laplacian", "wei2018")
+REFERENCES = ("laplacian", "wei2018", "fusion")
 MAIN_GROUPS = ("calcification_birads5", "calcification_birads2_4", "calcification", "mass", ALL)
 _FORMAT = 1
 

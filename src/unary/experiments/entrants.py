@@ -19,7 +19,7 @@ from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.detectors.tissue import read_tissue
 from unary.experiments.bench import BenchData, Entrant, Fit
 from unary.experiments.entrants_learned import LEARNED, FineScorer, share_checkpoint
-from unary.fitting.fusion import FusionConfig
+from unary.fitting.fusion import WITH_PRIOR, FusionConfig
 from unary.pipeline import train_fusion
 from unary.scoring import measure_controls
 
@@ -106,12 +106,8 @@ def _fit_fusion(
     return _FusedParts(learned, weights)
 
 
-_LAPLACIAN, _BLIND_SPOT, _PROMINENCE, _SEGMENTATION = (
-    ("laplacian", 1.0),
-    ("blind_spot", 1.0),
-    ("prominence", 2.0),
-    ("segmentation", 1.0),
-)
+_LAPLACIAN, _BLIND_SPOT, _PROMINENCE = FusionConfig().weights
+_SEGMENTATION = ("segmentation", dict(WITH_PRIOR)["segmentation"])
 _STRICT = FusionConfig().weights
 
 
@@ -126,10 +122,15 @@ ENTRANTS = (
     Entrant(
         "fusion",
         "normals only",
-        "dense_laplacian + blind_spot + 2 x prominence, as surprisals; pays for the parts marked (*)",
+        "dense_laplacian + blind_spot + prominence, as surprisals; pays for the parts marked (*)",
         _fuse(_LAPLACIAN, _BLIND_SPOT, _PROMINENCE),
     ),
-    Entrant("dense_laplacian", "no learning", "the same on whole images, skin line filled (*)", _fuse(_LAPLACIAN)),
+    Entrant(
+        "dense_laplacian",
+        "no learning",
+        "the same on whole images, scaled by place and image (*)",
+        _fuse(_LAPLACIAN),
+    ),
     Entrant("prominence", "no learning", "regional brightness against the breast's own (*)", _fuse(_PROMINENCE)),
     Entrant("blind_spot", "normals only", "surprise of a pixel given its surroundings (*)", _fuse(_BLIND_SPOT)),
     Entrant(

@@ -23,7 +23,7 @@ from unary.fitting.segmentation import fit_segmentation
 from unary.patches import Origins
 from unary.training import StepsConfig
 
-BLIND_SPOT_STRONGEST = 8
+BLIND_SPOT_STRONGEST = 2
 Progress = Callable[[str, int, int], None]  # what is trained, steps done, steps in all
 
 
@@ -35,14 +35,14 @@ class FusionConfig:
     ----------
     weights
         By part: ``laplacian``, ``blind_spot``, ``prominence``, ``segmentation``. A part that is not named is not
-        fitted. Prominence counts twice, because two of the others look for specks.
+        fitted.
     blind_spot, segmentation
         Optimisation of the learned parts.
     seed
         Of the initial weights and all draws.
     """
 
-    weights: tuple[tuple[str, float], ...] = (("laplacian", 1.0), ("blind_spot", 1.0), ("prominence", 2.0))
+    weights: tuple[tuple[str, float], ...] = (("laplacian", 1.0), ("blind_spot", 1.0), ("prominence", 1.0))
     blind_spot: StepsConfig = field(default_factory=lambda: BLIND_SPOT_STEPS)
     segmentation: StepsConfig = field(default_factory=lambda: SEGMENTATION_STEPS)
     seed: int = 0
@@ -56,7 +56,7 @@ class FusionConfig:
             raise ValueError(f"the weights of a fusion must be positive: {self.weights}")
 
 
-WITH_PRIOR = (("laplacian", 1.0), ("blind_spot", 1.0), ("segmentation", 1.0), ("prominence", 2.0))
+WITH_PRIOR = (("laplacian", 1.0), ("blind_spot", 1.0), ("segmentation", 1.0), ("prominence", 1.0))
 
 
 @dataclass(frozen=True, eq=False)
