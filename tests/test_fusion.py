@@ -190,7 +190,11 @@ def test_a_fusion_finds_what_was_planted_and_adds_up(fusion, normals):
     held = ((origins <= (99, 59)) & (origins + 64 > (102, 62))).all(axis=1)
     far = (origins[:, 0] > 130) | (origins[:, 0] + 64 < 70)
     assert (after.scores[held] > before.scores[held]).all()
-    assert np.abs(after.scores[far] - before.scores[far]).max() < 1.5
+    moved = np.abs(
+        after.scores[far] - before.scores[far]
+    )  # the image's own scale, which parts divide by, moves a little
+    assert np.median(moved) < 0.3
+    assert moved.max() < (after.scores[held] - before.scores[held]).max() / 2
     row, col = np.unravel_index(np.nanargmax(after.anomaly_map), after.anomaly_map.shape)
     assert abs(row - 100) <= 3
     assert abs(col - 60) <= 3

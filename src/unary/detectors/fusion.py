@@ -9,6 +9,7 @@ the weights, which are part of the configuration and fixed before any evaluation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,17 +44,21 @@ class Surprisal:
         Ascending knots of the curve below the tail; linear in between.
     tail_start, tail_scale
         Where the tail begins and by how much the value must rise for one more unit of surprisal.
+    tail_surprisal
+        Where the tail begins, -log of the share of normal values beyond: that of 1 %, or of more where the strongest
+        values are equal, as they are when overlapping patches share their strongest pixel.
     """
 
     values: tuple[float, ...]
     surprisals: tuple[float, ...]
     tail_start: float
     tail_scale: float
+    tail_surprisal: float = -math.log(_TAIL)
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the surprisal of each value, float64, non-negative and never clamped above."""
         body = np.interp(values, self.values, self.surprisals)
-        tail = -np.log(_TAIL) + (values - self.tail_start) / self.tail_scale
+        tail = self.tail_surprisal + (values - self.tail_start) / self.tail_scale
         result: NDArray[np.float64] = np.where(values > self.tail_start, tail, body)
         return result
 
@@ -72,14 +77,18 @@ def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
     if not np.isfinite(ordered).all():
         raise TrainingError("a detector gave scores that are not finite on normal patches")
     start = float(np.quantile(ordered, 1 - _TAIL))
+    if start == ordered[-1]:
+        start = float(ordered[max(int(np.searchsorted(ordered, start)) - 1, 0)])
     beyond = ordered[ordered > start]
     if len(beyond) == 0 or not start > ordered[0]:
         raise TrainingError("a detector gives (nearly) the same score to all normal patches; are the images blank?")
     positions = np.unique(np.linspace(0, np.searchsorted(ordered, start), _KNOTS).round().astype(int))
     knots, first = np.unique(ordered[positions], return_index=True)
     exceeding = (len(ordered) - positions[first]) / (len(ordered) + 1)
-    heights = np.minimum.accumulate((-np.log(np.maximum(exceeding, _TAIL)))[::-1])[::-1]
-    return Surprisal(tuple(knots.tolist()), tuple(heights.tolist()), start, float((beyond - start).mean()))
+    share = max(_TAIL, len(beyond) / len(ordered))
+    heights = np.minimum.accumulate((-np.log(np.maximum(exceeding, share)))[::-1])[::-1]
+    scale = float((beyond - start).mean())
+    return Surprisal(tuple(knots.tolist()), tuple(heights.tolist()), start, scale, float(-np.log(share)))
 
 
 @dataclass(frozen=True, eq=False)
