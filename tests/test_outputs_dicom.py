@@ -1,0 +1,549 @@
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_voi_lut
+from pydicom.sequence import Sequence
+
+from unary.errors import ImageError, MissingPackageError
+from unary.outputs.dicom import (
+    DEFAULT_KINDS,
+    KINDS,
+    build_report,
+    make_uid_maker,
+    write_dicom_results,
+)
+from unary.outputs.dicom_capture import BANNER, draw_capture, render_gray
+from unary.outputs.dicom_header import DISCLAIMER, extract_source
+from unary.outputs.dicom_report import (
+    ANOMALY_SCORE,
+    DOMAIN,
+    FINDING_COUNT,
+    IMAGE_P_VALUE,
+    IMAGE_SCORE,
+    OUT_OF_DOMAIN,
+    P_VALUE,
+    SUMMARY,
+    THRESHOLD,
+    WITH_FINDINGS,
+    WITHOUT_FINDINGS,
+)
+from unary.outputs.dicom_segmentation import MOST_SEGMENTS, scale_map
+from unary.records import Detection, Finding, ModelIdentity, OperatingPoint
+from unary.sources.dicom import read_dicom
+from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+
+VALIDATOR = Path(sys.executable).with_name("dciodvfy")
+MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789)
+IDENTITY = ModelIdentity("fusion", "0.1.0", "0123456789abcdef" * 4, "fedcba9876543210" * 4)
+POINT = OperatingPoint("1", 1.0, 4.3210987654321, 0.9, True, 0.6, 41)
+NAMES = {"SC": "Secondary Capture", "MG": "Digital Mammography"}
+CANARY = "Canary^Zoë"
+
+
+def make_detection(shape, *, count=3, spacing=True, point=POINT, out_of_domain=()):
+    """Return a detection of rectangles in rows and columns of their own."""
+    rng = np.random.default_rng(count)
+    labels = np.zeros(shape, np.uint8)
+    findings = []
+    side = int(np.ceil(np.sqrt(max(count, 1))))
+    height, width = shape[0] // side, shape[1] // side
+    for rank in range(1, count + 1):
+        r0, c0 = (rank - 1) // side * height + 2, (rank - 1) % side * width + 3
+        r1, c1 = r0 + max(height // 2, 3), c0 + max(width // 3, 3)
+        labels[r0:r1, c0:c1] = rank
+        labels[r0, c0] = 0  # no rectangle: the box cannot be told from the corners alone
+        outline = ((r0 - 0.5, c0 + 0.5), (r0 - 0.5, c1 - 0.5), (r1 - 0.5, c1 - 0.5), (r1 - 0.5, c0 - 0.5))
+        score = 20 / rank + float(rng.random())
+        size = (float(rng.random()) * 30, float(rng.random()) * 9) if spacing else (None, None)
+        p_value = None if point is None else float(rng.random())
+        findings.append(Finding(rank, score, p_value, (r0, c0, r1, c1), outline, (r0 + 1, c0 + 1), 1, *size))
+    score = findings[0].score if findings else 3.1234567
+    p_value = None if point is None else 0.123456789
+    return Detection(tuple(findings), labels, score, p_value, point, out_of_domain)
+
+
+def strip_to_inbreast(dataset):
+    """Leave what an INbreast file holds, in its layout."""
+    kept = Dataset()
+    kept.file_meta = dataset.file_meta
+    for keyword in (
+        "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType", "ImagerPixelSpacing", "ViewPosition",
+        "StudyInstanceUID", "SeriesInstanceUID", "ImageLaterality", "SamplesPerPixel", "PhotometricInterpretation",
+        "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
+    ):  # fmt: skip
+        kept[keyword] = dataset[keyword]
+    kept.PatientName = kept.PatientID = "removed"
+    return kept
+
+
+def turn_into_cbis(dataset):
+    """A Secondary Capture without spacing or view, the view in the wrong attribute."""
+    kept = strip_to_inbreast(dataset)
+    for keyword in ("ImagerPixelSpacing", "ViewPosition", "ImageLaterality", "PresentationIntentType"):
+        del kept[keyword]
+    kept.SOPClassUID = kept.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    kept.SpecificCharacterSet, kept.ConversionType, kept.StudyID = "ISO_IR 100", "WSD", "DDSM"
+    kept.PatientID, kept.PatientName = "Mass-Test_P_00001_LEFT_CC", "Mass-Test"
+    kept.PatientOrientation = "CC"
+    return kept
+
+
+def turn_monochrome1(dataset):
+    values = 4095 - dataset.pixel_array
+    dataset.PixelData = values.astype("<u2").tobytes()
+    dataset.PhotometricInterpretation, dataset.PresentationLUTShape = "MONOCHROME1", "INVERSE"
+    dataset.WindowCenter = 4095 - 1700
+    return dataset
+
+
+def make_awkward(dataset):
+    """What the field does to headers."""
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName, dataset.PatientSex = CANARY, "W"
+    dataset.OtherPatientIDs, dataset.IssuerOfPatientID = ["A1", "B2"], "Klinik Süd"
+    dataset.StudyDescription, dataset.AccessionNumber = "Mammographie beidseits, Größe", "ACC-77"
+    dataset.WindowCenter, dataset.WindowWidth = [1700, 1500], [2800, 900]
+    dataset.add_new("PatientWeight", "DS", "70")
+    dataset["PatientWeight"].value = 70
+    dataset.PatientAge = "061Y"
+    dataset.ProcedureCodeSequence = Sequence([Dataset()])
+    code = dataset.ProcedureCodeSequence[0]
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "MG1", "99KLINIK", "Mammographie"
+    return dataset
+
+
+VARIANTS = {
+    "L CC": ("L", "CC", None),
+    "R CC": ("R", "CC", None),
+    "L MLO": ("L", "MLO", None),
+    "R MLO": ("R", "MLO", None),
+    "MONOCHROME1": ("L", "CC", turn_monochrome1),
+    "INbreast": ("R", "CC", strip_to_inbreast),
+    "CBIS-DDSM": ("L", "CC", turn_into_cbis),
+    "awkward": ("L", "MLO", make_awkward),
+}
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """Return the path of one small image per variant."""
+    folder = tmp_path_factory.mktemp("sources")
+    paths = {}
+    for number, (name, (side, view, change)) in enumerate(VARIANTS.items()):
+        path = folder / f"{number}.dcm"
+        rng = np.random.default_rng(5)
+        phantom = build_phantom(PhantomConfig(rows=192, cols=160), rng=rng, view=view, laterality=side)
+        write_phantom(phantom, path, image_id=name, patient_id="P1")
+        if change is not None:
+            change(pydicom.dcmread(path)).save_as(path, enforce_file_format=True)
+        paths[name] = path
+    return paths
+
+
+def make_map(shape):
+    values = np.random.default_rng(3).normal(2, 1, shape).astype(np.float32)
+    values[:, : shape[1] // 3] = np.nan
+    return values
+
+
+def write(source, detection, folder, *, kinds=KINDS, **changes):
+    settings = {"moment": MOMENT, "anomaly_map": make_map(detection.labels.shape), **changes}
+    return write_dicom_results(source, detection, IDENTITY, folder, kinds=kinds, **settings)
+
+
+@pytest.fixture(scope="session")
+def written(sources, tmp_path_factory):
+    """Return, per variant, the source's path, the detection and the folder of its results."""
+    results = {}
+    for name, path in sources.items():
+        detection = make_detection((192, 160), spacing=name != "CBIS-DDSM")
+        folder = tmp_path_factory.mktemp("results")
+        assert [p.stem for p in write(path, detection, folder)] == list(KINDS)
+        results[name] = (path, detection, folder)
+    return results
+
+
+def find_errors(path):
+    """Return what the validator calls an error."""
+    done = subprocess.run([VALIDATOR, "-new", path], capture_output=True, text=True, errors="replace", check=False)
+    assert any(name in done.stderr for name in ("SR", "Segmentation", "SCImage", "PresentationState"))
+    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
+
+
+def find_number(group, name):
+    found = [m.value for m in group.get_measurements() if m.name == name]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def read_groups(path):
+    """Return a report's group of the image and the groups of its findings."""
+    content = hd.sr.srread(path).content
+    (image,) = content.get_image_measurement_groups()
+    return image, content.get_planar_roi_measurement_groups()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_objects_are_valid(written, variant):
+    _, _, folder = written[variant]
+    for kind in KINDS:
+        assert find_errors(folder / f"{kind}.dcm") == [], kind
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_objects_belong_to_the_patient_and_study_of_their_source_and_to_series_of_their_own(written, variant):
+    path, _, folder = written[variant]
+    source = pydicom.dcmread(path)
+    results = [pydicom.dcmread(folder / f"{kind}.dcm") for kind in KINDS]
+    for result in results:
+        for keyword in ("StudyInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "StudyDate", "StudyTime",
+                        "AccessionNumber", "StudyID", "StudyDescription", "OtherPatientIDs", "IssuerOfPatientID",
+                        "PatientAge", "PatientWeight", "ProcedureCodeSequence", "SpecificCharacterSet"):  # fmt: skip
+            assert (result.get(keyword) or "") == (source.get(keyword) or ""), keyword
+        assert result.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+        assert DISCLAIMER in str(result)
+    for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
+        assert len({str(item[keyword].value) for item in (source, *results)}) == 1 + len(KINDS)
+    assert {str(result.PatientSex or "") for result in results} <= {"F", ""}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_object_names_model_operating_point_and_source(written, kind):
+    path, _, folder = written["L CC"]
+    stored = (folder / f"{kind}.dcm").read_bytes()
+    source = pydicom.dcmread(path)
+    for text in (DISCLAIMER, IDENTITY.sha256, IDENTITY.data_hash, "fusion", "0.1.0", "operating point: 1; threshold"):
+        assert text.encode() in stored, text
+    assert source.SOPInstanceUID.encode() in stored
+    assert b"NOT FOR DIAGNOSIS" in stored
+    assert pydicom.dcmread(folder / f"{kind}.dcm").ManufacturerModelName == "unary fusion"
+
+
+@pytest.mark.parametrize("variant", ["L CC", "MONOCHROME1", "CBIS-DDSM"])
+def test_the_report_reads_back_equal(written, variant):
+    path, detection, folder = written[variant]
+    image, groups = read_groups(folder / "report.dcm")
+    assert find_number(image, IMAGE_SCORE) == detection.image_score
+    assert find_number(image, IMAGE_P_VALUE) == detection.image_p_value
+    assert find_number(image, THRESHOLD) == POINT.threshold
+    assert find_number(image, FINDING_COUNT) == 3
+    evaluations = {e.name: e.value for e in image.get_qualitative_evaluations()}
+    assert evaluations[SUMMARY] == WITH_FINDINGS
+    assert len(groups) == len(detection.findings)
+    for group, finding in zip(groups, detection.findings, strict=True):
+        assert group.tracking_identifier == f"Finding {finding.rank}"
+        assert find_number(group, ANOMALY_SCORE) == finding.score
+        assert find_number(group, P_VALUE) == finding.p_value
+        points = group.roi.value  # (column, row), 0 at the outer edge of the first pixel
+        assert np.array_equal(points[0], points[-1])
+        assert np.array_equal(points[:-1, ::-1] - 0.5, np.float32(finding.outline))
+        sizes = {m.name.meaning: (m.value, m.unit.value) for m in group.get_measurements() if m.unit.value != "1"}
+        if variant == "CBIS-DDSM":
+            assert sizes == {}  # spacing unknown
+        else:
+            assert sizes == {"Area": (finding.area_mm2, "mm2"), "Diameter": (finding.diameter_mm, "mm")}
+    report, source = hd.sr.srread(folder / "report.dcm"), pydicom.dcmread(path)
+    assert [uid for _, _, uid, _ in report.get_evidence()] == [source.SOPInstanceUID]
+    flags = (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag)
+    assert flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
+    assert report.content[0].ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert (report.ContentDate, report.ContentTime) == ("20260203", "040506.000789")
+
+
+@pytest.mark.parametrize("variant", ["L CC", "MONOCHROME1", "INbreast", "CBIS-DDSM"])
+def test_the_segmentation_reads_back_equal(written, variant):
+    path, detection, folder = written[variant]
+    segmentation = hd.seg.segread(folder / "segmentation.dcm")
+    uid = pydicom.dcmread(path).SOPInstanceUID
+    labels = segmentation.get_pixels_by_source_instance([uid], combine_segments=True)
+    assert np.array_equal(labels[0], detection.labels)
+    report = {g.tracking_identifier: g.tracking_uid for g in read_groups(folder / "report.dcm")[1]}
+    assert dict(segmentation.get_tracking_ids()) == report
+    for number, finding in enumerate(detection.findings, 1):
+        text = segmentation.get_segment_description(number).SegmentDescription
+        assert f"Anomaly score {finding.score:.6g}, p-value {finding.p_value:.4g}" in text
+
+
+def test_the_heat_map_reads_back_within_half_a_step(written):
+    path, detection, folder = written["L CC"]
+    anomaly_map = make_map(detection.labels.shape)
+    segmentation = hd.seg.segread(folder / "heat_map.dcm")
+    stored = segmentation.get_pixels_by_source_instance([pydicom.dcmread(path).SOPInstanceUID])[0, ..., 0]
+    low, high = np.nanmin(anomaly_map), max(np.nanmax(anomaly_map), POINT.threshold)
+    inside = np.isfinite(anomaly_map)
+    assert np.all(stored[~inside] == 0)
+    score = low + stored * (high - low)
+    assert np.abs(score - anomaly_map)[inside].max() <= 0.501 / 255 * (high - low)
+    text = segmentation.get_segment_description(1).SegmentDescription
+    assert f"score = {low:.7g}" in text
+    assert "no probability" in text
+
+
+def test_a_map_that_is_constant_or_empty_is_stored_as_nothing():
+    for values in (np.full((4, 5), 2, np.float32), np.full((4, 5), np.nan, np.float32)):
+        assert not scale_map(values, None)[0].any()
+    assert not scale_map(np.full((4, 5), 2, np.float32), 1.0)[0].any()
+
+
+@pytest.mark.parametrize(("variant", "shape"), [("L CC", "IDENTITY"), ("MONOCHROME1", "INVERSE")])
+def test_the_presentation_state_draws_the_boxes_with_the_source_s_window(written, variant, shape):
+    path, detection, folder = written[variant]
+    state, source = pydicom.dcmread(folder / "presentation.dcm"), pydicom.dcmread(path)
+    assert state.PresentationLUTShape == shape
+    window = state.SoftcopyVOILUTSequence[0]
+    assert (window.WindowCenter, window.WindowWidth) == (source.WindowCenter, source.WindowWidth)
+    assert (state.RescaleSlope, state.RescaleIntercept) == (1, 0)
+    reference = state.ReferencedSeriesSequence[0]
+    assert reference.ReferencedImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    (annotation,) = state.GraphicAnnotationSequence
+    for graphic, finding in zip(annotation.GraphicObjectSequence, detection.findings, strict=True):
+        corners = np.reshape(graphic.GraphicData, (-1, 2))
+        (c0, r0), (c1, r1) = corners.min(axis=0), corners.max(axis=0)
+        assert (r0, c0, r1, c1) == finding.box
+        assert len(corners) == 5
+    texts = [item.UnformattedTextValue for item in annotation.TextObjectSequence]
+    assert texts == [DISCLAIMER, *(f"{f.rank}: {f.score:.3g}" for f in detection.findings)]
+
+
+def test_a_presentation_state_of_a_source_without_window_has_one_that_shows_the_breast(written):
+    path, _, folder = written["INbreast"]
+    window = pydicom.dcmread(folder / "presentation.dcm").SoftcopyVOILUTSequence[0]
+    pixels = read_dicom(path).pixels
+    low, high = window.WindowCenter - window.WindowWidth / 2, window.WindowCenter + window.WindowWidth / 2
+    assert np.mean((pixels > low) & (pixels < high)) > 0.3
+    assert low > pixels.min()
+
+
+def is_colour(picture):
+    return picture.max(axis=2) != picture.min(axis=2)
+
+
+@pytest.mark.parametrize("variant", ["L CC", "CBIS-DDSM"])
+def test_the_capture_shows_image_outlines_and_banner(written, variant):
+    path, detection, folder = written[variant]
+    capture = pydicom.dcmread(folder / "capture.dcm")
+    assert (capture.Modality, capture.PhotometricInterpretation) == ("OT", "RGB")
+    assert "PixelSpacing" not in capture
+    picture, image = capture.pixel_array, read_dicom(path)
+    gray = np.rint(255 * render_gray(image, pydicom.dcmread(path))).astype(np.uint8)
+    above = next(top for top in range(80) if np.median(picture[top + 100, :160] == gray[100][:, None]) == 1)
+    part = picture[above : above + 192, :160]
+    assert np.mean(part == gray[..., None]) > 0.6
+    assert is_colour(picture[:above]).sum() > 300  # the banner
+    assert is_colour(picture[above + 192 :]).sum() > 300  # the model's line
+    for finding in detection.findings:
+        (row, col), bottom = finding.outline[1], finding.outline[2][0]
+        middle = round((row + bottom) / 2)
+        assert is_colour(part[middle : middle + 1, round(col) - 3 : round(col) + 4]).any()
+
+
+def test_the_capture_has_half_the_resolution_of_a_large_image():
+    gray = np.tile(np.linspace(0, 1, 1201, dtype=np.float32), (901, 1))
+    picture = draw_capture(gray, make_detection((901, 1201), count=0), IDENTITY)
+    assert picture.shape[1] == 601
+    assert 451 < picture.shape[0] < 451 + 120
+    above = np.flatnonzero((picture[:, -1] == 255).all(axis=1))[0]
+    expected = np.rint(255 * (gray[0, 600] + gray[0, 601]) / 2)
+    assert np.array_equal(picture[above + 200, 300], np.full(3, expected))
+
+
+def test_the_capture_of_a_tiny_image_has_room_for_the_banner():
+    plain = np.zeros((40, 30), np.float32)
+    picture = draw_capture(plain, make_detection((40, 30), count=0), IDENTITY)
+    assert picture.shape[1] >= 512
+    assert len(BANNER) == 28
+    columns = np.flatnonzero(is_colour(picture).any(axis=0))
+    assert columns[0] > 0
+    assert columns[-1] < picture.shape[1] - 1
+
+
+def test_the_capture_says_that_an_image_is_out_of_domain():
+    gray = np.zeros((1500, 1200), np.float32)
+    known = draw_capture(gray, make_detection((1500, 1200), count=0), IDENTITY)
+    lines = ("spacing 0.05 mm; the model has learned from 0.07 mm",)
+    foreign = draw_capture(gray, make_detection((1500, 1200), count=0, out_of_domain=lines), IDENTITY)
+    assert len(foreign) > len(known)
+
+
+def test_polarity_does_not_change_the_picture(written):
+    shown = [render_gray(read_dicom(written[v][0]), pydicom.dcmread(written[v][0])) for v in ("L CC", "MONOCHROME1")]
+    assert np.abs(shown[0] - shown[1]).max() < 0.001
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_windows_agree_with_pydicom(sources, function):
+    source = pydicom.dcmread(sources["L CC"])
+    source.VOILUTFunction = function
+    expected = apply_voi_lut(source.pixel_array, source) / 4095
+    assert np.abs(render_gray(read_dicom(sources["L CC"]), source) - expected).max() < 0.001
+
+
+def test_a_table_of_values_is_used_where_there_is_one(sources, tmp_path):
+    source = pydicom.dcmread(sources["L CC"])
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    table["LUTDescriptor"].VR = "US"
+    table.add_new("LUTData", "OW", (np.linspace(0, 1, 4096) ** 2 * 65535).astype("<u2").tobytes())
+    source.VOILUTSequence = Sequence([table])
+    path = tmp_path / "table.dcm"
+    source.save_as(path, enforce_file_format=True)
+    shown = render_gray(read_dicom(path), pydicom.dcmread(path))
+    assert np.abs(shown - (source.pixel_array / 4095.0) ** 2).max() < 0.001
+    write(path, make_detection((192, 160)), tmp_path / "out")
+    state = pydicom.dcmread(tmp_path / "out" / "presentation.dcm")
+    assert state.SoftcopyVOILUTSequence[0].VOILUTSequence[0].LUTDescriptor == [4096, 0, 16]
+    for kind in KINDS:
+        assert find_errors(tmp_path / "out" / f"{kind}.dcm") == []
+
+
+def test_the_same_arguments_give_the_same_bytes(written, tmp_path):
+    path, detection, folder = written["R MLO"]
+    write(path, detection, tmp_path)
+    for kind in KINDS:
+        assert (tmp_path / f"{kind}.dcm").read_bytes() == (folder / f"{kind}.dcm").read_bytes(), kind
+
+
+def test_uids_depend_on_source_model_and_operating_point_alone(sources):
+    one, other = (extract_source(pydicom.dcmread(sources[name])) for name in ("L CC", "R CC"))
+    base = make_uid_maker(one, IDENTITY, POINT)("report series")
+    assert base == make_uid_maker(one, IDENTITY, replace(POINT, measured_rate=0.1))("report series")
+    different = [
+        make_uid_maker(other, IDENTITY, POINT)("report series"),
+        make_uid_maker(one, replace(IDENTITY, sha256="0" * 64), POINT)("report series"),
+        make_uid_maker(one, IDENTITY, replace(POINT, threshold=5.0))("report series"),
+        make_uid_maker(one, IDENTITY, None)("report series"),
+        make_uid_maker(one, IDENTITY, POINT)("report instance"),
+    ]
+    assert len({base, *different}) == 6
+    assert all(pydicom.uid.UID(uid).is_valid for uid in different)
+
+
+def test_arguments_are_not_changed(sources):
+    source = pydicom.dcmread(sources["awkward"])
+    before = source.to_json()
+    build_report(
+        source, make_detection((192, 160)), IDENTITY, uid=make_uid_maker(source, IDENTITY, POINT), moment=MOMENT
+    )
+    assert source.to_json() == before
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_nothing_found_is_reported_and_has_no_segmentation(sources, tmp_path, scored):
+    path = sources["R CC"]
+    write(path, make_detection((192, 160)), tmp_path, kinds=DEFAULT_KINDS)
+    assert (tmp_path / "segmentation.dcm").exists()
+    detection = make_detection((192, 160), count=0)
+    if not scored:
+        detection = replace(detection, image_score=None, image_p_value=None)
+    paths = write(path, detection, tmp_path)
+    assert [p.stem for p in paths] == ["report", "capture", "heat_map", "presentation"]
+    assert not (tmp_path / "segmentation.dcm").exists()  # the former run's finding is gone
+    assert [find_errors(p) for p in paths] == [[]] * 4
+    image, groups = read_groups(tmp_path / "report.dcm")
+    assert groups == []
+    assert find_number(image, FINDING_COUNT) == 0
+    assert find_number(image, IMAGE_SCORE) == detection.image_score
+    (outcome,) = (e.value for e in image.get_qualitative_evaluations() if e.name == SUMMARY)
+    assert (outcome == WITHOUT_FINDINGS) == scored
+
+
+def test_out_of_domain_and_not_calibrated_are_reported(sources, tmp_path):
+    lines = ("spacing 0.05 mm; the model has learned from 0.07 mm", "manufacturer “Zoë\\Co” is unknown")
+    detection = make_detection((192, 160), count=2, point=None, out_of_domain=lines)
+    paths = write(sources["L MLO"], detection, tmp_path)
+    assert [find_errors(p) for p in paths] == [[]] * 5
+    image, groups = read_groups(tmp_path / "report.dcm")
+    (domain,) = (e.value for e in image.get_qualitative_evaluations() if e.name == DOMAIN)
+    assert domain == OUT_OF_DOMAIN
+    assert len(groups) == 2
+    assert all(find_number(group, P_VALUE) is None for group in groups)
+    stored = (tmp_path / "report.dcm").read_bytes()
+    assert b"out of domain: spacing 0.05 mm; the model has learned from 0.07 mm; manufacturer ?Zo?/Co? is" in stored
+    assert b"not calibrated" in stored
+
+
+@pytest.mark.parametrize("count", [MOST_SEGMENTS, 70])
+def test_many_findings(sources, tmp_path, count):
+    detection = make_detection((192, 160), count=count)
+    paths = write(sources["L CC"], detection, tmp_path)
+    assert [find_errors(p) for p in paths] == [[]] * 5
+    _, groups = read_groups(tmp_path / "report.dcm")
+    assert [find_number(g, ANOMALY_SCORE) for g in groups] == [f.score for f in detection.findings]
+    segmentation = hd.seg.segread(tmp_path / "segmentation.dcm")
+    uid = pydicom.dcmread(sources["L CC"]).SOPInstanceUID
+    labels = segmentation.get_pixels_by_source_instance([uid], combine_segments=True)[0]
+    assert np.array_equal(labels, np.where(detection.labels <= MOST_SEGMENTS, detection.labels, 0))
+    assert ("30 most abnormal of 70" in segmentation.ContentDescription) == (count == 70)
+
+
+def test_outlines_beyond_the_image_end_at_its_edge(sources, tmp_path):
+    detection = make_detection((192, 160), count=1)
+    outline = ((-3.0, -2.0), (5.0, 400.0), (300.0, 10.0))
+    detection = replace(detection, findings=(replace(detection.findings[0], outline=outline),))
+    write(sources["L CC"], detection, tmp_path, kinds=("report", "capture"))
+    _, (group,) = read_groups(tmp_path / "report.dcm")
+    assert group.roi.value.tolist() == [[0, 0], [160, 5.5], [10.5, 192], [0, 0]]
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_is_written(sources, tmp_path):
+    detection = make_detection((192, 160))
+    with pytest.raises(ImageError, match=r"\(191, 160\).*\(192, 160\)"):
+        write(sources["L CC"], make_detection((191, 160)), tmp_path / "out")
+    with pytest.raises(ImageError, match="shape"):
+        write(sources["L CC"], detection, tmp_path / "out", anomaly_map=make_map((96, 80)))
+    with pytest.raises(ValueError, match="needs the anomaly map"):
+        write(sources["L CC"], detection, tmp_path / "out", anomaly_map=None)
+    with pytest.raises(ValueError, match="unknown kind 'sr'"):
+        write(sources["L CC"], detection, tmp_path / "out", kinds=("sr",))
+    with pytest.raises(ValueError, match="labels go up to 3"):
+        write(sources["L CC"], replace(detection, findings=detection.findings[:2]), tmp_path / "out")
+    dataset = pydicom.dcmread(sources["L CC"])
+    del dataset.StudyInstanceUID
+    dataset.save_as(tmp_path / "no_study.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match=r"no_study\.dcm.*StudyInstanceUID"):
+        write(tmp_path / "no_study.dcm", detection, tmp_path / "out")
+    (tmp_path / "text.dcm").write_text("no image")
+    with pytest.raises(ImageError, match="not a DICOM file"):
+        write(tmp_path / "text.dcm", detection, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_header_values_are_left_out_and_never_shown(sources, tmp_path, caplog, capsys, recwarn):
+    dataset = pydicom.dcmread(sources["L CC"])
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.PatientName, dataset.PatientID = "Kanarie^Vogel=x=y=z=^^^^^^", "KANARIE-77"
+    path = tmp_path / "damaged.dcm"
+    dataset.PatientBirthDate, dataset.PatientWeight, dataset.StudyTime = "19601201", "70.5", "101010"
+    dataset.save_as(path, enforce_file_format=True)
+    stored = path.read_bytes()
+    for good, bad in ((b"19601201", b"19KANARI"), (b"70.5", b"70,K"), (b"101010", b"10KANA")):
+        assert stored.count(good) == 1
+        stored = stored.replace(good, bad)
+    path.write_bytes(stored)
+    caplog.set_level(logging.DEBUG)
+    paths = write(path, make_detection((192, 160)), tmp_path / "out")
+    printed = capsys.readouterr()
+    said = "\n".join([caplog.text, printed.out, printed.err, *(str(w.message) for w in recwarn)])
+    assert "kana" not in said.lower()
+    result = pydicom.dcmread(paths[0])
+    assert result.PatientID == "KANARIE-77"
+    assert (result.PatientBirthDate, result.StudyTime) == ("", "")
+    assert "PatientWeight" not in result
+
+
+def test_highdicom_is_named_when_it_is_missing(sources, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    source = pydicom.dcmread(sources["L CC"])
+    with pytest.raises(MissingPackageError, match=r"unary\[dicom\]"):
+        build_report(
+            source, make_detection((192, 160)), IDENTITY, uid=make_uid_maker(source, IDENTITY, None), moment=MOMENT
+        )
