@@ -1,0 +1,244 @@
+"""Anomaly maps judged pixel by pixel, in bounded memory.
+
+A mammogram has ten million pixels, a test set billions, and their scores have neither a common unit nor known bounds,
+so that no histogram with bins fixed beforehand serves every detector. Instead each image is reduced once, by rank:
+sorted from the highest score down, pixels of one class are put into groups, and the middle pixel of each stands for its
+group. A group holds at most 1/512 as many pixels as rank above it, and at most 1/4096 of all; there are fewer than
+14,000 a class. So
+
+- no increasing map of the scores changes anything, since the same pixels are chosen;
+- images of fewer than 12,288 pixels a class are exact;
+- the AUROC is off by at most 1/4096, and in the tests by less than 0.00001;
+- the counts of true and false pixels above any threshold are off by at most 0.1 %, and so every precision by 0.2 %,
+  however rare the positives: the top of the ranking is kept pixel by pixel. In the tests the average precision is off
+  by less than 0.01 % of its value.
+
+What a pixel can say is limited. Large lesions outvote small ones, and annotated outlines are looser than what a
+detector marks. Whether lesions are found is answered by `unary.evaluation.froc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.intervals import _CHUNK, Estimate, FewPatientsError, _draw_patients, _interval
+from unary.evaluation.matching import Target
+from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, auroc, average_precision
+from unary.sources.manifest import LesionGroup
+
+_TAIL, _BULK = 512, 4096
+_BINS = 2000  # of either class, for the intervals
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSample:
+    """The pixels of one image, reduced by rank.
+
+    Attributes
+    ----------
+    patient
+        Identifier.
+    scores
+        Shape (n,), float64.
+    positive
+        Shape (n,), bool.
+    weights
+        Shape (n,), float64: how many pixels each stands for.
+    unscored
+        Positive pixels that have no score: a detector that does not look there cannot find them.
+    """
+
+    patient: str = field(repr=False)
+    scores: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    unscored: int
+
+
+@dataclass(frozen=True)
+class PixelSummary:
+    """What a detector's maps are worth pixel by pixel, with 95 % intervals over patients.
+
+    Attributes
+    ----------
+    auroc, average_precision
+        Over the pixels of all images together. The chance level of the latter is the share of positives.
+    positives, negatives
+        Pixels with a score.
+    unscored
+        Positive pixels without one, which count nowhere else.
+    patients
+        How many.
+    """
+
+    auroc: Estimate
+    average_precision: Estimate
+    positives: int
+    negatives: int
+    unscored: int
+    patients: int
+
+
+def draw_truth(
+    targets: Sequence[Target], shape: tuple[int, int], *, groups: Collection[LesionGroup] | None = None
+) -> NDArray[np.bool_]:
+    """Return which pixels of an image belong to a lesion, shape (rows, cols), bool.
+
+    Parameters
+    ----------
+    targets
+        Of the image, from `unary.evaluation.matching.group_targets`.
+    shape
+        Of the stored image.
+    groups
+        Kinds of lesions to draw; None for all. A group of calcifications is its specks, without the tissue between.
+    """
+    truth = np.zeros(shape, bool)
+    for target in targets:
+        if groups is None or target.group in groups:
+            for inside, (row, col) in target.parts:
+                truth[row : row + inside.shape[0], col : col + inside.shape[1]] |= inside
+    return truth
+
+
+def sample_pixels(
+    scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_], *, patient: str, complete: bool = True
+) -> PixelSample:
+    """Reduce the pixels of one image by rank.
+
+    Parameters
+    ----------
+    scores
+        Any shape, higher is more abnormal, NaN where nothing was scored.
+    positive
+        The same shape: the pixel belongs to a lesion.
+    patient
+        Identifier.
+    complete
+        Where False, pixels outside the annotated lesions are unknown, and left out.
+
+    Raises
+    ------
+    ScoreError
+        If shapes differ, or a score is infinite.
+    """
+    values, truth = np.asarray(scores), np.asarray(positive, bool)
+    if values.shape != truth.shape:
+        raise ScoreError(f"every pixel needs a score and a truth, got shapes {values.shape} and {truth.shape}")
+    values, truth = values.ravel(), truth.ravel()
+    if np.isinf(values).any():
+        raise ScoreError(f"scores must be finite or NaN, but {np.count_nonzero(np.isinf(values))} pixels are infinite")
+    scored = ~np.isnan(values)
+    found = _reduce(values[scored & truth])
+    rest = _reduce(values[scored & ~truth] if complete else values[:0])
+    return PixelSample(
+        patient,
+        np.concatenate([found[0], rest[0]]),
+        np.arange(len(found[0]) + len(rest[0])) < len(found[0]),
+        np.concatenate([found[1], rest[1]]),
+        int(np.count_nonzero(truth & ~scored)),
+    )
+
+
+def summarise_pixels(
+    samples: Sequence[PixelSample], *, rng: np.random.Generator, resamples: int = 2000
+) -> PixelSummary:
+    """Return AUROC and average precision over the pixels of all images, with patient-clustered 95 % intervals.
+
+    Patients are drawn as in `unary.evaluation.intervals`. For the intervals, and only there, scores are further put
+    into some thousands of bins, whose pixels count as tied.
+
+    Parameters
+    ----------
+    samples
+        One per image.
+    rng
+        Source of the draws.
+    resamples
+        How many.
+
+    Returns
+    -------
+    PixelSummary
+        Without intervals where no kind of patient has two members.
+
+    Raises
+    ------
+    OneClassError
+        If there are no positive or no negative pixels.
+    """
+    if not samples:
+        raise EvaluationError("there are no pixels to evaluate: no image was given")
+    scores, positive, weights = (
+        np.concatenate([getattr(sample, name) for sample in samples]) for name in ("scores", "positive", "weights")
+    )
+    counts = [int(weights[chosen].sum()) for chosen in (positive, ~positive)]
+    if 0 in counts:
+        raise OneClassError(f"both classes are needed, but there are {counts[0]} positive and {counts[1]} other pixels")
+    values = auroc(scores, positive, weights=weights), average_precision(scores, positive, weights=weights)
+    names, codes = np.unique([sample.patient for sample in samples], return_inverse=True)
+    owners = np.repeat(codes, [len(sample.scores) for sample in samples])
+    try:
+        draws = _draw_patients(owners, positive, resamples=resamples, rng=rng)
+    except FewPatientsError:
+        estimates = [Estimate(value, None, None) for value in values]
+    else:
+        table = _count_bins(scores, positive, weights, owners)
+        estimates = [
+            Estimate(value, *_interval(row)) for value, row in zip(values, _resample(table, draws), strict=True)
+        ]
+    unscored = sum(sample.unscored for sample in samples)
+    return PixelSummary(estimates[0], estimates[1], counts[0], counts[1], unscored, len(names))
+
+
+def _reduce(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One score per group of ranks, and how many pixels each stands for."""
+    edges, largest = [0], len(values) // _BULK
+    while edges[-1] < len(values):
+        size = max(1, min(edges[-1] // _TAIL, largest))
+        edges.append(min(len(values), edges[-1] + ((size - 1) | 1)))  # odd: an even group has no middle, only a bias
+    bounds = np.asarray(edges)
+    middle = (bounds[:-1] + bounds[1:]) // 2
+    return np.sort(values)[::-1][middle].astype(np.float64), np.diff(bounds).astype(np.float64)
+
+
+def _count_bins(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.float64], owners: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Pixels by class, patient and bin, shape (2, patients, bins); the first bin holds the lowest scores.
+
+    Half of the bins' edges are spread evenly over the ranks of either class, half ever denser towards the top.
+    """
+    cuts = []
+    for chosen in (positive, ~positive):
+        order = np.argsort(-scores[chosen], kind="stable")
+        above = np.cumsum(weights[chosen][order])
+        ranks = np.concatenate([np.geomspace(1, above[-1], _BINS // 2), np.linspace(1, above[-1], _BINS // 2)])
+        cuts.append(scores[chosen][order][np.minimum(np.searchsorted(above, ranks), len(order) - 1)])
+    edges = np.unique(np.concatenate(cuts))
+    bins = np.searchsorted(edges, scores, side="right")
+    patients = int(owners.max()) + 1
+    place = (np.where(positive, 0, patients) + owners) * (len(edges) + 1) + bins
+    table = np.bincount(place, weights=weights, minlength=2 * patients * (len(edges) + 1))
+    return table.astype(np.float64).reshape(2, patients, len(edges) + 1)
+
+
+def _resample(table: NDArray[np.float64], draws: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """AUROC and average precision of each row of draws, shape (2, resamples)."""
+    found = np.empty((2, len(draws)))
+    step = max(1, _CHUNK // table.shape[2])
+    for start in range(0, len(draws), step):
+        part = draws[start : start + step].astype(np.float64)
+        gained, lost = part @ table[0], part @ table[1]
+        below = np.cumsum(lost, axis=1) - lost / 2
+        totals = gained.sum(axis=1), lost.sum(axis=1)
+        found[0, start : start + step] = (gained * below).sum(axis=1) / (totals[0] * totals[1])
+        true_calls, false_calls = (np.cumsum(each[:, ::-1], axis=1)[:, ::-1] for each in (gained, lost))
+        precision = true_calls / np.maximum(true_calls + false_calls, 1e-300)
+        found[1, start : start + step] = (gained * precision).sum(axis=1) / totals[0]
+    return found

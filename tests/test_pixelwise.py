@@ -1,0 +1,171 @@
+"""Areas over pixels against scikit-learn on every pixel."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from unary.evaluation.matching import group_targets
+from unary.evaluation.pixelwise import PixelSample, draw_truth, sample_pixels, summarise_pixels
+from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError
+from unary.records import Lesion
+
+
+def draw_map(seed: int, *, side: int = 1000, share: float = 0.01, gain: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """A map of heavy-tailed scores in a unit of its own, float32, and its truth."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((side, side)) < share
+    return (1000 + np.exp(rng.normal(size=(side, side)) + gain * truth)).astype(np.float32), truth
+
+
+def summarise(samples: list[PixelSample], resamples: int = 200):
+    return summarise_pixels(samples, rng=np.random.default_rng(0), resamples=resamples)
+
+
+@pytest.mark.parametrize(("share", "gain"), [(0.3, 1.0), (0.01, 2.0), (0.00005, 4.0), (0.00005, 0.5)])
+def test_areas_equal_scikit_learn_on_every_pixel(share: float, gain: float) -> None:
+    maps = [draw_map(seed, share=share, gain=gain) for seed in range(3)]
+    found = summarise([sample_pixels(*each, patient=str(place)) for place, each in enumerate(maps)], resamples=2)
+    scores, truth = (np.concatenate([each[part].ravel() for each in maps]) for part in (0, 1))
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
+    assert found.average_precision.value == pytest.approx(average_precision_score(truth, scores), rel=1e-4)
+    assert (found.positives, found.negatives) == (truth.sum(), (~truth).sum())
+
+
+def test_small_images_are_exact_ties_included() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 5, (90, 90)).astype(float)
+    truth = rng.random((90, 90)) < 0.1 + 0.02 * scores
+    found = summarise([sample_pixels(scores, truth, patient="a")])
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth.ravel(), scores.ravel()), abs=1e-12)
+    assert found.average_precision.value == pytest.approx(
+        average_precision_score(truth.ravel(), scores.ravel()), abs=1e-12
+    )
+    assert found.auroc.low is None
+
+
+def test_coarse_scores_of_a_large_image_keep_their_ties() -> None:
+    scores, truth = draw_map(3)
+    coarse = np.round(np.log(scores - 999), 0)
+    found = summarise([sample_pixels(coarse, truth, patient="a")])
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth.ravel(), coarse.ravel()), abs=2e-4)
+    constant = summarise([sample_pixels(np.ones_like(scores), truth, patient="a")])
+    assert constant.auroc.value == 0.5
+    assert constant.average_precision.value == pytest.approx(truth.mean())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["cube", "exp", "shift"]))
+def test_nothing_changes_under_an_increasing_map(seed: int, which: str) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(4, 150, 150)).round(3)
+    truth = rng.random((4, 150, 150)) < 0.1
+    mapped = {"cube": scores**3, "exp": np.exp(scores), "shift": scores + 100}[which]
+    results = [
+        summarise([sample_pixels(each[place], truth[place], patient=str(place)) for place in range(4)], resamples=20)
+        for each in (scores, mapped)
+    ]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("count", [1, 511, 12_287, 12_288, 100_000, 3_000_001])
+def test_groups_of_ranks_hold_what_is_promised(count: int) -> None:
+    sample = sample_pixels(np.arange(count), np.zeros(count, bool), patient="a")
+    assert sample.weights.sum() == count
+    before = np.cumsum(sample.weights) - sample.weights
+    assert (sample.weights <= np.maximum(1, np.minimum(before / 512, count / 4096))).all()
+    assert len(sample.scores) < 14_000
+    above = count - 1 - sample.scores
+    assert ((above >= before) & (above < before + sample.weights)).all()
+    assert (above[:-1] - before[:-1] == (sample.weights[:-1] - 1) / 2).all()  # but for the last, the very middle
+    assert (len(sample.scores) == count) == (count < 12_288)
+
+
+def test_interval_equals_a_resampling_written_out() -> None:
+    rng = np.random.default_rng(4)
+    maps = []
+    for place in range(24):
+        effect, truth = rng.normal(), rng.random((40, 40)) < (0.1 if place < 10 else 0)
+        maps.append((effect + rng.normal(size=(40, 40)) + 1.5 * truth, truth, f"p{place // 2}"))
+    found = summarise([sample_pixels(*each[:2], patient=each[2]) for each in maps], resamples=3000)
+    values = []
+    for _ in range(150):
+        drawn = np.concatenate([rng.choice(5, 5), 5 + rng.choice(7, 7)])
+        rows = [maps[2 * patient + view] for patient in drawn for view in (0, 1)]
+        truth, scores = (np.concatenate([row[part].ravel() for row in rows]) for part in (1, 0))
+        values.append((roc_auc_score(truth, scores), average_precision_score(truth, scores)))
+    low, high = np.percentile(values, [2.5, 97.5], axis=0)
+    for estimate, bounds in zip((found.auroc, found.average_precision), zip(low, high, strict=True), strict=True):
+        assert (estimate.low, estimate.high) == pytest.approx(bounds, abs=0.03)
+    assert found.patients == 12
+
+
+def test_bins_of_the_intervals_do_not_shift_them() -> None:
+    """Copies of one image by several patients: every resample has the value itself."""
+    scores, truth = draw_map(7, side=700, share=0.002)
+    found = summarise([sample_pixels(scores, truth, patient=name) for name in "abc"], resamples=20)
+    for estimate in (found.auroc, found.average_precision):
+        assert estimate.low == pytest.approx(estimate.value, rel=2e-3)
+        assert estimate.high == pytest.approx(estimate.value, rel=2e-3)
+
+
+def test_unscored_pixels_are_left_out_and_counted() -> None:
+    scores, truth = draw_map(5, side=80, share=0.2)
+    holes = scores.copy()
+    holes[:20] = np.nan
+    found = summarise([sample_pixels(holes, truth, patient="a")])
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth[20:].ravel(), scores[20:].ravel()), abs=1e-12)
+    assert found.unscored == truth[:20].sum()
+
+
+def test_partly_annotated_images_give_no_negatives() -> None:
+    scores, truth = draw_map(6, side=80, share=0.2)
+    part = sample_pixels(scores, truth, patient="a", complete=False)
+    assert part.positive.all()
+    normal = sample_pixels(scores, np.zeros_like(truth), patient="b")
+    expected = roc_auc_score(
+        np.arange(truth.sum() + truth.size) < truth.sum(), np.concatenate([scores[truth], scores.ravel()])
+    )
+    assert summarise([part, normal]).auroc.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_truth_is_drawn_from_targets() -> None:
+    lesions = [
+        Lesion("i", "Calcification", "point", ((10.0, 10.0),)),
+        Lesion("i", "Calcification", "point", ((10.0, 14.0),)),
+        Lesion("i", "Mass", "box", ((20.0, 20.0), (30.0, 40.0))),
+    ]
+    targets = group_targets(lesions, (50, 60), spacing_mm=(0.1, 0.1))
+    assert draw_truth(targets, (50, 60)).sum() == 2 + 200
+    specks = draw_truth(targets, (50, 60), groups=("calcification",))
+    assert np.argwhere(specks).tolist() == [[10, 10], [10, 14]]
+
+
+def test_misshapen_input_is_refused_in_clear_words() -> None:
+    scores, truth = np.zeros((4, 4)), np.zeros((4, 4), bool)
+    with pytest.raises(ScoreError, match="shapes"):
+        sample_pixels(scores, truth[:3], patient="a")
+    with pytest.raises(ScoreError, match="1 pixels are infinite"):
+        sample_pixels(np.where(np.eye(4) * np.arange(4) == 3, np.inf, 0.0), truth, patient="a")
+    with pytest.raises(OneClassError, match="0 positive"):
+        summarise([sample_pixels(scores, truth, patient="a")])
+    with pytest.raises(OneClassError, match="0 other"):
+        summarise([sample_pixels(scores, ~truth, patient="a")])
+    with pytest.raises(EvaluationError, match="no image"):
+        summarise([])
+    assert "secret" not in repr(sample_pixels(scores, truth, patient="secret"))
+
+
+def test_memory_of_a_sample_is_bounded() -> None:
+    tracemalloc.start()
+    samples = []
+    for seed in range(3):
+        before = tracemalloc.get_traced_memory()[0]
+        samples.append(sample_pixels(*draw_map(seed), patient="a"))
+        assert tracemalloc.get_traced_memory()[0] - before < 500_000
+    tracemalloc.stop()
