@@ -241,6 +241,19 @@ def test_other_kinds_of_lesion_are_ignored_or_false_as_told() -> None:
         build_outcome(found, patient="p", normal=True, complete=True)
 
 
+def test_single_specks_can_be_left_out() -> None:
+    few = [point(100, 100), point(100, 150), point(500, 400), point(500, 450), point(520, 400), MASS]
+    region = lesion("Cluster", "box", (800, 100), (850, 150))
+    found = match([*few, region], disc(100, 100, 5), disc(520, 400, 5), disc(825, 125, 5))
+    assert [target.cluster for target in found.targets] == [False, True, False, True]
+    told = {"patient": "p", "normal": False, "complete": True}
+    assert build_outcome(found, **told).target_scores == (9.0, 8.0, 8.0, 7.0)
+    clusters = build_outcome(found, **told, groups=("calcification",), clusters_only=True)
+    assert (clusters.target_scores, clusters.false_scores) == ((8.0, 7.0), ())
+    both = build_outcome(found, **told, clusters_only=True, ignore_others=False)
+    assert (both.target_scores, both.false_scores) == ((8.0, 8.0, 7.0), (9.0,))
+
+
 def test_a_finding_on_counted_and_other_lesions_is_a_hit() -> None:
     found = match([MASS, point(505, 405)], disc(500, 400, 10))
     outcome = build_outcome(

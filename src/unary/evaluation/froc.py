@@ -163,8 +163,8 @@ def froc_curve(
     OneClassError
         If there are no targets, or no image counts false findings.
     """
-    _rank(outcomes, on=on)
-    false = _false_scores(outcomes, on=on)
+    _rank(outcomes, on=on)  # says what is missing
+    false = np.sort([score for outcome in outcomes if outcome.counts_false(on) for score in outcome.false_scores])
     targets = [score for outcome in outcomes for score in outcome.target_scores]
     found = np.sort([score for score in targets if score is not None])
     images = sum(outcome.counts_false(on) for outcome in outcomes)
@@ -384,11 +384,6 @@ def _rank(outcomes: Outcomes, *, on: FalseOn) -> _Ranking:
         np.asarray([place for place, _ in found], np.intp),
         np.asarray(above, np.intp),
     )
-
-
-def _false_scores(outcomes: Outcomes, *, on: FalseOn) -> NDArray[np.float64]:
-    """Scores of the false findings that are counted, ascending."""
-    return np.sort([score for outcome in outcomes if outcome.counts_false(on) for score in outcome.false_scores])
 
 
 def _sensitivities(order: _Ranking, weights: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.float64]:

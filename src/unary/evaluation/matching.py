@@ -44,6 +44,7 @@ from unary.records import Detection, Lesion
 from unary.sources.manifest import LesionGroup, lesion_group
 
 Spacing = tuple[float, float]
+_CLUSTER = 3  # calcifications that make a cluster, as in Kallergi et al. and by convention
 _SLACK_MM = 1e-9  # 101 pixels of 0.1 mm must be within 10.1 mm, whatever the rounding
 
 
@@ -108,6 +109,8 @@ class Target:
         Shape (k, 2): vertices (row, col) of a closed polygon around it, convex but for the contour of a single lesion.
     area_mm2
         Of its pixels; of the convex outline for several lesions.
+    cluster
+        Whether it holds three annotated calcifications, or a region annotated as a cluster.
     """
 
     group: LesionGroup
@@ -115,6 +118,7 @@ class Target:
     parts: tuple[tuple[NDArray[np.bool_], tuple[int, int]], ...]
     outline: NDArray[np.float64]
     area_mm2: float
+    cluster: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +177,7 @@ def group_targets(
     parts = [_trim(*part) for part in parts]
     seen = [place for place, (inside, _) in enumerate(parts) if inside.size]
     calcified = [place for place in seen if kinds[place] == "calcification"]
-    clusters = np.asarray(["cluster" in lesions[place].name.lower() for place in calcified], bool)
+    clusters = np.asarray([_is_cluster(lesions[place]) for place in calcified], bool)
     joined = _join_calcifications([parts[place] for place in calcified], clusters, spacing, rule)
     members = [tuple(calcified[place] for place in group) for group in joined]
     members += [(place,) for place in seen if kinds[place] != "calcification"]
@@ -248,6 +252,7 @@ def build_outcome(
     normal: bool,
     complete: bool,
     groups: Collection[LesionGroup] | None = None,
+    clusters_only: bool = False,
     ignore_others: bool = True,
 ) -> ImageOutcome:
     """Return what `unary.evaluation.froc` needs to know of one image.
@@ -260,15 +265,21 @@ def build_outcome(
         As in `ImageOutcome`.
     groups
         Kinds of lesions that are to be found; None for all. Give none, ``()``, for an image of benign lesions.
+    clusters_only
+        Whether only clusters are to be found among the calcifications: single specks are common and mostly benign.
     ignore_others
-        Whether a finding that hits only lesions of other kinds is neither right nor wrong; else it is false.
+        Whether a finding that hits only lesions that are not to be found is neither right nor wrong; else it is false.
 
     Raises
     ------
     EvaluationError
         If a normal image has a target of these groups.
     """
-    counted = [groups is None or target.group in groups for target in match.targets]
+    counted = [
+        (groups is None or target.group in groups)
+        and (target.cluster or target.group != "calcification" or not clusters_only)
+        for target in match.targets
+    ]
     pairs = list(zip(counted, match.hits, strict=True))
     excused = {rank for wanted, ranks in pairs if wanted or ignore_others for rank in ranks}
     return ImageOutcome(
@@ -339,10 +350,17 @@ def _build_target(
     corners = np.concatenate([_pixel_corners(*part) for part in parts])
     outline = corners[ConvexHull(corners).vertices]
     if len(parts) > 1:
-        return Target(group, places, tuple(parts), outline, polygon_area(outline * spacing))
-    if lesions[0].kind == "contour":
-        outline = np.asarray(lesions[0].points, np.float64)
-    return Target(group, places, tuple(parts), outline, float(parts[0][0].sum() * spacing.prod()))
+        area = polygon_area(outline * spacing)
+    else:
+        area = float(parts[0][0].sum() * spacing.prod())
+        if lesions[0].kind == "contour":
+            outline = np.asarray(lesions[0].points, np.float64)
+    cluster = group == "calcification" and (len(parts) >= _CLUSTER or any(_is_cluster(lesion) for lesion in lesions))
+    return Target(group, places, tuple(parts), outline, area, cluster)
+
+
+def _is_cluster(lesion: Lesion) -> bool:
+    return "cluster" in lesion.name.lower()
 
 
 def _pixel_corners(inside: NDArray[np.bool_], corner: tuple[int, int]) -> NDArray[np.float64]:
