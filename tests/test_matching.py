@@ -212,6 +212,14 @@ def test_a_cluster_is_found_by_one_speck_or_by_its_outline_but_not_by_the_tissue
     assert match(specks, partly).hits == ((1,),)
 
 
+def test_a_finding_between_the_parts_of_a_group_hits_it_where_it_overlaps_one() -> None:
+    group = [lesion("Cluster", "box", (100, 100), (200, 200)), point(150, 290)]
+    found = match(group, block(120, 190, 180, 260))  # its centre lies 2.5 mm beside the region, within the outline
+    assert [target.lesions for target in found.targets] == [(0, 1)]
+    assert found.hits == ((1,),)
+    assert match(group[:1], block(120, 190, 180, 260)).hits == ((),)
+
+
 def test_one_finding_may_hit_two_targets_and_one_target_counts_once() -> None:
     found = match([MASS, point(505, 405)], disc(500, 400, 10), disc(540, 400, 10), disc(100, 100, 10))
     assert found.hits == ((1, 2), (1,))

@@ -54,8 +54,8 @@ def test_coarse_scores_of_a_large_image_keep_their_ties() -> None:
     coarse = np.round(np.log(scores - 999), 0)
     found = summarise([sample_pixels(coarse, truth, patient="a")])
     assert found.auroc.value == pytest.approx(roc_auc_score(truth.ravel(), coarse.ravel()), abs=2e-4)
-    constant = summarise([sample_pixels(np.ones_like(scores), truth, patient="a")])
-    assert constant.auroc.value == 0.5
+    constant = summarise([sample_pixels(np.ones_like(scores), truth, patient=name) for name in "ab"])
+    assert (constant.auroc.value, constant.auroc.low, constant.auroc.high) == (0.5, 0.5, 0.5)
     assert constant.average_precision.value == pytest.approx(truth.mean())
 
 
