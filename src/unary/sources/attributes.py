@@ -11,7 +11,8 @@ from typing import Literal
 from pydicom.dataset import Dataset
 
 from unary.errors import ImageError
-from unary.sources.dicom import MAMMOGRAPHY, find_spacing, is_decodable, read_elements, reading_dicom
+from unary.sources.decoding import is_decodable, reading_dicom
+from unary.sources.dicom import MAMMOGRAPHY, find_spacing, read_elements
 from unary.sources.images import is_dicom, read_shape
 
 ObjectKind = Literal["mammogram", "tomosynthesis", "secondary capture", "other"]

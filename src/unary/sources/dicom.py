@@ -2,17 +2,12 @@
 
 The rules are those of the standard's mammography modules and of what goes wrong in the field: polarity is undone,
 padding is told apart from measurement, spacing is what the file states or None, and the window that is stored for
-display is ignored. Codecs are the permissively licensed ones that pydicom finds.
+display is ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +16,11 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_modality_lut, get_decoder
-from pydicom.uid import JPEGExtended12Bit, RLELossless
+from pydicom.pixels import apply_modality_lut
 
-from unary.errors import ImageError, Reason
+from unary.errors import ImageError
 from unary.records import Image
+from unary.sources.decoding import check_bits, decode_pixels, find_limits, reading_dicom
 
 MAMMOGRAPHY = {
     "1.2.840.10008.5.1.4.1.1.1.2": "FOR PRESENTATION",
@@ -53,11 +47,6 @@ _HEADER_ELEMENTS = [
     "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
     "SpecificCharacterSet",
 ]  # fmt: skip
-# What pydicom and the codecs raise on files that are damaged in one way or another; RecursionError is a RuntimeError.
-_DECODING_ERRORS = (
-    AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError,
-    MemoryError, OSError, ArithmeticError, struct.error, BytesLengthException,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +116,7 @@ def read_dicom(path: Path) -> Image:
         _refuse_deflated(path)
         dataset = pydicom.dcmread(path)
         _check_kind(dataset, path)
-        stored = _decode(dataset, path)
+        stored = decode_pixels(dataset, path)
         pixels, limits = _apply_modality(dataset, stored, path)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
@@ -152,28 +141,6 @@ def read_elements(path: Path, names: list[str]) -> Dataset:
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
 
 
-@contextmanager
-def reading_dicom(path: Path, *, reason: Reason = "NOT_READABLE") -> Iterator[None]:
-    """Keep pydicom silent, whose warnings and log quote patients' names and dates, and translate what it raises."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InvalidDicomError as error:
-        raise ImageError(f"{path}: not a DICOM file; another format under this name?", reason="NOT_READABLE") from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(
-            f"{path}: not readable as a DICOM image ({type(error).__name__}); truncated, damaged or an unsupported "
-            "compression?",
-            reason="MEMORY_LIMIT" if isinstance(error, MemoryError) else reason,
-        ) from error
-    finally:
-        log.setLevel(level)
-
-
 def _refuse_deflated(path: Path) -> None:
     """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
     meta = pydicom.filereader.read_file_meta_info(path)
@@ -182,44 +149,6 @@ def _refuse_deflated(path: Path) -> None:
             f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes",
             reason="UNSUPPORTED_SYNTAX",
         )
-
-
-def _decode(dataset: Dataset, path: Path) -> NDArray[Any]:
-    """Return the stored pixels, shape (Rows, Columns), in the byte order of this machine."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not is_decodable(dataset):
-        raise ImageError(
-            f"{path}: no decoder for its transfer syntax ({_name_syntax(syntax)})", reason="UNSUPPORTED_SYNTAX"
-        )
-    if syntax == RLELossless:
-        # The faster pylibjpeg-rle ends the whole program on a damaged stream: a Rust panic is no Exception.
-        dataset.pixel_array_options(decoding_plugin="pydicom")
-    with reading_dicom(path, reason="CORRUPT_PIXELS"):
-        stored = dataset.pixel_array
-    shape = (int(dataset.Rows), int(dataset.Columns))
-    if stored.shape != shape:
-        raise ImageError(
-            f"{path}: it declares {shape} pixels but holds {stored.shape}; truncated or damaged",
-            reason="CORRUPT_PIXELS",
-        )
-    native: NDArray[Any] = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return native
-
-
-def is_decodable(dataset: Dataset) -> bool:
-    """Return whether there is a decoder for the transfer syntax; none is free for lossy JPEG of 12 bits."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        available = bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
-    return available and not (syntax == JPEGExtended12Bit and dataset.get("BitsStored") != 8)
-
-
-def _name_syntax(syntax: Any) -> str:
-    """The standard's name of a transfer syntax; a private or damaged one is not quoted."""
-    name = getattr(syntax, "name", "")
-    return name if name and name != str(syntax) else "a private or damaged one"
 
 
 def _check_kind(dataset: Dataset, path: Path) -> None:
@@ -234,7 +163,8 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
         )
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
         raise ImageError(
-            f"{path}: a DICOM object without pixels; truncated, or a report or annotation?", reason="NOT_AN_IMAGE"
+            f"{path}: a DICOM object without pixels; truncated, or a report or annotation?",
+            reason="CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE",
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
@@ -248,6 +178,8 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
             f"{path}: it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed",
             reason="COLOUR",
         )
+    if "PixelData" in dataset:
+        check_bits(dataset, path)
     rows, cols = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * cols <= _LARGEST_PIXELS:
         raise ImageError(
@@ -277,8 +209,7 @@ def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple
     if dataset.get("ModalityLUTSequence"):
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
-    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    low, high = find_limits(dataset)
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if (slope, intercept) == (1.0, 0.0):
         return stored, (float(low), float(high))

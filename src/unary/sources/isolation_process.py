@@ -25,6 +25,7 @@ from unary.sources.attributes import read_attributes
 from unary.sources.images import read_image, read_shape
 
 _GRACE_S = 5.0  # after which a helper whose parent has vanished ends by itself
+_DAMAGE = (b"Corrupt JPEG data", b"Premature end of JPEG file")
 _TEXTS = ("laterality", "view", "intent", "manufacturer", "model_name", "instance_uid")
 
 
@@ -65,15 +66,40 @@ def serve(arguments: list[str]) -> None:
     """
     answers, limits = int(arguments[0]), ReadingLimits(**json.loads(arguments[1]))
     _limit_process(limits)
+    complaints = _listen()
     os.write(answers, b"+")
     for line in sys.stdin.buffer:
         os.write(answers, b"+")
         # Ends the helper, stuck inside a codec or not, when the parent that should do so is no more.
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + _GRACE_S)
         request = json.loads(line)
-        for part in _answer(request["task"], Path(request["path"]), limits):
+        for part in _answer(request["task"], Path(request["path"]), limits, complaints):
             _write(answers, memoryview(part))
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _listen() -> int:
+    """Turn standard error into a pipe and return its reading end.
+
+    The codec for lossless JPEG tells of a damaged stream by a line on standard error and in no other way, and returns
+    an image that is filled up with anything. A full pipe drops what comes after.
+    """
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    os.dup2(writing, 2)
+    os.close(writing)
+    return reading
+
+
+def _read_complaints(descriptor: int) -> bytes:
+    content = b""
+    try:
+        while part := os.read(descriptor, 65536):
+            content += part
+    except BlockingIOError:
+        pass
+    return content
 
 
 def _limit_process(limits: ReadingLimits) -> None:
@@ -87,7 +113,7 @@ def _limit_process(limits: ReadingLimits) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _answer(task: str, path: Path, limits: ReadingLimits) -> list[bytes | memoryview]:
+def _answer(task: str, path: Path, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
     """Return the parts of one answer. What is no `ImageError` ends the helper, which is an answer too."""
     try:
         if task == "attributes":
@@ -98,7 +124,11 @@ def _answer(task: str, path: Path, limits: ReadingLimits) -> list[bytes | memory
                 f"{path}: it declares {rows} x {cols} pixels; {limits.megapixels:g} million are allowed",
                 reason="TOO_LARGE",
             )
-        return _pack_image(read_image(path))
+        _read_complaints(complaints)
+        image = read_image(path)
+        if any(words in _read_complaints(complaints) for words in _DAMAGE):
+            raise ImageError(f"{path}: the compressed pixels are damaged, says their decoder", reason="CORRUPT_PIXELS")
+        return _pack_image(image)
     except ImageError as error:
         return [_pack({"error": str(error).removeprefix(f"{path}: "), "reason": error.reason})]
     except MemoryError:
