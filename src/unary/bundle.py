@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unary.calibration import Calibration
 from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.fusion import Fusion
 from unary.detectors.fusion_parts import describe_fusion, restore_fusion
@@ -27,8 +28,10 @@ from unary.detectors.laplacian import Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector, ImageDetector
 from unary.errors import BundleError
 from unary.files import replacing
+from unary.findings import FindingsConfig
 from unary.patches import GridConfig
 from unary.prepare import PreparationConfig
+from unary.records import Domain, ModelIdentity, OperatingPoint
 
 FORMAT = 1
 MODEL_FILE = "model.json"
@@ -74,13 +77,39 @@ class Provenance:
     versions: dict[str, str]
 
 
+@dataclass(frozen=True)
+class DetectionSettings:
+    """What turns anomaly maps of this model into findings.
+
+    Attributes
+    ----------
+    level
+        Findings are drawn where the map exceeds it; set on training images, and below every operating point that a
+        calibration may set.
+    findings
+        How regions are merged and scored.
+    stride_px
+        Step between windows, for detectors of single patches.
+    calibration
+        Of held-out normal patients; None as long as there is none.
+    domain
+        What the training images have in common.
+    """
+
+    level: float
+    findings: FindingsConfig
+    stride_px: int
+    calibration: Calibration | None
+    domain: Domain
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A fitted detector with everything that scoring must repeat.
 
     ``thresholds`` are scores by specificity, such as ``{"0.95": 0.031}``: the share of normal patches that stays at or
     below them. ``yardstick`` is the no-learning detector fitted on the same patches, so that every
-    evaluation can show both.
+    evaluation can show both. ``detection`` is None in models of versions before 0.2.
     """
 
     name: DetectorName
@@ -90,6 +119,7 @@ class Model:
     grid: GridConfig
     thresholds: dict[str, float]
     provenance: Provenance
+    detection: DetectionSettings | None = None
 
     def save(self, folder: Path | str) -> None:
         """Write the model; see `write_model`."""
@@ -147,6 +177,7 @@ def write_model(model: Model, folder: Path) -> None:
         "grid": dataclasses.asdict(model.grid),
         "thresholds": model.thresholds,
         "provenance": dataclasses.asdict(model.provenance),
+        "detection": None if model.detection is None else dataclasses.asdict(model.detection),
     }
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with replacing(folder / MODEL_FILE) as partial:
@@ -188,6 +219,7 @@ def read_model(folder: Path | str) -> Model:
             GridConfig(**document["grid"]),
             {name: float(value) for name, value in document["thresholds"].items()},
             _read_provenance(document["provenance"]),
+            _read_detection(document.get("detection")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: a setting is missing, unknown or out of range ({error!r})") from error
@@ -195,6 +227,25 @@ def read_model(folder: Path | str) -> Model:
 
 def _read_provenance(entry: dict[str, Any]) -> Provenance:
     return Provenance(**{**entry, "patient_hashes": tuple(entry["patient_hashes"])})
+
+
+def _read_detection(entry: dict[str, Any] | None) -> DetectionSettings | None:
+    if entry is None:
+        return None
+    calibration = entry["calibration"]
+    if calibration is not None:
+        points = tuple(OperatingPoint(**point) for point in calibration["operating_points"])
+        calibration = Calibration(
+            tuple(calibration["scores"]), tuple(calibration["weights"]), calibration["patients"], points
+        )
+    domain = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["domain"].items()}
+    return DetectionSettings(
+        float(entry["level"]),
+        FindingsConfig(**entry["findings"]),
+        int(entry["stride_px"]),
+        calibration,
+        Domain(**domain),
+    )
 
 
 def _read_laplacian(entry: dict[str, Any]) -> Laplacian:
@@ -227,6 +278,16 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identify_model(model: Model, folder: Path) -> ModelIdentity:
+    """Return what every result says of the model that was read from a folder."""
+    return ModelIdentity(
+        detector=model.name,
+        version=metadata.version("unary"),
+        sha256=hash_file(folder / MODEL_FILE),
+        data_hash=model.provenance.data_hash,
+    )
 
 
 def describe_versions() -> dict[str, str]:

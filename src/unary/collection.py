@@ -106,18 +106,29 @@ class _Unit:
     spacing_mm: tuple[float, float]
 
 
-def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
-    """Read and prepare the image of one manifest row; the file's own pixel spacing wins over the manifest's.
+def read_row(row: ManifestRow) -> Image:
+    """Read the image of one manifest row; the file's own pixel spacing wins over the manifest's.
 
     Raises
     ------
     ImageError
-        As `read_image` and `prepare_image`.
+        As `read_image`.
     """
     image: Image = read_image(row.path)
     if image.spacing_mm is None and row.spacing_mm is not None:
         image = dataclasses.replace(image, spacing_mm=(row.spacing_mm, row.spacing_mm))
-    return prepare_image(image, config)
+    return image
+
+
+def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
+    """Read and prepare the image of one manifest row.
+
+    Raises
+    ------
+    ImageError
+        As `read_row` and `prepare_image`.
+    """
+    return prepare_image(read_row(row), config)
 
 
 def collect_patches(

@@ -68,6 +68,10 @@ class TrainingError(UnaryError):
     """Training cannot start or has diverged."""
 
 
+class CalibrationError(UnaryError):
+    """Operating points cannot be set, or one is asked for that the model does not have."""
+
+
 class BundleError(UnaryError):
     """A model folder is incomplete, foreign or damaged."""
 

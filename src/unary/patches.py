@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,22 @@ def extract_patches(pixels: NDArray[T], origins: Origins, *, size_px: int) -> ND
     return patches
 
 
+def taper_window(size_px: int) -> NDArray[np.float32]:
+    """Return the weights of a patch's pixels where patches overlap, shape (size, size), float32, in (0, 1].
+
+    A pyramid, highest in the middle. It is nowhere zero, so that a pixel that one patch alone covers, as those at the
+    border and in the corners of an image, keeps that patch's value to the last bit but rounding.
+    """
+    ramp = np.minimum(np.arange(1, size_px + 1), np.arange(size_px, 0, -1)).astype(np.float32)
+    window: NDArray[np.float32] = np.outer(ramp, ramp) / np.float32(ramp.max() ** 2)
+    return window
+
+
 def stitch_patches(
-    batches: Iterable[tuple[NDArray[np.float32], Origins]], shape: tuple[int, int], *, blend: str = "mean"
+    batches: Iterable[tuple[NDArray[np.float32], Origins]],
+    shape: tuple[int, int],
+    *,
+    blend: Literal["mean", "max", "taper"] = "mean",
 ) -> NDArray[np.float32]:
     """Lay patch maps back on the image they came from, a batch at a time so that memory stays bounded.
 
@@ -124,28 +138,34 @@ def stitch_patches(
     shape
         Rows and columns of the result.
     blend
-        Where patches overlap: ``"mean"`` averages, ``"max"`` keeps the largest.
+        Where patches overlap: ``"mean"`` averages, ``"max"`` keeps the largest, ``"taper"`` averages with the weights
+        of `taper_window`, which hides the seams.
 
     Returns
     -------
     NDArray
         Shape ``shape``, float32. NaN where no patch lies: not scored is not the same as normal.
     """
-    if blend not in ("mean", "max"):
-        raise ValueError(f"blend must be 'mean' or 'max', not {blend!r}")
+    if blend not in ("mean", "max", "taper"):
+        raise ValueError(f"blend must be 'mean', 'max' or 'taper', not {blend!r}")
     result = np.full(shape, np.nan, np.float32)
-    count = np.zeros(shape if blend == "mean" else (0, 0), np.int32)
+    total = np.zeros(shape if blend != "max" else (0, 0), np.float32)  # whole numbers stay exact up to 2**24
+    weights = np.ones((1, 1), np.float32)
     for maps, origins in batches:
+        if blend == "taper" and weights.shape[0] != maps.shape[-1]:
+            weights = taper_window(maps.shape[-1])
         for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
             window = result[row : row + patch.shape[0], col : col + patch.shape[1]]
-            inside = patch[: window.shape[0], : window.shape[1]]
+            rows, cols = window.shape
+            inside = patch[:rows, :cols]
             if blend == "max":
                 np.fmax(window, inside, out=window)
             else:
-                count[row : row + patch.shape[0], col : col + patch.shape[1]] += 1
-                np.add(np.nan_to_num(window), inside, out=window)
-    if blend == "mean":
-        np.divide(result, count, out=result, where=count > 1)
+                own = weights[:rows, :cols]
+                total[row : row + rows, col : col + cols] += own
+                np.add(np.nan_to_num(window), own * inside, out=window)
+    if blend != "max":
+        np.divide(result, total, out=result, where=total > 0)
     return result
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from unary.bundle import DETECTORS, DetectorName, Model, Provenance, describe_versions, hash_patients
 from unary.collection import GROUPS, Collection, collect_patches
+from unary.commissioning import add_detection, calibrate_model
 from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.dense_laplacian import COARSE_LAPLACIAN
 from unary.detectors.fusion import Fusion
@@ -55,15 +56,16 @@ class FitConfig:
     0.14 mm per pixel, or on the stored grid where the images do not state their pixel spacing; for the others the
     paper's 128 px patches on the stored grid. ``training`` is for ``wei2018``, ``fusion`` for the fusions;
     ``training.seed`` also draws the held-out patients, and is the seed of the fusions. ``held_out`` is the share of
-    the patients, in [0, 1), whose normal patches set the thresholds and nothing else; with 0, or fewer than five
-    patients, the training patches set them, which promises too few false alarms.
+    the patients, in [0, 1), whose images set the thresholds and operating points and nothing else. With 0, or fewer
+    than five patients, the training patches set the thresholds, which promises too few false alarms, and there are no
+    operating points until the model is calibrated (`unary.commissioning.calibrate_model`).
     """
 
     detector: DetectorName = "fusion"
     preparation: PreparationConfig | None = None
     grid: GridConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    held_out: float = 0.1
+    held_out: float = 0.3
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
     def __post_init__(self) -> None:
@@ -185,7 +187,24 @@ def _fit_collection(
         history=history,
         versions=describe_versions(),
     )
-    return Model(config.detector, detector, yardstick, *prepared_as, thresholds, provenance)
+    model = Model(config.detector, detector, yardstick, *prepared_as, thresholds, provenance)
+    return _commission(model, collection, held, progress=progress)
+
+
+def _commission(model: Model, collection: Collection, held: NDArray[np.bool_], *, progress: bool) -> Model:
+    """Add what findings need: level and domain from the training images, operating points from the held-out ones."""
+    judges = set(collection.image[held].tolist())
+    parts = [
+        [row for number, row in enumerate(collection.rows) if (number in judges) is held_out]
+        for held_out in (False, True)
+    ]
+    model = add_detection(model, parts[0], progress=progress)
+    if len({row.patient_id for row in parts[1]}) < 2:
+        logger.warning("too few patients to hold any out: no operating points; see `unary calibrate`")
+        return model
+    touched = {collection.rows[number].image_id for number in np.unique(collection.image[collection.touches])}
+    normal = Manifest(tuple(row for row in parts[1] if row.image_id not in touched))
+    return calibrate_model(model, normal, allow_seen=True, progress=progress)
 
 
 def train_fusion(

@@ -243,7 +243,7 @@ class Detection:
         The score of the most abnormal place, whether above the threshold or not, and its p-value; None when nothing
         could be scored, and when the model has not been calibrated.
     operating_point
-        None for a model that has not been calibrated: then the findings are the ten strongest, whatever they score.
+        None for a model that has not been calibrated: then the findings are the strongest few, whatever they score.
     out_of_domain
         How the image differs from those that the model has learned from, one line each; empty when it does not. A
         different scanner looks abnormal without being so.
