@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unary.errors import ImageError, Reason
 from unary.files import replacing
 from unary.records import Domain, Image
-from unary.sources.attributes import Attributes
+from unary.sources.attributes import Attributes, clean_text
 from unary.sources.folder import find_images
 from unary.sources.isolation import IsolatedReader, show_path
 from unary.sources.isolation_process import ReadingLimits
@@ -230,8 +230,8 @@ def describe_image(image: Image) -> Domain:
     brightness = float(np.percentile(sample, 99)) if sample.size else None
     return Domain(
         intents=_as_tuple(image.intent),
-        manufacturers=_as_tuple(image.manufacturer),
-        model_names=_as_tuple(image.model_name),
+        manufacturers=_as_tuple(clean_text(image.manufacturer or "")),
+        model_names=_as_tuple(clean_text(image.model_name or "")),
         spacing_mm=None if image.spacing_mm is None else (min(image.spacing_mm), max(image.spacing_mm)),
         bits=(round(math.log2(high - low + 1)),) if image.pixels.dtype.kind in "iu" else (),
         brightness=None if brightness is None else (brightness, brightness),

@@ -165,6 +165,13 @@ def _find_word(dataset: Dataset, keyword: str) -> str | None:
 
 
 def _find_text(dataset: Dataset, keyword: str) -> str | None:
-    """A maker's name, without control characters."""
-    text = "".join(letter for letter in str(dataset.get(keyword) or "") if letter.isprintable()).strip()
-    return text[:64] or None
+    return clean_text(str(dataset.get(keyword) or ""))
+
+
+def clean_text(text: str) -> str | None:
+    """Return a maker's name as it may stand in a message: of at most 64 printable characters; None when none is left.
+
+    >>> clean_text("HOLOGIC, Inc.\\n")
+    'HOLOGIC, Inc.'
+    """
+    return "".join(letter for letter in text if letter.isprintable()).strip()[:64] or None

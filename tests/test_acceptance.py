@@ -1,0 +1,311 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
+
+from unary.errors import REASONS
+from unary.records import Domain
+from unary.sources.acceptance import (
+    AcceptanceConfig,
+    check_file,
+    check_files,
+    compare_domain,
+    describe_domain,
+    describe_image,
+    format_checks,
+    join_domains,
+    write_checks,
+)
+from unary.sources.images import read_image
+from unary.sources.isolation import IsolatedReader
+from unary.sources.isolation_process import ReadingLimits
+from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+
+CANARY = "Canary^Secret"
+PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("acceptance") / "original.dcm"
+    phantom = build_phantom(PhantomConfig(rows=256, cols=192, spacing_mm=0.15), rng=np.random.default_rng(5))
+    write_phantom(phantom, path, image_id="i", patient_id="p")
+    return path
+
+
+@pytest.fixture(scope="module")
+def domain(original):
+    return describe_domain([read_image(original)])
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with IsolatedReader(ReadingLimits(timeout_s=30)) as reader:
+        yield reader
+
+
+def change(original, path, **elements):
+    dataset = pydicom.dcmread(original)
+    dataset.PatientName = CANARY
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def code(value, **more):
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", "a code"
+    for name, content in more.items():
+        setattr(item, name, content)
+    return item
+
+
+def modified(value):
+    return [code("399162004", ViewModifierCodeSequence=[code(value)])]
+
+
+REFUSED = {
+    "implant": ({"BreastImplantPresent": "YES"}, "IMPLANT"),
+    "implant displaced": ({"ViewCodeSequence": modified("399209000")}, "IMPLANT"),
+    "implant displaced, old code": ({"ViewCodeSequence": modified("R-102D5")}, "IMPLANT"),
+    "magnification": ({"ViewCodeSequence": modified("399163009")}, "MAGNIFICATION"),
+    "spot compression": ({"ViewCodeSequence": modified("R-102D7")}, "MAGNIFICATION"),
+    "magnified": ({"EstimatedRadiographicMagnificationFactor": "1.5"}, "MAGNIFICATION"),
+    "partial": ({"PartialView": "YES"}, "PARTIAL_VIEW"),
+    "test object": ({"QualityControlImage": "YES"}, "QC_IMAGE"),
+    "calibration": ({"CalibrationImage": "YES"}, "QC_IMAGE"),
+    "specimen": ({"ViewCodeSequence": [code("127457009")]}, "SPECIMEN"),
+    "specimen by body part": ({"BodyPartExamined": "BREAST SPECIMEN"}, "SPECIMEN"),
+    "computed tomography": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "Modality": "CT"}, "NOT_MG"),
+    "secondary capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "NOT_MG"),
+    "tomosynthesis": ({"SOPClassUID": TOMOSYNTHESIS, "NumberOfFrames": 40}, "MULTIFRAME"),
+    "raw": ({"SOPClassUID": PROCESSING}, "FOR_PROCESSING_MODEL_MISMATCH"),
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "COLOUR"),
+    "cut": ({"Rows": 300}, "CORRUPT_PIXELS"),
+    "huge": ({"Rows": 65535, "Columns": 65535}, "TOO_LARGE"),
+    "report": ({"Modality": "SR"}, "NOT_AN_IMAGE"),
+    "blank": ({"PixelData": bytes(256 * 192 * 2)}, "BLANK"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_reason_is_named(original, domain, reader, name, tmp_path, caplog, capfd):
+    elements, reason = REFUSED[name]
+    path = change(original, tmp_path / "changed.dcm", **elements)
+    check = check_file(path, reader, domain=domain)
+    assert (check.accepted, check.reason) == (False, reason)
+    assert check.detail
+    assert check.reason in REASONS
+    said = format_checks([check]) + repr(check) + caplog.text + "".join(capfd.readouterr())
+    assert "Canary" not in said
+
+
+ACCEPTED = {
+    "plain": {},
+    "contact magnification": {"EstimatedRadiographicMagnificationFactor": "1.08"},
+    "nothing stated": {"BreastImplantPresent": None, "PartialView": "", "ViewCodeSequence": None},
+    "rolled": {"ViewCodeSequence": modified("399197002")},
+    "no implant": {"BreastImplantPresent": "NO", "QualityControlImage": "NO"},
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_ordinary_mammograms_are_accepted(original, domain, reader, name, tmp_path):
+    check = check_file(change(original, tmp_path / "changed.dcm", **ACCEPTED[name]), reader, domain=domain)
+    assert check.accepted, check
+    assert check.reason is None
+    assert check.notes == ()
+
+
+def test_secondary_captures_are_taken_when_asked_for(original, reader, tmp_path):
+    config = AcceptanceConfig(secondary_capture=True)
+    path = change(original, tmp_path / "sc.dcm", SOPClassUID=SecondaryCaptureImageStorage, PresentationIntentType=None)
+    assert "asked for" in check_file(path, reader).detail
+    check = check_file(path, reader, config=config)
+    assert check.accepted
+    assert check.notes == ("not stated: presentation intent",)
+    other = change(original, tmp_path / "ot.dcm", SOPClassUID=SecondaryCaptureImageStorage, Modality="OT")
+    assert check_file(other, reader, config=config).reason == "NOT_MG"
+
+
+def test_unsupported_compression_is_told_without_decoding(original, reader, tmp_path):
+    dataset = pydicom.dcmread(original)
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.save_as(tmp_path / "lossy.dcm", enforce_file_format=True)
+    for headers_only in (True, False):
+        check = check_file(tmp_path / "lossy.dcm", reader, config=AcceptanceConfig(headers_only=headers_only))
+        assert check.reason == "UNSUPPORTED_SYNTAX"
+
+
+def test_headers_alone_do_not_show_damage_inside_the_pixels(original, reader, tmp_path):
+    path = change(original, tmp_path / "cut.dcm", Rows=300)
+    assert check_file(path, reader, config=AcceptanceConfig(headers_only=True)).accepted
+    assert check_file(path, reader).reason == "CORRUPT_PIXELS"
+
+
+def test_spacing_is_asked_for_only_when_the_model_needs_it(original, reader, tmp_path):
+    path = change(original, tmp_path / "n.dcm", ImagerPixelSpacing=None)
+    check = check_file(path, reader)
+    assert check.accepted
+    assert check.notes == ("not stated: pixel spacing",)
+    assert check_file(path, reader, config=AcceptanceConfig(spacing_needed=True)).reason == "NO_SPACING"
+
+
+def test_presentation_intent_must_match_either_way(original, domain, reader, tmp_path):
+    raw = change(original, tmp_path / "raw.dcm", SOPClassUID=PROCESSING)
+    assert check_file(raw, reader).accepted
+    assert check_file(raw, reader, domain=replace(domain, intents=("FOR PROCESSING",))).accepted
+    for both in (("FOR PRESENTATION", "FOR PROCESSING"), ()):
+        assert check_file(raw, reader, domain=replace(domain, intents=both)).accepted
+    check = check_file(original, reader, domain=replace(domain, intents=("FOR PROCESSING",)))
+    assert check.reason == "FOR_PRESENTATION_MODEL_MISMATCH"
+    assert "the model has seen FOR PROCESSING alone" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason", "words"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "", "GENERATED_2D"]}, "SYNTHETIC_2D", "tomosynthesis"),
+        ({"SeriesDescription": "L CC C-View"}, "SYNTHETIC_2D", "tomosynthesis"),
+        ({"ContrastBolusAgent": "Iodine"}, "CONTRAST_ENHANCED", "contrast"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "", "RECOMBINED"]}, "CONTRAST_ENHANCED", "contrast"),
+        ({"Manufacturer": "Another\nmaker"}, "OUT_OF_DOMAIN", "manufacturer Anothermaker, the model has seen unary"),
+        ({"ManufacturerModelName": "Mammo 3000"}, "OUT_OF_DOMAIN", "equipment model Mammo 3000"),
+        ({"ImagerPixelSpacing": [0.07, 0.07]}, "OUT_OF_DOMAIN", "pixel spacing 0.07 mm, the model has seen 0.15"),
+        ({"BitsStored": 14, "HighBit": 13}, "OUT_OF_DOMAIN", "14 bits per pixel, the model has seen 12 alone"),
+        ({"RescaleSlope": 3}, "OUT_OF_DOMAIN", "bright pixels"),
+    ],
+)
+def test_the_unusual_is_noted_and_refused_only_when_strict(original, domain, reader, elements, reason, words, tmp_path):
+    path = change(original, tmp_path / "changed.dcm", **elements)
+    check = check_file(path, reader, domain=domain)
+    assert check.accepted
+    assert len(check.notes) == 1
+    assert words in check.notes[0]
+    assert check.notes[0].isprintable()
+    strict = check_file(path, reader, config=AcceptanceConfig(strict=True), domain=domain)
+    assert (strict.accepted, strict.reason) == (False, reason)
+    assert strict.detail == check.notes[0]
+
+
+def test_further_reasons_stand_in_the_notes(original, reader, tmp_path):
+    path = change(
+        original, tmp_path / "c.dcm", BreastImplantPresent="YES", PartialView="YES", LossyImageCompression="01"
+    )
+    check = check_file(path, reader)
+    assert check.reason == "IMPLANT"
+    assert check.notes == ("also PARTIAL_VIEW: it shows only a part of the breast", "has been compressed with loss")
+
+
+def test_a_raster_is_accepted_and_says_what_it_cannot_say(domain, reader, tmp_path):
+    pixels = (np.arange(4000).reshape(50, 80) % 2700).astype(np.uint16)
+    PIL.Image.fromarray(pixels).save(tmp_path / "r.png")
+    check = check_file(tmp_path / "r.png", reader, domain=domain)
+    assert check.accepted
+    assert check.notes[0].startswith("a raster: presentation intent, equipment, pixel spacing")
+    assert check.notes[1] == "16 bits per pixel, the model has seen 12 alone"
+    needed = check_file(tmp_path / "r.png", reader, config=AcceptanceConfig(spacing_needed=True))
+    assert needed.reason == "NO_SPACING"
+
+
+def test_one_bad_file_never_stops_the_others(original, tmp_path):
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    content = original.read_bytes()
+    (tmp_path / "in" / "a.dcm").write_bytes(content)
+    (tmp_path / "in" / "b.dcm").write_bytes(content[:9000])
+    (tmp_path / "in" / "c\nd.dcm").write_bytes(b"")
+    (tmp_path / "in" / "below" / "e").write_bytes(content)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    inputs = [
+        tmp_path / "in",
+        tmp_path / "none",
+        tmp_path / "missing.dcm",
+        Path("nul\0"),
+        tmp_path / "in" / "notes.txt",
+    ]
+    checks = check_files(inputs, progress=False)
+    assert [(c.path.name, c.reason) for c in checks] == [
+        ("a.dcm", None),
+        ("b.dcm", "CORRUPT_PIXELS"),
+        ("e", None),
+        ("c\nd.dcm", "NOT_READABLE"),
+        ("none", "NOT_READABLE"),
+        ("missing.dcm", "NOT_READABLE"),
+        ("nul\0", "NOT_READABLE"),
+        ("notes.txt", "NOT_READABLE"),
+    ]
+    text = format_checks(checks)
+    assert len(text.splitlines()) == 9
+    assert text.splitlines()[0] == f"accepted {tmp_path / 'in' / 'a.dcm'}"
+    assert text.splitlines()[1].startswith(f"refused  CORRUPT_PIXELS: {tmp_path / 'in' / 'b.dcm'}: ")
+    assert text.splitlines()[-1] == "8 files: 2 accepted, 1 CORRUPT_PIXELS, 5 NOT_READABLE"
+    write_checks(checks, tmp_path / "out" / "checks.json")
+    written = json.loads((tmp_path / "out" / "checks.json").read_text())
+    assert written["accepted"] == 2
+    assert written["refused"] == {"CORRUPT_PIXELS": 1, "NOT_READABLE": 5}
+    assert [Path(row["path"]) for row in written["files"]] == [check.path for check in checks]
+    assert written["files"][1]["detail"] == checks[1].detail
+
+
+def test_the_same_file_given_twice_is_checked_once(original):
+    assert len(check_files([original, original.parent, original], progress=False)) == 1
+
+
+def test_no_input_is_no_error():
+    assert check_files([], progress=False) == ()
+    assert format_checks([]) == "0 files: 0 accepted"
+
+
+def test_an_image_never_differs_from_a_domain_that_it_is_part_of(original, tmp_path):
+    paths = [
+        original,
+        change(original, tmp_path / "a.dcm", Manufacturer="B", ImagerPixelSpacing=[0.05, 0.06]),
+        change(original, tmp_path / "b.dcm", RescaleSlope=9, SOPClassUID=PROCESSING),
+    ]
+    images = [read_image(path) for path in paths]
+    whole = describe_domain(iter(images))
+    for image in images:
+        assert compare_domain(image, whole) == ()
+        assert compare_domain(image, Domain()) == ()
+        assert compare_domain(image, describe_image(image)) == ()
+    assert whole == join_domains([describe_image(image) for image in images[::-1]])
+    assert join_domains([whole, whole]) == whole
+    assert whole.manufacturers == ("B", "unary")
+    assert whole.spacing_mm == (0.05, 0.15)
+    assert compare_domain(images[2], describe_image(images[1]))[0] == (
+        "presentation intent FOR PROCESSING, the model has seen FOR PRESENTATION alone"
+    )
+
+
+def test_spacing_has_a_tolerance_of_a_tenth(original):
+    image = read_image(original)
+    domain = Domain(spacing_mm=(0.05, 0.07))
+    for value, differs in ((0.045, False), (0.0449, True), (0.077, False), (0.0771, True), (0.06, False)):
+        assert bool(compare_domain(replace(image, spacing_mm=(0.06, value)), domain)) == differs
+
+
+def test_brightness_leaves_padding_out(original):
+    image = read_image(original)
+    padding = np.zeros(image.shape, bool)
+    padding[:100] = True
+    pixels = image.pixels.copy()
+    pixels[:100] = 4095
+    padded = describe_image(replace(image, pixels=pixels, padding=padding))
+    alone = describe_image(replace(image, pixels=image.pixels[100:]))
+    assert padded.brightness == alone.brightness
+    everything = replace(image, padding=np.ones(image.shape, bool))
+    assert describe_image(everything).brightness is None
+
+
+def test_every_reason_is_explained():
+    text = (Path(__file__).parents[1] / "docs" / "input.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
