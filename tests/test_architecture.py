@@ -32,9 +32,9 @@ LAYERS = (
     ("evaluation",),
     ("outputs",),
     ("pipeline",),
-    ("batch",),
+    ("batch", "batch_detection"),
     ("experiments",),
-    ("cli",),
+    ("cli", "cli_detection"),
 )
 TORCH_ALLOWED = {"detectors", "training", "fitting", "bundle", "scoring", "experiments"}
 HEAVY = {"matplotlib", "pyarrow", "jinja2", "xlrd", "highdicom", "pynetdicom", "dicomweb_client", "requests"}

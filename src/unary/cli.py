@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unary.cli_detection import EXIT_FAILED, EXIT_PARTLY, NOTICE, add_detection_commands
 from unary.errors import UnaryError
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from unary.prepare import PreparationConfig
     from unary.records import Manifest
 
-NOTICE = "Research software. Not for diagnosis."
-EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data_commands(commands)
     _add_model_commands(commands)
+    add_detection_commands(commands)
     _add_experiment_commands(commands)
     return parser
 
@@ -233,6 +234,8 @@ def _run_split(options: argparse.Namespace) -> int:
 
 def _run_fit(options: argparse.Namespace) -> int:
     from unary.bundle import require_model_folder, write_model
+    from unary.calibration import describe_promise
+    from unary.detection import DEFAULT_POINT
     from unary.pipeline import DENSE_SIZE_PX, FUSIONS, FitConfig, fit
     from unary.prepare import PreparationConfig
     from unary.sources.manifest import read_manifest
@@ -261,6 +264,9 @@ def _run_fit(options: argparse.Namespace) -> int:
     thresholds = ", ".join(f"{value:.4g} at {float(level):.0%}" for level, value in model.thresholds.items())
     print(f"{options.out}: {model.name}, {model.provenance.patches} patches of {model.provenance.images} images")
     print(f"score thresholds by specificity on held-out normal patients: {thresholds}")
+    calibration = None if model.detection is None else model.detection.calibration
+    if calibration is not None:
+        print(describe_promise(calibration.find_operating_point(DEFAULT_POINT)))
     print(NOTICE)
     if model.provenance.skipped:
         print(f"unary: {model.provenance.skipped} images of the manifest were skipped", file=sys.stderr)
@@ -274,12 +280,12 @@ def _run_score(options: argparse.Namespace) -> int:
 
     summary = score_files(read_model(options.model), options.inputs, options.out, model_folder=options.model)
     print(
-        f"{options.out}: {len(summary.scored)} images scored, {len(summary.kept)} done before, "
+        f"{options.out}: {len(summary.done)} images scored, {len(summary.kept)} done before, "
         f"{len(summary.failed)} skipped (failures.csv says why). {NOTICE}"
     )
     if not summary.failed:
         return 0
-    return EXIT_PARTLY if summary.scored or summary.kept else EXIT_FAILED
+    return EXIT_PARTLY if summary.rows else EXIT_FAILED
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:

@@ -91,5 +91,5 @@ def run_demo(
     write_evaluation(evaluate(model, others), model, out / "evaluation", banners=(BANNER,))
     shown = [row.path for row in others.rows if row.label == "positive"][:4]
     summary = score_files(model, shown, out / "scores", model_folder=out / "model")
-    yield f"{len(summary.scored) + len(summary.kept)} images scored into {out / 'scores'} (overlay.png in each folder)"
+    yield f"{len(summary.rows)} images scored into {out / 'scores'} (overlay.png in each folder)"
     yield f"{out / 'report.html'} ({time.monotonic() - started:.0f} s)"

@@ -53,6 +53,7 @@ def write_dicom_results(
     kinds: Sequence[Kind] = DEFAULT_KINDS,
     moment: datetime,
     anomaly_map: NDArray[np.float32] | None = None,
+    image: Image | None = None,
 ) -> tuple[Path, ...]:
     """Write the DICOM results of one image as ``folder/KIND.dcm`` and return their paths.
 
@@ -71,6 +72,8 @@ def write_dicom_results(
         Date and time of the results.
     anomaly_map
         Shape (rows, cols) of the stored image, float32, NaN where nothing was scored; needed for ``heat_map``.
+    image
+        The pixels of ``source_path``, where they have been read already; else they are read when a kind needs them.
 
     Raises
     ------
@@ -87,7 +90,8 @@ def write_dicom_results(
     if "heat_map" in kinds and anomaly_map is None:
         raise ValueError("a heat map needs the anomaly map")
     source = read_source(source_path)
-    image = read_dicom(source_path) if {"capture", "presentation"} & set(kinds) else None
+    if image is None and {"capture", "presentation"} & set(kinds):
+        image = read_dicom(source_path)
     results = {
         kind: _build(kind, source, image, detection, identity, moment, anomaly_map) for kind in dict.fromkeys(kinds)
     }

@@ -90,7 +90,17 @@ class IsolatedReader:
         self.close()
 
     def close(self) -> None:
-        """End the helper; reading again starts another."""
+        """End the helper; reading again starts another.
+
+        From another thread than the one that reads, this ends that reading at once, with an `ImageError`.
+        """
+        helper = self._helper
+        if helper is not None:
+            helper.process.kill()
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
         helper, self._helper = self._helper, None
         if helper is not None:
             _end(helper)
@@ -153,7 +163,7 @@ class IsolatedReader:
             raise _build_nonsense(path) from error
         finally:
             if not whole:  # Ctrl-C included
-                self.close()
+                self._drop()
         if "error" in head:
             reason = head.get("reason")
             raise ImageError(
@@ -178,10 +188,10 @@ class IsolatedReader:
                 self._helper.process.stdin.write(line)
                 _receive(self._helper, memoryview(bytearray(1)), deadline)
                 return deadline
-            except (BrokenPipeError, _HelperGoneError):
-                self.close()
+            except (BrokenPipeError, _HelperGoneError) as error:
+                self._drop()
                 if attempt == 2:
-                    raise
+                    raise _HelperGoneError from error
         raise AssertionError("not reached")
 
 
@@ -195,7 +205,7 @@ def _check_file(path: Path, limits: ReadingLimits) -> None:
         raise ImageError(f"{show_path(path)}: no file can have this name", reason="NOT_READABLE") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"{show_path(path)}: a folder, pipe or device, not a file", reason="NOT_READABLE")
-    if status.st_size > limits.file_mib * 2**20:
+    if status.st_size > limits.file_bytes:
         raise ImageError(
             f"{show_path(path)}: the file has {status.st_size / 2**20:.0f} MiB; {limits.file_mib} are allowed",
             reason="TOO_LARGE",

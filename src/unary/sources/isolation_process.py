@@ -55,6 +55,11 @@ class ReadingLimits:
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive, got {value}")
 
+    @property
+    def file_bytes(self) -> int:
+        """``file_mib`` in bytes."""
+        return self.file_mib * 2**20
+
 
 def serve(arguments: list[str]) -> None:
     """Be the helper: answer requests from standard input until it closes.
