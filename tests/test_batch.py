@@ -1,0 +1,133 @@
+"""Batches: every file ends as a result or as a named failure, whatever happens on the way."""
+
+import csv
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from unary.batch import list_inputs, run_batch
+from unary.errors import ImageError
+from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Return one small phantom's file."""
+    path = tmp_path_factory.mktemp("small") / "one.dcm"
+    phantom = build_phantom(PhantomConfig(rows=160, cols=128), rng=np.random.default_rng(3))
+    write_phantom(phantom, path, image_id="one", patient_id="p", seed=3)
+    return path
+
+
+def examine(image, folder):
+    """Write the mean of an image."""
+    (folder / "result.json").write_text(json.dumps({"mean": float(image.pixels.mean())}))
+    return {"mean": float(image.pixels.mean())}
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_thousand_files_with_fifty_broken_ones(small, tmp_path):
+    whole = small.read_bytes()
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(1000):
+        content = whole
+        if number % 20 == 7:
+            kinds = (whole[:-1000], whole[:400], b"", b"no image at all", whole[:132] + os.urandom(200))
+            content = kinds[number % 5]
+        (source / f"{number:04d}.dcm").write_bytes(content)
+    summary = run_batch([source], tmp_path / "out", examine, identity={}, progress=False)
+    broken = {number for number in range(1000) if number % 20 == 7}
+    assert len(summary.done) == 950
+    assert {int(name) for name in summary.done} == set(range(1000)) - broken
+    failures = read_rows(tmp_path / "out" / "failures.csv")
+    assert {int(row["file"].rsplit("/", 1)[-1][:4]) for row in failures} == broken
+    assert all(row["reason"] and row["detail"] for row in failures)
+    assert len(read_rows(tmp_path / "out" / "summary.csv")) == 950
+    assert len({row["mean"] for row in read_rows(tmp_path / "out" / "summary.csv")}) == 1
+
+
+def test_a_kill_loses_nothing_and_a_rerun_ends_with_the_same_bytes(small, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(6):
+        shutil.copy(small, source / f"{number}.dcm")
+
+    class KilledError(BaseException):
+        pass
+
+    calls = []
+
+    def dying(image, folder):
+        calls.append(folder)
+        (folder / "half.txt").write_text("half")
+        if len(calls) == 4:
+            raise KilledError
+        return examine(image, folder)
+
+    with pytest.raises(KilledError):
+        run_batch([source], tmp_path / "out", dying, identity={"a": 1}, progress=False)
+    finished = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert finished == ["0", "1", "2"]
+    left = tmp_path / "out" / ".3.99999.partial"  # as a real kill would leave it
+    left.mkdir()
+    stamp = (tmp_path / "out" / "1" / "result.json").stat().st_mtime_ns
+    again = run_batch([source], tmp_path / "out", examine, identity={"a": 1}, progress=False)
+    assert (again.kept, again.done) == (("0", "1", "2"), ("3", "4", "5"))
+    assert not left.exists()
+    assert (tmp_path / "out" / "1" / "result.json").stat().st_mtime_ns == stamp
+    fresh = run_batch([source], tmp_path / "fresh", examine, identity={"a": 1}, progress=False)
+    assert fresh.kept == ()
+    for name in "345":
+        files = (tmp_path / where / name / "result.json" for where in ("out", "fresh"))
+        first, second = (file.read_bytes() for file in files)
+        assert first == second
+    assert (tmp_path / "out" / "summary.csv").read_bytes() == (tmp_path / "fresh" / "summary.csv").read_bytes()
+
+
+def test_another_model_or_another_file_is_done_again(small, tmp_path):
+    path = tmp_path / "image.dcm"
+    shutil.copy(small, path)
+    out = tmp_path / "out"
+    run_batch([path], out, examine, identity={"model": "a"}, progress=False)
+    assert run_batch([path], out, examine, identity={"model": "a"}, progress=False).kept == ("image",)
+    assert run_batch([path], out, examine, identity={"model": "b"}, progress=False).done == ("image",)
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1  # same name, same size
+    path.write_bytes(bytes(changed))
+    assert run_batch([path], out, examine, identity={"model": "b"}, progress=False).done == ("image",)
+
+
+def test_what_the_examination_refuses_is_a_failure_and_leaves_no_folder(small, tmp_path):
+    def refuse(image, folder):
+        (folder / "half.txt").write_text("half")
+        raise ImageError(f"{image.path}: no tissue", reason="BLANK")
+
+    summary = run_batch([small], tmp_path / "out", refuse, identity={}, progress=False)
+    (failure,) = summary.failed
+    assert (failure.reason, failure.detail) == ("BLANK", "no tissue")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.csv"]
+
+
+def test_names_of_folders_stay_inside_and_distinct(small, tmp_path):
+    source = tmp_path / "in"
+    for name in ("..a.dcm", "a\nb.dcm", "x" * 200 + ".dcm", "sub/..a.dcm", "a b.dcm", "a_b.dcm"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(small, source / name)
+    shutil.copy(small, tmp_path / "a_b.dcm")
+    hidden = [source / "..a.dcm", source / "sub" / "..a.dcm"]  # left out of folders, taken when named
+    names = list_inputs([source, tmp_path / "a_b.dcm", *hidden])
+    assert len(names) == 7
+    for name in names:
+        assert name == name.strip(". ")
+        assert "/" not in name
+        assert name.isprintable()
+        assert len(name) <= 125
+        assert (tmp_path / name).resolve().parent == tmp_path.resolve()
