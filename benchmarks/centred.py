@@ -1,9 +1,9 @@
 """How do detectors do on patches that are centred on a calcification, rather than laid on a grid?
 
-A grid cuts calcifications at its lines and lets most of them lie off centre, which is how an image is met in use; patches
-centred on the annotations are how other work often judges. Same folds over patients and same normals as `unary bench`;
-only the positives differ: one patch per annotated calcification of images of BI-RADS 5, and of 2 to 4, those that are
-nearer to a chosen one than half a patch left out.
+A grid cuts calcifications at its lines and lets most of them lie off centre, which is how an image is met in use;
+patches centred on the annotations are how other work often judges. Same folds over patients and same normals as
+`unary bench`; only the positives differ: one patch per annotated calcification of images of BI-RADS 5, and of 2 to 4,
+those that are nearer to a chosen one than half a patch left out.
 
     python benchmarks/centred.py --data INBREAST [--annotation images.csv] [--seeds 0,1,2]
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unary.detectors.dense_laplacian import COARSE_LAPLACIAN
-from unary.detectors.laplacian import fit_laplacian
+from unary.collection import Collection
+from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.evaluation.intervals import Run, auroc_over_seeds, difference_over_seeds
-from unary.experiments.bench_data import BenchData, collect_bench_data, draw_folds
+from unary.experiments.bench_data import collect_bench_data, draw_folds
 from unary.fitting.fusion import FusionConfig
-from unary.patches import GridConfig
+from unary.patches import GridConfig, PatchSet
 from unary.pipeline import train_fusion
 from unary.prepare import PreparationConfig
 from unary.scoring import score_patch_set
@@ -31,27 +31,30 @@ from unary.sources.manifest import lesion_group
 GROUPS = {"BI-RADS 5": ("5",), "BI-RADS 2 to 4": ("2", "3", "4")}
 
 
-def centre_patches(data: BenchData, lesions_of, birads: tuple[str, ...]):
-    """Return image numbers, patients and origins, (n,), (n,), (n, 2), of patches centred on calcifications."""
-    coarse = data.coarse
-    size, found = coarse.patches.size_px, []
-    for number, row in enumerate(coarse.rows):
-        own = np.flatnonzero(coarse.image == number)
+def centre_patches(part: Collection, lesions_of, birads: tuple[str, ...], *, spacing_mm: float | None):
+    """Return (image number, patient, row, col) of patches centred on calcifications, on the grid of a collection.
+
+    ``spacing_mm`` is that of its working grid; None for the stored grid.
+    """
+    size, found = part.patches.size_px, []
+    for number, row in enumerate(part.rows):
+        own = np.flatnonzero(part.image == number)
         if (row.birads or "")[:1] not in birads or len(own) == 0:
             continue
-        scale = 0.14 / float(coarse.spacings_mm[number].mean())
-        offset = coarse.origins[own[0]] - coarse.patches.index[own[0], 1:]
-        shape = coarse.patches.images[coarse.patches.index[own[0], 0]].shape
+        scale = 1.0 if spacing_mm is None else spacing_mm / float(part.spacings_mm[number].mean())
+        offset = part.origins[own[0]] - part.patches.index[own[0], 1:]
+        image = int(part.patches.index[own[0], 0])
+        last = np.asarray(part.patches.images[image].shape) - size
         chosen: list[np.ndarray] = []
         for lesion in lesions_of(row.image_id):
             if lesion_group(lesion.name) != "calcification":
                 continue
             points = np.asarray(lesion.points, float) / scale - offset
-            origin = np.rint((points.min(axis=0) + points.max(axis=0)) / 2 - size / 2).astype(int)
-            origin = np.clip(origin, 0, np.asarray(shape) - size)
-            if all(np.abs(origin - other).max() >= size / 2 for other in chosen):
-                chosen.append(origin)
-        found += [(int(coarse.patches.index[own[0], 0]), row.patient_id, *origin.tolist()) for origin in chosen]
+            middle = (points.min(axis=0) + points.max(axis=0)) / 2
+            if all(np.abs(middle - other).max() >= size / 2 for other in chosen):
+                chosen.append(middle)
+        origins = [np.clip(np.rint(middle - size / 2).astype(int), 0, last).tolist() for middle in chosen]
+        found += [(image, row.patient_id, *origin) for origin in origins]
     return found
 
 
@@ -64,36 +67,41 @@ def main() -> None:
     options = parser.parse_args()
     manifest, _ = read_inbreast(options.data, annotation=options.annotation)
     data = collect_bench_data(manifest, PreparationConfig(), GridConfig())
-    patients, patches = data.fine.column("patient_id"), data.coarse.patches
-    centred = {name: centre_patches(data, manifest.lesions_of, birads) for name, birads in GROUPS.items()}
+    patients = data.fine.column("patient_id")
+    grids = {"fusion": (data.coarse, 0.14), "laplacian": (data.fine, None)}
+    centred = {
+        (group, name): centre_patches(part, manifest.lesions_of, birads, spacing_mm=spacing_mm)
+        for group, birads in GROUPS.items()
+        for name, (part, spacing_mm) in grids.items()
+    }
     runs: dict[str, dict[str, list[Run]]] = {name: {"fusion": [], "laplacian": []} for name in GROUPS}
     for seed in [int(part) for part in options.seeds.split(",")]:
         for fold in draw_folds(data, count=3, seed=seed):
-            normal = patches.subset(fold.train)
+            title = f"seed {seed}, fold {fold.number}"
             detectors = {
-                "fusion": train_fusion(normal, FusionConfig(seed=seed), title=f"seed {seed}, fold {fold.number}"),
-                "laplacian": fit_laplacian(normal, COARSE_LAPLACIAN),
+                "fusion": train_fusion(data.coarse.patches.subset(fold.train), FusionConfig(seed=seed), title=title),
+                "laplacian": fit_laplacian(data.fine.patches.subset(fold.train), LaplacianConfig()),
             }
             test = fold.test[data.normal[fold.test]]
             seen = set(patients[fold.train].tolist())
             for name, detector in detectors.items():
+                patches = grids[name][0].patches
                 negative = score_patch_set(detector, patches.subset(test))
-                for group, places in centred.items():
-                    kept = [place for place in places if place[1] not in seen]
+                for group in GROUPS:
+                    kept = [place for place in centred[group, name] if place[1] not in seen]
                     index = np.asarray([(image, row, col) for image, _, row, col in kept], np.int32)
-                    positive = score_patch_set(detector, type(patches)(patches.images, index, patches.size_px))
+                    positive = score_patch_set(detector, PatchSet(patches.images, index, patches.size_px))
                     truth = np.repeat([True, False], [len(positive), len(negative)])
                     who = np.concatenate([[place[1] for place in kept], patients[test]])
                     runs[group][name].append(Run(np.concatenate([positive, negative]), truth, who))
     document = {}
-    print(
-        "| calcifications, centred | patches | fusion | laplacian at 0.14 mm | fusion - laplacian |\n|---|---|---|---|---|"
-    )
+    print("| calcifications, centred | patches | fusion | laplacian | fusion - laplacian |")
+    print("|---|---|---|---|---|")
     for group, by_name in runs.items():
         found = {name: auroc_over_seeds(of, rng=np.random.default_rng(0)) for name, of in by_name.items()}
         difference = difference_over_seeds(by_name["fusion"], by_name["laplacian"], rng=np.random.default_rng(0))
         cells = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in (*found.values(), difference)]
-        print(f"| {group} | {len(centred[group])} | " + " | ".join(cells) + " |")
+        print(f"| {group} | {len(centred[group, 'fusion'])} | " + " | ".join(cells) + " |")
         document[group] = {name: [one.value, one.low, one.high] for name, one in found.items()}
     print("\nResearch software. Not for diagnosis.")
     print(json.dumps(document))
