@@ -63,7 +63,7 @@ def walk(content: bytes) -> tuple[str, list[Element]]:
         element = _read_element(content, place, explicit=True, order="<")
         elements.append(element)
         place = element.value_end
-    [uid] = [content[e.value_start : e.value_end] for e in elements if e.tag == 0x00020010]
+    *_, uid = [content[e.value_start : e.value_end] for e in elements if e.tag == 0x00020010]
     syntax = uid.rstrip(b"\0 ").decode("ascii")
     order, explicit = ">" if syntax == BIG else "<", syntax != IMPLICIT
     while place < len(content):
@@ -252,7 +252,7 @@ def _decode_jpeg2000(stream: bytes) -> NDArray[np.int64]:
         if length < 14:
             raise ValueError("a tile-part without length")
         place += length
-    if stream[place:] not in (b"\xff\xd9", b"\xff\xd9\0"):
+    if stream[place : place + 2] != b"\xff\xd9" or len(stream) > place + 3:
         raise ValueError("the codestream does not end")
     if stream[42] >> 7:
         raise ValueError("signed values")
@@ -268,7 +268,7 @@ def _decode_jpeg_ls(stream: bytes, *, rows: int, cols: int) -> NDArray[np.int64]
 
     place = stream.index(b"\xff\xf7")
     precision, height, width, components = struct.unpack_from(">BHHB", stream, place + 4)
-    if (height, width, components) != (rows, cols, 1) or stream.rstrip(b"\0")[-2:] != b"\xff\xd9":
+    if (height, width, components) != (rows, cols, 1) or b"\xff\xd9" not in stream[-3:]:
         raise ValueError("the stream does not fit")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(stream)
@@ -311,7 +311,7 @@ def decode_jpeg_lossless(stream: bytes) -> NDArray[np.int64]:
     precision, rows, cols = frame[:3]
     selection, transform = segment[3], segment[5] & 15
     end = stream.rindex(b"\xff\xd9")
-    if stream[end + 2 :] not in (b"", b"\0") or not 2 <= precision <= 16:
+    if len(stream) > end + 3 or not 2 <= precision <= 16:
         raise ValueError("the stream does not end")
     body = stream[place:end]
     plain = body.replace(b"\xff\x00", b"\xff")

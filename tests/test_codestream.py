@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 from pydicom.encaps import encapsulate
 
-from unary.sources.codestream import find_broken_fragment, find_fault, find_stray
+from unary.sources.codestream import find_broken_fragment, find_fault, find_run_fault, find_stray
 
 SHAPE = (24, 40)
 
@@ -83,3 +83,21 @@ def test_what_follows_the_pixels_must_be_elements(tmp_path, little):
         assert (find_stray(path, 6, encapsulated=True, **known) is None) == encapsulated
     path.write_bytes(b"pixels")
     assert "do not end" in find_stray(path, 6, encapsulated=True, **known)
+
+
+def test_runs_must_make_as_many_bytes_as_declared():
+    def build(*planes):
+        offsets = np.cumsum([64, *map(len, planes)])[:-1].tolist()
+        return struct.pack("<16I", len(planes), *offsets, *[0] * (15 - len(planes))) + b"".join(planes)
+
+    literal, repeated = b"\x03abcd", b"\xfdx"  # four bytes each
+    for good in (literal, repeated, literal + b"\0", b"\x80" + repeated, b"\x01ab\xffc"):
+        assert find_run_fault(build(good, good), pixels=4, planes=2) is None
+        assert find_run_fault(build(good), pixels=4, planes=1) is None
+    for bad in (literal[:-1], repeated + b"\1\1", b"\x04abcd", b"\xfcx", b"", b"\xfd"):
+        assert find_run_fault(build(bad, literal), pixels=4, planes=2) is not None
+        assert find_run_fault(build(literal, bad), pixels=4, planes=2) is not None
+    stream = build(literal, literal)
+    assert find_run_fault(stream, pixels=4, planes=1) is not None
+    assert find_run_fault(stream, pixels=3, planes=2) is not None
+    assert find_run_fault(stream[:60], pixels=4, planes=2) is not None

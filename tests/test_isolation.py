@@ -303,6 +303,19 @@ def test_a_helper_does_not_outlive_a_killed_parent(original):
     assert not is_running(helper)
 
 
+def test_closing_from_another_thread_ends_a_reading(slow, original):
+    with IsolatedReader() as reader:
+        reader.read(original)
+        timer = threading.Timer(0.3, reader.close)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(ImageError, match="SIGKILL"):
+            reader.read(slow)
+        timer.join()
+        assert time.monotonic() - start < 10
+        assert reader.read(original).shape == (256, 192)
+
+
 def test_threads_share_a_reader(original, reader, tmp_path):
     other = write_raster(tmp_path / "r.png", np.arange(70, dtype=np.uint8).reshape(7, 10))
     shapes = []

@@ -53,6 +53,37 @@ def find_fault(stream: bytes, family: Family, *, shape: tuple[int, int], bits: i
     return None
 
 
+def find_run_fault(stream: bytes, *, pixels: int, planes: int) -> str | None:
+    """Return what is wrong with a run-length encoded frame (PS3.5 Annex G), or None.
+
+    Parameters
+    ----------
+    stream
+        All fragments of one frame.
+    pixels, planes
+        What it must unpack to: so many bytes for each byte of a value.
+    """
+    if len(stream) < 64:
+        return "the run-length encoded pixels have no header; truncated?"
+    count, *offsets = struct.unpack("<16I", stream[:64])
+    ends = [*offsets[1:planes], len(stream)]
+    if count != planes or offsets[0] != 64:
+        return f"the run-length encoded pixels have {count} planes, the header declares {planes}"
+    for place, end in zip(offsets[:planes], ends, strict=True):
+        plane, place, found = stream[place:end], 0, 0
+        while found < pixels and place < len(plane):
+            code = plane[place]
+            if code < 128:
+                place, found = place + code + 2, found + code + 1
+            elif code > 128:
+                place, found = place + 2, found + 257 - code
+            else:
+                place += 1
+        if found != pixels or place > len(plane) or plane[place:].strip(b"\0"):
+            return "the run-length encoded pixels are not as many as declared, or damaged"
+    return None
+
+
 def _read_jpeg(content: bytes, markers: set[int]) -> tuple[int, int, int, int]:
     """Rows, columns, samples per pixel and bits of the frame header before the first scan (T.81 B.2.2)."""
     place, found = 2, None

@@ -39,7 +39,7 @@ from pydicom.uid import (
 )
 
 from unary.errors import ImageError, Reason
-from unary.sources.codestream import Family, find_broken_fragment, find_fault, find_stray
+from unary.sources.codestream import Family, find_broken_fragment, find_fault, find_run_fault, find_stray
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 # One decoder each, where pydicom would go on to the next if the first one refuses: of two OpenJPEGs, the second fills
@@ -59,12 +59,10 @@ _CODECS: dict[str, tuple[Family | None, str]] = {
     HTJ2KLosslessRPCL: ("JPEG 2000", "pylibjpeg"),
     HTJ2K: ("JPEG 2000", "pylibjpeg"),
 }
-# pydicom warns when there are more pixels than declared, and drops them: with a false number of rows, half a breast.
-_SURPLUS = "The pixel data is .* excess padding|The decoded RLE segment contains non-conformant padding"
 # What pydicom and the codecs raise on files that are damaged in one way or another; RecursionError is a RuntimeError.
 _DECODING_ERRORS = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError,
-    MemoryError, OSError, ArithmeticError, struct.error, BytesLengthException, UserWarning,
+    MemoryError, OSError, ArithmeticError, struct.error, BytesLengthException,
 )  # fmt: skip
 
 
@@ -106,14 +104,16 @@ def decode_pixels(dataset: Dataset, path: Path) -> NDArray[Any]:
         )
     shape = (int(dataset.Rows), int(dataset.Columns))
     with reading_dicom(path, reason="CORRUPT_PIXELS"):
-        warnings.filterwarnings("error", _SURPLUS)
-        fault = _find_stray(dataset, path)
+        fault = _find_surplus(dataset, shape) or _find_stray(dataset, path)
         if fault is None and syntax.is_encapsulated:
             fault = find_broken_fragment(dataset.PixelData)
         family, plugin = _CODECS.get(syntax, (None, None))
-        if fault is None and family is not None:
-            frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-            fault = find_fault(frame, family, shape=shape, bits=int(dataset.BitsAllocated))
+        if fault is None and syntax.is_encapsulated:
+            frame, bits = get_frame(dataset.PixelData, 0, number_of_frames=1), int(dataset.BitsAllocated)
+            if family is None:
+                fault = find_run_fault(frame, pixels=shape[0] * shape[1], planes=bits // 8)
+            else:
+                fault = find_fault(frame, family, shape=shape, bits=bits)
         if fault is not None:
             raise ImageError(f"{path}: {fault}", reason="CORRUPT_PIXELS")
         if plugin is not None:
@@ -135,6 +135,19 @@ def decode_pixels(dataset: Dataset, path: Path) -> NDArray[Any]:
                 reason="CORRUPT_PIXELS",
             )
     return native
+
+
+def _find_surplus(dataset: Dataset, shape: tuple[int, int]) -> str | None:
+    """Plain pixels must be as many as declared: pydicom drops a surplus, with a false number of rows half a breast."""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
+        return None
+    found, needed = (
+        len(dataset.get_item("PixelData").value or b""),
+        -(-shape[0] * shape[1] * dataset.BitsAllocated // 8),
+    )
+    if found in (needed, needed + needed % 2):
+        return None
+    return f"its header declares {needed} bytes of pixels, and {found} are there; truncated, damaged or a false size?"
 
 
 def _find_stray(dataset: Dataset, path: Path) -> str | None:
