@@ -18,6 +18,7 @@ new one: a given calibration may lie above or below by chance, and less so the m
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ MOST_FINDINGS = 8
 RATES = (0.1, 0.5, 1.0, 2.0)
 """False findings per normal image for which operating points are set."""
 
+_ROUNDING = 1e-12  # of sums of shares such as 1/3
+
 
 @dataclass(frozen=True)
 class NormalScores:
@@ -43,7 +46,7 @@ class NormalScores:
     patient
         Identifier, or a hash of it.
     findings
-        Scores of the findings, highest first; at most `MOST_FINDINGS` of them count.
+        Scores of the findings, highest first; the first `MOST_FINDINGS` of them count.
     image_score
         Of its most abnormal place; at least that of every finding.
     """
@@ -56,8 +59,11 @@ class NormalScores:
         values = (*self.findings, self.image_score)
         if not all(math.isfinite(value) for value in values):
             raise CalibrationError("scores of normal images must be finite; has the detector diverged?")
-        if any(value > self.image_score for value in self.findings):
-            raise CalibrationError("no finding may score above its image")
+        falling = (self.image_score, *self.findings)
+        if any(later > earlier for earlier, later in itertools.pairwise(falling)):
+            raise CalibrationError(
+                "the findings of an image must come highest first, and none may score above the image"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Calibration:
     patients
         How many patients; the smallest p-value is 1 / (patients + 1).
     operating_points
-        By falling threshold, one for each of `RATES`.
+        By rising rate, so that thresholds never rise, one for each of `RATES`.
     """
 
     scores: tuple[float, ...]
@@ -130,20 +136,25 @@ def calibrate(normals: Sequence[NormalScores], *, rates: Sequence[float] = RATES
     plain = Calibration(tuple(scores.tolist()), tuple(weights[order].tolist()), len(names), ())
     found = np.concatenate([np.asarray(normal.findings[:MOST_FINDINGS], float) for normal in normals])
     shares = np.repeat(weights, [len(normal.findings[:MOST_FINDINGS]) for normal in normals]) / len(names)
-    points = tuple(_set_point(rate, found, shares, plain) for rate in sorted(rates))
-    return Calibration(plain.scores, plain.weights, plain.patients, points)
+    points: list[OperatingPoint] = []
+    for rate in sorted(rates, reverse=True):
+        least = points[-1].threshold if points else -math.inf
+        points.append(_set_point(rate, found, shares, plain, least=least))
+    return Calibration(plain.scores, plain.weights, plain.patients, tuple(reversed(points)))
 
 
 def _set_point(
-    rate: float, found: NDArray[np.float64], shares: NDArray[np.float64], plain: Calibration
+    rate: float, found: NDArray[np.float64], shares: NDArray[np.float64], plain: Calibration, *, least: float
 ) -> OperatingPoint:
-    """The lowest threshold whose expected number of findings is promised, or else measured, to be at most ``rate``."""
+    """The lowest threshold whose expected number of findings is promised, or else measured, to be at most ``rate``.
+
+    Never below ``least``, the threshold of the next larger rate. A promise asks for more than a measurement, so that
+    without it an estimated rate could come out with a lower threshold than a larger, promised one.
+    """
     count = plain.patients
     most = rate * (count + 1) / count - MOST_FINDINGS / count
-    threshold = _find_threshold(found, shares, most) if most >= 0 else None
-    promised = threshold is not None
-    if threshold is None:
-        threshold = _find_threshold(found, shares, rate)
+    promised = most >= -_ROUNDING
+    threshold = max(_find_threshold(found, shares, most if promised else rate, plain.scores[-1]), least)
     above = float(np.sum(np.asarray(plain.weights)[np.searchsorted(plain.scores, threshold, side="right") :]))
     return OperatingPoint(
         name=f"{rate:g}",
@@ -156,17 +167,18 @@ def _set_point(
     )
 
 
-def _find_threshold(found: NDArray[np.float64], shares: NDArray[np.float64], most: float) -> float:
+def _find_threshold(found: NDArray[np.float64], shares: NDArray[np.float64], most: float, highest: float) -> float:
     """The lowest of the findings' scores above which their summed shares are at most ``most``.
 
-    Where there are fewer findings than that, the lowest score: nothing is known of findings below it.
+    Where there are fewer findings than that, the lowest score: nothing is known of findings below it. Where there is
+    none at all, ``highest``, the highest score of any image.
     """
     if len(found) == 0:
-        return 0.0
+        return highest
     order = np.argsort(-found, kind="stable")
     values, last = np.unique(-found[order], return_index=True)  # ascending in -score: highest score first
     above = np.concatenate([[0.0], np.cumsum(shares[order])])[last]  # the share strictly above each distinct score
-    allowed = np.flatnonzero(above <= most + 1e-12)
+    allowed = np.flatnonzero(above <= most + _ROUNDING)
     return float(-values[allowed[-1]])
 
 
