@@ -56,8 +56,8 @@ class FitConfig:
     0.14 mm per pixel, or on the stored grid where the images do not state their pixel spacing; for the others the
     paper's 128 px patches on the stored grid. ``training`` is for ``wei2018``, ``fusion`` for the fusions;
     ``training.seed`` also draws the held-out patients, and is the seed of the fusions. ``held_out`` is the share of
-    the patients, in [0, 1), whose images set the thresholds and operating points and nothing else. With 0, or fewer
-    than five patients, the training patches set the thresholds, which promises too few false alarms, and there are no
+    the patients without any annotated lesion, in [0, 1), whose images set the thresholds and operating points and
+    nothing else. With 0, or fewer than five such patients, the training patches set the thresholds, which promises too few false alarms, and there are no
     operating points until the model is calibrated (`unary.commissioning.calibrate_model`).
     """
 
@@ -149,8 +149,11 @@ def _fit_collection(
     usable = ~collection.touches
     patients = collection.column("patient_id")
     held = np.zeros(len(collection), bool)
-    if config.held_out > 0 and len(np.unique(patients[usable])) >= _FEWEST_PATIENTS_TO_HOLD_OUT:
-        held = split_by_patient(patients, config.held_out, np.random.default_rng(config.training.seed))
+    # A patient with a benign lesion can be learned from, but cannot say what normal images do.
+    candidates = ~np.isin(patients, np.unique(patients[collection.touches]))
+    if config.held_out > 0 and len(np.unique(patients[candidates])) >= _FEWEST_PATIENTS_TO_HOLD_OUT:
+        rng = np.random.default_rng(config.training.seed)
+        held[candidates] = split_by_patient(patients[candidates], config.held_out, rng)
     normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     if len(normal) < 2:
         raise TrainingError(
@@ -193,18 +196,15 @@ def _fit_collection(
 
 def _commission(model: Model, collection: Collection, held: NDArray[np.bool_], *, progress: bool) -> Model:
     """Add what findings need: level and domain from the training images, operating points from the held-out ones."""
-    judges = set(collection.image[held].tolist())
-    parts = [
-        [row for number, row in enumerate(collection.rows) if (number in judges) is held_out]
-        for held_out in (False, True)
-    ]
-    model = add_detection(model, parts[0], progress=progress)
-    if len({row.patient_id for row in parts[1]}) < 2:
+    judges, touched = (set(collection.image[where].tolist()) for where in (held, collection.touches))
+    free = [(number, row) for number, row in enumerate(collection.rows) if number not in touched]
+    trained = [row for number, row in free if number not in judges]
+    model = add_detection(model, trained or list(collection.rows), progress=progress)
+    held_out = Manifest(tuple(row for number, row in free if number in judges))
+    if len({row.patient_id for row in held_out.rows}) < 2:
         logger.warning("too few patients to hold any out: no operating points; see `unary calibrate`")
         return model
-    touched = {collection.rows[number].image_id for number in np.unique(collection.image[collection.touches])}
-    normal = Manifest(tuple(row for row in parts[1] if row.image_id not in touched))
-    return calibrate_model(model, normal, allow_seen=True, progress=progress)
+    return calibrate_model(model, held_out, allow_seen=True, progress=progress)
 
 
 def train_fusion(
