@@ -9,21 +9,25 @@ reported once, as a radiologist would.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import ConvexHull, Delaunay
 from scipy.spatial.distance import pdist
 
 from unary.prepare import PreparedImage
 from unary.records import Finding
 
-_STEPS = 8  # merging is exact to an eighth of its distance
 _NEIGHBOURS = np.ones((3, 3), bool)
 _MOST_REGIONS = 4000
+_MOST_POINTS = 200_000
+_BAND_PX = 256
+_ROUNDING = 1e-6  # of a pixel
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class FindingsConfig:
     Attributes
     ----------
     merge_mm
-        Regions with a smaller gap between them are one finding.
+        Regions whose nearest pixels are less than this apart, from centre to centre, are one finding.
     merge_px
         The same in working pixels, where the pixel spacing is unknown.
     strongest
@@ -100,44 +104,111 @@ def find_candidates(
     spacing_mm
         Between the map's pixels; None when unknown.
     """
-    above = anomaly_map > np.float32(level)  # NaN compares as False
-    known = np.isfinite(anomaly_map)
-    highest = float(np.max(anomaly_map, where=known, initial=-np.inf)) if known.any() else None
-    labels, count = ndimage.label(above, _NEIGHBOURS)
+    labels, count = ndimage.label(anomaly_map > np.float32(level), _NEIGHBOURS)  # NaN compares as False
+    highest = _find_highest(anomaly_map)
     if count == 0:
         nothing = np.zeros(0)
-        return Candidates(labels.astype(np.int32), nothing, np.zeros((0, 2), np.intp), np.zeros(0, np.intp), highest)
-    values = np.asarray(ndimage.maximum(anomaly_map, labels, np.arange(1, count + 1)), np.float64)
-    if count > _MOST_REGIONS:
-        kept = np.argsort(-values, kind="stable")[:_MOST_REGIONS]
+        return Candidates(labels, nothing, np.zeros((0, 2), np.intp), np.zeros(0, np.intp), highest)
+    values, peaks = _find_peaks(anomaly_map, labels, count)
+    kept = np.sort(np.argsort(-values, kind="stable")[:_MOST_REGIONS])
+    if len(kept) < count:
         number = np.zeros(count + 1, np.int32)
-        number[kept + 1] = np.arange(1, _MOST_REGIONS + 1)
-        labels, values, count = number[labels], values[kept], _MOST_REGIONS
-    distance = config.merge_px if spacing_mm is None else config.merge_mm / spacing_mm
-    cluster = _link_regions(labels, count, distance)
+        number[kept + 1] = np.arange(1, len(kept) + 1)
+        _renumber(labels, number)
+        values, peaks = values[kept], peaks[kept]
+    cluster = _link_regions(
+        labels, len(values), config.merge_px if spacing_mm is None else config.merge_mm / spacing_mm
+    )
     scores = _score_clusters(values, cluster, level, config.strongest)
     order = np.argsort(-scores, kind="stable")
     rank = np.empty(len(scores), np.int32)
     rank[order] = np.arange(1, len(scores) + 1)
-    merged = np.concatenate([[0], rank[cluster]]).astype(np.int32)[labels]
-    peaks = np.asarray(ndimage.maximum_position(anomaly_map, merged, np.arange(1, len(scores) + 1)), np.intp)
-    return Candidates(
-        merged, scores[order], peaks.reshape(-1, 2), np.bincount(cluster, minlength=len(scores))[order], highest
-    )
+    _renumber(labels, np.concatenate([[0], rank[cluster]]).astype(np.int32))
+    strongest = np.lexsort([-values, cluster])
+    first = strongest[np.searchsorted(cluster[strongest], np.arange(len(scores)))]
+    return Candidates(labels, scores[order], peaks[first][order], np.bincount(cluster)[order], highest)
+
+
+def _bands(rows: int) -> Iterator[slice]:
+    """Rows of an image, a few hundred at a time: what is derived from them then stays small."""
+    return (slice(start, min(start + _BAND_PX, rows)) for start in range(0, rows, _BAND_PX))
+
+
+def _find_highest(anomaly_map: NDArray[np.float32]) -> float | None:
+    """The highest finite value, None where there is none."""
+    highest = -np.inf
+    for band in _bands(len(anomaly_map)):
+        values = anomaly_map[band]
+        highest = max(highest, float(np.max(values, where=np.isfinite(values), initial=-np.inf)))
+    return highest if highest > -np.inf else None
+
+
+def _find_peaks(
+    anomaly_map: NDArray[np.float32], labels: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The highest value of each region, shape (count,), and its first place in reading order, (count, 2)."""
+    values = np.full(count + 1, -np.inf, np.float32)
+    for band in _bands(len(labels)):
+        inside = labels[band] > 0
+        np.maximum.at(values, labels[band][inside], anomaly_map[band][inside])
+    peaks = np.full((count + 1, 2), -1, np.intp)
+    for band in _bands(len(labels)):
+        place = np.argwhere(labels[band] > 0)[::-1]  # the first place is written last
+        place[:, 0] += band.start
+        number = labels[place[:, 0], place[:, 1]]
+        highest = anomaly_map[place[:, 0], place[:, 1]] == values[number]
+        highest &= peaks[number, 0] < 0
+        peaks[number[highest]] = place[highest]
+    return values[1:].astype(np.float64), peaks[1:]
+
+
+def _renumber(labels: NDArray[np.int32], number: NDArray[np.int32]) -> None:
+    """Give each label another number, shape (labels + 1,), in place: a second label image is not affordable."""
+    for band in _bands(len(labels)):
+        labels[band] = number[labels[band]]
 
 
 def _link_regions(labels: NDArray[np.int32], count: int, distance_px: float) -> NDArray[np.intp]:
-    """Return the cluster of each region, shape (count,), numbered from 0: single linkage over gaps below a distance."""
-    step = max(int(distance_px / _STEPS), 1)
-    rows, cols = labels.shape
-    coarse = np.zeros((-(-rows // step), -(-cols // step)), bool)
-    place = np.argwhere(labels > 0)
-    coarse[place[:, 0] // step, place[:, 1] // step] = True
-    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~coarse) * step <= max(distance_px, step) / 2
-    linked = ndimage.label(near, _NEIGHBOURS)[0]
-    cluster = np.zeros(count, np.intp)
-    cluster[labels[place[:, 0], place[:, 1]] - 1] = linked[place[:, 0] // step, place[:, 1] // step]
-    return np.unique(cluster, return_inverse=True)[1]
+    """Return the cluster of each region, shape (count,), numbered from 0: single linkage over gaps below a distance.
+
+    The shortest way between two groups of points is an edge of their Delaunay triangulation, since no third point can
+    lie in the circle around it; so that this is exact, at the cost of a triangulation of the regions' border pixels.
+    """
+    if count == 1:
+        return np.zeros(1, np.intp)
+    points, region = _find_borders(labels)
+    around = np.asarray([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * 4 * (max(labels.shape) + int(distance_px))
+    triangles = Delaunay(np.concatenate([points, around])).simplices  # the corners far away: points may lie on a line
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = edges[(edges < len(points)).all(axis=1)]
+    one, other = edges[region[edges[:, 0]] != region[edges[:, 1]]].T
+    near = np.square(points[one] - points[other]).sum(axis=1) < distance_px**2
+    links = (np.ones(int(near.sum()), bool), (region[one][near], region[other][near]))
+    cluster: NDArray[np.intp] = connected_components(coo_array(links, shape=(count, count)), directed=False)[1]
+    return cluster.astype(np.intp)
+
+
+def _find_borders(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Pixels of the regions' borders, shape (n, 2), and each one's region, from 0.
+
+    Where there are more than a triangulation is for, as only a map without any order has, one of each region in every
+    cell of a grid stands for the others, of the finest grid that leaves few enough.
+    """
+    points, region, cell_px = np.zeros((0, 2), np.int64), np.zeros(0, np.intp), 1
+    for band in _bands(len(labels)):
+        above, below = max(band.start - 1, 0), band.stop + 1
+        inside = np.pad(labels[above:below] > 0, ((band.start == 0, below > len(labels)), (1, 1)))
+        inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        place = np.argwhere(inside[1:-1, 1:-1] & ~inner)
+        place[:, 0] += band.start
+        points = np.concatenate([points, place])
+        region = np.concatenate([region, labels[place[:, 0], place[:, 1]] - 1])
+        while len(points) > _MOST_POINTS:
+            cells = np.column_stack([region, points // cell_px])
+            first = np.unique(cells, axis=0, return_index=True)[1]
+            points, region = points[first], region[first]
+            cell_px *= 2 if len(points) > _MOST_POINTS else 1
+    return points, region
 
 
 def _score_clusters(
@@ -171,15 +242,15 @@ def describe_findings(
     """
     labels = enlarge_labels(candidates.labels, prepared, count=count)
     scale = np.asarray(prepared.scale)
-    boxes = ndimage.find_objects(candidates.labels, max_label=count)
+    boxes = ndimage.find_objects(candidates.labels, max_label=count) if count else []
     findings = []
-    for number, (box, p_value) in enumerate(zip(boxes[:count], p_values, strict=True)):
+    for number, (box, p_value) in enumerate(zip(boxes, p_values, strict=True)):
         inside = candidates.labels[box] == number + 1
         corner = np.asarray([part.start for part in box])
         outline = _find_outline(inside, corner, scale)
-        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1)
-        low = np.floor(corner * scale).astype(int)
-        high = np.minimum(np.ceil((corner + inside.shape) * scale).astype(int), prepared.stored_shape)
+        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1).astype(int)
+        low = np.floor(corner * scale + _ROUNDING).astype(int)
+        high = np.minimum(np.ceil((corner + inside.shape) * scale - _ROUNDING).astype(int), prepared.stored_shape)
         area, diameter = None, None
         if prepared.stored_spacing_mm is not None:
             spacing = np.asarray(prepared.stored_spacing_mm)
@@ -198,19 +269,33 @@ def describe_findings(
                 diameter_mm=diameter,
             )
         )
-    return tuple(findings), labels
+    return tuple(findings), _label_the_smallest(labels, findings)
+
+
+def _label_the_smallest(labels: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
+    """On a stored grid coarser than the working one a finding may lie between pixels; its peak is then labelled."""
+    for finding in reversed(findings):
+        r0, c0, r1, c1 = finding.box
+        if not (labels[r0:r1, c0:c1] == finding.rank).any():
+            labels[finding.peak] = finding.rank
+    return labels
 
 
 def enlarge_labels(labels: NDArray[np.int32], prepared: PreparedImage, *, count: int) -> NDArray[np.uint8]:
     """Return labels 1 to ``count`` of the working grid on the stored grid, uint8; each pixel takes its nearest."""
     if not 0 <= count <= 255:
         raise ValueError(f"at most 255 findings can be labelled, got {count}")
-    small = np.where(labels <= count, labels, 0).astype(np.uint8)
-    index = [
+    enlarged = np.zeros(prepared.stored_shape, np.uint8)
+    rows, cols = (
         np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
         for length, factor, size in zip(prepared.stored_shape, prepared.scale, labels.shape, strict=True)
-    ]
-    enlarged: NDArray[np.uint8] = small[index[0]][:, index[1]]
+    )
+    for band in _bands(len(enlarged)) if count else ():
+        first, last = rows[band.start], rows[band.stop - 1] + 1
+        block = labels[first:last]
+        small = np.where(block <= count, block, 0).astype(np.uint8)
+        if small.any():
+            enlarged[band] = small[rows[band] - first][:, cols]
     return enlarged
 
 
@@ -218,14 +303,9 @@ def _find_outline(
     inside: NDArray[np.bool_], corner: NDArray[np.intp], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Vertices of the convex outline of the pixels' areas, shape (n, 2), in stored pixel centres."""
-    edge = inside & ~ndimage.binary_erosion(inside)
-    pixels = np.argwhere(edge) + corner
+    pixels = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
     corners = np.unique(
         np.concatenate([pixels + np.asarray(shift) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0
     )
-    try:
-        corners = corners[ConvexHull(corners).vertices]
-    except QhullError as error:  # four corners of one pixel already span an area
-        raise ValueError("a finding without any pixel has no outline") from error
-    outline: NDArray[np.float64] = corners * scale - 0.5
+    outline: NDArray[np.float64] = corners[ConvexHull(corners).vertices] * scale - 0.5  # one pixel has an area already
     return outline
