@@ -122,7 +122,7 @@ def judge(reader: IsolatedReader, sample: Sample, content: bytes, path: Path) ->
     try:
         pixels = reader.read(path).pixels.astype(np.float64)
     except ImageError as error:
-        return "refused", str(error.reason)
+        return ("WRONG: names the patient", "") if "Phantom^" in str(error) else ("refused", str(error.reason))
     if np.array_equal(pixels, sample.pixels):
         return "equal", ""
     try:
