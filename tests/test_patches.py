@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import unary.patches
 from unary.patches import (
     GridConfig,
     build_patch_set,
@@ -9,6 +10,7 @@ from unary.patches import (
     join_patch_sets,
     pad_to_patch,
     stitch_patches,
+    taper_window,
     tissue_origins,
     tissue_share,
 )
@@ -18,7 +20,7 @@ SHAPES = [(1, 1), (5, 300), (16, 16), (31, 17), (64, 48), (100, 33)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stride", [1, 7, 16])
-@pytest.mark.parametrize("blend", ["mean", "max"])
+@pytest.mark.parametrize("blend", ["mean", "max", "taper"])
 def test_identity_stitches_back_exactly(shape, stride, blend):
     pixels = np.random.default_rng(0).integers(0, 65535, shape, dtype=np.uint16)
     config = GridConfig(size_px=16, stride_px=stride)
@@ -108,3 +110,68 @@ def test_padding_leaves_large_images_alone():
 def test_configuration_is_checked(wrong):
     with pytest.raises(ValueError):
         GridConfig(**wrong)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stride", [1, 5, 8, 16])
+@pytest.mark.parametrize("blend", ["mean", "max", "taper"])
+def test_constants_stay_constant_and_nothing_is_left_uncovered(shape, stride, blend):
+    origins = grid_origins(shape, GridConfig(size_px=16, stride_px=stride))
+    stitched = stitch_patches([(np.full((len(origins), 16, 16), -3.7, np.float32), origins)], shape, blend=blend)
+    assert np.allclose(stitched, np.float32(-3.7), rtol=1e-5)
+
+
+def test_taper_keeps_borders_and_corners_and_hides_the_seams():
+    shape, config = (40, 56), GridConfig(size_px=16, stride_px=8)
+    origins = grid_origins(shape, config)
+    rng = np.random.default_rng(4)
+    maps = rng.normal(size=(len(origins), 16, 16)).astype(np.float32)
+    stitched = stitch_patches([(maps, origins)], shape, blend="taper")
+    for corner, number in (((0, 0), 0), ((0, -1), 5), ((-1, 0), -6), ((-1, -1), -1)):
+        assert np.allclose(stitched[corner], maps[number][corner], rtol=1e-6), "one patch alone covers a corner"
+    levels = np.arange(len(origins), dtype=np.float32)[:, None, None] * np.ones((16, 16), np.float32)
+    steps = {
+        blend: np.abs(np.diff(stitch_patches([(levels, origins)], shape, blend=blend), axis=1)).max()
+        for blend in ("mean", "taper")
+    }
+    assert steps["taper"] < steps["mean"] / 2
+
+
+def test_taper_against_loops():
+    shape = (23, 19)
+    origins = grid_origins(shape, GridConfig(size_px=8, stride_px=3))
+    maps = np.random.default_rng(5).normal(size=(len(origins), 8, 8))
+    window = taper_window(8).astype(np.float64)
+    assert window.max() == 1
+    assert window.min() == window[0, 0] == 1 / 16
+    assert np.array_equal(window, window[::-1].T)
+    total, weight = np.zeros(shape), np.zeros(shape)
+    for patch, (row, col) in zip(maps, origins, strict=True):
+        total[row : row + 8, col : col + 8] += window * patch
+        weight[row : row + 8, col : col + 8] += window
+    stitched = stitch_patches([(maps.astype(np.float32), origins)], shape, blend="taper")
+    assert np.allclose(stitched, total / weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("blend", ["mean", "taper"])
+def test_order_batches_and_bands_change_nothing(blend, monkeypatch):
+    shape = (61, 45)
+    origins = grid_origins(shape, GridConfig(size_px=16, stride_px=6))[::2]
+    maps = np.random.default_rng(6).normal(size=(len(origins), 16, 16)).astype(np.float32)
+    whole = stitch_patches([(maps, origins)], shape, blend=blend)
+    order = np.random.default_rng(7).permutation(len(origins))
+    monkeypatch.setattr(unary.patches, "_BAND_PX", 5)
+    parts = [(maps[order[k : k + 7]], origins[order[k : k + 7]]) for k in range(0, len(order), 7)]
+    assert np.allclose(stitch_patches(parts, shape, blend=blend), whole, atol=1e-5, equal_nan=True)
+    assert not np.isnan(whole).all()
+
+
+def test_a_map_that_is_not_finite_is_not_hidden():
+    origins = np.array([[0, 0], [0, 2]], np.int32)
+    maps = np.ones((2, 4, 4), np.float32)
+    maps[0, 1, 3] = np.nan
+    maps[0, 2, 3] = np.inf
+    stitched = stitch_patches([(maps, origins)], (4, 6), blend="taper")
+    assert np.isnan(stitched[1, 3])
+    assert np.isinf(stitched[2, 3])
+    assert np.isfinite(stitched).sum() == 22

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Origins = NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
+_BAND_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -148,25 +149,46 @@ def stitch_patches(
     """
     if blend not in ("mean", "max", "taper"):
         raise ValueError(f"blend must be 'mean', 'max' or 'taper', not {blend!r}")
-    result = np.full(shape, np.nan, np.float32)
-    total = np.zeros(shape if blend != "max" else (0, 0), np.float32)  # whole numbers stay exact up to 2**24
-    weights = np.ones((1, 1), np.float32)
+    result = np.full(shape, np.nan if blend == "max" else 0, np.float32)
+    laid: list[tuple[int, Origins]] = []
     for maps, origins in batches:
-        if blend == "taper" and weights.shape[0] != maps.shape[-1]:
-            weights = taper_window(maps.shape[-1])
+        size_px = int(maps.shape[-1])
+        weights = _blend_weights(blend, size_px)
+        laid.append((size_px, origins))
         for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
-            window = result[row : row + patch.shape[0], col : col + patch.shape[1]]
+            window = result[row : row + size_px, col : col + size_px]
             rows, cols = window.shape
             inside = patch[:rows, :cols]
             if blend == "max":
                 np.fmax(window, inside, out=window)
             else:
-                own = weights[:rows, :cols]
-                total[row : row + rows, col : col + cols] += own
-                np.add(np.nan_to_num(window), own * inside, out=window)
+                window += weights[:rows, :cols] * inside
     if blend != "max":
-        np.divide(result, total, out=result, where=total > 0)
+        for start in range(0, shape[0], _BAND_PX):  # a second array of the image's size is not needed
+            band = result[start : start + _BAND_PX]
+            total = _sum_weights(laid, start, (int(band.shape[0]), int(band.shape[1])), blend)
+            np.divide(band, total, out=band, where=total > 0)
+            band[total == 0] = np.nan
     return result
+
+
+def _blend_weights(blend: Literal["mean", "max", "taper"], size_px: int) -> NDArray[np.float32]:
+    return taper_window(size_px) if blend == "taper" else np.ones((size_px, size_px), np.float32)
+
+
+def _sum_weights(
+    laid: Sequence[tuple[int, Origins]], first_row: int, shape: tuple[int, int], blend: Literal["mean", "max", "taper"]
+) -> NDArray[np.float32]:
+    """What the weights of all patches add up to in some rows of the image; whole numbers are exact up to 2**24."""
+    total = np.zeros(shape, np.float32)
+    for size_px, origins in laid:
+        weights = _blend_weights(blend, size_px)
+        touching = (origins[:, 0] < first_row + shape[0]) & (origins[:, 0] + size_px > first_row)
+        for row, col in (origins[touching] - [first_row, 0]).tolist():
+            window = total[max(row, 0) : row + size_px, col : col + size_px]
+            rows, cols = window.shape
+            window += weights[max(-row, 0) : max(-row, 0) + rows, :cols]
+    return total
 
 
 @dataclass(frozen=True, eq=False)
