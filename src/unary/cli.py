@@ -290,15 +290,17 @@ def _run_score(options: argparse.Namespace) -> int:
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.bundle import read_model
+    from unary.experiments.detection_evaluation import evaluate_detection
     from unary.experiments.evaluation_report import write_evaluation
     from unary.pipeline import evaluate
     from unary.sources.manifest import read_manifest
 
-    model = read_model(options.model)
-    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
+    model, manifest = read_model(options.model), read_manifest(options.manifest)
+    evaluation = evaluate(model, manifest, allow_seen=options.allow_seen)
+    detection = evaluate_detection(model, manifest)
+    for line in write_evaluation(evaluation, model, options.out, detection=detection, banners=tuple(options.note)):
         print(line)
-    return EXIT_PARTLY if evaluation.collection.skipped else 0
+    return EXIT_PARTLY if evaluation.collection.skipped or (detection is not None and detection.skipped) else 0
 
 
 def _run_reproduce(options: argparse.Namespace) -> int:

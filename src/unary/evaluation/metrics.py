@@ -12,6 +12,18 @@ Only ``reproduce`` has the level SPLIT (``patch`` or ``patient``); elsewhere GRO
 when something limits what the numbers can say.
 
 `unary bench` adds ``"average_precision_ci95": [lo, hi] or null`` and ``"sensitivity_ci95": {"0.90": [lo, hi], ...}``.
+
+`unary evaluate` adds what was found image by image, where X_ci95 stands for [lo, hi] or null::
+
+    {"detection": {
+        "counts": {"images": n, "normal_images": n, ...},
+        "froc": {GROUP: {"sensitivity": {"0.1": x, ...}, "sensitivity_ci95": {...}, "mean_sensitivity": x, X_ci95,
+            "n_lesions": n, "n_lesion_patients": n, "n_normal_images": n, "n_normal_patients": n, "note": text}},
+        "operating_points": {"1": {"threshold": x, "expected_false_findings": x, "expected_is_promised": bool,
+            "promised_false_alarm_rate": x, "calibration_patients": n, "false_findings": x, X_ci95,
+            "false_alarm_rate": x, X_ci95, "n_normal_images": n, "n_normal_images_with_finding": n, ...}, ...},
+        "image_auroc": {COMPARISON: {"auroc": x, X_ci95}},
+        "pixels": {GROUP: {"auroc": x, X_ci95, "average_precision": x, X_ci95, "n_positive": n, ...}}}}
 """
 
 from __future__ import annotations
@@ -213,7 +225,9 @@ def compare_detectors(
     return difference_over_seeds(kept[0], kept[1], rng=rng, resamples=resamples)
 
 
-def write_metrics(path: Path, detectors: Mapping[str, Any], *, meta: Mapping[str, Any]) -> None:
+def write_metrics(
+    path: Path, detectors: Mapping[str, Any], *, meta: Mapping[str, Any], detection: Mapping[str, Any] | None = None
+) -> None:
     """Write ``metrics.json``: keys sorted, two spaces, no NaN; the old file stays until the new one is whole.
 
     Parameters
@@ -224,13 +238,15 @@ def write_metrics(path: Path, detectors: Mapping[str, Any], *, meta: Mapping[str
         ``{NAME: {GROUP: {...}}}``, or with SPLIT above GROUP.
     meta
         What else a reader needs: seeds, data hash, versions, command, configuration, counts, notices.
+    detection
+        Figures of findings; the key is absent where there are none.
 
     Raises
     ------
     ValueError
         If a number is NaN or infinite, which JSON cannot say.
     """
-    document = {"detectors": detectors, "meta": meta}
+    document = {"detectors": detectors, "meta": meta, **({"detection": detection} if detection is not None else {})}
     text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -11,22 +11,33 @@ from typing import Any
 import numpy as np
 
 from unary.bundle import Model, describe_versions
+from unary.detection import require_settings
 from unary.errors import ManifestError
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL, ScoreTable, select_runs, summarise, write_metrics, write_scores
+from unary.experiments.detection_evaluation import DetectionEvaluation, document_summary, summarise_detection
+from unary.experiments.detection_report import build_detection_sections, describe_detection, write_tables
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
 from unary.outputs.report import Picture, Report, Section, build_results_section, describe_outcome, write_report
 from unary.pipeline import Evaluation
 
 IMAGE_GROUP = "image"
+NO_FINDINGS = "Findings were not evaluated: the model was fitted by a version of unary that knew none."
 
 
 def write_evaluation(
-    evaluation: Evaluation, model: Model, out: Path, *, banners: tuple[str, ...] = (), resamples: int = 2000
+    evaluation: Evaluation,
+    model: Model,
+    out: Path,
+    *,
+    detection: DetectionEvaluation | None = None,
+    banners: tuple[str, ...] = (),
+    resamples: int = 2000,
 ) -> tuple[str, ...]:
     """Write ``metrics.json``, ``scores.parquet`` and ``report.html`` under ``out``; return the outcome as lines.
 
-    Patch-level groups are those of the lesions; the group ``image`` ranks whole images by their highest patch.
+    Patch-level groups are those of the lesions; the group ``image`` ranks whole images by their highest patch. With
+    ``detection``, the figures of findings are added, and the tables of `write_tables`.
 
     Raises
     ------
@@ -55,14 +66,27 @@ def write_evaluation(
         "skipped": list(collection.skipped),
     }
     write_scores(out / "scores.parquet", tables)
-    write_metrics(out / "metrics.json", metrics, meta=meta)
-    write_report(_build_report(metrics, tables, model, banners=banners, meta=meta), out / "report.html")
+    report = _build_report(metrics, tables, model, banners=banners, meta=meta)
+    found_lines: list[str] = []
+    document = None
+    if detection is not None:
+        calibration = require_settings(model).calibration
+        found = summarise_detection(detection, calibration.operating_points if calibration else (), resamples=resamples)
+        document, found_lines = document_summary(found), describe_detection(found)
+        write_tables(detection, out)
+        sections = (*report.sections, *build_detection_sections(detection, found))
+        skipped = (line for line in detection.skipped if line not in report.notices)
+        report = dataclasses.replace(report, sections=sections, notices=(*report.notices, *skipped))
+    elif model.detection is None:
+        report = dataclasses.replace(report, notices=(*report.notices, NO_FINDINGS))
+    write_metrics(out / "metrics.json", metrics, meta=meta, detection=document)
+    write_report(report, out / "report.html")
     lines = [
         f"{name:18s} {group:14s} AUROC {found['auroc']:.3f}{_between(found)}"
         for name, groups in metrics.items()
         for group, found in groups.items()
     ]
-    return (*lines, str(out / "report.html"))
+    return (*lines, *found_lines, str(out / "report.html"))
 
 
 def _between(found: dict[str, Any]) -> str:
