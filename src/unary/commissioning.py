@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.bundle import Model, hash_patients
+from unary.calibration import NormalScores
 from unary.collection import read_row
 from unary.detection import build_settings, examine_image, find_level, map_prepared, score_normal, with_calibration
 from unary.errors import CalibrationError, ImageError, SplitError
@@ -43,13 +44,13 @@ def add_detection(model: Model, rows: Sequence[ManifestRow], *, progress: bool =
     stride_px = max(model.grid.size_px // 2, 1)
     domains: list[Domain] = []
 
-    def examine(image: Image) -> NDArray[np.float32]:
+    def examine(_row: ManifestRow, image: Image) -> NDArray[np.float32]:
         prepared = prepare_image(image, model.preparation)
         domains.append(describe_image(image))
         return map_prepared(model.detector, prepared, size_px=model.grid.size_px, stride_px=stride_px)
 
     chosen = [rows[place] for place in places]
-    level = find_level(found for _, found in _examine_rows(chosen, examine, title="findings", progress=progress))
+    level = find_level(_examine_rows(chosen, examine, title="findings", progress=progress))
     settings = build_settings(level, size_px=model.grid.size_px, domain=join_domains(domains))
     return dataclasses.replace(model, detection=settings)
 
@@ -93,19 +94,24 @@ def calibrate_model(model: Model, manifest: Manifest, *, allow_seen: bool = Fals
             f"{len(seen)} patient(s) of the manifest were in the training set of the model, which would promise too "
             "few false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
-    found = _examine_rows(rows, lambda image: examine_image(model, image), title="calibrating", progress=progress)
-    scores = [score_normal(examined, hash_patients([row.patient_id])[0]) for row, examined in found]
-    return with_calibration(model, scores)
+
+    def examine(row: ManifestRow, image: Image) -> NormalScores:
+        examined = examine_image(model, image)
+        if examined.scored_px == 0:
+            raise ImageError(f"{image.path}: no pixel of it could be scored; does it show hardly any tissue?")
+        return score_normal(examined, hash_patients([row.patient_id])[0])
+
+    return with_calibration(model, list(_examine_rows(rows, examine, title="calibrating", progress=progress)))
 
 
 def _examine_rows(
-    rows: Sequence[ManifestRow], examine: Callable[[Image], T], *, title: str, progress: bool
-) -> Iterator[tuple[ManifestRow, T]]:
+    rows: Sequence[ManifestRow], examine: Callable[[ManifestRow, Image], T], *, title: str, progress: bool
+) -> Iterator[T]:
     """Yield what is said of the images that can be used; the others are named and left out."""
     for row in tqdm(rows, desc=title, unit="image", delay=2, disable=None if progress else True):
         try:
-            examined = examine(read_row(row))
+            examined = examine(row, read_row(row))
         except ImageError as error:
             logger.warning("skipped: %s", error)
             continue
-        yield row, examined
+        yield examined

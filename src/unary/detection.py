@@ -68,9 +68,8 @@ def map_prepared(
     apart, wherever there is any tissue; their maps are blended with `unary.patches.taper_window`, so that every pixel
     of the breast is scored, borders and corners included.
     """
-    anomaly_map = np.full(prepared.shape, np.nan, np.float32)
     if not prepared.mask.any():
-        return anomaly_map
+        return np.full(prepared.shape, np.nan, np.float32)
     window = _find_window(prepared.mask)
     pixels, mask = prepared.pixels[window], prepared.mask[window]
     if isinstance(detector, ImageDetector):
@@ -86,7 +85,11 @@ def map_prepared(
                 yield detector.examine(extract_patches(pixels, chosen, size_px=size_px)).maps, chosen
 
         found = stitch_patches(maps(), (int(mask.shape[0]), int(mask.shape[1])), blend="taper")
-    anomaly_map[window] = np.where(mask, found, np.float32(np.nan))
+    found[~mask] = np.nan
+    if found.shape == prepared.shape:
+        return found
+    anomaly_map = np.full(prepared.shape, np.nan, np.float32)
+    anomaly_map[window] = found
     return anomaly_map
 
 
@@ -112,10 +115,11 @@ def examine_image(model: Model, image: Image) -> Examined:
         If the model was fitted by a version that knew no findings.
     """
     settings = require_settings(model)
+    out_of_domain = compare_domain(image, settings.domain)  # first, while memory is free for a copy of the pixels
     prepared = prepare_image(image, model.preparation)
     anomaly_map = map_prepared(model.detector, prepared, size_px=model.grid.size_px, stride_px=settings.stride_px)
     candidates = find_candidates(anomaly_map, settings.level, settings.findings, spacing_mm=_working_spacing(prepared))
-    return Examined(prepared, anomaly_map, candidates, compare_domain(image, settings.domain))
+    return Examined(prepared, anomaly_map, candidates, out_of_domain)
 
 
 def _working_spacing(prepared: PreparedImage) -> float | None:
