@@ -1,0 +1,226 @@
+"""Folds over patients, and one detector fitted and judged in one of them; what is done is kept as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unary.bundle import MODEL_FILE, DetectorName, Model, hash_file, read_model, write_model
+from unary.detection import require_settings
+from unary.errors import SplitError
+from unary.evaluation.matching import Match, Target
+from unary.evaluation.pixelwise import summarise_pixels
+from unary.experiments.detection_evaluation import as_pair, evaluate_detection
+from unary.experiments.judged_images import JudgedImage, is_normal
+from unary.files import replacing
+from unary.pipeline import FitConfig, fit
+from unary.records import Finding, Manifest, ManifestRow, OperatingPoint
+from unary.splits import require_disjoint
+from unary.training import TrainingConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: which detector, which division of the patients, which of its folds."""
+
+    detector: DetectorName
+    seed: int
+    fold: int
+    folds: int
+    epochs: int
+    held_out: float
+
+    @property
+    def name(self) -> str:
+        """Usable as a file name."""
+        return f"{self.detector}-seed{self.seed}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Normal images to fit and calibrate on, and images of other patients to judge."""
+
+    fit: tuple[ManifestRow, ...]
+    test: tuple[ManifestRow, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What one run gave; ``pixels`` by kind of lesion, of completely annotated images."""
+
+    plan: Plan
+    images: tuple[JudgedImage, ...]
+    points: tuple[OperatingPoint, ...]
+    pixels: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def draw_image_folds(manifest: Manifest, *, count: int, seed: int) -> tuple[Fold, ...]:
+    """Divide the patients with normal images into folds of about as many images.
+
+    Each fold's test set holds the normal images of its patients, and the other images of every patient of whom nothing
+    was learned.
+    """
+    lesional = {lesion.image_id for lesion in manifest.lesions}
+    normal = [row for row in manifest.rows if row.image_id not in lesional and is_normal(row, ())]
+    chosen = {row.image_id for row in normal}
+    others = [row for row in manifest.rows if row.image_id not in chosen]
+    names, sizes = np.unique([row.patient_id for row in normal], return_counts=True)
+    if not 2 <= count <= len(names):
+        raise SplitError(f"folds must be at least 2 and at most the {len(names)} patients with normal images")
+    rng = np.random.default_rng([seed, count])
+    loads, fold_of = np.zeros(count), {}
+    for which in rng.permutation(len(names)):  # the lightest fold takes the next patient
+        fold_of[str(names[which])] = lightest = int(np.argmin(loads))
+        loads[lightest] += sizes[which]
+    folds = []
+    for number in range(count):
+        learned = tuple(row for row in normal if fold_of[row.patient_id] != number)
+        seen = {row.patient_id for row in learned}
+        held = tuple(row for row in normal if fold_of[row.patient_id] == number)
+        test = held + tuple(row for row in others if row.patient_id not in seen)
+        patients = [np.asarray([row.patient_id for row in rows]) for rows in (learned, test)]
+        require_disjoint(patients[0], patients[1], sides=("fitting", "test"))
+        folds.append(Fold(learned, test))
+    return tuple(folds)
+
+
+def hash_manifest(manifest: Manifest) -> str:
+    """Return a SHA-256 over the files' bytes, and over all that is known of images and lesions."""
+    digest = hashlib.sha256(repr([dataclasses.replace(lesion, mask_path=None) for lesion in manifest.lesions]).encode())
+    for row in manifest.rows:
+        known = [row.image_id, row.patient_id, row.label, row.birads, row.complete, row.spacing_mm, hash_file(row.path)]
+        digest.update(json.dumps(known).encode())
+    return digest.hexdigest()
+
+
+def run_plan(manifest: Manifest, fold: Fold, plan: Plan, out: Path, *, data_hash: str) -> RunResult:
+    """Fit on a fold and judge its test images, or read what was kept of it.
+
+    Parameters
+    ----------
+    manifest
+        Of all images.
+    fold
+        Of the plan.
+    plan
+        What to run.
+    out
+        Keeps ``runs/`` and ``models/``. Runs are known by plan, data, and the version of unary; after changing the code
+        of a detector, use a new folder.
+    data_hash
+        Of the manifest.
+    """
+    known = {"format": FORMAT, "plan": dataclasses.asdict(plan), "data": data_hash, "unary": metadata.version("unary")}
+    key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    kept = out / "runs" / f"{plan.name}-{key[:12]}.json"
+    if not kept.exists():
+        started = time.monotonic()
+        model = _fit_or_read(manifest, fold, plan, out / "models" / kept.stem)
+        fitted = time.monotonic()
+        document = _judge(model, manifest.select(fold.test))
+        seconds = {"fit": fitted - started, "detect": time.monotonic() - fitted}
+        document |= {**known, "fit_patients": len({row.patient_id for row in fold.fit}), "seconds": seconds}
+        with replacing(kept) as partial:
+            partial.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    return _read_run(kept, manifest, plan)
+
+
+def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Model:
+    if (folder / MODEL_FILE).exists():
+        return read_model(folder)
+    config = FitConfig(
+        plan.detector, training=TrainingConfig(epochs=plan.epochs, seed=plan.seed), held_out=plan.held_out
+    )
+    checkpoint = folder.with_suffix(".checkpoint")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    model = fit(manifest.select(fold.fit), config, checkpoint=checkpoint, progress=False)
+    write_model(model, folder)
+    for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
+        file.unlink()
+    return model
+
+
+def _judge(model: Model, manifest: Manifest) -> dict[str, Any]:
+    evaluation = evaluate_detection(model, manifest, progress=False)
+    calibration = require_settings(model).calibration
+    if evaluation is None or calibration is None:
+        raise SplitError("there are too few patients with normal images to hold any out for operating points")
+    pixels = {}
+    for name, samples in evaluation.pixels.items():
+        complete = [sample for sample in samples if not sample.positive.all()]  # partial ones hold lesion pixels alone
+        if any(sample.positive.any() for sample in complete):
+            found = summarise_pixels(complete, rng=np.random.default_rng(0))
+            pixels[name] = {
+                **as_pair("auroc", found.auroc),
+                **as_pair("average_precision", found.average_precision),
+                "share": found.positives / (found.positives + found.negatives),
+            }
+    return {
+        "points": [dataclasses.asdict(point) for point in calibration.operating_points],
+        "pixels": pixels,
+        "skipped": list(evaluation.skipped),
+        "images": [_write_image(image) for image in evaluation.images],
+    }
+
+
+def _write_image(image: JudgedImage) -> dict[str, Any]:
+    return {
+        "image_id": image.row.image_id,
+        "normal": image.normal,
+        "score": image.image_score,
+        "p_value": image.image_p_value,
+        "out_of_domain": image.out_of_domain,
+        "findings": [dataclasses.asdict(finding) for finding in image.findings],
+        "targets": [
+            {
+                "group": target.group,
+                "lesions": target.lesions,
+                "outline": target.outline.tolist(),
+                "area_mm2": target.area_mm2,
+                "cluster": target.cluster,
+            }
+            for target in image.match.targets
+        ],
+        "hits": image.match.hits,
+    }
+
+
+def _read_run(path: Path, manifest: Manifest, plan: Plan) -> RunResult:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row.image_id: row for row in manifest.rows}
+    images = tuple(_read_image(entry, rows[entry["image_id"]]) for entry in document["images"])
+    points = tuple(OperatingPoint(**point) for point in document["points"])
+    facts = {name: document[name] for name in ("fit_patients", "seconds", "skipped")}
+    return RunResult(plan, images, points, document["pixels"], facts)
+
+
+def _read_image(entry: dict[str, Any], row: ManifestRow) -> JudgedImage:
+    findings = tuple(
+        Finding(
+            **{
+                **finding,
+                "box": tuple(finding["box"]),
+                "outline": tuple(tuple(point) for point in finding["outline"]),
+                "peak": tuple(finding["peak"]),
+            }
+        )
+        for finding in entry["findings"]
+    )
+    targets = tuple(
+        Target(**{**target, "lesions": tuple(target["lesions"]), "outline": np.asarray(target["outline"])}, parts=())
+        for target in entry["targets"]
+    )
+    match = Match(targets, tuple(tuple(ranks) for ranks in entry["hits"]), {f.rank: f.score for f in findings})
+    domain = tuple(entry["out_of_domain"])
+    return JudgedImage(row, entry["normal"], findings, match, entry["score"], entry["p_value"], domain)
