@@ -9,8 +9,9 @@ with m images counts 1/m (hierarchical conformal prediction, Lee, Barber and Wil
   new normal patient, P(p <= a) <= a for every a. It is never below 1 / (n + 1): no smaller rate can be promised.
 * The expected number of findings in such an image is at most r where (n R(t) + B) / (n + 1) <= r, R(t) being the mean
   over patients of the number of findings above t in their images, and B the most findings that are ever reported of an
-  image (conformal risk control, Angelopoulos et al. 2022). Where even the highest threshold cannot promise r, because
-  B / (n + 1) > r, the threshold is the one at which R(t) <= r was measured, and it says so.
+  image (conformal risk control, Angelopoulos et al. 2022). The bound B costs B / (n + 1) of the rate. Where that is
+  more than half of r, with fewer than 2 B / r - 1 patients, nothing is promised of this number: the threshold is the
+  one at which R(t) <= r was measured, and it says so. The choice looks at n alone and leaves the promises intact.
 
 No abnormal image has a part in any of it. The promise is over the draw of the calibration patients as well as of the
 new one: a given calibration may lie above or below by chance, and less so the more patients there are.
@@ -153,7 +154,7 @@ def _set_point(
     """
     count = plain.patients
     most = rate * (count + 1) / count - MOST_FINDINGS / count
-    promised = most >= -_ROUNDING
+    promised = rate * (count + 1) >= 2 * MOST_FINDINGS - _ROUNDING
     threshold = max(_find_threshold(found, shares, most if promised else rate, plain.scores[-1]), least)
     above = float(np.sum(np.asarray(plain.weights)[np.searchsorted(plain.scores, threshold, side="right") :]))
     return OperatingPoint(
