@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,8 @@ class DetectConfig:
         there, and nothing if it is not.
     maps
         Whether to write the anomaly map as TIFF and as a heat map over the image.
+    spacing_mm
+        Pixel spacing of files that do not state it; None leaves it unknown. Sizes in mm then rest on your word.
     limits
         Of reading a file.
     """
@@ -57,11 +60,14 @@ class DetectConfig:
     stride_px: int | None = None
     dicom: tuple[Kind, ...] | None = None
     maps: bool = False
+    spacing_mm: float | None = None
     limits: ReadingLimits | None = None
 
     def __post_init__(self) -> None:
         if self.stride_px is not None and self.stride_px < 1:
             raise ValueError(f"stride_px must be at least 1, got {self.stride_px}")
+        if self.spacing_mm is not None and not 0 < self.spacing_mm < math.inf:
+            raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
 
 
 def detect_files(
@@ -105,11 +111,14 @@ def detect_files(
         "unary": about.version,
         "operating_point_name": None if point is None else point.name,
         "stride_px": settings.stride_px,
+        "assumed_spacing_mm": config.spacing_mm,
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
         "moment": moment.isoformat(),
     }
 
     def examine(image: Image, folder: Path) -> dict[str, Any]:
+        if image.spacing_mm is None and config.spacing_mm is not None:
+            image = dataclasses.replace(image, spacing_mm=(config.spacing_mm, config.spacing_mm))
         examined = examine_image(model, image)
         detection = build_detection(examined, settings, point)
         _write_pictures(examined, detection, folder, maps=config.maps)
@@ -182,7 +191,7 @@ def _write_pictures(examined: Examined, detection: Detection, folder: Path, *, m
         )
         for finding in detection.findings
     ]
-    title = f"{len(shown)} findings. Research, not for diagnosis"
+    title = f"{len(shown)} finding{'' if len(shown) == 1 else 's'}. Research, not for diagnosis"
     figure = plot_findings(examined.prepared.pixels, shown, title=title)
     (folder / "findings.png").write_bytes(figure_png(figure))
     if not maps:

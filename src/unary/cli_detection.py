@@ -61,6 +61,7 @@ def _add_detect(commands: Commands[argparse.ArgumentParser]) -> None:
         help=f"DICOM results, of {', '.join(KINDS)}; or none (default: report,segmentation,capture)",
     )
     detect.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
+    detect.add_argument("--spacing-mm", type=float, help="pixel spacing of files that do not state it")
     detect.add_argument("--timeout-s", type=float, default=60.0, help="for reading one file (default: %(default)s)")
     detect.add_argument("--memory-mib", type=int, default=4096, help="for reading one file (default: %(default)s)")
     detect.set_defaults(run=_run_detect)
@@ -105,7 +106,9 @@ def _run_detect(options: argparse.Namespace) -> int:
         raise UnaryError(f"--dicom knows {', '.join(KINDS)} and none, not {wrong[0]!r}")
     try:
         limits = ReadingLimits(timeout_s=options.timeout_s, memory_mib=options.memory_mib)
-        config = DetectConfig(options.operating_point, options.stride_px, dicom, options.maps, limits)
+        config = DetectConfig(
+            options.operating_point, options.stride_px, dicom, options.maps, options.spacing_mm, limits
+        )
     except ValueError as error:
         raise UnaryError(str(error)) from error
     model = read_model(options.model)

@@ -182,11 +182,14 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     if not mask.any():
         raise ImageError(
             f"{image.path}: no tissue was found, only background (is the image blank, constant, or not a mammogram? "
-            "for other images prepare with mask='none')"
+            "for other images prepare with mask='none')",
+            reason="BLANK",
         )
     low, high = _intensity_anchors(image, pixels, mask, config)
     if not high > low:
-        raise ImageError(f"{image.path}: the tissue has one single value ({low:g}); the image looks blank or damaged")
+        raise ImageError(
+            f"{image.path}: the tissue has one single value ({low:g}); the image looks blank or damaged", reason="BLANK"
+        )
     top = config.high_value if config.intensity == "percentile" else 1.0
     return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape, image.spacing_mm)
 
@@ -228,7 +231,8 @@ def _resample(
     if image.spacing_mm is None:
         raise ImageError(
             f"{image.path}: the model works at {spacing_mm} mm per pixel but the file does not state its pixel spacing "
-            "(add it to the manifest's spacing_mm column)"
+            "(state it yourself: column spacing_mm of a manifest, or --spacing-mm)",
+            reason="NO_SPACING",
         )
     rows, cols = image.shape
     shape = tuple(max(1, round(n * s / spacing_mm)) for n, s in zip((rows, cols), image.spacing_mm, strict=True))

@@ -1,0 +1,187 @@
+"""`unary detect` from files to results, on phantoms."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from unary.batch_detection import DetectConfig, detect_files
+from unary.bundle import write_model
+from unary.cli import main
+from unary.pipeline import FitConfig, fit
+from unary.sources.images import read_image
+
+
+@pytest.fixture(scope="module")
+def model_folder(normals, tmp_path_factory):
+    """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
+    folder = tmp_path_factory.mktemp("model") / "laplacian"
+    write_model(fit(normals, FitConfig("laplacian", held_out=0.5), progress=False), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lesional(phantoms):
+    """Return the row of an image with calcifications."""
+    names = {lesion.image_id for lesion in phantoms.lesions if lesion.name.startswith("Calc")}
+    return next(row for row in phantoms.rows if row.image_id in names)
+
+
+def read_result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_planted_cluster_is_found_in_every_output(model_folder, phantoms, lesional, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["detect", str(model_folder), str(lesional.path), "--out", str(out), "--maps", "--operating-point", "2"]
+    assert main(arguments) == 0
+    (folder,) = [path for path in out.iterdir() if path.is_dir()]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "capture.dcm",
+        "findings.csv",
+        "findings.png",
+        "heat_map.png",
+        "map.tiff",
+        "report.dcm",
+        "result.json",
+        "segmentation.dcm",
+    ]
+    result = read_result(folder)
+    points = np.concatenate([lesion.points for lesion in phantoms.lesions_of(lesional.image_id)])
+    box = result["findings"][0]["box"]
+    assert ((points >= box[:2]) & (points < box[2:])).all(axis=1).any()
+    assert "promise" in result
+    assert "not for diagnosis" in result["notice"].lower()
+    with (folder / "findings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == [found["score"] for found in result["findings"]]
+    segments = pydicom.dcmread(folder / "segmentation.dcm")
+    assert len(segments.SegmentSequence) == len(rows)
+    source = pydicom.dcmread(lesional.path)
+    assert pydicom.dcmread(folder / "report.dcm").StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_a_rerun_skips_and_a_redone_result_has_the_same_bytes(model_folder, lesional, tmp_path):
+    path = tmp_path / "image.dcm"
+    shutil.copy(lesional.path, path)
+    arguments = ["detect", str(model_folder), str(path), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out" / "image").iterdir()}
+    shutil.rmtree(tmp_path / "out" / "image")
+    assert main(arguments) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "image").iterdir()} == before
+    stamp = (tmp_path / "out" / "image" / "result.json").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "image" / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_operating_points_keep_more_or_fewer_findings(model_folder, phantoms, tmp_path):
+    paths = [row.path for row in phantoms.rows[-4:]]
+    counts = []
+    for name in ("0.1", "0.5", "1", "2"):
+        assert main(["detect", str(model_folder), *map(str, paths), "--out", str(tmp_path / name), "--dicom", "none",
+                     "--operating-point", name]) == 0  # fmt: skip
+        results = [read_result(folder) for folder in sorted((tmp_path / name).iterdir()) if folder.is_dir()]
+        assert {result["operating_point"]["name"] for result in results} == {name}
+        assert all(
+            found["score"] > result["operating_point"]["threshold"]
+            for result in results
+            for found in result["findings"]
+        )
+        counts.append(sum(len(result["findings"]) for result in results))
+    assert counts == sorted(counts)
+
+
+def test_broken_files_are_named_and_the_rest_goes_on(model_folder, lesional, tmp_path, capsys):
+    (tmp_path / "broken.dcm").write_bytes(lesional.path.read_bytes()[:2000])
+    shutil.copy(lesional.path, tmp_path / "good.dcm")
+    inputs = [str(tmp_path / name) for name in ("broken.dcm", "good.dcm")]
+    assert main(["detect", str(model_folder), *inputs, "--out", str(tmp_path / "out")]) == 3
+    with (tmp_path / "out" / "failures.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["file"].endswith("broken.dcm")
+    assert row["reason"] in ("CORRUPT_PIXELS", "NOT_READABLE", "NOT_AN_IMAGE")
+    assert "1 files without a result" in capsys.readouterr().out
+    assert (tmp_path / "out" / "good" / "report.dcm").exists()
+
+
+def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, normals, lesional, tmp_path):
+    model = dataclasses.replace(
+        fit(normals, FitConfig("laplacian", held_out=0.0), progress=False),
+    )
+    model = dataclasses.replace(model, preparation=dataclasses.replace(model.preparation, working_spacing_mm=0.3))
+    write_model(model, tmp_path / "coarse")
+    dataset = pydicom.dcmread(lesional.path)
+    for keyword in ("ImagerPixelSpacing", "PixelSpacing"):
+        if keyword in dataset:
+            del dataset[keyword]
+    dataset.save_as(tmp_path / "no_spacing.dcm")
+    assert read_image(tmp_path / "no_spacing.dcm").spacing_mm is None
+    summary = detect_files(
+        model, [tmp_path / "no_spacing.dcm"], tmp_path / "out", model_folder=tmp_path / "coarse", progress=False
+    )
+    (failure,) = summary.failed
+    assert failure.reason == "NO_SPACING"
+    summary = detect_files(
+        model,
+        [tmp_path / "no_spacing.dcm"],
+        tmp_path / "out",
+        DetectConfig(spacing_mm=0.2),
+        model_folder=tmp_path / "coarse",
+        progress=False,
+    )
+    assert summary.done == ("no_spacing",)
+    findings = read_result(tmp_path / "out" / "no_spacing")["findings"]
+    assert findings
+    assert all(found["diameter_mm"] > 0 for found in findings)
+    assert all(found["p_value"] is None for found in findings)  # this one is not calibrated
+
+
+def test_an_unknown_operating_point_and_kind_are_refused(model_folder, lesional, tmp_path, capsys):
+    base = ["detect", str(model_folder), str(lesional.path), "--out", str(tmp_path / "out")]
+    assert main([*base, "--operating-point", "7"]) == 2
+    assert "0.1, 0.5, 1, 2" in capsys.readouterr().err
+    assert main([*base, "--dicom", "hologram"]) == 2
+    assert "hologram" in capsys.readouterr().err
+
+
+def test_check_and_calibrate_on_the_command_line(model_folder, phantoms, lesional, tmp_path, capsys):
+    from unary.sources.manifest import write_manifest
+
+    (tmp_path / "text.dcm").write_text("no image")
+    answer = tmp_path / "answers.json"
+    inputs = [str(lesional.path), str(tmp_path / "text.dcm")]
+    assert main(["check", *inputs, "--model", str(model_folder), "--json", str(answer)]) == 3
+    document = json.loads(answer.read_text())
+    assert [entry["accepted"] for entry in document["files"]] == [True, False]
+    capsys.readouterr()
+    negatives = phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
+    write_manifest(negatives, tmp_path / "normals.csv")
+    arguments = ["calibrate", str(model_folder), str(tmp_path / "normals.csv"), "--out", str(tmp_path / "model")]
+    assert main(arguments) == 2
+    assert "training set" in capsys.readouterr().err
+    assert main([*arguments, "--allow-seen"]) == 0
+    assert "operating point 0.5" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.json").exists()
+
+
+def test_a_patient_name_reaches_no_log_and_no_table(model_folder, lesional, tmp_path):
+    dataset = pydicom.dcmread(lesional.path)
+    dataset.PatientName, dataset.PatientID = "Canary^Tweety", "CANARY77"
+    dataset.save_as(tmp_path / "image.dcm")
+    (tmp_path / "cut.dcm").write_bytes((tmp_path / "image.dcm").read_bytes()[:3000])
+    command = [sys.executable, "-m", "unary.cli", "detect", str(model_folder), str(tmp_path / "image.dcm"),
+               str(tmp_path / "cut.dcm"), "--out", str(tmp_path / "out")]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 3
+    texts = [ended.stdout, ended.stderr]
+    texts += [path.read_text() for path in Path(tmp_path / "out").rglob("*") if path.suffix in (".json", ".csv")]
+    assert not [text for text in texts if "canary" in text.lower()]
+    assert str(pydicom.dcmread(tmp_path / "out" / "image" / "report.dcm").PatientID) == "CANARY77"  # the PACS needs it
