@@ -16,4 +16,5 @@ def test_the_whole_chain_says_that_it_is_synthetic(tmp_path):
         assert "computer-made phantom" in (out / page).read_text()
     assert len(list((out / "phantoms").rglob("*.dcm"))) == 22
     assert len(list((out / "scores").glob("*/overlay.png"))) == 4
+    assert len(list((out / "detections").glob("*/report.dcm"))) == 4
     assert not list(out.glob("*.checkpoint*"))

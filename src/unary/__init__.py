@@ -15,6 +15,8 @@ _HOME = {
     "PreparationConfig": "unary.prepare",
     "TrainingConfig": "unary.training",
     "UnaryError": "unary.errors",
+    "calibrate_model": "unary.commissioning",
+    "detect": "unary.detection",
     "evaluate": "unary.pipeline",
     "fit": "unary.pipeline",
     "read_image": "unary.sources.images",

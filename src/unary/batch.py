@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,23 +145,26 @@ def run_batch(
     rows: list[dict[str, Any]] = []
     with IsolatedReader(limits) as reader:
         ahead = _read_ahead(files, out, identity, reader)
-        for name, found in tqdm(
-            ahead, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True
-        ):
-            if isinstance(found, dict):
-                kept.append(name)
-                rows.append(found)
-                continue
-            try:
-                if isinstance(found, ImageError):
-                    raise found
-                image, own = found
-                rows.append(_write_folder(out / name, image, examine, own))
-                done.append(name)
-            except ImageError as error:
-                where = show_path(files[name])
-                failed.append(Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: ")))
-                logger.warning("skipped: %s", error)
+        bar = tqdm(ahead, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
+        try:
+            for name, found in bar:
+                if isinstance(found, dict):
+                    kept.append(name)
+                    rows.append(found)
+                    continue
+                try:
+                    if isinstance(found, ImageError):
+                        raise found
+                    image, own = found
+                    rows.append(_write_folder(out / name, image, examine, own))
+                    done.append(name)
+                except ImageError as error:
+                    where = show_path(files[name])
+                    failed.append(Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: ")))
+                    logger.warning("skipped: %s", error)
+        finally:
+            reader.close()  # ends a reading that is under way, which an interrupt would else wait for
+            ahead.close()
     write_table(out / "summary.csv", rows)
     write_table(out / "failures.csv", [vars(failure) for failure in failed])
     return BatchSummary(tuple(done), tuple(kept), tuple(failed), tuple(rows))
@@ -172,7 +175,7 @@ _Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]
 
 def _read_ahead(
     files: Mapping[str, Path], out: Path, identity: Mapping[str, Any], reader: IsolatedReader
-) -> Iterator[tuple[str, _Found]]:
+) -> Generator[tuple[str, _Found]]:
     """Yield a finished summary row, or the image with its identity, or why there is none; one file ahead."""
 
     def read(name: str) -> _Found:

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from unary.patches import GridConfig, extract_patches, pad_to_patch, stitch_patc
 from unary.prepare import PreparedImage, prepare_image
 from unary.records import Detection, Domain, Image, OperatingPoint
 from unary.sources.acceptance import compare_domain
+from unary.sources.images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +198,22 @@ def detect_image(model: Model, image: Image, *, operating_point: str | None = No
     """
     point = choose_point(model, operating_point)
     return build_detection(examine_image(model, image), require_settings(model), point)
+
+
+def detect(model: Model, path: Path | str, *, operating_point: str | None = None) -> Detection:
+    """Find what departs from normal tissue in one image file that is trusted; see `detect_image`.
+
+    Files that nobody vouches for are better left to `unary.batch_detection.detect_files`, which reads them in a process
+    of its own.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read or used.
+    CalibrationError
+        As `detect_image`.
+    """
+    return detect_image(model, read_image(Path(path)), operating_point=operating_point)
 
 
 def find_level(maps: Iterable[NDArray[np.float32]]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unary.batch import score_files
+from unary.batch_detection import DetectConfig, detect_files
 from unary.bundle import write_model
 from unary.evaluation.metrics import ALL
 from unary.experiments.evaluation_report import write_evaluation
@@ -46,7 +47,7 @@ def run_demo(
     ----------
     out
         Folder for everything: ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``,
-        ``evaluation/`` and ``scores/``.
+        ``evaluation/``, ``scores/`` and ``detections/``.
     seed
         Of the phantoms and of the training.
     phantom
@@ -90,6 +91,8 @@ def run_demo(
         file.unlink()
     write_evaluation(evaluate(model, others), model, out / "evaluation", banners=(BANNER,))
     shown = [row.path for row in others.rows if row.label == "positive"][:4]
-    summary = score_files(model, shown, out / "scores", model_folder=out / "model")
-    yield f"{len(summary.rows)} images scored into {out / 'scores'} (overlay.png in each folder)"
+    score_files(model, shown, out / "scores", model_folder=out / "model")
+    summary = detect_files(model, shown, out / "detections", DetectConfig(maps=True), model_folder=out / "model")
+    findings = sum(row["findings"] for row in summary.rows)
+    yield f"{findings} findings in {len(summary.rows)} images: {out / 'detections'} (findings.png, report.dcm, ...)"
     yield f"{out / 'report.html'} ({time.monotonic() - started:.0f} s)"
