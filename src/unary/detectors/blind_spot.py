@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.tissue import Tissue, share_scale
+from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 
 MEAN_WINDOW_PX = 15
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
@@ -32,7 +32,7 @@ _LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
 _BINOMIAL = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
 _OUTSIDE = -9.0
-_TILE_PX = 128  # small enough to skip most of the background, and to stay in cache
+_TILE_PX = 256  # small enough to skip most of the background, and to stay in cache
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,30 @@ class BlindSpotNetwork(nn.Module):
     def forward(self, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Map fine structure, (n, 1, rows, cols), to mean and log spread of its smoothed value, each of that shape."""
         features = self.local(structure)
-        gathered = F.conv2d(features, self.wide.weight * self.hole, self.wide.bias, padding=self.config.window_px // 2)
+        if torch.is_inference_mode_enabled():
+            gathered = self._gather_around(features)
+        else:
+            centre = self.config.window_px // 2
+            gathered = F.conv2d(features, self.wide.weight * self.hole, self.wide.bias, padding=centre)
         predicted = self.point(gathered).float()
         return predicted[:, :1], predicted[:, 1:].clamp(*_LOG_SPREAD)
+
+    def _gather_around(self, features: Tensor) -> Tensor:
+        """The wide convolution as four, of the bands above, below, left and right of the hole: half the work."""
+        centre, hole = self.config.window_px // 2, self.config.hole_px
+        low, high, end = centre - hole, centre + hole + 1, self.config.window_px
+        rows, cols = features.shape[2:]
+        padded = F.pad(features, (centre, centre, centre, centre))
+        gathered = None
+        for r0, r1, c0, c1 in ((0, low, 0, end), (high, end, 0, end), (low, high, 0, low), (low, high, high, end)):
+            weight = self.wide.weight[:, :, r0:r1, c0:c1].contiguous(memory_format=torch.channels_last)
+            seen = padded[:, :, r0 : rows + r1 - 1, c0 : cols + c1 - 1]
+            if gathered is None:
+                gathered = F.conv2d(seen, weight, self.wide.bias)
+            else:
+                gathered += F.conv2d(seen, weight)
+        assert gathered is not None
+        return gathered
 
 
 def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
@@ -132,30 +153,52 @@ class BlindSpot:
 
     network: BlindSpotNetwork
 
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
+    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
         """Return the standardised surprise, shape (rows, cols): how much brighter a pixel is than expected.
 
-        In units of the geometric mean of the spread stated at the pixel and of the image's median spread (see
-        `unary.detectors.tissue.share_scale`): a network that has seen few images claims too much where tissue is quiet.
+        In units of the geometric mean of the spread stated at the pixel and of the image's median spread: a network
+        that has seen few images claims too much where tissue is quiet.
         """
-        error = np.zeros(tissue.mask.shape, np.float32)
-        spread = np.ones(tissue.mask.shape, np.float32)
-        with torch.inference_mode():
-            structure = fine_structure(torch.from_numpy(tissue.intensity)[None, None])
-            rows, cols = tissue.mask.shape
-            for row in range(0, rows, _TILE_PX):
-                for col in range(0, cols, _TILE_PX):
-                    window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
-                    if tissue.mask[window].any():
-                        error[window], spread[window] = self._examine_tile(structure, row, col)
-        surprise = error / share_scale(spread, tissue.mask, floor=0.0)
-        return np.where(tissue.mask, surprise, np.float32(_OUTSIDE))
+        shape = (int(tissue.mask.shape[0]), int(tissue.mask.shape[1]))
+        surprise = np.zeros(shape, np.float32)
+        samples = []
+        for strip in tissue.strips(self._halo_px + 2 * (MEAN_WINDOW_PX // 2)):
+            surprise[strip.rows], spread = self._examine_strip(strip)
+            samples.append(sample_scale(strip, spread, shape))
+        typical = find_typical(samples)
+        if typical is not None:  # the median is known only now; the network has run once all the same
+            surprise /= np.float32(np.sqrt(typical))
+        surprise[~tissue.mask] = _OUTSIDE
+        return surprise
 
-    def _examine_tile(self, structure: Tensor, row: int, col: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    @property
+    def _halo_px(self) -> int:
+        """How far the network sees."""
+        return self.network.config.window_px // 2 + 3
+
+    def _examine_strip(self, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Error by the root of the stated spread, and that spread, on a strip's own rows, tile by tile."""
+        mask = strip.mask[strip.own]
+        error: NDArray[np.float32] = np.zeros(mask.shape, np.float32)
+        spread: NDArray[np.float32] = np.ones(mask.shape, np.float32)
+        with torch.inference_mode():
+            structure = fine_structure(torch.from_numpy(strip.intensity)[None, None])
+            for row in range(0, mask.shape[0], _TILE_PX):
+                for col in range(0, mask.shape[1], _TILE_PX):
+                    window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
+                    if mask[window].any():
+                        error[window], spread[window] = self._examine_tile(structure, strip.own, row, col)
+        error /= np.sqrt(spread)
+        return error, spread
+
+    def _examine_tile(
+        self, structure: Tensor, own: slice, row: int, col: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
-        margin = self.network.config.window_px // 2 + 3
-        first_row, first_col = max(row - margin, 0), max(col - margin, 0)
-        part = structure[:, :, first_row : row + _TILE_PX + margin, first_col : col + _TILE_PX + margin]
+        first_row, first_col = max(own.start + row - self._halo_px, 0), max(col - self._halo_px, 0)
+        last_row = min(own.start + row + _TILE_PX, own.stop)
+        part = structure[:, :, first_row : last_row + self._halo_px, first_col : col + _TILE_PX + self._halo_px]
         mean, log_spread = self.network(part.contiguous(memory_format=torch.channels_last))
-        tile = (slice(row - first_row, row - first_row + _TILE_PX), slice(col - first_col, col - first_col + _TILE_PX))
+        top, left = own.start + row - first_row, col - first_col
+        tile = (slice(top, last_row - first_row), slice(left, left + _TILE_PX))
         return (smooth_target(part) - mean)[0, 0].numpy()[tile], torch.exp(log_spread)[0, 0].numpy()[tile]

@@ -10,7 +10,7 @@ ahead of the yardstick on calcifications (``docs/results.md``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unary.detectors.laplacian import LaplacianConfig
-from unary.detectors.tissue import Tissue, share_scale
+from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 from unary.errors import TrainingError
 
 SIGMAS_PX = (0.7, 1.0, 1.5, 2.0)
 NEIGHBOURHOOD_PX = 8.0
 STRONGEST = 2
 _FLOOR = 1e-4
+_HALO_PX = 8 + 32  # both Gaussians to four of their widths
+_Measured = tuple[Strip, int, NDArray[np.float32], NDArray[np.float32]]
 COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)
 """The yardstick's parameters on a grid of twice the spacing."""
 
@@ -36,23 +38,52 @@ class DenseLaplacian:
     means: tuple[float, ...]
     deviations: tuple[float, ...]
 
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
+    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
         """Return the best scale's standardised response, shape (rows, cols)."""
         best = np.full(tissue.mask.shape, -np.inf, np.float32)
-        for response, mean, deviation in zip(scale_responses(tissue), self.means, self.deviations, strict=True):
-            np.maximum(best, (response - np.float32(mean)) / np.float32(deviation), out=best)
+        for rows, scale, response in _respond(tissue):
+            standardised = (response - np.float32(self.means[scale])) / np.float32(self.deviations[scale])
+            np.maximum(best[rows], standardised, out=best[rows])
         return best
 
 
-def scale_responses(tissue: Tissue) -> list[NDArray[np.float32]]:
+def scale_responses(tissue: Strips) -> list[NDArray[np.float32]]:
     """Return the normalised response of each scale, (rows, cols) each; 0 outside the breast."""
-    responses = []
-    for sigma in SIGMAS_PX:
-        response = -np.float32(sigma**2) * ndimage.gaussian_laplace(tissue.intensity, sigma)
-        local = np.sqrt(np.maximum(ndimage.gaussian_filter(response * response, NEIGHBOURHOOD_PX), 0))
-        normaliser = share_scale(local, tissue.mask, floor=_FLOOR)
-        responses.append(np.where(tissue.mask, response / normaliser, np.float32(0)))
+    responses = [np.zeros(tissue.mask.shape, np.float32) for _ in SIGMAS_PX]
+    for rows, scale, response in _respond(tissue):
+        responses[scale][rows] = response
     return responses
+
+
+def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
+    """Yield rows of the image, the number of a scale, and its normalised response there; 0 outside the breast.
+
+    The image is gone through twice, since the image-wide scale must be known first; one strip is measured once.
+    """
+    shape = (int(tissue.mask.shape[0]), int(tissue.mask.shape[1]))
+    first: Iterable[_Measured] = _measure(tissue)
+    if tissue.strip_rows >= shape[0]:
+        first = list(first)
+    samples: list[list[NDArray[np.float32]]] = [[] for _ in SIGMAS_PX]
+    for strip, scale, _, local in first:
+        samples[scale].append(sample_scale(strip, local, shape))
+    typical = [find_typical(values) for values in samples]
+    for strip, scale, response, local in first if isinstance(first, list) else _measure(tissue):
+        image_wide = typical[scale]
+        if image_wide is None:
+            yield strip.rows, scale, np.zeros_like(response)
+            continue
+        normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
+        yield strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
+
+
+def _measure(tissue: Strips) -> Iterator[_Measured]:
+    """Yield strip, scale, response and its local root mean square on the strip's own rows, scales in their order."""
+    for strip in tissue.strips(_HALO_PX):
+        for scale, sigma in enumerate(SIGMAS_PX):
+            response = -np.float32(sigma**2) * ndimage.gaussian_laplace(strip.intensity, sigma)
+            local = ndimage.gaussian_filter(response * response, NEIGHBOURHOOD_PX)[strip.own]
+            yield strip, scale, response[strip.own], np.sqrt(np.maximum(local, 0))
 
 
 def fit_dense_laplacian(pooled: Sequence[NDArray[np.float64]]) -> DenseLaplacian:

@@ -18,19 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import ImageExamination
-from unary.detectors.tissue import Tissue, read_tissue
+from unary.detectors.tissue import Strips, Tissue, scan_tissue
 from unary.errors import TrainingError
 from unary.patches import Origins
 
 _TAIL = 0.01
 _KNOTS = 400
+_BAND_PX = 256
 
 
 class Part(Protocol):
     """Anything that answers with a map."""
 
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
-        """Return shape (rows, cols), float32; higher is more abnormal."""
+    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
+        """Return shape (rows, cols), float32; higher is more abnormal. The array is the caller's own."""
         ...
 
 
@@ -116,14 +117,17 @@ class Fusion:
 
         The map holds, at each pixel, what a patch would score whose parts answered as they do there.
         """
-        tissue = read_tissue(pixels)
+        tissue = scan_tissue(pixels)
         scores = np.zeros(len(origins))
         total = np.zeros(pixels.shape, np.float32)
         for fused in self.parts:
             answer = fused.part.map_tissue(tissue)
             pooled = pool_patches(answer, origins, size_px=size_px, strongest=fused.strongest)
             scores += fused.weight * fused.surprisal(pooled)
-            total += (fused.weight * fused.surprisal(answer)).astype(np.float32)
+            for start in range(0, len(total), _BAND_PX):  # surprisals are float64
+                band = slice(start, start + _BAND_PX)
+                total[band] += (fused.weight * fused.surprisal(answer[band])).astype(np.float32)
+            del answer
         total[~tissue.mask] = np.nan
         return ImageExamination(scores, total)
 

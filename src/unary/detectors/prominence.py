@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unary.detectors.tissue import Tissue
+from unary.detectors.tissue import Strips
 
 _COARSE = 4  # the mean over millimetres needs no fine grid
 
@@ -39,18 +39,21 @@ class Prominence:
         if not self.region_px > 0:
             raise ValueError(f"region_px must be positive, got {self.region_px}")
 
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
+    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
         """Return the standing of each pixel's region, shape (rows, cols), in spreads above the breast's median."""
-        inside = _block_means(tissue.mask.astype(np.float32))
-        bright = _block_means(tissue.intensity * tissue.mask)
+        strips = [
+            (_block_means(strip.mask.astype(np.float32)), _block_means(strip.intensity * strip.mask))
+            for strip in tissue.strips(0)  # a strip begins at a multiple of the block
+        ]
+        inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
         sigma = self.region_px / _COARSE
         regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
         own = regional[inside > 0.5]
-        if own.size == 0 or not own.std() > 0:
-            return np.zeros(tissue.mask.shape, np.float32)
-        standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
         rows, cols = tissue.mask.shape
-        return np.repeat(np.repeat(standing, _COARSE, axis=0), _COARSE, axis=1)[:rows, :cols]
+        if own.size == 0 or not own.std() > 0:
+            return np.zeros((rows, cols), np.float32)
+        standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
+        return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
 
 
 def _block_means(values: NDArray[np.float32]) -> NDArray[np.float32]:

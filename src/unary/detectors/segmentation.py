@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unary.detectors.blind_spot import subtract_local_mean
-from unary.detectors.tissue import Tissue
+from unary.detectors.tissue import NOISE_HALO_PX, Strips, Tissue, measure_noise
 from unary.detectors.unet import UNet
 
 INPUTS = 3
 STRONGEST = 8
 _OUTSIDE = -20.0
+_HALO_PX = NOISE_HALO_PX + 58  # what the network sees, up to a multiple of 32 altogether
 
 
 def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
@@ -52,11 +53,14 @@ class Segmentation:
 
     network: UNet
 
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
+    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
         """Return the log-odds of calcification, shape (rows, cols)."""
-        rows, cols = tissue.mask.shape
-        with torch.inference_mode():
-            inputs = build_inputs(*pad_planes(tissue, self.network.config.multiple_px))
-            log_odds = self.network(inputs.contiguous(memory_format=torch.channels_last))[0, 0, :rows, :cols].numpy()
-        result: NDArray[np.float32] = np.where(tissue.mask, log_odds, np.float32(_OUTSIDE))
-        return result
+        answer = np.empty(tissue.mask.shape, np.float32)
+        for strip in tissue.strips(_HALO_PX):
+            rows, cols = strip.mask.shape
+            part = Tissue(strip.intensity, strip.mask, measure_noise(strip.intensity, strip.mask))
+            with torch.inference_mode():
+                inputs = build_inputs(*pad_planes(part, self.network.config.multiple_px))
+                log_odds = self.network(inputs.contiguous(memory_format=torch.channels_last))[0, 0, :rows, :cols]
+            answer[strip.rows] = np.where(strip.mask, log_odds.numpy(), np.float32(_OUTSIDE))[strip.own]
+        return answer

@@ -4,11 +4,17 @@ The skin line, and the rim of the film or of the collimated field, are the stron
 breast a prepared image is zero; filled there with the mean of the tissue near by, the edge is gone, and the detectors
 can look at the last millimetres of tissue as at any other. The outermost pixels of the breast mix both and count as
 outside.
+
+Detectors read an image in strips of rows, each with a halo of all that its pixels depend on, so that an image of a
+hundred megapixels takes little more memory than its own map. An ordinary image is a single strip.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +25,56 @@ from unary.prepare import FULL_SCALE
 MEAN_WINDOW_PX = 15
 NOISE_WINDOW_PX = 31
 NOISE_SIGMA_PX = 2.0
+NOISE_HALO_PX = 2 * (NOISE_WINDOW_PX // 2) + 8  # two windows, and the Gaussian to four of its widths
+_MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 _RIM_PX = 4
 _FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
+_STRIP_PX = 4_000_000
+_STRIP_STEP = 32  # strips begin at multiples of it, as blocks of pixels and pooling networks need
+_SAMPLE_PX = 16_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Some rows of an image with the rows around them.
+
+    Attributes
+    ----------
+    rows
+        Of the image: those that the strip stands for.
+    own
+        The same rows within the arrays below.
+    intensity, mask
+        As in `Tissue`, of the strip's rows and up to a halo above and below, less at the image's borders.
+    """
+
+    rows: slice
+    own: slice
+    intensity: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+class Strips(Protocol):
+    """Tissue that can be read in strips: `Tissue` or `TissueScan`."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Shape (rows, cols), as in `Tissue`."""
+        ...
+
+    @property
+    def strip_rows(self) -> int:
+        """How many rows a strip stands for; those of the image or more where there is a single one."""
+        ...
+
+    def strips(self, halo_px: int) -> Iterator[Strip]:
+        """Yield the strips from above, each with ``halo_px`` more rows on either side as far as there are any."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """One prepared image as the dense detectors see it.
+    """One prepared image as the dense detectors see it, whole.
 
     Attributes
     ----------
@@ -41,39 +90,116 @@ class Tissue:
     mask: NDArray[np.bool_]
     noise: NDArray[np.float32]
 
+    @property
+    def strip_rows(self) -> int:
+        """All rows."""
+        return len(self.mask)
+
+    def strips(self, halo_px: int) -> Iterator[Strip]:
+        """Yield the image as one strip."""
+        whole = slice(0, len(self.mask))
+        yield Strip(whole, whole, self.intensity, self.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class TissueScan:
+    """The same of an image of any size, computed strip by strip whenever it is read.
+
+    Attributes
+    ----------
+    pixels
+        The prepared image, shape (rows, cols), uint16.
+    mask
+        As in `Tissue`.
+    strip_rows
+        Rows of a strip.
+    intensity
+        As in `Tissue`, kept where the image is a single strip; else None.
+    """
+
+    pixels: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+    strip_rows: int
+    intensity: NDArray[np.float32] | None
+
+    def strips(self, halo_px: int) -> Iterator[Strip]:
+        """Yield the strips from above."""
+        rows = len(self.mask)
+        for start in range(0, rows, self.strip_rows):
+            stop = min(start + self.strip_rows, rows)
+            first, last = max(start - halo_px, 0), min(stop + halo_px, rows)
+            if self.intensity is None:
+                intensity = fill_outside(self.pixels, self.mask, first, last)
+            else:
+                intensity = self.intensity[first:last]
+            yield Strip(slice(start, stop), slice(start - first, stop - first), intensity, self.mask[first:last])
+
+
+def scan_tissue(pixels: NDArray[np.uint16]) -> TissueScan:
+    """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast, in memory for some strips."""
+    rows, cols = pixels.shape
+    mask = find_tissue(pixels)
+    strip_rows = max(_STRIP_PX // cols // _STRIP_STEP, 1) * _STRIP_STEP
+    intensity = fill_outside(pixels, mask, 0, rows) if rows <= strip_rows else None
+    return TissueScan(pixels, mask, strip_rows, intensity)
+
 
 def read_tissue(pixels: NDArray[np.uint16]) -> Tissue:
     """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast."""
-    breast = ndimage.binary_fill_holes(pixels > 0)
-    inner = ndimage.binary_erosion(breast, iterations=_RIM_PX, border_value=1)
-    mask = inner if inner.any() else breast
+    mask = find_tissue(pixels)
+    intensity = fill_outside(pixels, mask, 0, len(pixels))
+    return Tissue(intensity, mask, measure_noise(intensity, mask))
+
+
+def find_tissue(pixels: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return the breast without its outermost pixels, shape (rows, cols); whole where nothing would be left."""
+    breast: NDArray[np.bool_] = ndimage.binary_fill_holes(pixels > 0)
+    inner: NDArray[np.bool_] = ndimage.binary_erosion(breast, iterations=_RIM_PX, border_value=1)
+    return inner if inner.any() else breast
+
+
+def fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float32]:
+    """Return the intensity of the rows from ``first`` up to ``last``, float32: outside the mask the local mean."""
+    top, bottom = max(first - _MEAN_HALO_PX, 0), min(last + _MEAN_HALO_PX, len(mask))
+    own = slice(first - top, last - top)
+    inside = mask[top:bottom].astype(np.float64)
+    raw = pixels[top:bottom] / np.float64(FULL_SCALE)
+    local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)
+    return np.where(mask[first:last], raw[own], local_mean).astype(np.float32)
+
+
+def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the root mean square of the fine structure near each pixel, (rows, cols) as both arguments."""
     inside = mask.astype(np.float64)
-    raw = pixels / np.float64(FULL_SCALE)
-    local_mean = smooth(raw * inside, MEAN_WINDOW_PX) / (smooth(inside, MEAN_WINDOW_PX) + 1e-3)
-    intensity = np.where(mask, raw, local_mean).astype(np.float32)
     fine = (intensity - ndimage.gaussian_filter(intensity, NOISE_SIGMA_PX)) * inside
     share = smooth(inside, NOISE_WINDOW_PX) + 1e-3
-    noise = np.sqrt(smooth(np.square(fine), NOISE_WINDOW_PX) / share) + _FLOOR
-    return Tissue(intensity, mask, noise.astype(np.float32))
+    noise: NDArray[np.float64] = np.sqrt(smooth(np.square(fine), NOISE_WINDOW_PX) / share) + _FLOOR
+    return noise.astype(np.float32)
 
 
-def share_scale(local: NDArray[np.float32], mask: NDArray[np.bool_], *, floor: float) -> NDArray[np.float32]:
-    """Return the geometric mean of a local scale and of its median over the image's tissue.
+def sample_scale(strip: Strip, local: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return values of a local scale on a strip's own tissue, shape (n,), for `find_typical`.
+
+    Of an image of more than sixteen million pixels every second row and column count, or every third, and so on: a
+    scale that is a mean over a neighbourhood changes little from pixel to pixel.
 
     Parameters
     ----------
     local
-        Shape (rows, cols), float32, non-negative: how much a quantity varies near each pixel.
-    mask
-        Where the median is taken; where it is nowhere, the local scale alone counts.
-    floor
-        Added to both, to keep blank tissue from dividing by nothing.
+        Of the strip's own rows.
+    shape
+        Of the image.
     """
-    typical = float(np.median(local[mask])) if mask.any() else None
-    if typical is None:
-        return local + np.float32(floor)
-    shared: NDArray[np.float32] = np.sqrt((local + np.float32(floor)) * np.float32(typical + floor))
-    return shared
+    step = math.isqrt((shape[0] * shape[1] - 1) // _SAMPLE_PX) + 1
+    grid = (slice(-strip.rows.start % step, None, step), slice(None, None, step))
+    sample: NDArray[np.float32] = local[grid][strip.mask[strip.own][grid]]
+    return sample
+
+
+def find_typical(samples: Sequence[NDArray[np.float32]]) -> float | None:
+    """Return the median over all strips of an image; None where it holds no tissue."""
+    values = np.concatenate(samples)
+    return float(np.median(values, overwrite_input=True)) if values.size else None
 
 
 def smooth(values: NDArray[np.floating], window_px: int) -> NDArray[np.float64]:
