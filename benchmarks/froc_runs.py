@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unary.bundle import MODEL_FILE, DetectorName, Model, hash_file, read_model, write_model
+from unary.calibration import MOST_FINDINGS, NormalScores, calibrate
 from unary.detection import require_settings
 from unary.errors import SplitError
 from unary.evaluation.matching import Match, Target
@@ -23,10 +25,10 @@ from unary.experiments.judged_images import JudgedImage, is_normal
 from unary.files import replacing
 from unary.pipeline import FitConfig, fit
 from unary.records import Finding, Manifest, ManifestRow, OperatingPoint
-from unary.splits import require_disjoint
+from unary.splits import require_disjoint, split_by_patient
 from unary.training import TrainingConfig
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What one run gave; ``pixels`` by kind of lesion, of completely annotated images."""
+    """What one run gave; ``pixels`` by kind of lesion, of completely annotated images.
+
+    ``points`` are set anew, whenever a run is read, from what was found in the normal images that were held out of the
+    fit for it: they are those of the code that reads.
+    """
 
     plan: Plan
     images: tuple[JudgedImage, ...]
@@ -128,7 +134,7 @@ def run_plan(manifest: Manifest, fold: Fold, plan: Plan, out: Path, *, data_hash
         started = time.monotonic()
         model = _fit_or_read(manifest, fold, plan, out / "models" / kept.stem)
         fitted = time.monotonic()
-        document = _judge(model, manifest.select(fold.test))
+        document = _judge(model, manifest, fold, hold_out(fold, plan))
         seconds = {"fit": fitted - started, "detect": time.monotonic() - fitted}
         document |= {**known, "fit_patients": len({row.patient_id for row in fold.fit}), "seconds": seconds}
         with replacing(kept) as partial:
@@ -151,11 +157,24 @@ def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Mo
     return model
 
 
-def _judge(model: Model, manifest: Manifest) -> dict[str, Any]:
-    evaluation = evaluate_detection(model, manifest, progress=False)
+def hold_out(fold: Fold, plan: Plan) -> tuple[ManifestRow, ...]:
+    """Return the normal images that `unary.pipeline.fit` holds out to set operating points."""
+    patients = np.asarray([row.patient_id for row in fold.fit])
+    held = split_by_patient(patients, plan.held_out, np.random.default_rng(plan.seed))
+    return tuple(row for row, out in zip(fold.fit, held, strict=True) if out)
+
+
+def _judge(model: Model, manifest: Manifest, fold: Fold, held: Sequence[ManifestRow]) -> dict[str, Any]:
     calibration = require_settings(model).calibration
-    if evaluation is None or calibration is None:
+    if calibration is None:
         raise SplitError("there are too few patients with normal images to hold any out for operating points")
+    normals = evaluate_detection(model, manifest.select(tuple(held)), progress=False)
+    evaluation = evaluate_detection(model, manifest.select(fold.test), progress=False)
+    assert normals is not None
+    assert evaluation is not None
+    scores = sorted(image.image_score for image in normals.images if image.image_score is not None)
+    if scores != list(calibration.scores):
+        raise SplitError("the model was calibrated on other images than those that are held out here")
     pixels = {}
     for name, samples in evaluation.pixels.items():
         complete = [sample for sample in samples if not sample.positive.all()]  # partial ones hold lesion pixels alone
@@ -167,9 +186,9 @@ def _judge(model: Model, manifest: Manifest) -> dict[str, Any]:
                 "share": found.positives / (found.positives + found.negatives),
             }
     return {
-        "points": [dataclasses.asdict(point) for point in calibration.operating_points],
         "pixels": pixels,
         "skipped": list(evaluation.skipped),
+        "held_out": [_write_image(image) for image in normals.images],
         "images": [_write_image(image) for image in evaluation.images],
     }
 
@@ -200,9 +219,15 @@ def _read_run(path: Path, manifest: Manifest, plan: Plan) -> RunResult:
     document = json.loads(path.read_text(encoding="utf-8"))
     rows = {row.image_id: row for row in manifest.rows}
     images = tuple(_read_image(entry, rows[entry["image_id"]]) for entry in document["images"])
-    points = tuple(OperatingPoint(**point) for point in document["points"])
+    held = [_read_image(entry, rows[entry["image_id"]]) for entry in document["held_out"]]
+    points = calibrate([_as_normal(image) for image in held if image.image_score is not None]).operating_points
     facts = {name: document[name] for name in ("fit_patients", "seconds", "skipped")}
     return RunResult(plan, images, points, document["pixels"], facts)
+
+
+def _as_normal(image: JudgedImage) -> NormalScores:
+    scores = tuple(finding.score for finding in image.findings[:MOST_FINDINGS])
+    return NormalScores(image.row.patient_id, scores, float(image.image_score or 0.0))
 
 
 def _read_image(entry: dict[str, Any], row: ManifestRow) -> JudgedImage:
