@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skimage.transform import resize
 
 from unary.errors import ImageError
 from unary.prepare import FULL_SCALE, PreparationConfig, find_breast, prepare_image
@@ -77,6 +78,31 @@ def test_resampling_keeps_a_spot_where_it_was():
     brightest = np.argwhere(prepared.pixels == prepared.pixels.max()).mean(axis=0)
     stored = (brightest + 0.5) * prepared.scale - 0.5
     assert stored == pytest.approx([121.5, 81.5], abs=1.0)
+
+
+@pytest.mark.parametrize("spacing", [(0.07, 0.07), (0.14, 0.07), (0.05, 0.1), (0.3, 0.2), (0.02, 0.011)])
+@pytest.mark.parametrize("shape", [(301, 203), (1300, 60), (5, 7)])
+def test_resampling_in_bands_is_what_scikit_image_does(spacing, shape, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
+    padding = np.zeros(shape, bool)
+    padding[: shape[0] // 3] = True
+    image = make_image(pixels, spacing_mm=spacing, padding=padding)
+    config = PreparationConfig(mask="none", intensity="full_scale", working_spacing_mm=0.14)
+    monkeypatch.setattr("unary.prepare._BAND_PX", 64)
+    prepared = prepare_image(image, config)
+    how = {"order": 1, "anti_aliasing": max(prepared.scale) > 1, "preserve_range": True}
+    expected = resize(pixels.astype(np.float32), prepared.shape, **how) * (FULL_SCALE / 4095)
+    mask = resize(padding.astype(np.float32), prepared.shape, **how) <= 0.25
+    assert (prepared.mask == mask).mean() > 0.999
+    assert np.abs(prepared.pixels - np.where(mask, expected, 0))[mask & prepared.mask].max() < 0.51
+
+
+def test_the_breast_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
+    padding = np.zeros(phantom.pixels.shape, bool)
+    padding[:, :30] = True
+    whole = find_breast(phantom.pixels, padding)
+    monkeypatch.setattr("unary.prepare._BAND_PX", 7)
+    assert np.array_equal(find_breast(phantom.pixels, padding), whole)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
-from skimage.transform import resize
 
 from unary.errors import ImageError
 from unary.records import Image
 
 FULL_SCALE = 65535
 _MASK_LONG_SIDE_PX = 512
+_BAND_PX = 512
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,17 @@ def find_breast(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) 
 def _block_means(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
     """Mean of each step x step block, float64; incomplete blocks at the lower and right border are averaged too."""
     rows, cols = pixels.shape
-    row_starts, col_starts = np.arange(0, rows, step), np.arange(0, cols, step)
-    by_row = np.add.reduceat(pixels, row_starts, axis=0, dtype=np.float64)
-    sums = np.add.reduceat(by_row, col_starts, axis=1)
-    heights = np.diff(np.append(row_starts, rows))
+    col_starts = np.arange(0, cols, step)
     widths = np.diff(np.append(col_starts, cols))
-    means: NDArray[np.float64] = sums / np.outer(heights, widths)
-    return means
+    high = step * math.ceil(_BAND_PX / step)
+    bands = []
+    for start in range(0, rows, high):  # a sum in float64 takes four times the memory of the pixels
+        band = pixels[start : start + high]
+        row_starts = np.arange(0, len(band), step)
+        by_row = np.add.reduceat(band, row_starts, axis=0, dtype=np.float64)
+        sums = np.add.reduceat(by_row, col_starts, axis=1)
+        bands.append(sums / np.outer(np.diff(np.append(row_starts, len(band))), widths))
+    return np.concatenate(bands)
 
 
 def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
@@ -213,14 +217,15 @@ def _rescale(
     """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory; 0 outside the mask."""
     result = np.empty(pixels.shape, np.uint16)
     factor = np.float32(top * FULL_SCALE / (high - low))
-    for start in range(0, pixels.shape[0], 512):
-        band = pixels[start : start + 512].astype(np.float32)
+    for start in range(0, pixels.shape[0], _BAND_PX):
+        rows = slice(start, start + _BAND_PX)
+        band = pixels[rows].astype(np.float32)
         band -= np.float32(low)
         band *= factor
         np.clip(band, 0, FULL_SCALE, out=band)
         np.rint(band, out=band)
-        result[start : start + 512] = band
-    result[~mask] = 0
+        band[~mask[rows]] = 0
+        result[rows] = band
     return result
 
 
@@ -237,11 +242,32 @@ def _resample(
     rows, cols = image.shape
     shape = tuple(max(1, round(n * s / spacing_mm)) for n, s in zip((rows, cols), image.spacing_mm, strict=True))
     scale = (rows / shape[0], cols / shape[1])
-    pixels = image.pixels.astype(np.float32)
     if shape == (rows, cols):
-        return pixels, image.padding, scale
-    resampled = resize(pixels, shape, order=1, anti_aliasing=max(scale) > 1, preserve_range=True).astype(np.float32)
-    padding = None
-    if image.padding is not None:
-        padding = resize(image.padding.astype(np.float32), shape, order=1, anti_aliasing=max(scale) > 1) > 0.25
+        return image.pixels.astype(np.float32), image.padding, scale
+    resampled = _resize(image.pixels, (shape[0], shape[1]))
+    padding = None if image.padding is None else _resize(image.padding, (shape[0], shape[1])) > 0.25
     return resampled, padding, scale
+
+
+def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """What `skimage.transform.resize` does with order 1 and anti-aliasing, a band of rows at a time to bound memory.
+
+    A Gaussian of half the reduction less one, where it shrinks, and linear interpolation between pixel centres, edges
+    of both grids aligned and borders mirrored.
+    """
+    rows, cols = values.shape
+    factors = (rows / shape[0], cols / shape[1])
+    sigmas = [max(0.0, (factor - 1) / 2) for factor in factors]
+    halo = int(4 * sigmas[0] + 0.5) + 2
+    result = np.empty(shape, np.float32)
+    high = max(1, round(_BAND_PX / factors[0]))
+    for start in range(0, shape[0], high):
+        stop = min(start + high, shape[0])
+        first = max(math.floor(start * factors[0]) - halo, 0)
+        last = min(math.ceil(stop * factors[0]) + halo, rows)
+        band = values[first:last].astype(np.float32)
+        if max(sigmas) > 0:
+            band = ndimage.gaussian_filter(band, sigmas, mode="mirror")
+        offset = (factors[0] * (start + 0.5) - 0.5 - first, factors[1] * 0.5 - 0.5)
+        ndimage.affine_transform(band, factors, offset, output=result[start:stop], order=1, mode="mirror")
+    return result
