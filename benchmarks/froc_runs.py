@@ -154,7 +154,7 @@ def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Mo
     write_model(model, folder)
     for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
         file.unlink()
-    return model
+    return read_model(folder)  # the same whether the run was interrupted here or not
 
 
 def hold_out(fold: Fold, plan: Plan) -> tuple[ManifestRow, ...]:
@@ -173,7 +173,7 @@ def _judge(model: Model, manifest: Manifest, fold: Fold, held: Sequence[Manifest
     assert normals is not None
     assert evaluation is not None
     scores = sorted(image.image_score for image in normals.images if image.image_score is not None)
-    if scores != list(calibration.scores):
+    if len(scores) != len(calibration.scores) or not np.allclose(scores, calibration.scores, rtol=1e-5):
         raise SplitError("the model was calibrated on other images than those that are held out here")
     pixels = {}
     for name, samples in evaluation.pixels.items():
