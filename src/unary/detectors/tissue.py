@@ -31,6 +31,7 @@ _RIM_PX = 4
 _FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
 _STRIP_PX = 4_000_000
 _STRIP_STEP = 32  # strips begin at multiples of it, as blocks of pixels and pooling networks need
+_FLOAT64_PX = 500_000
 _SAMPLE_PX = 16_000_000
 
 
@@ -160,12 +161,17 @@ def find_tissue(pixels: NDArray[np.uint16]) -> NDArray[np.bool_]:
 
 def fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float32]:
     """Return the intensity of the rows from ``first`` up to ``last``, float32: outside the mask the local mean."""
-    top, bottom = max(first - _MEAN_HALO_PX, 0), min(last + _MEAN_HALO_PX, len(mask))
-    own = slice(first - top, last - top)
-    inside = mask[top:bottom].astype(np.float64)
-    raw = pixels[top:bottom] / np.float64(FULL_SCALE)
-    local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)
-    return np.where(mask[first:last], raw[own], local_mean).astype(np.float32)
+    filled = np.empty((last - first, mask.shape[1]), np.float32)
+    high = max(_FLOAT64_PX // mask.shape[1], 2 * _MEAN_HALO_PX)
+    for start in range(first, last, high):
+        stop = min(start + high, last)
+        top, bottom = max(start - _MEAN_HALO_PX, 0), min(stop + _MEAN_HALO_PX, len(mask))
+        own = slice(start - top, stop - top)
+        inside = mask[top:bottom].astype(np.float64)
+        raw = pixels[top:bottom] / np.float64(FULL_SCALE)
+        local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)
+        filled[start - first : stop - first] = np.where(mask[start:stop], raw[own], local_mean)
+    return filled
 
 
 def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
