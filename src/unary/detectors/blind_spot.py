@@ -32,7 +32,7 @@ _LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
 _BINOMIAL = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
 _OUTSIDE = -9.0
-_TILE_PX = 256  # small enough to skip most of the background, and to stay in cache
+_TILE_PX = 192  # small enough to skip most of the background, and to stay in cache
 
 
 @dataclass(frozen=True)
