@@ -22,6 +22,7 @@ LAYERS = (
     ("lesions",),
     ("collection",),
     ("detectors",),
+    ("native",),
     ("training",),
     ("fitting",),
     ("calibration", "findings"),
@@ -36,7 +37,7 @@ LAYERS = (
     ("experiments",),
     ("cli", "cli_detection"),
 )
-TORCH_ALLOWED = {"detectors", "training", "fitting", "bundle", "scoring", "experiments"}
+TORCH_ALLOWED = {"detectors", "native", "training", "fitting", "bundle", "scoring", "experiments"}
 HEAVY = {"matplotlib", "pyarrow", "jinja2", "xlrd", "highdicom", "pynetdicom", "dicomweb_client", "requests"}
 
 

@@ -76,6 +76,10 @@ class BundleError(UnaryError):
     """A model folder is incomplete, foreign or damaged."""
 
 
+class CompilerError(UnaryError):
+    """A C source of this package cannot be compiled, kept or loaded here."""
+
+
 class MissingPackageError(UnaryError):
     """An optional package is needed for what was asked."""
 

@@ -1,0 +1,1 @@
+"""Arithmetic in C, compiled for the processor at hand."""

@@ -1,0 +1,205 @@
+"""The C source against torch: same losses, same gradients, same weights, whatever the number of threads."""
+
+import ctypes
+import dataclasses
+import itertools
+import math
+import platform
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.errors import CompilerError
+from unary.native import autoencoder, compiler
+from unary.native.autoencoder import NativeLearner, why_unsupported
+from unary.patches import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
+from unary.prepare import FULL_SCALE
+from unary.training import TrainingConfig, train_autoencoder
+
+PAPER = AutoencoderConfig(input_mean=0.4, input_scale=0.1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _library():
+    try:
+        compiler.load_library()
+    except CompilerError as error:
+        pytest.skip(f"nothing to test without compiled code: {error}")
+
+
+def make_patches(count, size, seed=0):
+    """Smooth images of two widths, overlapping patches in no particular order."""
+    sets, rng, stride = [], np.random.default_rng(seed), max(1, size // 3)
+    for cols in (3 * size + 5, 2 * size):
+        smooth = ndimage.gaussian_filter(rng.normal(size=(2 * size + count * stride // 8, cols)), max(1, size // 16))
+        pixels = np.clip((0.4 + smooth) * FULL_SCALE, 0, FULL_SCALE).astype(np.uint16)
+        origins = grid_origins(pixels.shape, GridConfig(size, stride))
+        sets.append(build_patch_set(pixels, origins, size_px=size))
+    whole = join_patch_sets(sets)
+    assert len(whole) >= count
+    return whole.subset(rng.permutation(len(whole))[:count])
+
+
+def build_network(config, seed=1):
+    """Random weights and biases, with dead units in every layer that has several."""
+    network = build_autoencoder(dataclasses.replace(config, initialisation="random"), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in (*network.encoder, *network.decoder):
+            layer.bias.normal_(0, 0.1, generator=generator)
+            if len(layer.bias) > 2:
+                layer.bias[1] = -100
+    return network
+
+
+def plain_loss(network, patches, which):
+    batch = torch.from_numpy(patches.gather(which)).float().div(FULL_SCALE)[:, None]
+    return (network(batch) - batch).square().mean()
+
+
+def gradients(network):
+    return [parameter.grad.clone() for parameter in network.parameters()]
+
+
+def assert_agrees_with_autograd(config, count):
+    patches = make_patches(count + 3, config.size_px)
+    which = np.random.default_rng(5).permutation(len(patches))[:count]
+    network = build_network(config)
+    loss = plain_loss(network, patches, which)
+    loss.backward()
+    expected = gradients(network)
+    learn = NativeLearner(network, patches, threads=2)
+    learn(which[:1])  # what an earlier batch left must not matter
+    assert learn(which) == pytest.approx(loss.item(), rel=1e-5)
+    for parameter, right in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, right, rtol=1e-3, atol=1e-5 * float(right.abs().max()) + 1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 16, 41])
+def test_gradients_of_the_papers_network_are_autograds(count):
+    assert_agrees_with_autograd(PAPER, count)
+
+
+@pytest.mark.parametrize(
+    ("size", "widths"), [(16, (2, 4)), (24, (3, 5, 6)), (8, (1,)), (32, (4, 8, 16, 32, 64)), (2, (7,)), (40, (12, 6))]
+)
+def test_gradients_of_other_sizes_are_autograds(size, widths):
+    assert_agrees_with_autograd(AutoencoderConfig(size, widths=widths, input_mean=0.4, input_scale=0.1), 37)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are those of x86")
+@pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
+def test_shorter_vectors_compute_the_same(option, tmp_path, monkeypatch):
+    options = ["-std=gnu11", "-O1", "-fPIC", "-shared", "-march=native", option]
+    subprocess.run(["cc", *options, "-o", tmp_path / "short.so", compiler.SOURCE], check=True)
+    library = ctypes.CDLL(str(tmp_path / "short.so"))
+    assert library.unary_lanes() == {"-mno-avx512f": 8, "-mno-avx": 4}[option]
+    monkeypatch.setattr(autoencoder, "load_library", lambda: library)
+    assert_agrees_with_autograd(PAPER, 21)
+    assert_agrees_with_autograd(AutoencoderConfig(24, widths=(3, 6), input_mean=0.4, input_scale=0.1), 9)
+
+
+def test_losses_step_by_step_and_final_weights_are_the_plain_loops():
+    patches = make_patches(430, 128)
+    config = dataclasses.replace(PAPER, initialisation="pyramid")
+    networks = [build_autoencoder(config, seed=0) for _ in range(2)]
+    plain, native = networks
+    optimizers = [torch.optim.Adam(network.parameters(), 1e-3, fused=True) for network in networks]
+    learn = NativeLearner(native, patches, threads=2)
+    losses = []
+    for epoch in range(7):
+        order = np.random.default_rng(epoch).permutation(len(patches))
+        for start in (0, 200, 400):  # 200, 200 and 30 patches
+            which = order[start : start + 200]
+            loss = plain_loss(plain, patches, which)
+            optimizers[0].zero_grad()
+            loss.backward()
+            losses.append((loss.item(), learn(which)))
+            for optimizer in optimizers:
+                optimizer.step()
+    expected, got = np.asarray(losses).T
+    assert len(expected) == 21
+    assert expected[-1] < 0.9 * expected[0]
+    assert np.allclose(got, expected, rtol=1e-4, atol=0)
+    for one, other in zip(plain.parameters(), native.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=2e-4)
+
+
+def test_training_ends_where_torch_ends():
+    patches = make_patches(60, 32)
+    with_c, with_torch = (
+        train_autoencoder(patches, TrainingConfig(epochs=8, batch_size=25, compiled=compiled), widths=(2, 4))
+        for compiled in (True, False)
+    )
+    assert np.allclose(with_c.history.losses, with_torch.history.losses, rtol=1e-4, atol=0)
+    assert with_c.history.dead_units == with_torch.history.dead_units
+    for one, other in zip(with_c.network.parameters(), with_torch.network.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_neither_threads_nor_repetition_change_a_bit():
+    patches = make_patches(1100, 16)  # more than one call to the library takes
+    config = AutoencoderConfig(16, widths=(2, 4), input_mean=0.4, input_scale=0.1)
+    which = np.random.default_rng(2).permutation(1100)
+    results = []
+    for threads in (1, 2, 3, 2):
+        network = build_network(config)
+        loss = NativeLearner(network, patches, threads=threads)(which)
+        results.append((loss, torch.cat([gradient.flatten() for gradient in gradients(network)])))
+    for one, other in itertools.pairwise(results):
+        assert one[0] == other[0]
+        assert torch.equal(one[1], other[1])
+
+
+def test_images_are_read_where_they_lie():
+    patches = make_patches(20, 16)
+    odd = tuple(np.asfortranarray(image) for image in patches.images)
+    wide = tuple(np.pad(image, ((0, 0), (3, 4)))[:, 3:-4] for image in patches.images)
+    config = AutoencoderConfig(16, widths=(2,), input_mean=0.4, input_scale=0.1)
+    losses = [
+        NativeLearner(build_network(config), PatchSet(images, patches.index, 16), threads=1)(np.arange(20))
+        for images in (patches.images, odd, wide)
+    ]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_what_would_read_other_memory_is_refused():
+    patches = make_patches(4, 16)
+    network = build_network(AutoencoderConfig(16, widths=(2,)))
+    learn = NativeLearner(network, patches, threads=1)
+    for wrong in ([4], [-1], []):
+        with pytest.raises(IndexError, match="patch numbers"):
+            learn(np.asarray(wrong, np.int64))
+    for shift in ((0, 10**6, 0), (0, 0, -1)):
+        with pytest.raises(ValueError, match="reach past"):
+            NativeLearner(network, PatchSet(patches.images, patches.index + np.int32(shift), 16), threads=1)
+
+
+def test_a_diverged_network_shows():
+    patches = make_patches(4, 16)
+    network = build_network(AutoencoderConfig(16, widths=(2, 4)))
+    with torch.no_grad():
+        network.encoder[1].bias[0] = math.nan
+    assert math.isnan(NativeLearner(network, patches, threads=1)(np.arange(4)))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (AutoencoderConfig(32, channels=3), "channels"),
+        (AutoencoderConfig(bottleneck=8), "dense bottleneck"),
+        (AutoencoderConfig(28, widths=(8, 16, 32)), "cannot be halved 3 times"),
+    ],
+)
+def test_what_is_not_supported_is_named(config, reason):
+    assert reason in why_unsupported(config)
+    with pytest.raises(ValueError, match=reason):
+        NativeLearner(build_autoencoder(config, seed=0), make_patches(4, config.size_px), threads=1)
+
+
+def test_the_papers_network_is_supported():
+    assert why_unsupported(AutoencoderConfig()) is None
