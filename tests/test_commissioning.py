@@ -79,7 +79,10 @@ def test_positives_and_unknown_labels_are_refused(fitted, phantoms, others):
 def test_seen_patients_are_refused(fitted, normals):
     with pytest.raises(SplitError, match=r"2 patient\(s\) .* --allow-seen"):
         calibrate_model(fitted, normals, progress=False)
-    assert calibrate_model(fitted, normals, allow_seen=True, progress=False).detection.calibration.patients == 6
+    calibration = calibrate_model(fitted, normals, allow_seen=True, progress=False).detection.calibration
+    assert calibration.patients == 6
+    assert not any(point.promised for point in calibration.operating_points)
+    assert {point.false_alarm_rate for point in calibration.operating_points} == {1.0}
 
 
 def test_benign_lesions_and_incomplete_annotations_are_not_normal(fitted, others, caplog):

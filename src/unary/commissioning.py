@@ -17,7 +17,15 @@ from tqdm import tqdm
 from unary.bundle import Model, hash_patients
 from unary.calibration import NormalScores
 from unary.collection import read_row
-from unary.detection import build_settings, examine_image, find_level, map_prepared, score_normal, with_calibration
+from unary.detection import (
+    build_settings,
+    examine_image,
+    find_level,
+    map_prepared,
+    require_settings,
+    score_normal,
+    with_calibration,
+)
 from unary.errors import CalibrationError, ImageError, SplitError
 from unary.prepare import prepare_image
 from unary.records import Domain, Image, Manifest, ManifestRow
@@ -65,7 +73,7 @@ def calibrate_model(model: Model, manifest: Manifest, *, allow_seen: bool = Fals
     manifest
         Images labelled negative, without lesions, of patients that were not trained on.
     allow_seen
-        Accept patients that the model was trained on; every promise is then void.
+        Accept patients that the model was trained on; the operating points then promise nothing.
 
     Raises
     ------
@@ -94,6 +102,18 @@ def calibrate_model(model: Model, manifest: Manifest, *, allow_seen: bool = Fals
             f"{len(seen)} patient(s) of the manifest were in the training set of the model, which would promise too "
             "few false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
+    calibrated = set_operating_points(model, rows, progress=progress)
+    return void_promises(calibrated) if seen else calibrated
+
+
+def set_operating_points(model: Model, rows: Sequence[ManifestRow], *, progress: bool = True) -> Model:
+    """Return the model with operating points set on normal images, whose patients the caller vouches for.
+
+    Raises
+    ------
+    CalibrationError
+        If images of fewer than two patients can be used.
+    """
 
     def examine(row: ManifestRow, image: Image) -> NormalScores:
         examined = examine_image(model, image)
@@ -102,6 +122,19 @@ def calibrate_model(model: Model, manifest: Manifest, *, allow_seen: bool = Fals
         return score_normal(examined, hash_patients([row.patient_id])[0])
 
     return with_calibration(model, list(_examine_rows(rows, examine, title="calibrating", progress=progress)))
+
+
+def void_promises(model: Model) -> Model:
+    """Return the model with its operating points as estimates alone, as when training patients set them."""
+    settings = require_settings(model)
+    if settings.calibration is None:
+        return model
+    points = tuple(
+        dataclasses.replace(point, promised=False, false_alarm_rate=1.0)
+        for point in settings.calibration.operating_points
+    )
+    calibration = dataclasses.replace(settings.calibration, operating_points=points)
+    return dataclasses.replace(model, detection=dataclasses.replace(settings, calibration=calibration))
 
 
 def _examine_rows(

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from unary.bundle import DETECTORS, DetectorName, Model, Provenance, describe_versions, hash_patients
 from unary.collection import GROUPS, Collection, collect_patches
-from unary.commissioning import add_detection, calibrate_model
+from unary.commissioning import add_detection, set_operating_points
 from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.dense_laplacian import COARSE_LAPLACIAN
 from unary.detectors.fusion import Fusion
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.detectors.protocol import Detector, ImageDetector
-from unary.errors import ImageError, ManifestError, SplitError, TrainingError
+from unary.errors import CalibrationError, ImageError, ManifestError, SplitError, TrainingError
 from unary.evaluation.metrics import NORMAL_LOOKING, SPECIFICITIES, ScoreTable
 from unary.fitting.fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
 from unary.patches import GridConfig, PatchSet
@@ -57,7 +57,8 @@ class FitConfig:
     paper's 128 px patches on the stored grid. ``training`` is for ``wei2018``, ``fusion`` for the fusions;
     ``training.seed`` also draws the held-out patients, and is the seed of the fusions. ``held_out`` is the share of
     the patients without any annotated lesion, in [0, 1), whose images set the thresholds and operating points and
-    nothing else. With 0, or fewer than five such patients, the training patches set the thresholds, which promises too few false alarms, and there are no
+    nothing else. With 0, or fewer than five such patients, the training patches set the thresholds, which promises too
+    few false alarms, and there are no
     operating points until the model is calibrated (`unary.commissioning.calibrate_model`).
     """
 
@@ -200,11 +201,11 @@ def _commission(model: Model, collection: Collection, held: NDArray[np.bool_], *
     free = [(number, row) for number, row in enumerate(collection.rows) if number not in touched]
     trained = [row for number, row in free if number not in judges]
     model = add_detection(model, trained or list(collection.rows), progress=progress)
-    held_out = Manifest(tuple(row for number, row in free if number in judges))
-    if len({row.patient_id for row in held_out.rows}) < 2:
+    try:
+        return set_operating_points(model, [row for number, row in free if number in judges], progress=progress)
+    except CalibrationError:  # a fitted model is worth keeping
         logger.warning("too few patients to hold any out: no operating points; see `unary calibrate`")
         return model
-    return calibrate_model(model, held_out, allow_seen=True, progress=progress)
 
 
 def train_fusion(

@@ -201,7 +201,7 @@ class Finding:
     rank
         1 is the most abnormal of its image.
     score
-        The highest value of the anomaly map inside it, in the detector's unit.
+        The mean of the highest values of its strongest regions, in the detector's unit (`unary.findings`).
     p_value
         How often the most abnormal finding of a normal image scores as high, in (0, 1]; None for a model that has not
         been calibrated.
