@@ -22,7 +22,7 @@ LAYERS = (
     ("lesions",),
     ("collection",),
     ("detectors",),
-    ("native",),
+    ("native", "checkpoints"),
     ("training",),
     ("fitting",),
     ("calibration", "findings"),
@@ -37,7 +37,7 @@ LAYERS = (
     ("experiments",),
     ("cli", "cli_detection"),
 )
-TORCH_ALLOWED = {"detectors", "native", "training", "fitting", "bundle", "scoring", "experiments"}
+TORCH_ALLOWED = {"detectors", "native", "checkpoints", "training", "fitting", "bundle", "scoring", "experiments"}
 HEAVY = {"matplotlib", "pyarrow", "jinja2", "xlrd", "highdicom", "pynetdicom", "dicomweb_client", "requests"}
 
 

@@ -62,8 +62,9 @@ def test_the_defaults_are_the_papers():
     assert stated == (500, 200, 1e-3, 0.9, 0.999)
 
 
-def test_interrupted_and_resumed_ends_with_the_same_weights(tmp_path):
-    patches, config = make_patches(), TrainingConfig(epochs=6, batch_size=8, seed=3)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_interrupted_and_resumed_ends_with_the_same_weights(compiled, tmp_path):
+    patches, config = make_patches(), TrainingConfig(epochs=6, batch_size=8, seed=3, compiled=compiled)
     whole = train_autoencoder(patches, config, **SMALL)
 
     def interrupt(epoch, _loss):
@@ -81,6 +82,23 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.history == resumed.history
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_run_may_go_on_without_the_compiler_it_began_with(tmp_path):
+    patches, config = make_patches(), TrainingConfig(epochs=4, batch_size=8)
+    whole = train_autoencoder(patches, config, **SMALL)
+    checkpoint = tmp_path / "state"
+    train_autoencoder(patches, dataclasses.replace(config, epochs=2), checkpoint=checkpoint, **SMALL)
+    without = dataclasses.replace(config, compiled=False)
+    resumed = train_autoencoder(patches, without, checkpoint=checkpoint, **SMALL)
+    assert np.allclose(whole.history.losses, resumed.history.losses, rtol=1e-4)
+    assert torch.allclose(weights(whole), weights(resumed), rtol=1e-3, atol=1e-4)
+
+
+def test_torch_keeps_its_threads():
+    before = torch.get_num_threads()
+    train_autoencoder(make_patches(), TrainingConfig(epochs=1), **SMALL)
+    assert torch.get_num_threads() == before
 
 
 def test_the_seed_decides():

@@ -11,20 +11,19 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
 from unary.errors import CompilerError, TrainingError
-from unary.files import replacing
 from unary.native.autoencoder import NativeLearner, why_unsupported
 from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
@@ -155,7 +154,7 @@ def train_autoencoder(
     losses: list[float] = []
     dead: list[float] = []
     if checkpoint is not None and checkpoint.exists():
-        losses, dead = _load_checkpoint(checkpoint, network, optimizer, fingerprint)
+        losses, dead = load_checkpoint(checkpoint, network, optimizer, fingerprint)
         logger.info("resuming after epoch %d", len(losses))
     probe = _batch(patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), device)
     learn = _choose_learner(network, patches, device, compiled=training.compiled)
@@ -169,7 +168,7 @@ def train_autoencoder(
         losses.append(loss)
         dead.append(dead_unit_share(network, probe))
         if checkpoint is not None:
-            _save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, dead))
+            save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, dead))
         if on_epoch is not None:
             on_epoch(epoch + 1, loss)
     history = History(tuple(losses[: training.epochs]), tuple(dead[: training.epochs]), scale**2, patch_mean_error)
@@ -244,7 +243,7 @@ def optimise(
     fingerprint = json.dumps([name, dataclasses.asdict(config)], sort_keys=True)
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
-        losses, _ = _load_checkpoint(checkpoint, network, optimizer, fingerprint)
+        losses, _ = load_checkpoint(checkpoint, network, optimizer, fingerprint)
     network.train()
     for step in range(len(losses), config.steps):
         rate = config.learning_rate * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
@@ -258,7 +257,7 @@ def optimise(
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"{name}: the loss is {losses[-1]} in step {step + 1}: training has diverged")
         if checkpoint is not None and (step + 1) % 250 == 0:
-            _save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, []))
+            save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, []))
         if on_step is not None:
             on_step(step + 1, losses[-1])
     network.eval()
@@ -303,8 +302,23 @@ def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, order: NDArray[
     for start in range(0, len(order), batch_size):
         which = order[start : start + batch_size]
         total += learn(which) * len(which)
-        optimizer.step()
+        with _one_thread():
+            optimizer.step()
     return total / len(order)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch work alone where there is little to do: on a busy machine its threads wait for each other far longer.
+
+    A step of Adam takes 0.2 ms on one thread, and up to 100 ms on two that share two cores with other programs.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batch(patches: PatchSet, which: NDArray[np.int64], device: str) -> Tensor:
@@ -330,7 +344,7 @@ def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
     """Return the share of hidden feature maps that are zero on every pixel of every probe patch."""
     dead = total = 0
     hidden = (probe - network.config.input_mean) / network.config.input_scale
-    with torch.inference_mode():
+    with _one_thread(), torch.inference_mode():
         for number, layer in enumerate((*network.encoder, *network.decoder[:-1])):
             if number == len(network.encoder) and network.squeeze is not None and network.expand is not None:
                 hidden = torch.relu(network.expand(network.squeeze(hidden.flatten(1)))).view_as(hidden)
@@ -339,49 +353,3 @@ def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
             dead += int((~alive).sum())
             total += len(alive)
     return dead / total
-
-
-def _save_checkpoint(
-    path: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    fingerprint: str,
-    curves: tuple[list[float], list[float]],
-) -> None:
-    """Write weights, optimiser state and curves to one safetensors file, through a temporary name."""
-    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
-    with replacing(path) as partial:
-        save_file(tensors, partial, {"fingerprint": fingerprint, "curves": json.dumps(curves)})
-
-
-def _load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> tuple[list[float], list[float]]:
-    """Put a checkpoint's state into network and optimiser; return the curves so far."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it to start afresh") from error
-    if metadata.get("fingerprint") != fingerprint:
-        raise TrainingError(
-            f"{path}: this checkpoint belongs to a run with other settings or other patches; delete it to start afresh"
-        )
-    network.load_state_dict(
-        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
-    )
-    parameters = list(network.parameters())
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            like = parameters[int(index)]
-            # The fused optimiser walks parameter and moments side by side, so their memory layouts must agree.
-            restored = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-            state.setdefault(int(index), {})[key] = restored.detach()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    losses, dead = json.loads(metadata["curves"])
-    return losses, dead
