@@ -1,0 +1,72 @@
+"""The state of a training under way, in one file: weights, optimiser state and curves.
+
+A safetensors file, so that reading one runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unary.errors import TrainingError
+from unary.files import replacing
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: str,
+    curves: tuple[list[float], list[float]],
+) -> None:
+    """Write weights, optimiser state and curves to one file, through a temporary name.
+
+    ``fingerprint`` is text that describes the run: what a checkpoint must share with the run that goes on from it.
+    """
+    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"fingerprint": fingerprint, "curves": json.dumps(curves)})
+
+
+def load_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> tuple[list[float], list[float]]:
+    """Put a checkpoint's state into network and optimiser, in place; return the curves so far.
+
+    Raises
+    ------
+    TrainingError
+        If the file cannot be read, or its fingerprint is another.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: not a readable checkpoint ({error}); delete it to start afresh") from error
+    if metadata.get("fingerprint") != fingerprint:
+        raise TrainingError(
+            f"{path}: this checkpoint belongs to a run with other settings or other patches; delete it to start afresh"
+        )
+    network.load_state_dict(
+        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+    )
+    parameters = list(network.parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            like = parameters[int(index)]
+            # The fused optimiser walks parameter and moments side by side, so their memory layouts must agree.
+            restored = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+            state.setdefault(int(index), {})[key] = restored.detach()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    losses, dead = json.loads(metadata["curves"])
+    return losses, dead
