@@ -29,7 +29,7 @@ from unary.training import TrainingConfig, train_autoencoder
 
 PAPER_PATCHES = 36_013
 ROWS, COLS = 26, 21  # patches per image, about the paper's 537
-EPOCHS = 2  # per round; `fit` runs hundreds, so that what it does once must not weigh as if it did it every epoch
+EPOCHS = 2  # per turn; `fit` runs hundreds, so that what it does once must not weigh as if it did it every epoch
 PLAIN = "plain eager + DataLoader"
 COMPILED = "channels-last, torch.compile"
 OURS = "unary"
@@ -60,35 +60,34 @@ def make_patches(count: int) -> PatchSet:
     return join_patch_sets(sets)
 
 
-def train_plainly(patches: PatchSet, batch_size: int, network: torch.nn.Module, layout: torch.memory_format) -> None:
-    """A few epochs with a DataLoader."""
+def train_plainly(patches: PatchSet, batch_size: int, network: torch.nn.Module, layout: torch.memory_format) -> int:
+    """An epoch with a DataLoader; return how many patches were seen."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    loader = DataLoader(PlainDataset(patches), batch_size=batch_size, shuffle=True)
-    for _ in range(EPOCHS):
-        for plain in loader:
-            batch = plain.to(memory_format=layout)
-            loss = torch.nn.functional.mse_loss(network(batch), batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    for plain in DataLoader(PlainDataset(patches), batch_size=batch_size, shuffle=True):
+        batch = plain.to(memory_format=layout)
+        loss = torch.nn.functional.mse_loss(network(batch), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return len(patches)
 
 
-def train_with_unary(patches: PatchSet, batch_size: int, *, compiled: bool) -> None:
-    """A few epochs of what `unary fit` runs, its statistics and baselines included."""
+def train_with_unary(patches: PatchSet, batch_size: int, *, compiled: bool) -> int:
+    """A few epochs of what `unary fit` runs, its statistics and baselines included; return how many were seen."""
     train_autoencoder(patches, TrainingConfig(epochs=EPOCHS, batch_size=batch_size, compiled=compiled))
+    return EPOCHS * len(patches)
 
 
-def build_loops(patches: PatchSet, batch_size: int) -> dict[str, Callable[[], None]]:
-    """What takes turns, by name; `torch.compile` only where it works."""
+def build_loops(patches: PatchSet, few: PatchSet, batch_size: int) -> dict[str, Callable[[], int]]:
+    """What takes turns, by name; the slow ones over fewer patches, and `torch.compile` only where it works."""
     plain = build_autoencoder(AutoencoderConfig(), seed=0).to(memory_format=torch.contiguous_format)
     fused = torch.compile(build_autoencoder(AutoencoderConfig(), seed=0))
-    run = functools.partial(train_plainly, patches, batch_size)
+    run = functools.partial(train_plainly, few, batch_size)
+    large = 10 * batch_size
     loops = {
         OURS: functools.partial(train_with_unary, patches, batch_size, compiled=True),
-        f"{OURS}, batch {10 * batch_size}": functools.partial(
-            train_with_unary, patches, 10 * batch_size, compiled=True
-        ),
-        f"{OURS}, compiled=False": functools.partial(train_with_unary, patches, batch_size, compiled=False),
+        f"{OURS}, batch {large}": functools.partial(train_with_unary, patches, large, compiled=True),
+        f"{OURS}, compiled=False": functools.partial(train_with_unary, few, batch_size, compiled=False),
         PLAIN: functools.partial(run, plain, torch.contiguous_format),
     }
     try:
@@ -144,17 +143,21 @@ def print_floors(arithmetic: list[float], traffic: list[float], reached: float) 
 def main() -> None:
     """Time all, print floors, table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patches", type=int, default=8000, help="per epoch (default: %(default)s)")
+    parser.add_argument("--patches", type=int, default=32_400, help="per epoch (default: %(default)s, the paper's)")
+    parser.add_argument("--few", type=int, default=4000, help="the same for the slow loops (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     logging.getLogger("unary").setLevel(logging.ERROR)  # so short a training learns nothing, and says so
     whole = make_patches(PAPER_PATCHES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train_with_unary(whole.subset(np.arange(options.batch_size)), options.batch_size, compiled=True)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     patches = whole.subset(np.random.default_rng(1).permutation(len(whole))[: options.patches])
-    loops = build_loops(patches, options.batch_size)
+    few = patches.subset(np.arange(options.few))
+    loops = build_loops(patches, few, options.batch_size)
     rates: dict[str, list[float]] = {name: [] for name in loops}
     busy: dict[str, list[float]] = {name: [] for name in loops}
     arithmetic, traffic = [], []
@@ -162,13 +165,16 @@ def main() -> None:
         arithmetic.append(measure_arithmetic())
         traffic.append(measure_traffic())
         started, used = time.perf_counter(), time.process_time()
-        loop()
+        seen = loop()
         if turn:  # the first round warms up
-            rates[name].append(EPOCHS * len(patches) / (time.perf_counter() - started))
-            busy[name].append(EPOCHS * len(patches) / (time.process_time() - used))
+            rates[name].append(seen / (time.perf_counter() - started))
+            busy[name].append(seen / (time.process_time() - used))
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"{len(whole)} patches in {whole.nbytes / 1e9:.2f} GB; {len(patches)} an epoch, batch {options.batch_size}")
+    threads = torch.get_num_threads()
+    print(
+        f"{platform.processor() or platform.machine()}, {threads} of {os.cpu_count()} cores, torch {torch.__version__}"
+    )
+    print(f"{len(whole)} patches in {whole.nbytes / 1e9:.2f} GB; {len(patches)} an epoch, {len(few)} in the slow loops")
     print_floors(arithmetic, traffic, medians[OURS])
     print(f"{'loop':30s}{'patches/s':>11s}{'slowest':>9s}{'fastest':>9s}{'ratio':>8s}{'per CPU second':>16s}")
     for name, values in rates.items():
@@ -181,6 +187,7 @@ def main() -> None:
             {
                 "patches_per_second": round(medians[OURS]),
                 "ratio_to_eager": round(medians[OURS] / medians[PLAIN], 3),
+                "threads": threads,
                 "ratio_to_torch_compile": round(medians[OURS] / medians[COMPILED], 3) if COMPILED in medians else None,
                 "patches_in_memory": len(whole),
                 "pixel_gigabytes": round(whole.nbytes / 1e9, 3),
