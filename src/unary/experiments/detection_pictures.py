@@ -34,6 +34,7 @@ Box = tuple[float, float, float, float]
 _CROP_MM, _CROP_PX = 20.0, 216  # as large as `plot_gallery` shows a patch
 _ROOM = 1.25  # times the box
 _PER_IMAGE = 2
+_DARK = 0.1  # of the range of values: below is background, or as dark
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def list_lesions(
             hit = score is not None and score > threshold
             if hit is not found:
                 continue
-            said = f"score {score:.3g}" if score is not None else "no finding on it"
+            said = f"score {score:.3g}" if score is not None else "not hit"
             title = f"{_name(image)}\n{_describe(target)}, {said}"
             key = -score if found and score is not None else -target.area_mm2
             listed.append((key, Sight(image, _box_around(target), title)))
@@ -155,7 +156,9 @@ def _crop(image: Image, box: Box) -> tuple[NDArray[np.uint16], Box]:
     ]
     square: NDArray[Any] = image.pixels[corner[0] : corner[0] + side, corner[1] : corner[1] + side].astype(np.float32)
     low, high = float(square.min()), float(square.max())
-    scaled = (square - low) / max(high - low, 1e-6)
+    tissue = square[square >= low + _DARK * (high - low)]  # a grey window that spans the background would show no speck
+    low = float(np.percentile(tissue, 1))
+    scaled = (square - low).clip(0) / max(high - low, 1e-6)
     sized = resize(scaled, (_CROP_PX, _CROP_PX), order=1, anti_aliasing=side > _CROP_PX)
     factor = _CROP_PX / side
     r0, c0, r1, c1 = (factor * (value - corner[k % 2]) for k, value in enumerate(box))
@@ -168,8 +171,10 @@ def _box_around(target: Target) -> Box:
 
 
 def _describe(target: Target) -> str:
-    kind = "cluster" if target.cluster else target.group
-    return f"{kind} of {len(target.lesions)}" if len(target.lesions) > 1 else kind
+    count = len(target.lesions)
+    if target.cluster:
+        return f"cluster of {count}" if count > 1 else "cluster"
+    return f"{count} {target.group}s" if count > 1 else target.group
 
 
 def _name(image: JudgedImage) -> str:
