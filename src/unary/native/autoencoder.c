@@ -203,11 +203,16 @@ static void spread_gradient(struct image small, struct image big, const float *w
 /* --- weight and bias gradients ------------------------------------------------------------------------------------ */
 
 INLINE float sum_of(vec v) {
-    float lane[LANES];
-    memcpy(lane, &v, sizeof v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int n = 0; n < half; n++) lane[n] += lane[n + half];
-    return lane[0];
+#ifdef __clang__
+    float total = 0;
+    for (int n = 0; n < LANES; n++) total += v[n];
+    return total;
+#else /* left to itself, gcc takes the lanes out one by one */
+    ivec lane;
+    UNROLL for (int n = 0; n < LANES; n++) lane[n] = n;
+    UNROLL for (int half = LANES / 2; half; half /= 2) v += __builtin_shuffle(v, lane ^ half);
+    return v[0];
+#endif
 }
 
 /* Adds to gradient[k][i][j][c]: the order in which torch keeps "channels last" weights. */
