@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from unary.bundle import read_model, write_model
 from unary.detection import (
@@ -79,15 +80,24 @@ def test_an_identity_detector_maps_every_pixel_to_itself(detector, shape, stride
 
 @pytest.mark.parametrize("detector", [Identity(), WholeIdentity()])
 @pytest.mark.parametrize(
-    "place", [(slice(0, 3), slice(0, 2)), (slice(90, 100), slice(70, 80)), (slice(40, 43), slice(9, 60))]
+    "place",
+    [
+        (slice(0, 3), slice(0, 2)),
+        (slice(90, 100), slice(70, 80)),
+        (slice(40, 43), slice(9, 60)),
+        (slice(0, 60), slice(20, 80)),
+        (slice(30, 90), slice(10, 50)),
+    ],
 )
 def test_tissue_anywhere_is_scored_and_nothing_else(detector, place):
     mask = np.zeros((100, 80), bool)
     mask[place] = True
     prepared = make_prepared((100, 80), mask)
     found = map_prepared(detector, prepared, size_px=16, stride_px=8)
-    assert np.array_equal(np.isfinite(found), mask)
-    assert np.allclose(found[mask], prepared.pixels[mask], rtol=1e-5)
+    inner = ndimage.binary_erosion(mask, np.ones((17, 17), bool), border_value=1)
+    scored = inner if inner.any() else mask  # what is all rim is scored as it is
+    assert np.array_equal(np.isfinite(found), scored)
+    assert np.allclose(found[scored], prepared.pixels[scored], rtol=1e-5)
     nowhere = map_prepared(detector, make_prepared((100, 80), np.zeros_like(mask)), size_px=16, stride_px=8)
     assert nowhere.shape == (100, 80)
     assert np.isnan(nowhere).all()
@@ -118,7 +128,12 @@ def test_a_mirrored_image_has_mirrored_findings(models, clusters, name):
     mirrored = dataclasses.replace(image, pixels=np.ascontiguousarray(image.pixels[:, ::-1]), padding=None)
     one, other = detect_image(models[name], image), detect_image(models[name], mirrored)
     row, col = other.findings[0].peak
-    assert np.abs(np.asarray(one.findings[0].peak) - (row, image.shape[1] - 1 - col)).max() <= 4
+    low, high = np.asarray(one.findings[0].box[:2]), np.asarray(one.findings[0].box[2:])
+    # The windows of patches lie otherwise in the mirrored image, and another of two like specks may be the stronger.
+    peak = np.asarray((row, image.shape[1] - 1 - col))
+    assert ((peak >= low - 4) & (peak < high + 4)).all()
+    if name == "fusion":
+        assert np.abs(peak - one.findings[0].peak).max() <= 4
     assert other.findings[0].score == pytest.approx(one.findings[0].score, rel=0.3)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from unary.bundle import DetectionSettings, Model
 from unary.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_POINT = "1"
 REGIONS_PER_IMAGE = 4
+RIM_MM = 1.1
+RIM_PX = 8
 _BATCH = 64
 _BLOCK_PX = 36
 _MARGIN_PX = 16
@@ -64,11 +67,14 @@ class Examined:
 def map_prepared(
     detector: Detector | ImageDetector, prepared: PreparedImage, *, size_px: int, stride_px: int
 ) -> NDArray[np.float32]:
-    """Return the anomaly map of a prepared image, shape (rows, cols) of the working grid, NaN outside the tissue.
+    """Return the anomaly map of a prepared image, shape (rows, cols) of the working grid, NaN where nothing is scored.
+
+    That is outside the tissue, and in its outermost 1.1 mm (8 pixels where the spacing is unknown): folds of the skin,
+    the rim of the collimated field and the edge of the film are the brightest lines of many normal mammograms.
 
     A detector of whole images sees the breast once. A detector of patches sees overlapping windows, ``stride_px``
-    apart, wherever there is any tissue; their maps are blended with `unary.patches.taper_window`, so that every pixel
-    of the breast is scored, borders and corners included.
+    apart, wherever there is any tissue; their maps are blended with `unary.patches.taper_window`, so that no pixel is
+    lost to a window's border, nor at the borders and corners of the image.
     """
     if not prepared.mask.any():
         return np.full(prepared.shape, np.nan, np.float32)
@@ -87,12 +93,19 @@ def map_prepared(
                 yield detector.examine(extract_patches(pixels, chosen, size_px=size_px)).maps, chosen
 
         found = stitch_patches(maps(), (int(mask.shape[0]), int(mask.shape[1])), blend="taper")
-    found[~mask] = np.nan
+    found[~_find_inner(mask, _working_spacing(prepared))] = np.nan
     if found.shape == prepared.shape:
         return found
     anomaly_map = np.full(prepared.shape, np.nan, np.float32)
     anomaly_map[window] = found
     return anomaly_map
+
+
+def _find_inner(mask: NDArray[np.bool_], spacing_mm: float | None) -> NDArray[np.bool_]:
+    """The tissue without its rim; all of it where nothing else would be left. The image's border is no rim."""
+    reach = RIM_PX if spacing_mm is None else max(round(RIM_MM / spacing_mm), 1)
+    inner = ndimage.minimum_filter(mask.view(np.uint8), 2 * reach + 1, mode="nearest").view(bool)
+    return inner if inner.any() else mask
 
 
 def _find_window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
