@@ -34,7 +34,9 @@ Box = tuple[float, float, float, float]
 _CROP_MM, _CROP_PX = 20.0, 216  # as large as `plot_gallery` shows a patch
 _ROOM = 1.25  # times the box
 _PER_IMAGE = 2
-_DARK = 0.1  # of the range of values: below is background, or as dark
+_DARK = 0.1  # of the image's range of values: what is darker is background
+_BACKGROUND = 0.02  # of a crop's pixels: with fewer of it, the whole range is shown
+_THIN = 0.75  # of the tissue's median: below, the breast is thin
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +157,23 @@ def _crop(image: Image, box: Box) -> tuple[NDArray[np.uint16], Box]:
         int(np.clip(round((box[k] + box[k + 2] - side) / 2), 0, length - side)) for k, length in enumerate(image.shape)
     ]
     square: NDArray[Any] = image.pixels[corner[0] : corner[0] + side, corner[1] : corner[1] + side].astype(np.float32)
-    low, high = float(square.min()), float(square.max())
-    tissue = square[square >= low + _DARK * (high - low)]  # a grey window that spans the background would show no speck
-    low = float(np.percentile(tissue, 1))
-    scaled = (square - low).clip(0) / max(high - low, 1e-6)
+    low, high = _find_window(square, image.pixels[::8, ::8])
+    scaled = ((square - low) / max(high - low, 1e-6)).clip(0, 1)
     sized = resize(scaled, (_CROP_PX, _CROP_PX), order=1, anti_aliasing=side > _CROP_PX)
     factor = _CROP_PX / side
     r0, c0, r1, c1 = (factor * (value - corner[k % 2]) for k, value in enumerate(box))
     return np.rint(sized * 65535).astype(np.uint16), (r0, c0, r1, c1)
+
+
+def _find_window(square: NDArray[np.float32], image: NDArray[Any]) -> tuple[float, float]:
+    """The lowest and highest value to show: of the tissue, where a part is background, or no speck would be seen."""
+    dark, bright = np.percentile(image, [0.5, 99.5]).tolist()
+    tissue = square[square >= dark + _DARK * (bright - dark)]
+    if tissue.size > (1 - _BACKGROUND) * square.size or tissue.size == 0:
+        return float(square.min()), float(square.max())
+    middle = float(np.median(tissue))
+    tissue = tissue[tissue >= dark + _THIN * (middle - dark)]  # without the fall towards the skin
+    return float(np.percentile(tissue, 1)), float(square.max())
 
 
 def _box_around(target: Target) -> Box:
