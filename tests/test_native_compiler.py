@@ -55,9 +55,13 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(source, tmp_path, m
     written = kept.stat().st_mtime_ns
     assert load_library(source, cache=cache).answer() == 42
     assert kept.stat().st_mtime_ns == written
-    source.write_text("int answer(void) { return 43; }\n")
+    header = source.with_suffix(".h")
+    header.write_text("#define ANSWER 43\n")
+    source.write_text('#include "answer.h"\nint answer(void) { return ANSWER; }\n')
     assert load_library(source, cache=cache).answer() == 43
-    assert len(list(cache.iterdir())) == 2
+    header.write_text("#define ANSWER 44\n")
+    assert load_library(source, cache=cache).answer() == 44
+    assert len(list(cache.iterdir())) == 3
 
 
 @needs_compiler
@@ -140,5 +144,7 @@ def test_switched_off_it_is_not_even_looked_for(train, monkeypatch):
 def test_the_source_is_part_of_what_is_installed():
     package = Path(unary.__file__).parent
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["unary"]
-    assert compiler.SOURCE.is_file()
-    assert any(compiler.SOURCE.relative_to(package).match(pattern) for pattern in patterns)
+    texts = [compiler.SOURCE, *compiler.SOURCE.parent.glob("*.h")]
+    assert len(texts) == 2
+    for text in texts:
+        assert any(text.relative_to(package).match(pattern) for pattern in patterns)

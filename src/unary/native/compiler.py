@@ -28,11 +28,12 @@ def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.
     Parameters
     ----------
     source
-        One file without dependencies.
+        May include the headers beside it, and those of the C library.
     cache
         Folder of compiled libraries; by default ``unary`` in the user's cache folder (``$XDG_CACHE_HOME``, or
-        ``~/.cache``). A library's name holds a hash of its source, the options, and all that the compiler says of
-        itself and of the processor, so that a changed source or another machine with the same home gets its own.
+        ``~/.cache``). A library's name holds a hash of its source and headers, the options, and all that the compiler
+        says of itself and of the processor, so that a changed source, or another machine with the same home, gets
+        its own.
 
     Raises
     ------
@@ -43,7 +44,8 @@ def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.
     tuning, description = _describe_target(compiler)
     options = (*_OPTIONS, *tuning)
     try:
-        key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(options).encode(), description])).hexdigest()
+        texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+        key = hashlib.sha256(b"\0".join([*texts, " ".join(options).encode(), description])).hexdigest()
         library = (cache or _cache_folder()) / f"{source.stem}-{key[:32]}.so"
         if not library.exists():
             logger.info("compiling %s, which is done once", source.name)
