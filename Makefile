@@ -22,6 +22,7 @@ check: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/scoring.py
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
