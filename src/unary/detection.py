@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from scipy import ndimage
 from unary.bundle import DetectionSettings, Model
 from unary.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
 from unary.detectors.protocol import Detector, ImageDetector
+from unary.detectors.threads import map_in_threads
 from unary.errors import CalibrationError, ImageError
 from unary.findings import Candidates, FindingsConfig, describe_findings, find_candidates
 from unary.patches import GridConfig, extract_patches, pad_to_patch, stitch_patches, tissue_origins
@@ -87,12 +88,12 @@ def map_prepared(
     else:
         origins = tissue_origins(mask, GridConfig(size_px, stride_px, 0.0))
 
-        def maps() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-            for start in range(0, len(origins), _BATCH):
-                chosen = origins[start : start + _BATCH]
-                yield detector.examine(extract_patches(pixels, chosen, size_px=size_px)).maps, chosen
+        def examine(chosen: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+            return detector.examine(extract_patches(pixels, chosen, size_px=size_px)).maps, chosen
 
-        found = stitch_patches(maps(), (int(mask.shape[0]), int(mask.shape[1])), blend="taper")
+        batches = (origins[start : start + _BATCH] for start in range(0, len(origins), _BATCH))
+        maps = map_in_threads(examine, batches)
+        found = stitch_patches(maps, (int(mask.shape[0]), int(mask.shape[1])), blend="taper")
     found[~_find_inner(mask, _working_spacing(prepared))] = np.nan
     if found.shape == prepared.shape:
         return found

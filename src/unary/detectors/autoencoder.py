@@ -222,11 +222,15 @@ class ReconstructionDetector:
 
     def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Return the signed error, input minus reconstruction, in intensity units; positive where too bright."""
-        return patches.astype(np.float32) / np.float32(FULL_SCALE) - self.reconstruct(patches)
+        with torch.inference_mode():
+            given = _to_tensor(patches, self.network)
+            error: NDArray[np.float32] = given.sub_(self.network(given)).cpu().numpy()[:, 0]
+        return error
 
     def examine(self, patches: NDArray[np.uint16]) -> Examination:
         """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error."""
-        error = np.abs(self.error_maps(patches))
+        error = self.error_maps(patches)
+        np.abs(error, out=error)
         scores = np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2)))
         return Examination(scores, error)
 

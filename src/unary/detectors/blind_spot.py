@@ -16,6 +16,7 @@ nearer than ``hole_px`` - 1.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 
 MEAN_WINDOW_PX = 15
@@ -88,21 +90,30 @@ class BlindSpotNetwork(nn.Module):
 
     def forward(self, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Map fine structure, (n, 1, rows, cols), to mean and log spread of its smoothed value, each of that shape."""
-        features = self.local(structure)
         if torch.is_inference_mode_enabled():
-            gathered = self._gather_around(features)
-        else:
-            centre = self.config.window_px // 2
-            gathered = F.conv2d(features, self.wide.weight * self.hole, self.wide.bias, padding=centre)
+            return self.predict_inside(structure, (slice(None), slice(None)))
+        features = self.local(structure)
+        centre = self.config.window_px // 2
+        return self._predict(F.conv2d(features, self.wide.weight * self.hole, self.wide.bias, padding=centre))
+
+    def predict_inside(self, structure: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
+        """Do the same for a window of rows and columns alone, with what lies around it in view."""
+        return self._predict(self._gather_around(self.local(structure), window))
+
+    def _predict(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
         predicted = self.point(gathered).float()
         return predicted[:, :1], predicted[:, 1:].clamp(*_LOG_SPREAD)
 
-    def _gather_around(self, features: Tensor) -> Tensor:
+    def _gather_around(self, features: Tensor, window: tuple[slice, slice]) -> Tensor:
         """The wide convolution as four, of the bands above, below, left and right of the hole: half the work."""
         centre, hole = self.config.window_px // 2, self.config.hole_px
         low, high, end = centre - hole, centre + hole + 1, self.config.window_px
-        rows, cols = features.shape[2:]
+        (top, bottom, _), (left, right, _) = (
+            part.indices(length) for part, length in zip(window, features.shape[2:], strict=True)
+        )
+        rows, cols = bottom - top, right - left
         padded = F.pad(features, (centre, centre, centre, centre))
+        padded = padded[:, :, top : bottom + 2 * centre, left : right + 2 * centre]
         gathered = None
         for r0, r1, c0, c1 in ((0, low, 0, end), (high, end, 0, end), (low, high, 0, low), (low, high, high, end)):
             weight = self.wide.weight[:, :, r0:r1, c0:c1].contiguous(memory_format=torch.channels_last)
@@ -127,7 +138,9 @@ def subtract_local_mean(intensity: Tensor) -> Tensor:
     """Return intensity minus its mean near by, borders repeated; (n, 1, rows, cols) both."""
     border = MEAN_WINDOW_PX - 1
     padded = F.pad(intensity, (border, border, border, border), mode="replicate")
-    return intensity - F.avg_pool2d(F.avg_pool2d(padded, MEAN_WINDOW_PX, 1), MEAN_WINDOW_PX, 1)
+    for window in ((MEAN_WINDOW_PX, 1), (1, MEAN_WINDOW_PX)) * 2:  # by rows and by columns: 15 additions twice, not 225
+        padded = F.avg_pool2d(padded, window, 1)
+    return intensity - padded
 
 
 def fine_structure(intensity: Tensor) -> Tensor:
@@ -183,22 +196,26 @@ class BlindSpot:
         spread: NDArray[np.float32] = np.ones(mask.shape, np.float32)
         with torch.inference_mode():
             structure = fine_structure(torch.from_numpy(strip.intensity)[None, None])
-            for row in range(0, mask.shape[0], _TILE_PX):
-                for col in range(0, mask.shape[1], _TILE_PX):
-                    window = (slice(row, row + _TILE_PX), slice(col, col + _TILE_PX))
-                    if mask[window].any():
-                        error[window], spread[window] = self._examine_tile(structure, strip.own, row, col)
+        corners = itertools.product(*(range(0, length, _TILE_PX) for length in mask.shape))
+        windows = [(slice(row, row + _TILE_PX), slice(col, col + _TILE_PX)) for row, col in corners]
+        windows = [window for window in windows if mask[window].any()]
+        tiles = map_in_threads(lambda window: self._examine_tile(structure, strip.own, window), windows)
+        for window, (tile_error, tile_spread) in zip(windows, tiles, strict=True):
+            error[window], spread[window] = tile_error, tile_spread
         error /= np.sqrt(spread)
         return error, spread
 
     def _examine_tile(
-        self, structure: Tensor, own: slice, row: int, col: int
+        self, structure: Tensor, own: slice, window: tuple[slice, slice]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
+        row, col = window[0].start, window[1].start
         first_row, first_col = max(own.start + row - self._halo_px, 0), max(col - self._halo_px, 0)
         last_row = min(own.start + row + _TILE_PX, own.stop)
-        part = structure[:, :, first_row : last_row + self._halo_px, first_col : col + _TILE_PX + self._halo_px]
-        mean, log_spread = self.network(part.contiguous(memory_format=torch.channels_last))
         top, left = own.start + row - first_row, col - first_col
         tile = (slice(top, last_row - first_row), slice(left, left + _TILE_PX))
-        return (smooth_target(part) - mean)[0, 0].numpy()[tile], torch.exp(log_spread)[0, 0].numpy()[tile]
+        with torch.inference_mode():
+            part = structure[:, :, first_row : last_row + self._halo_px, first_col : col + _TILE_PX + self._halo_px]
+            mean, log_spread = self.network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
+            error = smooth_target(part)[..., tile[0], tile[1]] - mean
+            return error[0, 0].numpy(), torch.exp(log_spread)[0, 0].numpy()

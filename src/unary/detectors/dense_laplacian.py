@@ -10,6 +10,7 @@ ahead of the yardstick on calcifications (``docs/results.md``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unary.detectors.laplacian import LaplacianConfig
+from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 from unary.errors import TrainingError
 
@@ -80,10 +82,15 @@ def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]
 def _measure(tissue: Strips) -> Iterator[_Measured]:
     """Yield strip, scale, response and its local root mean square on the strip's own rows, scales in their order."""
     for strip in tissue.strips(_HALO_PX):
-        for scale, sigma in enumerate(SIGMAS_PX):
-            response = -np.float32(sigma**2) * ndimage.gaussian_laplace(strip.intensity, sigma)
-            local = ndimage.gaussian_filter(response * response, NEIGHBOURHOOD_PX)[strip.own]
-            yield strip, scale, response[strip.own], np.sqrt(np.maximum(local, 0))
+        answers = map_in_threads(functools.partial(_measure_scale, strip), SIGMAS_PX)
+        for scale, (response, local) in enumerate(answers):
+            yield strip, scale, response, local
+
+
+def _measure_scale(strip: Strip, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    response = -np.float32(sigma**2) * ndimage.gaussian_laplace(strip.intensity, sigma)
+    local = ndimage.gaussian_filter(response * response, NEIGHBOURHOOD_PX)[strip.own]
+    return response[strip.own], np.sqrt(np.maximum(local, 0))
 
 
 def fit_dense_laplacian(pooled: Sequence[NDArray[np.float64]]) -> DenseLaplacian:
