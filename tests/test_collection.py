@@ -10,6 +10,7 @@ from unary.lesions import judge_patches, rasterise_lesion
 from unary.patches import GridConfig, extract_patches, tissue_origins
 from unary.prepare import PreparationConfig, prepare_image
 from unary.sources.images import read_image
+from unary.store import is_stored
 
 GRID = GridConfig(64, 32)
 
@@ -70,3 +71,15 @@ def test_nothing_usable_is_an_error(phantoms):
     row = dataclasses.replace(phantoms.rows[0], path=Path("/nowhere/gone.dcm"))
     with pytest.raises(ManifestError, match=r"none of 1 images could be used: .*gone\.dcm"):
         collect_patches(phantoms.select((row,)), PreparationConfig(), GRID)
+
+
+def test_a_store_changes_where_pixels_lie_and_nothing_else(phantoms, tmp_path):
+    few = phantoms.select(phantoms.rows[:4])
+    memory = collect_patches(few, PreparationConfig(), GRID)
+    stored = collect_patches(few, PreparationConfig(), GRID, store=tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["prepared.tif"]
+    assert all(is_stored(image) for image in stored.patches.images)
+    assert (stored.patches.gather(slice(None)) == memory.patches.gather(slice(None))).all()
+    assert stored.data_hash == memory.data_hash
+    assert (stored.origins == memory.origins).all()
+    assert (stored.touches == memory.touches).all()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from unary.prepare import PreparationConfig, PreparedImage, prepare_image
 from unary.records import Image, Lesion, Manifest, ManifestRow
 from unary.sources.images import read_image, read_mask
 from unary.sources.manifest import lesion_group
+from unary.store import open_images, release_pages, writing_images
 
 logger = logging.getLogger(__name__)
 
 GROUPS = ("calcification", "mass", "asymmetry", "distortion", "other")
+STORE_NAME = "prepared.tif"
 _AHEAD = 3
 
 
@@ -132,7 +135,12 @@ def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
 
 
 def collect_patches(
-    manifest: Manifest, preparation: PreparationConfig, grid: GridConfig, *, progress: bool = True
+    manifest: Manifest,
+    preparation: PreparationConfig,
+    grid: GridConfig,
+    *,
+    store: Path | None = None,
+    progress: bool = True,
 ) -> Collection:
     """Read every image of a manifest and collect its patches of tissue.
 
@@ -142,6 +150,9 @@ def collect_patches(
         Images and lesions.
     preparation, grid
         How images are prepared and where patches lie.
+    store
+        A folder where the prepared images are written, one at a time, instead of being kept in memory: one TIFF,
+        ``prepared.tif``, with a page per image (`unary.store`). It must stay while the collection is used.
     progress
         Show a progress bar on standard error when it is a terminal and reading takes over two seconds.
 
@@ -161,23 +172,33 @@ def collect_patches(
         delay=2,
         disable=None if progress else True,
     )
-    for row, unit in zip(manifest.rows, bar, strict=True):
-        if isinstance(unit, ImageError):
-            skipped.append(str(unit))
-            logger.warning("skipped: %s", unit)
-        else:
-            units.append(unit)
+    with nullcontext() if store is None else writing_images(store / STORE_NAME) as write:
+        for row, unit in zip(manifest.rows, bar, strict=True):
+            if isinstance(unit, ImageError):
+                skipped.append(str(unit))
+                logger.warning("skipped: %s", unit)
+                continue
             rows.append(row)
+            units.append(unit if write is None else _move_pixels(unit, write))
     if not units:
         causes = "; ".join(skipped[:3]) or "the manifest is empty"
         raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
     if skipped:
         logger.warning("%d of %d images were skipped", len(skipped), len(manifest.rows))
-    return _join(units, rows, skipped)
+    return _join(units, rows, skipped, store=store)
 
 
-def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -> Collection:
+def _move_pixels(unit: _Unit, write: Callable[[NDArray[np.uint16]], None]) -> _Unit:
+    """Write the pixels and keep all else."""
+    (image,) = unit.patches.images
+    write(image)
+    return dataclasses.replace(unit, patches=dataclasses.replace(unit.patches, images=(image[:0].copy(),)))
+
+
+def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str], *, store: Path | None) -> Collection:
     patches = join_patch_sets([unit.patches for unit in units])
+    if store is not None:
+        patches = dataclasses.replace(patches, images=open_images(store / STORE_NAME))
     origins = np.concatenate([unit.origins for unit in units])
     return Collection(
         patches,
@@ -195,8 +216,10 @@ def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str]) -
 
 def _hash_patches(patches: PatchSet, origins: Origins) -> str:
     digest = hashlib.sha256(origins.tobytes())
-    for image in patches.images:
+    for number in np.unique(patches.index[:, 0]):
+        image = patches.images[number]
         digest.update(np.ascontiguousarray(image).data)
+        release_pages([image])
     return digest.hexdigest()
 
 

@@ -1,7 +1,8 @@
 """Patches as coordinates over whole images: grid, selection, extraction and stitching. Geometry alone.
 
 A patch is a square of ``size_px`` working pixels named by its top-left corner (row, col). Images stay whole in
-memory, once, as uint16; a batch of patches is gathered from them when it is needed, and nothing is written to disk.
+memory, once, as uint16, or are mapped from a file (`unary.store`); a batch of patches is gathered from them when it is
+needed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unary.store import release_pages
 
 Origins = NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
@@ -214,7 +217,7 @@ class PatchSet:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the pixels take, in bytes."""
+        """What the pixels take in memory, or in a store, in bytes."""
         return sum(image.nbytes for image in self.images)
 
     def gather(self, which: NDArray[np.integer] | slice) -> NDArray[np.uint16]:
@@ -223,6 +226,7 @@ class PatchSet:
         patches = np.empty((len(chosen), self.size_px, self.size_px), np.uint16)
         for patch, (image, row, col) in zip(patches, chosen.tolist(), strict=True):
             patch[...] = self.images[image][row : row + self.size_px, col : col + self.size_px]
+        release_pages(self.images[image] for image in np.unique(chosen[:, 0]))
         return patches
 
     def subset(self, which: NDArray[np.integer] | NDArray[np.bool_]) -> PatchSet:

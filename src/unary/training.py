@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
+from unary.epochs import draw_batches
 from unary.errors import CompilerError, TrainingError
 from unary.native.autoencoder import NativeLearner, why_unsupported
 from unary.patches import PatchSet
@@ -107,7 +108,8 @@ def train_autoencoder(
     Parameters
     ----------
     patches
-        Normal patches alone; the caller answers for that.
+        Normal patches alone; the caller answers for that. Of a store that memory does not hold, two windows at a time
+        are read (`unary.epochs`).
     training
         Optimisation. Each epoch's order depends on the seed and the epoch's number only, so that a run that was
         interrupted and resumed ends with the same weights, bit for bit on a CPU with the same number of threads if
@@ -159,8 +161,8 @@ def train_autoencoder(
     probe = _batch(patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), device)
     learn = _choose_learner(network, patches, device, compiled=training.compiled)
     for epoch in range(len(losses), training.epochs):
-        order = np.random.default_rng([training.seed, epoch]).permutation(len(patches))
-        loss = _run_epoch(learn, optimizer, order, batch_size=training.batch_size)
+        rng = np.random.default_rng([training.seed, epoch])
+        loss = _run_epoch(learn, optimizer, draw_batches(patches, rng, batch_size=training.batch_size))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} in epoch {epoch + 1}: training has diverged; try a smaller learning rate"
@@ -296,15 +298,15 @@ def _choose_learner(network: Autoencoder, patches: PatchSet, device: str, *, com
         return learn
 
 
-def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, order: NDArray[np.int64], *, batch_size: int) -> float:
-    """One pass over all patches, the last batch as short as it comes; return the mean squared error per pixel."""
-    total = 0.0
-    for start in range(0, len(order), batch_size):
-        which = order[start : start + batch_size]
+def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, batches: Iterable[NDArray[np.int64]]) -> float:
+    """One pass over all patches; return the mean squared error per pixel."""
+    total, count = 0.0, 0
+    for which in batches:
         total += learn(which) * len(which)
+        count += len(which)
         with _one_thread():
             optimizer.step()
-    return total / len(order)
+    return total / count
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from unary.epochs import draw_batches
+from unary.patches import GridConfig, build_patch_set, grid_origins, join_patch_sets
+from unary.prepare import FULL_SCALE
+from unary.store import open_images, writing_images
+from unary.training import TrainingConfig, train_autoencoder
+
+IMAGE_BYTES = 2 * 64 * 48
+
+
+@pytest.fixture
+def patches():
+    sets, rng = [], np.random.default_rng(0)
+    for _ in range(20):
+        smooth = ndimage.gaussian_filter(rng.normal(size=(64, 48)), 3)
+        pixels = np.clip((0.4 + smooth) * FULL_SCALE, 0, FULL_SCALE).astype(np.uint16)
+        sets.append(build_patch_set(pixels, grid_origins(pixels.shape, GridConfig(16, 16)), size_px=16))
+    whole = join_patch_sets(sets)
+    return whole.subset(np.flatnonzero(whole.index[:, 0] != 3))  # one image is not used
+
+
+@pytest.fixture
+def stored(patches, tmp_path):
+    with writing_images(tmp_path / "s.tif") as write:
+        for image in patches.images:
+            write(image)
+    return dataclasses.replace(patches, images=open_images(tmp_path / "s.tif"))
+
+
+def draw(patches, seed=0, **options):
+    return list(draw_batches(patches, np.random.default_rng(seed), batch_size=10, **options))
+
+
+def test_a_store_in_one_window_and_memory_come_in_the_same_order(patches, stored):
+    expected = np.random.default_rng(0).permutation(len(patches))
+    assert (np.concatenate(draw(patches)) == expected).all()
+    assert (np.concatenate(draw(patches, window_bytes=1)) == expected).all()
+    assert (np.concatenate(draw(stored)) == expected).all()
+    assert (stored.gather(expected) == patches.gather(expected)).all()
+
+
+@pytest.mark.parametrize("images_per_window", [0.5, 1, 4.5, 18])
+def test_windows_hold_few_images_at_a_time_and_every_patch_once(stored, images_per_window):
+    batches = draw(stored, window_bytes=int(images_per_window * IMAGE_BYTES))
+    assert [len(which) for which in batches] == [*[10] * 22, 8]
+    order = np.concatenate(batches)
+    assert (np.sort(order) == np.arange(len(stored))).all()
+    images = stored.index[order, 0]
+    first = np.asarray([np.flatnonzero(images == number)[0] for number in np.unique(images)])
+    last = np.asarray([np.flatnonzero(images == number)[-1] for number in np.unique(images)])
+    open_at_once = [((first <= now) & (last >= now)).sum() for now in range(len(order))]
+    assert max(open_at_once) <= max(images_per_window + 1, 1)
+    assert (np.diff(np.unique(images)[np.argsort(first)]) < 0).any()  # images are shuffled too
+
+
+def test_the_generator_decides_the_order(stored):
+    one, same, other = (np.concatenate(draw(stored, seed, window_bytes=3 * IMAGE_BYTES)) for seed in (0, 0, 1))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_an_epoch_may_be_left_half_way(stored):
+    batches = draw_batches(stored, np.random.default_rng(0), batch_size=10, window_bytes=IMAGE_BYTES)
+    next(batches)
+    batches.close()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_training_from_a_store_gives_the_same_weights(patches, stored, compiled):
+    config = TrainingConfig(epochs=2, batch_size=20, compiled=compiled)
+    one, other = (train_autoencoder(source, config, widths=(2, 4)) for source in (patches, stored))
+    assert one.history == other.history
+    for mine, theirs in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_training_in_windows_resumes_exactly(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw_batches, "__kwdefaults__", {"window_bytes": 4 * IMAGE_BYTES})
+    config = TrainingConfig(epochs=4, batch_size=20)
+    whole = train_autoencoder(stored, config, widths=(2, 4))
+    half = dataclasses.replace(config, epochs=2)
+    train_autoencoder(stored, half, widths=(2, 4), checkpoint=tmp_path / "state")
+    resumed = train_autoencoder(stored, config, widths=(2, 4), checkpoint=tmp_path / "state")
+    assert whole.history == resumed.history
+    assert whole.history.losses[-1] < whole.history.losses[0]
