@@ -23,7 +23,7 @@ LAYERS = (
     ("lesions",),
     ("collection",),
     ("detectors",),
-    ("native", "checkpoints", "epochs"),
+    ("native", "checkpoints", "epochs", "distributed"),
     ("training",),
     ("fitting",),
     ("calibration", "findings"),
@@ -38,7 +38,17 @@ LAYERS = (
     ("experiments",),
     ("cli", "cli_detection"),
 )
-TORCH_ALLOWED = {"detectors", "native", "checkpoints", "training", "fitting", "bundle", "scoring", "experiments"}
+TORCH_ALLOWED = {
+    "detectors",
+    "native",
+    "checkpoints",
+    "distributed",
+    "training",
+    "fitting",
+    "bundle",
+    "scoring",
+    "experiments",
+}
 HEAVY = {"matplotlib", "pyarrow", "jinja2", "xlrd", "highdicom", "pynetdicom", "dicomweb_client", "requests"}
 
 

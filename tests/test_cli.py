@@ -158,3 +158,10 @@ def test_missing_and_broken_images_are_skipped_and_counted(fitted, phantoms, tmp
     assert json.loads((tmp_path / "m" / "model.json").read_text())["provenance"]["skipped"] == 2
     manifest.write_text("\n".join([lines[0], extra[1]]))
     assert main(["fit", str(manifest), "--out", str(tmp_path / "n"), *FAST]) == 2
+
+
+def test_the_fusions_need_memory_and_say_so(fitted, tmp_path, capsys):
+    arguments = ["fit", str(fitted / "train.csv"), "--out", str(tmp_path / "m"), "--store", str(tmp_path / "store")]
+    assert main(arguments) == 2
+    assert "fusion is trained from memory alone" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()

@@ -102,6 +102,12 @@ def _add_model_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         default="fusion",
         help="default: %(default)s, learned from normals alone; fusion_prior adds simulated calcifications",
     )
+    fit.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="keep the prepared images there, not in memory (about 20 MB a mammogram; wei2018 and laplacian)",
+    )
     _add_training_options(fit, epochs=500)
     _add_patch_options(fit)
     fit.set_defaults(size_px=None, stride_px=None)  # the detector's own: 128, or 64 for the fusions
@@ -236,6 +242,7 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.bundle import require_model_folder, write_model
     from unary.calibration import describe_promise
     from unary.detection import DEFAULT_POINT
+    from unary.distributed import is_first, is_joined, joining_processes
     from unary.pipeline import DENSE_SIZE_PX, FUSIONS, FitConfig, fit
     from unary.prepare import PreparationConfig
     from unary.sources.manifest import read_manifest
@@ -257,7 +264,12 @@ def _run_fit(options: argparse.Namespace) -> int:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     chosen = None if preparation == PreparationConfig() else preparation
     config = FitConfig(options.detector, chosen, grid, training)
-    model = fit(read_manifest(options.manifest), config, checkpoint=checkpoint)
+    with joining_processes():
+        if is_joined() and options.detector != "wei2018":
+            raise UnaryError("several processes train wei2018 alone; start the others without torchrun")
+        model = fit(read_manifest(options.manifest), config, checkpoint=checkpoint, store=options.store)
+        if not is_first():
+            return 0
     write_model(model, options.out)
     for file in (checkpoint, *checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*")):
         file.unlink(missing_ok=True)

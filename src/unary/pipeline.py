@@ -81,6 +81,7 @@ def fit(
     config: FitConfig = FitConfig(),
     *,
     checkpoint: Path | None = None,
+    store: Path | None = None,
     progress: bool = True,
 ) -> Model:
     """Learn what normal tissue looks like.
@@ -93,13 +94,16 @@ def fit(
         Detector, preparation, grid and training.
     checkpoint
         A file that keeps the state of training after every epoch; an interrupted call goes on from it.
+    store
+        A folder for the prepared images, which then need not fit in memory (`unary.collection.collect_patches`). Not
+        for the fusions, which draw crops from all images at once.
     progress
         Show progress bars.
 
     Raises
     ------
     TrainingError
-        If the manifest holds an image that is not labelled negative, or training fails.
+        If the manifest holds an image that is not labelled negative, a fusion is given a store, or training fails.
     ManifestError
         If no image could be used.
     """
@@ -110,8 +114,10 @@ def fit(
             f"are positive or unlabelled (first: {wrong[0]}); keep the negatives with `unary manifest --only negative` "
             "or divide the manifest with `unary split`"
         )
+    if store is not None and config.detector in FUSIONS:
+        raise TrainingError(f"{config.detector} is trained from memory alone; a store goes with wei2018 and laplacian")
     preparation, grid = choose_preparation(manifest, config)
-    collection = collect_patches(manifest, preparation, grid, progress=progress)
+    collection = collect_patches(manifest, preparation, grid, store=store, progress=progress)
     return _fit_collection(collection, config, (preparation, grid), checkpoint=checkpoint, progress=progress)
 
 

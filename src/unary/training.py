@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
+from unary.distributed import Learner, is_first, share_batches
 from unary.epochs import draw_batches
 from unary.errors import CompilerError, TrainingError
 from unary.native.autoencoder import NativeLearner, why_unsupported
@@ -30,8 +31,6 @@ from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
 
 logger = logging.getLogger(__name__)
-
-Learner = Callable[[NDArray[np.int64]], float]
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,8 @@ def train_autoencoder(
 ) -> Trained:
     """Train the network of equation 3 on normal patches by equation 2.
 
+    In a group of processes (`unary.distributed`) all of them call this alike and get the same network.
+
     Parameters
     ----------
     patches
@@ -160,6 +161,7 @@ def train_autoencoder(
         logger.info("resuming after epoch %d", len(losses))
     probe = _batch(patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), device)
     learn = _choose_learner(network, patches, device, compiled=training.compiled)
+    learn = share_batches(learn, list(network.parameters()))
     for epoch in range(len(losses), training.epochs):
         rng = np.random.default_rng([training.seed, epoch])
         loss = _run_epoch(learn, optimizer, draw_batches(patches, rng, batch_size=training.batch_size))
@@ -169,7 +171,7 @@ def train_autoencoder(
             )
         losses.append(loss)
         dead.append(dead_unit_share(network, probe))
-        if checkpoint is not None:
+        if checkpoint is not None and is_first():
             save_checkpoint(checkpoint, network, optimizer, fingerprint, (losses, dead))
         if on_epoch is not None:
             on_epoch(epoch + 1, loss)
