@@ -7,16 +7,17 @@ import math
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.errors import CompilerError
 from unary.native import autoencoder, compiler
-from unary.native.autoencoder import NativeLearner, why_unsupported
+from unary.native.autoencoder import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
 from unary.patches import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
 from unary.prepare import FULL_SCALE
 from unary.training import TrainingConfig, train_autoencoder
@@ -169,6 +170,56 @@ def test_images_are_read_where_they_lie():
         for images in (patches.images, odd, wide)
     ]
     assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (PAPER, 21),
+        (AutoencoderConfig(24, widths=(3, 5, 6), input_mean=0.4, input_scale=0.1), 16),
+        (AutoencoderConfig(2, widths=(7,)), 5),
+    ],
+)
+def test_errors_and_scores_are_torchs(config, count):
+    patches = make_patches(count, config.size_px).gather(slice(None))
+    network = build_network(config)
+    compiled, plain = build_reconstruction(network), ReconstructionDetector(network)
+    assert isinstance(compiled, CompiledReconstruction)
+    expected, got = plain.examine(patches), compiled.examine(patches)
+    assert np.allclose(got.scores, expected.scores, rtol=1e-5, atol=0)
+    assert np.allclose(got.maps, expected.maps, rtol=0, atol=1e-5 * expected.maps.max())
+    assert np.allclose(compiled.error_maps(patches), plain.error_maps(patches), rtol=0, atol=1e-5 * got.maps.max())
+    assert compiled.examine(patches[:0]).scores.shape == (0,)
+
+
+def test_a_patch_scores_the_same_in_any_company_and_thread():
+    patches = make_patches(50, 32).gather(slice(None))
+    detector = build_reconstruction(build_network(AutoencoderConfig(32, widths=(2, 4))))
+    together = detector.examine(patches)
+    with ThreadPoolExecutor(3) as pool:
+        alone = list(pool.map(lambda n: detector.examine(patches[n : n + 1]), range(50)))
+    assert np.array_equal(together.scores, np.concatenate([one.scores for one in alone]))
+    assert np.array_equal(together.maps, np.concatenate([one.maps for one in alone]))
+
+
+def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
+    def fail():
+        raise CompilerError("no C compiler was found")
+
+    monkeypatch.setattr(autoencoder, "load_library", fail)
+    network = build_network(AutoencoderConfig(16, widths=(2,)))
+    assert type(build_reconstruction(network)) is ReconstructionDetector
+    assert "no C compiler" in caplog.text
+    caplog.clear()
+    assert type(build_reconstruction(build_network(AutoencoderConfig(16, bottleneck=3)))) is ReconstructionDetector
+    assert not caplog.text
+
+
+def test_patches_of_another_size_or_type_are_refused():
+    detector = build_reconstruction(build_network(AutoencoderConfig(16, widths=(2,))))
+    for wrong in (np.zeros((2, 8, 8), np.uint16), np.zeros((2, 16, 16), np.float32)):
+        with pytest.raises(ValueError, match=r"need \(n, 16, 16\) uint16"):
+            detector.examine(wrong)
 
 
 def test_what_would_read_other_memory_is_refused():

@@ -29,6 +29,7 @@ from unary.detectors.protocol import Detector, ImageDetector
 from unary.errors import BundleError
 from unary.files import replacing
 from unary.findings import FindingsConfig
+from unary.native.autoencoder import build_reconstruction
 from unary.patches import GridConfig
 from unary.prepare import PreparationConfig
 from unary.records import Domain, ModelIdentity, OperatingPoint
@@ -271,7 +272,7 @@ def _read_detector(document: dict[str, Any], folder: Path) -> Detector | ImageDe
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise BundleError(f"{weights}: the weights do not fit the network that {MODEL_FILE} describes") from error
-    return ReconstructionDetector(network.eval())
+    return build_reconstruction(network)
 
 
 def hash_file(path: Path) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from unary.bundle import DetectionSettings, Model
 from unary.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
@@ -105,8 +104,18 @@ def map_prepared(
 def _find_inner(mask: NDArray[np.bool_], spacing_mm: float | None) -> NDArray[np.bool_]:
     """The tissue without its rim; all of it where nothing else would be left. The image's border is no rim."""
     reach = RIM_PX if spacing_mm is None else max(round(RIM_MM / spacing_mm), 1)
-    inner = ndimage.minimum_filter(mask.view(np.uint8), 2 * reach + 1, mode="nearest").view(bool)
+    inner = _erode_along(_erode_along(mask, reach).T, reach).T
     return inner if inner.any() else mask
+
+
+def _erode_along(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Keep what is set together with all within ``reach`` above and below; doubling the reach takes few passes."""
+    kept, seen = np.pad(mask, ((reach, reach), (0, 0)), mode="edge"), 1
+    while seen <= 2 * reach:
+        step = min(seen, 2 * reach + 1 - seen)
+        kept = kept[:-step] & kept[step:]
+        seen += step
+    return kept
 
 
 def _find_window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -87,15 +87,18 @@ def pad_to_patch(pixels: NDArray[T], size_px: int) -> NDArray[T]:
 def tissue_share(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> NDArray[np.float64]:
     """Return the share of each patch that is tissue, shape (n,), in [0, 1].
 
-    Exact, from an integral image in int32. Pixels past the border count as background.
+    Exact, from an integral image of the patches' corners. Pixels past the border count as background.
     """
-    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-    np.cumsum(mask, axis=0, dtype=np.int32, out=integral[1:, 1:])
-    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
     top, left = origins[:, 0], origins[:, 1]
-    bottom = np.minimum(top + size_px, mask.shape[0])
-    right = np.minimum(left + size_px, mask.shape[1])
-    counts = integral[bottom, right] - integral[top, right] - integral[bottom, left] + integral[top, left]
+    bottom, right = np.minimum(origins + size_px, mask.shape).T
+    rows, cols = np.union1d(np.append(top, 0), bottom), np.union1d(np.append(left, 0), right)
+    integral = np.zeros((len(rows), len(cols)), np.int64)
+    if len(origins):
+        blocks = np.add.reduceat(mask[: rows[-1], : cols[-1]], cols[:-1], axis=1, dtype=np.int32)
+        integral[1:, 1:] = np.add.reduceat(blocks, rows[:-1], axis=0).cumsum(axis=0).cumsum(axis=1)
+    above, below = np.searchsorted(rows, top), np.searchsorted(rows, bottom)
+    before, after = np.searchsorted(cols, left), np.searchsorted(cols, right)
+    counts = integral[below, after] - integral[above, after] - integral[below, before] + integral[above, before]
     share: NDArray[np.float64] = counts / float(size_px * size_px)
     return share
 

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from unary.bundle import DETECTORS, DetectorName, Model, Provenance, describe_versions, hash_patients
 from unary.collection import GROUPS, Collection, collect_patches
 from unary.commissioning import add_detection, set_operating_points
-from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.dense_laplacian import COARSE_LAPLACIAN
 from unary.detectors.fusion import Fusion
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
@@ -32,6 +31,7 @@ from unary.detectors.protocol import Detector, ImageDetector
 from unary.errors import CalibrationError, ImageError, ManifestError, SplitError, TrainingError
 from unary.evaluation.metrics import NORMAL_LOOKING, SPECIFICITIES, ScoreTable
 from unary.fitting.fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
+from unary.native.autoencoder import build_reconstruction
 from unary.patches import GridConfig, PatchSet
 from unary.prepare import PreparationConfig
 from unary.records import Manifest
@@ -180,7 +180,7 @@ def _fit_collection(
         training = dataclasses.asdict(fusion)
     elif config.detector == "wei2018":
         trained = train_network(normal, config.training, checkpoint=checkpoint, progress=progress)
-        detector = ReconstructionDetector(trained.network)
+        detector = build_reconstruction(trained.network)
         training = dataclasses.asdict(config.training)
         history = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(trained.history).items()}
     judges = collection.patches.subset(np.flatnonzero(usable & held)) if held.any() else normal

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.bundle import Model
-from unary.detectors.protocol import Detector, ImageDetector
+from unary.detectors.protocol import Detector, Examination, ImageDetector
+from unary.detectors.threads import map_in_threads
 from unary.patches import Origins, PatchSet, build_patch_set, extract_patches, stitch_patches, tissue_origins
 from unary.prepare import FULL_SCALE, PreparedImage, prepare_image
 from unary.records import Image
@@ -68,12 +69,15 @@ def _examine_patches(
     """Scores, and the patches' maps laid side by side."""
     scores = np.empty(len(origins))
 
+    def examine(batch: slice) -> Examination:
+        return detector.examine(extract_patches(prepared.pixels, origins[batch], size_px=size_px))
+
     def maps() -> Iterator[tuple[NDArray[np.float32], Origins]]:
-        for start in range(0, len(origins), _BATCH):
-            chosen = origins[start : start + _BATCH]
-            examination = detector.examine(extract_patches(prepared.pixels, chosen, size_px=size_px))
-            scores[start : start + _BATCH] = examination.scores
-            yield examination.maps, chosen
+        batches = [slice(start, start + _BATCH) for start in range(0, len(origins), _BATCH)]
+        examinations = map_in_threads(examine, batches)
+        for batch, examination in zip(batches, examinations, strict=True):
+            scores[batch] = examination.scores
+            yield examination.maps, origins[batch]
 
     return scores, stitch_patches(maps(), prepared.shape)
 
@@ -104,9 +108,10 @@ def score_patch_set(detector: Detector | ImageDetector, patches: PatchSet) -> ND
             )
             scores[of_image] = examination.scores
         return scores
-    for start in range(0, len(patches), _BATCH):
-        batch = slice(start, start + _BATCH)
-        scores[batch] = detector.examine(patches.gather(batch)).scores
+    batches = [slice(start, start + _BATCH) for start in range(0, len(patches), _BATCH)]
+    examined = map_in_threads(lambda batch: detector.examine(patches.gather(batch)).scores, batches)
+    for batch, found in zip(batches, examined, strict=True):
+        scores[batch] = found
     return scores
 
 

@@ -25,6 +25,7 @@ from unary.fitting.denoising import DEFAULT_STEPS as DENOISING_STEPS
 from unary.fitting.denoising import fit_denoising
 from unary.fitting.variational import DEFAULT_STEPS as CODE_STEPS
 from unary.fitting.variational import fit_bottleneck, fit_variational
+from unary.native.autoencoder import build_reconstruction
 from unary.pipeline import train_network
 from unary.scoring import score_patch_set
 from unary.training import StepsConfig, TrainingConfig
@@ -73,7 +74,7 @@ def _train_paper(
     training = dataclasses.replace(PAPER_TRAINING, seed=seed)
     shared = share_checkpoint(checkpoint, f"wei2018-{seed}-{PAPER_TRAINING.epochs}", data, normal)
     trained = train_network(data.fine.patches.subset(normal), training, checkpoint=shared, title="wei2018")
-    return ReconstructionDetector(trained.network), _count(trained.network)
+    return build_reconstruction(trained.network), _count(trained.network)
 
 
 def _fit_wei2018(data: BenchData, normal: NDArray[np.intp], seed: int, checkpoint: Path) -> FineScorer:

@@ -34,6 +34,7 @@ from unary.evaluation.metrics import (
     write_metrics,
     write_scores,
 )
+from unary.native.autoencoder import build_reconstruction
 from unary.patches import GridConfig
 from unary.pipeline import build_table, train_network
 from unary.prepare import PreparationConfig
@@ -150,7 +151,7 @@ def run_split(
         progress=progress,
         title=f"{split} split, seed {seed}",
     )
-    detector = ReconstructionDetector(trained.network)
+    detector = build_reconstruction(trained.network)
     kept = np.flatnonzero(held | positive | control)
     tested = collection.patches.subset(kept)
     scores = {

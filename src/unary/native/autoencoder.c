@@ -204,6 +204,27 @@ static void encode_and_decode(const struct shape *shape, const struct workplace 
         spread_relu(decoded[level], decoded[level - 1], decoder[level].spread, decoder[level].bias);
 }
 
+/* Turn the reconstruction in the window into the signed error, input minus reconstruction; give every patch its rows of
+ * that, and add its squares up. */
+static void hand_out(const struct workplace *at, int row, int count, struct intensity intensity, float *errors,
+                     double *squares) {
+    const struct image window = at->window;
+    vec total = {0};
+    for (int y = 0; y < window.rows; y++) {
+        vec *restored = window.first + (long)(y + 1) * (window.side + 2) + 1;
+        const packed_pixels *from = at->pixels + (long)(2 * row + y) * window.side;
+        for (int x = 0; x < window.side; x++) {
+            restored[x] = intensity_of(from[x]) - (restored[x] * intensity.scale + intensity.mean);
+            total += restored[x] * restored[x];
+        }
+        for (int n = 0; n < count; n++) {
+            float *to = errors + ((long)n * window.side + 2 * row + y) * window.side;
+            for (int x = 0; x < window.side; x++) to[x] = restored[x][n];
+        }
+    }
+    for (int n = 0; n < count; n++) squares[n] += total[n];
+}
+
 /* The last layer forward and back, strip by strip; return the sum of squared errors. */
 static double reconstruct(const struct shape *shape, const struct workplace *at, const struct layer *layer, int count,
                           float weight, struct intensity intensity) {
@@ -296,5 +317,31 @@ void unary_learn(int levels, int side, const int *maps, const float *const *para
         encode_and_decode(&shape, &at, &network, intensity);
         squares[group] = reconstruct(&shape, &at, &network.decoder[1], taken, weight, intensity);
         go_back(&shape, &at, &network, intensity);
+    }
+}
+
+/* Signed errors of `count` patches that lie one after the other, in float32, and every patch's sum of squared errors. A
+ * patch's result does not depend on the others. */
+void unary_examine(int levels, int side, const int *maps, const float *const *parameters, const float *packed,
+                   const uint16_t *patches, int count, float mean, float scale, void *memory, float *errors,
+                   double *squares) {
+    const struct shape shape = shape_of(levels, side, maps);
+    const struct workplace at = lay_out(&shape, memory);
+    const struct intensity intensity = {mean, scale};
+    const struct network network = connect(&shape, parameters, packed, memory); /* the gradient is not asked for */
+    const long size = (long)side * side;
+    const int rows = strip_rows(&shape);
+    for (int first = 0; first < count; first += LANES) {
+        const int taken = count - first < LANES ? count - first : LANES;
+        const uint16_t *each[LANES];
+        int64_t strides[LANES], which[LANES];
+        for (int n = 0; n < taken; n++) each[n] = patches + (first + n) * size, strides[n] = side, which[n] = n;
+        interleave(each, strides, which, taken, side, at.pixels);
+        encode_and_decode(&shape, &at, &network, intensity);
+        for (int row = 0; row < shape.side[1]; row += rows) {
+            spread_linear(strip_of(at.decoded[1], row, rows), at.window, network.decoder[1].spread,
+                          network.decoder[1].bias);
+            hand_out(&at, row, taken, intensity, errors + first * size, squares + first);
+        }
     }
 }

@@ -1,4 +1,4 @@
-"""The autoencoder's loss and gradient in C (``autoencoder.c``), behind one call per batch.
+"""The autoencoder's loss and gradient, and its errors, in C (``autoencoder.c``), behind one call per batch.
 
 The arithmetic is that of `unary.detectors.autoencoder` in float32, in another order of summation. Weights, gradients
 and the optimiser's state stay torch's.
@@ -7,16 +7,23 @@ and the optimiser's state stay torch's.
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig
+from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, ReconstructionDetector
+from unary.detectors.protocol import Examination
+from unary.errors import CompilerError
 from unary.native.compiler import load_library
 from unary.patches import PatchSet
+
+logger = logging.getLogger(__name__)
 
 _MOST_LEVELS = 12
 _MOST_GROUPS = 64  # of patches in one call; each needs memory for a gradient of its own
@@ -31,6 +38,33 @@ def why_unsupported(config: AutoencoderConfig) -> str | None:
     if len(config.widths) > _MOST_LEVELS or config.size_px % 2 ** len(config.widths):
         return f"its side of {config.size_px} px cannot be halved {len(config.widths)} times"
     return None
+
+
+class _Network:
+    """A network as the C source wants it: where its parameters lie, and a second copy of them in its own order."""
+
+    def __init__(self, network: Autoencoder) -> None:
+        config = network.config
+        if (reason := why_unsupported(config)) is not None:
+            raise ValueError(f"the C source cannot compute this network: {reason}")
+        self.library = load_library()
+        self.library.unary_packed_size.restype = ctypes.c_long
+        self.library.unary_workplace_size.restype = ctypes.c_long
+        widths = (ctypes.c_int * len(config.widths))(*config.widths)
+        self._shape = (len(config.widths), config.size_px, widths)
+        self.intensity = (ctypes.c_float(config.input_mean), ctypes.c_float(config.input_scale))
+        self.parameters = [p for layer in (*network.encoder, *network.decoder) for p in _weight_and_bias(layer)]
+        self._pointers = (ctypes.c_void_p * len(self.parameters))(*(p.data_ptr() for p in self.parameters))
+        self._packed = _aligned_zeros(4 * int(self.library.unary_packed_size(*self._shape)))
+        self.arguments = (*self._shape, self._pointers, _pointer(self._packed))
+
+    def pack(self) -> None:
+        """Copy the parameters as they are now."""
+        self.library.unary_pack(*self.arguments)
+
+    def build_workplace(self) -> NDArray[np.uint8]:
+        """Return the memory that a thread works in."""
+        return _aligned_zeros(int(self.library.unary_workplace_size(*self._shape)))
 
 
 class NativeLearner:
@@ -58,35 +92,24 @@ class NativeLearner:
     """
 
     def __init__(self, network: Autoencoder, patches: PatchSet, *, threads: int) -> None:
-        config = network.config
-        if (reason := why_unsupported(config)) is not None:
-            raise ValueError(f"the C source cannot compute this network: {reason}")
-        self._library = load_library()
-        self._library.unary_packed_size.restype = ctypes.c_long
-        self._library.unary_workplace_size.restype = ctypes.c_long
-        widths = (ctypes.c_int * len(config.widths))(*config.widths)
-        self._shape = (len(config.widths), config.size_px, widths)
-        self._intensity = (ctypes.c_float(config.input_mean), ctypes.c_float(config.input_scale))
-        self._pixels = config.size_px**2
-        self._lanes = int(self._library.unary_lanes())
+        self._network = _Network(network)
+        self._pixels = network.config.size_px**2
+        self._lanes = int(self._network.library.unary_lanes())
         self._images = tuple(_with_whole_rows(image) for image in patches.images)
         self._addresses, self._strides = _locate(self._images, patches)
-        self._parameters = [p for layer in (*network.encoder, *network.decoder) for p in _weight_and_bias(layer)]
-        self._pointers = (ctypes.c_void_p * len(self._parameters))(*(p.data_ptr() for p in self._parameters))
-        self._gradient = np.zeros(sum(p.numel() for p in self._parameters), np.float32)
-        _share_gradient(self._parameters, self._gradient)
+        parameters = self._network.parameters
+        self._gradient = np.zeros(sum(p.numel() for p in parameters), np.float32)
+        _share_gradient(parameters, self._gradient)
         self._group_gradients = np.zeros((_MOST_GROUPS, len(self._gradient)), np.float32)
         self._group_squares = np.zeros(_MOST_GROUPS)
-        self._packed = _aligned_zeros(4 * int(self._library.unary_packed_size(*self._shape)))
-        size = int(self._library.unary_workplace_size(*self._shape))
-        self._workplaces = [_aligned_zeros(size) for _ in range(max(threads, 1))]
+        self._workplaces = [self._network.build_workplace() for _ in range(max(threads, 1))]
         self._helpers = ThreadPoolExecutor(max(threads - 1, 1), "unary-native")
 
     def __call__(self, which: NDArray[np.int64]) -> float:
         """Return the mean squared error per pixel of the chosen patches; the gradient replaces the last one."""
         if len(which) == 0 or which.min() < 0 or which.max() >= len(self._addresses):
             raise IndexError(f"patch numbers must lie in [0, {len(self._addresses)}), and there must be some")
-        self._library.unary_pack(*self._shape, self._pointers, _pointer(self._packed))
+        self._network.pack()
         self._gradient.fill(0)
         weight, squares = 1.0 / (len(which) * self._pixels), 0.0
         step = _MOST_GROUPS * self._lanes
@@ -100,10 +123,10 @@ class NativeLearner:
         counter = ctypes.c_int(0)
 
         def work(workplace: NDArray[np.uint8]) -> None:
-            self._library.unary_learn(
-                *(*self._shape, self._pointers, _pointer(self._packed)),
+            self._network.library.unary_learn(
+                *self._network.arguments,
                 *(_pointer(self._addresses), _pointer(self._strides), _pointer(which), len(which)),
-                *(*self._intensity, ctypes.c_float(weight), ctypes.byref(counter), _pointer(workplace)),
+                *(*self._network.intensity, ctypes.c_float(weight), ctypes.byref(counter), _pointer(workplace)),
                 *(_pointer(self._group_gradients), _pointer(self._group_squares)),
             )
 
@@ -113,6 +136,55 @@ class NativeLearner:
             other.result()
         self._gradient += self._group_gradients[:groups].sum(axis=0)
         return float(self._group_squares[:groups].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledReconstruction(ReconstructionDetector):
+    """The paper's classifier with its errors computed in C, of the weights that the network has now.
+
+    A patch's result does not depend on the patches beside it. May be called from several threads.
+    """
+
+    _network: _Network
+    _own: threading.local
+
+    def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """As `ReconstructionDetector.error_maps`."""
+        return self._examine(patches)[0]
+
+    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+        """As `ReconstructionDetector.examine`."""
+        errors, squares = self._examine(patches)
+        np.abs(errors, out=errors)
+        return Examination(np.sqrt(squares / errors[0].size if len(errors) else squares), errors)
+
+    def _examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        side = self.network.config.size_px
+        if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
+            raise ValueError(f"need (n, {side}, {side}) uint16, got {patches.shape} {patches.dtype}")
+        if not hasattr(self._own, "workplace"):
+            self._own.workplace = self._network.build_workplace()
+        given = np.ascontiguousarray(patches)
+        errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
+        self._network.library.unary_examine(
+            *(*self._network.arguments, _pointer(given), len(given), *self._network.intensity),
+            *(_pointer(self._own.workplace), _pointer(errors), _pointer(squares)),
+        )
+        return errors, squares
+
+
+def build_reconstruction(network: Autoencoder) -> ReconstructionDetector:
+    """Return the paper's classifier around a trained network, compiled where the network and the machine allow it."""
+    network.eval()
+    if why_unsupported(network.config) is not None or any(p.device.type != "cpu" for p in network.parameters()):
+        return ReconstructionDetector(network)
+    try:
+        compiled = _Network(network)
+    except CompilerError as error:
+        logger.warning("torch applies this network, several times slower than compiled code would: %s", error)
+        return ReconstructionDetector(network)
+    compiled.pack()
+    return CompiledReconstruction(network, compiled, threading.local())
 
 
 def _locate(images: tuple[NDArray[np.uint16], ...], patches: PatchSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
