@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from unary.bundle import read_model, write_model
 from unary.detectors.blind_spot import BlindSpot, BlindSpotConfig, build_blind_spot, smooth_target
@@ -10,6 +11,7 @@ from unary.detectors.dense_laplacian import DenseLaplacian, scale_responses
 from unary.detectors.fusion import Fusion, fit_surprisal, pool_patches
 from unary.detectors.fusion_parts import describe_fusion, restore_fusion
 from unary.detectors.prominence import Prominence
+from unary.detectors.threads import has_matrix_units
 from unary.detectors.tissue import read_tissue
 from unary.errors import BundleError, TrainingError
 from unary.fitting.blind_spot import fit_blind_spot
@@ -81,6 +83,57 @@ def test_blind_spot_prediction_does_not_depend_on_what_it_predicts(hole):
     assert np.abs(reach - 20).max() <= blind, "the target must lie in the blind area"
 
 
+def assert_alike(one, other):
+    """Equal, but where a sum in another order rounded to the neighbouring bfloat16."""
+    assert np.abs(one - other).max() < 0.02 * other.std()
+    assert (np.abs(one - other) > 1e-4).mean() < 0.01
+
+
+def compute_in_float32(network, structure):
+    """The network as one would write it, without any rounding: the whole window with a hole in the weights."""
+    config = network.config
+    features = structure
+    for layer in network.local:
+        features = F.relu(F.conv2d(features, layer.weight, layer.bias, padding=1))
+    centre, hole = config.window_px // 2, config.hole_px
+    around = torch.ones(config.window_px, config.window_px)
+    around[centre - hole : centre + hole + 1, centre - hole : centre + hole + 1] = 0
+    gathered = F.relu(F.conv2d(features, network.wide.weight * around, network.wide.bias, padding=centre))
+    first, last = network.point
+    predicted = last(F.relu(first(gathered)))
+    return predicted[:, :1], predicted[:, 1:].clamp(-6, 6)
+
+
+@pytest.mark.parametrize("config", [BlindSpotConfig(), BlindSpotConfig(4, 5, window_px=11, hole_px=3)])
+@pytest.mark.parametrize("matrix_units", [True, False])
+def test_the_network_is_what_it_says_with_and_without_matrix_units(config, matrix_units, monkeypatch):
+    if matrix_units and not has_matrix_units():
+        pytest.skip("this processor has none")
+    monkeypatch.setattr("unary.detectors.blind_spot.has_matrix_units", lambda: matrix_units)
+    network = build_blind_spot(config, seed=1).eval()
+    structure = torch.randn(2, 1, 40, 31, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, scored = compute_in_float32(network, structure), network(structure)
+    for answers in (scored, network(structure)):  # the second as in training
+        for got, right in zip(answers, expected, strict=True):
+            assert got.dtype == torch.float32
+            assert (got - right).abs().max() < 0.2 * right.std()
+            assert (got - right).std() < 0.05 * right.std()
+
+
+def test_processors_without_matrix_units_give_the_same_scores(monkeypatch):
+    if not has_matrix_units():
+        pytest.skip("nothing to compare with")
+    tissue = read_tissue(make_breast(1, (200, 300)))
+    detector = BlindSpot(build_blind_spot(BlindSpotConfig(), seed=0).eval())
+    fast = detector.map_tissue(tissue)
+    monkeypatch.setattr("unary.detectors.blind_spot.has_matrix_units", lambda: False)
+    slow = detector.map_tissue(tissue)
+    spread = slow[tissue.mask].std()
+    assert np.abs(slow - fast).max() < 0.02 * spread, "a sum that rounds the other way"
+    assert (np.abs(slow - fast) > 0.002 * spread).mean() < 0.01
+
+
 def test_tiles_change_nothing():
     tissue = read_tissue(make_breast(1, (200, 300)))
     detector = BlindSpot(build_blind_spot(BlindSpotConfig(), seed=0).eval())
@@ -89,7 +142,7 @@ def test_tiles_change_nothing():
         tissue, intensity=tissue.intensity[40:], mask=tissue.mask[40:], noise=tissue.noise[40:]
     )
     inner = (slice(40, None), slice(40, -40))
-    assert np.allclose(detector.map_tissue(shifted)[inner], tiled[40:][inner], atol=1e-4)
+    assert_alike(detector.map_tissue(shifted)[inner], tiled[40:][inner])
 
 
 def test_training_is_repeatable_resumes_exactly_and_lowers_the_loss(normals, tmp_path):

@@ -80,8 +80,9 @@ def test_the_map_of_tiles_is_that_of_the_network_on_the_whole_image(threads):
         mean, log_spread = network(structure)
         error, spread = (smooth_target(structure) - mean)[0, 0].numpy(), log_spread.exp()[0, 0].numpy()
     expected = error / np.sqrt(spread * np.median(spread[tissue.mask]))
-    found = BlindSpot(network).map_tissue(tissue)
-    assert np.allclose(found[tissue.mask], expected[tissue.mask], rtol=1e-4, atol=1e-4)
+    difference = np.abs(BlindSpot(network).map_tissue(tissue) - expected)[tissue.mask]
+    assert difference.max() < 0.02 * expected[tissue.mask].std(), "a sum that rounds to the neighbouring bfloat16"
+    assert (difference > 1e-4).mean() < 0.01
 
 
 def test_the_laplacian_does_not_depend_on_threads():

@@ -5,7 +5,6 @@ import pytest
 from scipy import ndimage
 
 import unary.detectors.tissue
-from unary.detectors.blind_spot import BlindSpotConfig, build_blind_spot
 from unary.detectors.tissue import (
     find_tissue,
     find_typical,
@@ -105,20 +104,6 @@ def test_the_typical_scale_is_the_median_of_a_sample_that_ignores_strips(limit, 
         assert find_typical([sample_scale(strip, local[strip.rows], shape) for strip in strips]) == expected
     assert expected == pytest.approx(float(np.median(local[mask])), rel=0.02)
     assert find_typical([np.zeros(0, np.float32)]) is None
-
-
-def test_the_four_bands_around_the_hole_are_the_wide_convolution():
-    import torch
-
-    for config in (BlindSpotConfig(), BlindSpotConfig(window_px=11, hole_px=3, features=4, hidden=5)):
-        network = build_blind_spot(config, seed=1).eval()
-        structure = torch.randn(1, 1, 40, 31, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            plain = network(structure)
-        with torch.inference_mode():
-            banded = network(structure)
-        for one, other in zip(plain, banded, strict=True):
-            assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_noise_is_the_local_root_mean_square():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 from skimage.filters import threshold_otsu
 
 from unary.errors import ImageError
@@ -22,6 +22,7 @@ from unary.records import Image
 FULL_SCALE = 65535
 _MASK_LONG_SIDE_PX = 512
 _BAND_PX = 512
+_BLOCK_PX = 64
 
 
 @dataclass(frozen=True)
@@ -253,21 +254,40 @@ def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]
     """What `skimage.transform.resize` does with order 1 and anti-aliasing, a band of rows at a time to bound memory.
 
     A Gaussian of half the reduction less one, where it shrinks, and linear interpolation between pixel centres, edges
-    of both grids aligned and borders mirrored.
+    of both grids aligned and borders mirrored. Both together are one sparse matrix per axis.
     """
-    rows, cols = values.shape
-    factors = (rows / shape[0], cols / shape[1])
-    sigmas = [max(0.0, (factor - 1) / 2) for factor in factors]
-    halo = int(4 * sigmas[0] + 0.5) + 2
     result = np.empty(shape, np.float32)
-    high = max(1, round(_BAND_PX / factors[0]))
-    for start in range(0, shape[0], high):
-        stop = min(start + high, shape[0])
-        first = max(math.floor(start * factors[0]) - halo, 0)
-        last = min(math.ceil(stop * factors[0]) + halo, rows)
-        band = values[first:last].astype(np.float32)
-        if max(sigmas) > 0:
-            band = ndimage.gaussian_filter(band, sigmas, mode="mirror")
-        offset = (factors[0] * (start + 0.5) - 0.5 - first, factors[1] * 0.5 - 0.5)
-        ndimage.affine_transform(band, factors, offset, output=result[start:stop], order=1, mode="mirror")
+    down, across = _resampling(values.shape[0], shape[0]), _resampling(values.shape[1], shape[1])
+    level = np.float32(values[0, 0])  # taken off, so that a constant image stays one to the last bit
+    for start in range(0, shape[0], _BLOCK_PX):
+        part = down[start : start + _BLOCK_PX]
+        first, last = int(part.indices.min()), int(part.indices.max()) + 1
+        band = part[:, first:last] @ (values[first:last].astype(np.float32) - level)
+        result[start : start + _BLOCK_PX] = (across @ np.ascontiguousarray(band.T)).T
+        result[start : start + _BLOCK_PX] += level
     return result
+
+
+def _resampling(length: int, new_length: int) -> sparse.csr_array[np.float32, tuple[int, int]]:
+    """Return the weights of the old samples of an axis, columns, in every new one, rows."""
+    factor = length / new_length
+    sigma = max(0.0, (factor - 1) / 2)
+    reach = int(4 * sigma + 0.5)
+    taps = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * np.square(taps / sigma)) if reach else np.ones(1)
+    weights /= weights.sum()
+    place = factor * (np.arange(new_length) + 0.5) - 0.5
+    below = np.floor(place).astype(int)[:, None]
+    share = place[:, None] - below
+    old = _mirror(np.concatenate([below + taps, below + 1 + taps], axis=1), length)
+    values = np.concatenate([(1 - share) * weights, share * weights], axis=1)
+    new = np.broadcast_to(np.arange(new_length)[:, None], old.shape)
+    matrix = sparse.coo_array((values.ravel(), (new.ravel(), old.ravel())), shape=(new_length, length))
+    return matrix.tocsr().astype(np.float32)  # which adds up what falls on the same place
+
+
+def _mirror(places: NDArray[np.int_], length: int) -> NDArray[np.int_]:
+    """Fold places beyond the border back, the outermost sample standing once."""
+    period = max(2 * (length - 1), 1)
+    folded: NDArray[np.int_] = np.abs((places + length - 1) % period - (length - 1))
+    return folded

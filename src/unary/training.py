@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
+from unary.detectors.threads import has_matrix_units
 from unary.distributed import Learner, is_first, share_batches
 from unary.epochs import draw_batches
 from unary.errors import CompilerError, TrainingError
@@ -271,10 +272,9 @@ def optimise(
 def mixed_precision() -> torch.autocast:
     """Return a context in which convolutions run in bfloat16, where the processor has matrix units for it.
 
-    Elsewhere bfloat16 is emulated and slower than float32, and the context does nothing. Scoring never uses it, so
-    that a model gives the same scores everywhere.
+    Elsewhere bfloat16 is emulated and slower than float32, and the context does nothing.
     """
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("amx_bf16", False)))
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_units())
 
 
 def _choose_learner(network: Autoencoder, patches: PatchSet, device: str, *, compiled: bool) -> Learner:

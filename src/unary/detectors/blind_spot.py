@@ -9,8 +9,8 @@ but it errs elsewhere, and without it the fusion finds far fewer calcifications 
 (``docs/results.md``, `fusion_unlearned`). The idea of masked prediction with a stated variance is older (blind-spot
 denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
-How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them with its
-centre, ``hole_px`` to each side, set to zero; point-wise layers follow. The prediction then depends on no pixel
+How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them but for its
+centre, ``hole_px`` to each side; point-wise layers follow. The prediction then depends on no pixel
 nearer than ``hole_px`` - 1.
 """
 
@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.threads import map_in_threads
+from unary.detectors.filters import correlate
+from unary.detectors.threads import has_matrix_units, map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 
 MEAN_WINDOW_PX = 15
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
 _LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
-_BINOMIAL = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
 _OUTSIDE = -9.0
 _TILE_PX = 192  # small enough to skip most of the background, and to stay in cache
 
@@ -66,64 +66,89 @@ class BlindSpotConfig:
 
 
 class BlindSpotNetwork(nn.Module):
-    """Predicts mean and log spread of a smoothed pixel from its surroundings."""
+    """Predicts mean and log spread of a smoothed pixel from its surroundings.
 
-    hole: Tensor
+    All layers but the last compute with numbers rounded to bfloat16, in training as in scoring (`_multiply`).
+    """
 
     def __init__(self, config: BlindSpotConfig) -> None:
         super().__init__()
         self.config = config
-        self.local = nn.Sequential(
-            nn.Conv2d(1, config.features, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(config.features, config.features, 3, padding=1),
-            nn.ReLU(),
-        )
-        centre, hole = config.window_px // 2, config.hole_px
-        self.wide = nn.Conv2d(config.features, config.hidden, config.window_px, padding=centre)
-        around = torch.ones(config.window_px, config.window_px)
-        around[centre - hole : centre + hole + 1, centre - hole : centre + hole + 1] = 0
-        self.register_buffer("hole", around, persistent=False)
-        self.point = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(config.hidden, config.hidden, 1), nn.ReLU(), nn.Conv2d(config.hidden, 2, 1)
-        )
+        self.local = nn.ModuleList([nn.Conv2d(1, config.features, 3), nn.Conv2d(config.features, config.features, 3)])
+        self.wide = nn.Conv2d(config.features, config.hidden, config.window_px)  # the weights of its hole are not used
+        self.point = nn.ModuleList([nn.Conv2d(config.hidden, config.hidden, 1), nn.Conv2d(config.hidden, 2, 1)])
 
     def forward(self, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Map fine structure, (n, 1, rows, cols), to mean and log spread of its smoothed value, each of that shape."""
-        if torch.is_inference_mode_enabled():
+        if not torch.is_grad_enabled():
             return self.predict_inside(structure, (slice(None), slice(None)))
-        features = self.local(structure)
-        centre = self.config.window_px // 2
-        return self._predict(F.conv2d(features, self.wide.weight * self.hole, self.wide.bias, padding=centre))
+        # The same sums at once, with a hole in the weights, have the faster gradient.
+        centre, hole = self.config.window_px // 2, self.config.hole_px
+        around = torch.ones(self.config.window_px, self.config.window_px)
+        around[centre - hole : centre + hole + 1, centre - hole : centre + hole + 1] = 0
+        features = self._find_features(structure)
+        return self._predict(_multiply(features, self.wide.weight * around, self.wide.bias, padding=centre))
 
     def predict_inside(self, structure: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
         """Do the same for a window of rows and columns alone, with what lies around it in view."""
-        return self._predict(self._gather_around(self.local(structure), window))
+        centre = self.config.window_px // 2
+        (top, bottom, _), (left, right, _) = (
+            part.indices(length) for part, length in zip(window, structure.shape[2:], strict=True)
+        )
+        padded = F.pad(self._find_features(structure), (centre, centre, centre, centre))
+        return self._predict(self._gather_around(padded[:, :, top : bottom + 2 * centre, left : right + 2 * centre]))
+
+    def _find_features(self, structure: Tensor) -> Tensor:
+        features = structure
+        for layer in self.local:
+            features = _convolve(features, layer, padding=1).relu_()
+        return features
 
     def _predict(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        predicted = self.point(gathered).float()
-        return predicted[:, :1], predicted[:, 1:].clamp(*_LOG_SPREAD)
+        hidden = _convolve(gathered.relu_(), self.point[0]).relu_()
+        last = self.point[1]
+        assert isinstance(last, nn.Conv2d)
+        predicted = F.linear(hidden.permute(0, 2, 3, 1).float(), last.weight.flatten(1), last.bias)
+        mean, log_spread = torch.split(predicted.permute(0, 3, 1, 2), 1, dim=1)
+        return mean, log_spread.clamp(*_LOG_SPREAD)
 
-    def _gather_around(self, features: Tensor, window: tuple[slice, slice]) -> Tensor:
-        """The wide convolution as four, of the bands above, below, left and right of the hole: half the work."""
-        centre, hole = self.config.window_px // 2, self.config.hole_px
-        low, high, end = centre - hole, centre + hole + 1, self.config.window_px
-        (top, bottom, _), (left, right, _) = (
-            part.indices(length) for part, length in zip(window, features.shape[2:], strict=True)
-        )
-        rows, cols = bottom - top, right - left
-        padded = F.pad(features, (centre, centre, centre, centre))
-        padded = padded[:, :, top : bottom + 2 * centre, left : right + 2 * centre]
-        gathered = None
-        for r0, r1, c0, c1 in ((0, low, 0, end), (high, end, 0, end), (low, high, 0, low), (low, high, high, end)):
-            weight = self.wide.weight[:, :, r0:r1, c0:c1].contiguous(memory_format=torch.channels_last)
-            seen = padded[:, :, r0 : rows + r1 - 1, c0 : cols + c1 - 1]
-            if gathered is None:
-                gathered = F.conv2d(seen, weight, self.wide.bias)
-            else:
-                gathered += F.conv2d(seen, weight)
-        assert gathered is not None
-        return gathered
+    def _gather_around(self, padded: Tensor) -> Tensor:
+        """The wide convolution as two: of the bands above and below the hole, and of those to its left and right.
+
+        Either lays its two bands over each other as twice as many features. That spares the multiplications with the
+        hole, and fills the processor's vectors.
+        """
+        low = self.config.window_px // 2 - self.config.hole_px
+        high = self.config.window_px - low
+        weight = self.wide.weight
+        answer = _multiply(_lay_over(padded, high, 2), _lay_over(weight, high, 2), self.wide.bias)
+        beside = (slice(None), slice(None), slice(low, -low))
+        return answer.add_(_multiply(_lay_over(padded[beside], high, 3), _lay_over(weight[beside], high, 3), None))
+
+
+def _lay_over(values: Tensor, shift: int, axis: int) -> Tensor:
+    """Double the features by those that lie ``shift`` further along an axis."""
+    length = values.shape[axis] - shift
+    return torch.cat([values.narrow(axis, 0, length), values.narrow(axis, shift, length)], 1)
+
+
+def _convolve(values: Tensor, layer: nn.Module, *, padding: int = 0) -> Tensor:
+    assert isinstance(layer, nn.Conv2d)
+    return _multiply(values, layer.weight, layer.bias, padding=padding)
+
+
+def _multiply(values: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int = 0) -> Tensor:
+    """Convolve numbers rounded to bfloat16, sum in float32, and return the sums rounded to bfloat16.
+
+    That is what the matrix units of some processors do, several times as fast as float32. Others multiply the same
+    rounded numbers in float32, so that a model means the same everywhere; sums in another order now and then round to
+    the neighbouring number.
+    """
+    values, weight, bias = values.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
+    if not has_matrix_units():
+        values, weight, bias = values.float(), weight.float(), None if bias is None else bias.float()
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(values, weight, bias, padding=padding).bfloat16()
 
 
 def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
@@ -136,11 +161,12 @@ def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
 
 def subtract_local_mean(intensity: Tensor) -> Tensor:
     """Return intensity minus its mean near by, borders repeated; (n, 1, rows, cols) both."""
-    border = MEAN_WINDOW_PX - 1
-    padded = F.pad(intensity, (border, border, border, border), mode="replicate")
-    for window in ((MEAN_WINDOW_PX, 1), (1, MEAN_WINDOW_PX)) * 2:  # by rows and by columns: 15 additions twice, not 225
-        padded = F.avg_pool2d(padded, window, 1)
-    return intensity - padded
+    window = np.full(MEAN_WINDOW_PX, 1 / MEAN_WINDOW_PX)
+    twice = np.convolve(window, window)
+    means = [
+        correlate(correlate(image[0], twice, axis=0, mode="edge"), twice, axis=1, mode="edge") for image in intensity
+    ]
+    return intensity - torch.stack(means)[:, None]
 
 
 def fine_structure(intensity: Tensor) -> Tensor:
@@ -150,8 +176,9 @@ def fine_structure(intensity: Tensor) -> Tensor:
 
 def smooth_target(structure: Tensor) -> Tensor:
     """Return what is predicted: the structure under a 3 x 3 binomial window, (n, 1, rows, cols)."""
-    window = torch.tensor(_BINOMIAL)[None, None] / 16
-    return F.conv2d(F.pad(structure, (1, 1, 1, 1), mode="replicate"), window)
+    padded = F.pad(structure, (1, 1, 1, 1), mode="replicate")
+    by_row = (padded[:, :, :-2] + padded[:, :, 2:]) * 0.25 + padded[:, :, 1:-1] * 0.5
+    return (by_row[..., :-2] + by_row[..., 2:]) * 0.25 + by_row[..., 1:-1] * 0.5
 
 
 def surprise_loss(target: Tensor, mean: Tensor, log_spread: Tensor) -> Tensor:
@@ -196,17 +223,18 @@ class BlindSpot:
         spread: NDArray[np.float32] = np.ones(mask.shape, np.float32)
         with torch.inference_mode():
             structure = fine_structure(torch.from_numpy(strip.intensity)[None, None])
+            target = smooth_target(structure)
         corners = itertools.product(*(range(0, length, _TILE_PX) for length in mask.shape))
         windows = [(slice(row, row + _TILE_PX), slice(col, col + _TILE_PX)) for row, col in corners]
         windows = [window for window in windows if mask[window].any()]
-        tiles = map_in_threads(lambda window: self._examine_tile(structure, strip.own, window), windows)
+        tiles = map_in_threads(lambda window: self._examine_tile(structure, target, strip.own, window), windows)
         for window, (tile_error, tile_spread) in zip(windows, tiles, strict=True):
             error[window], spread[window] = tile_error, tile_spread
         error /= np.sqrt(spread)
         return error, spread
 
     def _examine_tile(
-        self, structure: Tensor, own: slice, window: tuple[slice, slice]
+        self, structure: Tensor, target: Tensor, own: slice, window: tuple[slice, slice]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
         row, col = window[0].start, window[1].start
@@ -217,5 +245,5 @@ class BlindSpot:
         with torch.inference_mode():
             part = structure[:, :, first_row : last_row + self._halo_px, first_col : col + _TILE_PX + self._halo_px]
             mean, log_spread = self.network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
-            error = smooth_target(part)[..., tile[0], tile[1]] - mean
+            error = target[:, :, own.start + row : own.start + row + mean.shape[2], col : col + _TILE_PX] - mean
             return error[0, 0].numpy(), torch.exp(log_spread)[0, 0].numpy()

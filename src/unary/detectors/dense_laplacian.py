@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from unary.detectors.filters import gaussian_laplace, smooth_gaussian
 from unary.detectors.laplacian import LaplacianConfig
 from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
@@ -44,8 +45,9 @@ class DenseLaplacian:
         """Return the best scale's standardised response, shape (rows, cols)."""
         best = np.full(tissue.mask.shape, -np.inf, np.float32)
         for rows, scale, response in _respond(tissue):
-            standardised = (response - np.float32(self.means[scale])) / np.float32(self.deviations[scale])
-            np.maximum(best[rows], standardised, out=best[rows])
+            response -= np.float32(self.means[scale])
+            response /= np.float32(self.deviations[scale])
+            np.maximum(best[rows], response, out=best[rows])
         return best
 
 
@@ -69,14 +71,17 @@ def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]
     samples: list[list[NDArray[np.float32]]] = [[] for _ in SIGMAS_PX]
     for strip, scale, _, local in first:
         samples[scale].append(sample_scale(strip, local, shape))
-    typical = [find_typical(values) for values in samples]
-    for strip, scale, response, local in first if isinstance(first, list) else _measure(tissue):
+    typical = list(map_in_threads(find_typical, samples))
+
+    def normalise(measured: _Measured) -> tuple[slice, int, NDArray[np.float32]]:
+        strip, scale, response, local = measured
         image_wide = typical[scale]
         if image_wide is None:
-            yield strip.rows, scale, np.zeros_like(response)
-            continue
+            return strip.rows, scale, np.zeros_like(response)
         normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
-        yield strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
+        return strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
+
+    yield from map_in_threads(normalise, first if isinstance(first, list) else _measure(tissue))
 
 
 def _measure(tissue: Strips) -> Iterator[_Measured]:
@@ -88,9 +93,9 @@ def _measure(tissue: Strips) -> Iterator[_Measured]:
 
 
 def _measure_scale(strip: Strip, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    response = -np.float32(sigma**2) * ndimage.gaussian_laplace(strip.intensity, sigma)
-    local = ndimage.gaussian_filter(response * response, NEIGHBOURHOOD_PX)[strip.own]
-    return response[strip.own], np.sqrt(np.maximum(local, 0))
+    response = gaussian_laplace(torch.from_numpy(strip.intensity), sigma).mul_(-(sigma**2))
+    local = smooth_gaussian(response.square(), NEIGHBOURHOOD_PX)[strip.own].clamp_(min=0).sqrt_()
+    return response[strip.own].numpy(), local.numpy()
 
 
 def fit_dense_laplacian(pooled: Sequence[NDArray[np.float64]]) -> DenseLaplacian:

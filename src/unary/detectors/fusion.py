@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import ImageExamination
+from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Strips, Tissue, scan_tissue
 from unary.errors import TrainingError
 from unary.patches import Origins
@@ -124,12 +125,21 @@ class Fusion:
             answer = fused.part.map_tissue(tissue)
             pooled = pool_patches(answer, origins, size_px=size_px, strongest=fused.strongest)
             scores += fused.weight * fused.surprisal(pooled)
-            for start in range(0, len(total), _BAND_PX):  # surprisals are float64
-                band = slice(start, start + _BAND_PX)
-                total[band] += (fused.weight * fused.surprisal(answer[band])).astype(np.float32)
+            _add_surprisal(fused, answer, total)
             del answer
         total[~tissue.mask] = np.nan
         return ImageExamination(scores, total)
+
+
+def _add_surprisal(fused: FusedPart, answer: NDArray[np.float32], total: NDArray[np.float32]) -> None:
+    """Add a part's weighted surprisal, in bands, since it is float64."""
+
+    def add(start: int) -> None:
+        band = slice(start, start + _BAND_PX)
+        total[band] += (fused.weight * fused.surprisal(answer[band])).astype(np.float32)
+
+    for _ in map_in_threads(add, range(0, len(total), _BAND_PX)):
+        pass
 
 
 def pool_patches(

@@ -1,4 +1,6 @@
-"""Independent pieces of one image, worked on side by side: a thread each, instead of all threads at every layer.
+"""What the processor offers: threads for independent pieces of an image, and matrix units.
+
+A piece gets a thread of its own, instead of all threads at every layer.
 
 torch divides every operation among its threads and has them wait for each other. With operations of a millisecond, as
 on tiles and small batches, the waiting costs more than it saves, and beside other programs many times more. Here every
@@ -8,6 +10,7 @@ gain as well.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,3 +44,10 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the number of one thread is that of threads to come, too
+
+
+@functools.cache
+def has_matrix_units() -> bool:
+    """Say whether the processor multiplies bfloat16 faster than float32; elsewhere torch only imitates it."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16", False) or found.get("avx512_bf16", False))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.threads import map_in_threads
 from unary.prepare import FULL_SCALE
 
 MEAN_WINDOW_PX = 15
@@ -31,7 +32,7 @@ _RIM_PX = 4
 _FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
 _STRIP_PX = 4_000_000
 _STRIP_STEP = 32  # strips begin at multiples of it, as blocks of pixels and pooling networks need
-_FLOAT64_PX = 500_000
+_FLOAT64_PX = 300_000
 _SAMPLE_PX = 16_000_000
 
 
@@ -155,23 +156,30 @@ def read_tissue(pixels: NDArray[np.uint16]) -> Tissue:
 def find_tissue(pixels: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """Return the breast without its outermost pixels, shape (rows, cols); whole where nothing would be left."""
     breast: NDArray[np.bool_] = ndimage.binary_fill_holes(pixels > 0)
-    inner: NDArray[np.bool_] = ndimage.binary_erosion(breast, iterations=_RIM_PX, border_value=1)
+    inner = breast.copy()
+    for _ in range(_RIM_PX):
+        before = inner.copy()
+        inner[1:] &= before[:-1]
+        inner[:-1] &= before[1:]
+        inner[:, 1:] &= before[:, :-1]
+        inner[:, :-1] &= before[:, 1:]
     return inner if inner.any() else breast
 
 
 def fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float32]:
     """Return the intensity of the rows from ``first`` up to ``last``, float32: outside the mask the local mean."""
-    filled = np.empty((last - first, mask.shape[1]), np.float32)
     high = max(_FLOAT64_PX // mask.shape[1], 2 * _MEAN_HALO_PX)
-    for start in range(first, last, high):
+
+    def fill(start: int) -> NDArray[np.float32]:
         stop = min(start + high, last)
         top, bottom = max(start - _MEAN_HALO_PX, 0), min(stop + _MEAN_HALO_PX, len(mask))
         own = slice(start - top, stop - top)
         inside = mask[top:bottom].astype(np.float64)
         raw = pixels[top:bottom] / np.float64(FULL_SCALE)
         local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)
-        filled[start - first : stop - first] = np.where(mask[start:stop], raw[own], local_mean)
-    return filled
+        return np.where(mask[start:stop], raw[own], local_mean).astype(np.float32)
+
+    return np.concatenate(list(map_in_threads(fill, range(first, last, high))))
 
 
 def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from unary.detectors.blind_spot import (
 )
 from unary.detectors.tissue import Tissue
 from unary.fitting.crops import draw_crop, find_sources, identify_sources, turn
-from unary.training import StepsConfig, mixed_precision, optimise
+from unary.training import StepsConfig, optimise
 
 CROP_PX = 64
 DEFAULT_STEPS = StepsConfig(steps=2000, batch_size=8)
@@ -50,8 +50,7 @@ def fit_blind_spot(
         for crop in batch:
             crop[0] = turn(draw_crop(sources, rng, size_px=CROP_PX).intensity, int(rng.integers(8)))
         structure = torch.from_numpy(batch)
-        with mixed_precision():
-            mean, log_spread = network(structure.contiguous(memory_format=torch.channels_last))
+        mean, log_spread = network(structure.contiguous(memory_format=torch.channels_last))
         return surprise_loss(smooth_target(structure), mean, log_spread)
 
     optimise(

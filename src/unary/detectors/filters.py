@@ -1,0 +1,100 @@
+"""Linear filters along one axis as products with banded matrices: several times as fast as scipy's loops.
+
+An axis is cut into blocks; a block of the result is a small matrix, which holds the kernel once in every row, times
+the block of the input and what the kernel reaches beyond it. That is more arithmetic than it need be, but at the speed
+of a matrix product. In float32, which is precise enough for sums of tens of terms near 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_BLOCK_PX = 64
+_TRUNCATE = 4.0  # standard deviations, as in scipy
+
+
+def gaussian_kernel(sigma: float, order: Literal[0, 2] = 0) -> NDArray[np.float64]:
+    """Return the Gaussian of `scipy.ndimage.gaussian_filter1d`, shape (2r + 1,), or its second derivative."""
+    reach = np.arange(-int(_TRUNCATE * sigma + 0.5), int(_TRUNCATE * sigma + 0.5) + 1, dtype=np.float64)
+    kernel: NDArray[np.float64] = np.exp(-0.5 * np.square(reach / sigma))
+    kernel /= kernel.sum()
+    return kernel if order == 0 else kernel * (np.square(reach) / sigma**4 - 1 / sigma**2)
+
+
+def correlate(
+    values: Tensor, kernel: NDArray[np.float64], *, axis: Literal[0, 1], mode: Literal["reflect", "edge"] = "reflect"
+) -> Tensor:
+    """Correlate along an axis, as `scipy.ndimage.correlate1d` does.
+
+    Parameters
+    ----------
+    values
+        Shape (rows, cols), float32.
+    kernel
+        Shape (2r + 1,).
+    mode
+        Beyond the border: ``"reflect"`` mirrors, the outermost value twice; ``"edge"`` repeats the outermost value.
+
+    Returns
+    -------
+    Tensor
+        Shape (rows, cols), float32.
+    """
+    reach, length = len(kernel) // 2, int(values.shape[axis])
+    matrix = _band(kernel.tobytes())
+    result = torch.empty_like(values, memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        for start in range(0, length, _BLOCK_PX):
+            count = min(_BLOCK_PX, length - start)
+            block = matrix[:count, : count + 2 * reach]
+            seen = _take(values, start - reach, start + count + reach, axis, mode)
+            into = result.narrow(axis, start, count)
+            if axis == 0:
+                torch.mm(block, seen, out=into)
+            else:
+                torch.mm(seen, block.T, out=into)
+    return result
+
+
+def _take(values: Tensor, first: int, last: int, axis: int, mode: Literal["reflect", "edge"]) -> Tensor:
+    """The places from ``first`` up to ``last`` of an axis, those beyond the border filled in."""
+    length = int(values.shape[axis])
+    if first >= 0 and last <= length:
+        return values.narrow(axis, first, last - first)
+    places = np.arange(first, last)
+    if mode == "edge":
+        places = places.clip(0, length - 1)
+    else:
+        places %= 2 * length
+        places = np.minimum(places, 2 * length - 1 - places)
+    return values.index_select(axis, torch.from_numpy(places))
+
+
+def smooth_gaussian(values: Tensor, sigma: float) -> Tensor:
+    """Return what `scipy.ndimage.gaussian_filter` returns, (rows, cols), float32."""
+    kernel = gaussian_kernel(sigma)
+    return correlate(correlate(values, kernel, axis=0), kernel, axis=1)
+
+
+def gaussian_laplace(values: Tensor, sigma: float) -> Tensor:
+    """Return what `scipy.ndimage.gaussian_laplace` returns, (rows, cols), float32."""
+    kernel, bent = gaussian_kernel(sigma), gaussian_kernel(sigma, 2)
+    answer = correlate(correlate(values, bent, axis=0), kernel, axis=1)
+    answer += correlate(correlate(values, kernel, axis=0), bent, axis=1)
+    return answer
+
+
+@functools.lru_cache(maxsize=64)
+def _band(kernel: bytes) -> Tensor:
+    """The matrix of one block: row i holds the kernel from column i on."""
+    taps = np.frombuffer(kernel)
+    matrix = np.zeros((_BLOCK_PX, _BLOCK_PX + len(taps) - 1), np.float32)
+    for row in range(_BLOCK_PX):
+        matrix[row, row : row + len(taps)] = taps
+    return torch.from_numpy(matrix)
