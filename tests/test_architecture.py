@@ -23,7 +23,7 @@ LAYERS = (
     ("lesions",),
     ("collection",),
     ("detectors",),
-    ("native", "checkpoints", "epochs", "distributed"),
+    ("native", "accelerator", "checkpoints", "epochs", "distributed"),
     ("training",),
     ("fitting",),
     ("calibration", "findings"),
@@ -41,6 +41,7 @@ LAYERS = (
 TORCH_ALLOWED = {
     "detectors",
     "native",
+    "accelerator",
     "checkpoints",
     "distributed",
     "training",

@@ -135,6 +135,7 @@ def _add_experiment_commands(commands: Commands[argparse.ArgumentParser]) -> Non
     reproduce.add_argument("--runs", type=_parse_count, help="independent runs (default: 3; mnist and cifar10: 10)")
     reproduce.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
     reproduce.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    _add_device_options(reproduce)
     _add_note_option(reproduce)
     _add_patch_options(reproduce)
     reproduce.set_defaults(run=_run_reproduce)
@@ -177,6 +178,19 @@ def _add_training_options(parser: argparse.ArgumentParser, *, epochs: int) -> No
     parser.add_argument("--batch-size", type=int, default=200, help="of wei2018 (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of wei2018 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    _add_device_options(parser)
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="cpu", help="where wei2018 is trained: cpu, cuda, cuda:1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "tf32", "bfloat16"],
+        default="float32",
+        help="of wei2018's convolutions on a GPU; the others are faster and rounder (default: %(default)s)",
+    )
 
 
 def _add_patch_options(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +272,8 @@ def _run_fit(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            device=options.device,
+            precision=options.precision,
         )
     require_model_folder(options.out)
     checkpoint = options.out.with_name(f"{options.out.name}.checkpoint")
@@ -339,7 +355,11 @@ def _run_reproduce(options: argparse.Namespace) -> int:
     preparation, grid = _read_patch_options(options)
     with _checking_options():
         config = Wei2018Config(
-            training=TrainingConfig(epochs=500 if options.epochs is None else options.epochs),
+            training=TrainingConfig(
+                epochs=500 if options.epochs is None else options.epochs,
+                device=options.device,
+                precision=options.precision,
+            ),
             grid=grid,
             preparation=preparation,
             seeds=tuple(range(options.seed, options.seed + (options.runs or 3))),

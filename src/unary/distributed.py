@@ -10,6 +10,7 @@ process's but for rounding. Every process reads all images; the first alone writ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,6 +29,8 @@ def joining_processes() -> Iterator[None]:
     if not processes.is_available() or not processes.is_torchelastic_launched():
         yield
         return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     processes.init_process_group("gloo")
     try:
         yield

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.accelerator import DeviceLearner, Precision
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
 from unary.detectors.threads import has_matrix_units
@@ -40,7 +42,8 @@ class TrainingConfig:
 
     ``compiled`` allows loss and gradient to be computed by C code, which the machine's C compiler makes at first use
     (`unary.native.autoencoder`). It is the same arithmetic, several times faster, and agrees with torch's to rounding.
-    Where it is not possible, or False, torch computes them.
+    Where it is not possible, or False, torch computes them. ``device`` is where to train, in torch's notation; on a GPU
+    ``precision`` says how convolutions round (`unary.accelerator`).
     """
 
     epochs: int = 500
@@ -50,10 +53,14 @@ class TrainingConfig:
     beta2: float = 0.999
     seed: int = 0
     compiled: bool = True
+    device: str = "cpu"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise ValueError(f"epochs, batch_size and learning_rate must be positive: {self}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,6 @@ def train_autoencoder(
     bottleneck: int | None = None,
     initialisation: Initialisation = "pyramid",
     checkpoint: Path | None = None,
-    device: str = "cpu",
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train the network of equation 3 on normal patches by equation 2.
@@ -123,8 +129,6 @@ def train_autoencoder(
         See `unary.detectors.autoencoder.build_autoencoder`.
     checkpoint
         A file that is written after every epoch, and from which training goes on if it exists.
-    device
-        Where to train, in torch's notation.
     on_epoch
         Called after each epoch with the number of epochs done and the epoch's loss.
 
@@ -147,11 +151,13 @@ def train_autoencoder(
         input_scale=scale,
         initialisation=initialisation,
     )
-    network = build_autoencoder(config, seed=training.seed).to(device)
+    network = _move(build_autoencoder(config, seed=training.seed), training.device)
     optimizer = torch.optim.Adam(
         network.parameters(), training.learning_rate, (training.beta1, training.beta2), fused=True
     )
-    optimisation = {name: value for name, value in dataclasses.asdict(training).items() if name != "compiled"}
+    optimisation = {
+        name: value for name, value in dataclasses.asdict(training).items() if name not in ("compiled", "device")
+    }
     fingerprint = json.dumps(
         [dataclasses.asdict(config), {**optimisation, "epochs": None}, len(patches)], sort_keys=True
     )
@@ -160,8 +166,10 @@ def train_autoencoder(
     if checkpoint is not None and checkpoint.exists():
         losses, dead = load_checkpoint(checkpoint, network, optimizer, fingerprint)
         logger.info("resuming after epoch %d", len(losses))
-    probe = _batch(patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), device)
-    learn = _choose_learner(network, patches, device, compiled=training.compiled)
+    probe = _batch(
+        patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), training.device
+    )
+    learn = _choose_learner(network, patches, training)
     learn = share_batches(learn, list(network.parameters()))
     for epoch in range(len(losses), training.epochs):
         rng = np.random.default_rng([training.seed, epoch])
@@ -184,7 +192,7 @@ def train_autoencoder(
             history.unexplained,
             training.epochs,
         )
-    return Trained(network.eval(), history)
+    return Trained(network.cpu().eval(), history)
 
 
 @dataclass(frozen=True)
@@ -277,18 +285,20 @@ def mixed_precision() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_units())
 
 
-def _choose_learner(network: Autoencoder, patches: PatchSet, device: str, *, compiled: bool) -> Learner:
+def _choose_learner(network: Autoencoder, patches: PatchSet, training: TrainingConfig) -> Learner:
     """Return what computes a batch's mean squared error and leaves its gradient in the network's parameters."""
 
     def learn(which: NDArray[np.int64]) -> float:
-        batch = _batch(patches, which, device)
+        batch = _batch(patches, which, training.device)
         loss = (network(batch) - batch).square().mean()
         network.zero_grad()
         loss.backward()
         return float(loss.item())
 
     network.train()
-    if not compiled or torch.device(device).type != "cpu":
+    if torch.device(training.device).type != "cpu":
+        return _learn_on_device(network, patches, training, learn)
+    if not training.compiled:
         return learn
     if (reason := why_unsupported(network.config)) is not None:
         logger.info("torch trains this network, since %s", reason)
@@ -298,6 +308,25 @@ def _choose_learner(network: Autoencoder, patches: PatchSet, device: str, *, com
     except CompilerError as error:
         logger.warning("torch trains this network, several times slower than compiled code would: %s", error)
         return learn
+
+
+def _move(network: Autoencoder, device: str) -> Autoencoder:
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as error:  # the second is torch's, when it was built without CUDA
+        raise TrainingError(f"torch cannot use the device {device!r} here: {error}") from error
+
+
+def _learn_on_device(network: Autoencoder, patches: PatchSet, training: TrainingConfig, otherwise: Learner) -> Learner:
+    try:
+        return DeviceLearner(network, patches, device=training.device, precision=training.precision)
+    except torch.OutOfMemoryError:
+        logger.warning(
+            "the images (%.1f GB) do not fit on %s: batches are sent there one by one, in float32, which is slower",
+            patches.nbytes / 1e9,
+            training.device,
+        )
+        return otherwise
 
 
 def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, batches: Iterable[NDArray[np.int64]]) -> float:

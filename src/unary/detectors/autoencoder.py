@@ -123,7 +123,7 @@ class Autoencoder(nn.Module):
             hidden = hidden.view(hidden.shape[0], first.in_channels, side, side)
         for layer in self.decoder[:-1]:
             hidden = torch.relu(layer(hidden))
-        restored: Tensor = self.decoder[-1](hidden) * self.config.input_scale + self.config.input_mean
+        restored: Tensor = self.decoder[-1](hidden).float() * self.config.input_scale + self.config.input_mean
         return restored
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""The GPU's learner, run on the processor: everything but the recording of its graph."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_native_autoencoder import build_network, make_patches, plain_loss
+
+from unary.accelerator import DeviceLearner, DevicePatches
+from unary.detectors.autoencoder import AutoencoderConfig
+from unary.errors import TrainingError
+from unary.prepare import FULL_SCALE
+from unary.training import TrainingConfig, train_autoencoder
+
+CONFIG = AutoencoderConfig(16, widths=(2, 4), input_mean=0.4, input_scale=0.1)
+
+
+def gradients(network):
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+def build_learner(patches, precision="float32"):
+    network = build_network(CONFIG)
+    return network, DeviceLearner(network, patches, device="cpu", precision=precision)
+
+
+def test_patches_are_gathered_from_images_of_several_widths():
+    patches = make_patches(40, 16)
+    patches = dataclasses.replace(
+        patches, images=tuple(np.where(image > 40000, FULL_SCALE, image).astype(np.uint16) for image in patches.images)
+    )
+    which = np.random.default_rng(0).permutation(40)[:17]
+    gathered = DevicePatches(patches, "cpu").gather(torch.from_numpy(which))
+    assert gathered.shape == (17, 1, 16, 16)
+    assert np.array_equal((gathered[:, 0].numpy() * FULL_SCALE).round(), patches.gather(which))
+
+
+def test_loss_and_gradient_are_autograds():
+    patches = make_patches(40, 16)
+    which = np.random.default_rng(1).permutation(40)[:25]
+    network, learn = build_learner(patches)
+    learn(which[:3])  # what an earlier batch left must not matter
+    loss, found = learn(which), gradients(network).clone()
+    network.zero_grad()
+    expected = plain_loss(network, patches, which)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(found, gradients(network), rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_is_close_and_not_the_same():
+    patches = make_patches(40, 16)
+    (plain, learn), (rounded, learn_rounded) = build_learner(patches), build_learner(patches, "bfloat16")
+    which = np.arange(40)
+    assert learn_rounded(which) == pytest.approx(learn(which), rel=0.02)
+    one, other = gradients(plain), gradients(rounded)
+    assert not torch.equal(one, other)
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.999
+
+
+def test_short_memory_halves_the_pieces_and_keeps_the_gradient(monkeypatch, caplog):
+    patches = make_patches(40, 16)
+    network, learn = build_learner(patches)
+    whole = learn(np.arange(40)), gradients(network).clone()
+    gather = DevicePatches.gather
+
+    def gather_few(self, which):
+        if len(which) > 11:
+            raise torch.OutOfMemoryError
+        return gather(self, which)
+
+    monkeypatch.setattr(DevicePatches, "gather", gather_few)
+    loss = learn(np.arange(40))
+    assert [record.message.split()[-2] for record in caplog.records] == ["20", "10"]
+    assert loss == pytest.approx(whole[0], rel=1e-6)
+    assert torch.allclose(gradients(network), whole[1], rtol=1e-4, atol=1e-7)
+    caplog.clear()
+    learn(np.arange(25))
+    assert not caplog.records, "once found, the size stays"
+    monkeypatch.setattr(DevicePatches, "gather", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError, match="single patch"):
+        learn(np.arange(40))
+
+
+def test_images_that_do_not_fit_are_sent_batch_by_batch(monkeypatch, caplog):
+    """The device "cpu" never comes here, so that it is called another name for what a GPU without room would do."""
+    import unary.training
+
+    def refuse(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(unary.training, "DeviceLearner", refuse)
+    fallback = object()
+    chosen = unary.training._learn_on_device(build_network(CONFIG), make_patches(4, 16), TrainingConfig(), fallback)
+    assert chosen is fallback
+    assert "do not fit on cpu" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(TrainingError, match="torch cannot use the device 'cuda' here"):
+        train_autoencoder(make_patches(4, 16), TrainingConfig(epochs=1, device="cuda"), widths=(2, 4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_gpu_ends_where_the_processor_ends(precision):
+    patches = make_patches(60, 32)
+    config = TrainingConfig(epochs=8, batch_size=25)
+    here = train_autoencoder(patches, config, widths=(2, 4))
+    there = train_autoencoder(patches, dataclasses.replace(config, device="cuda", precision=precision), widths=(2, 4))
+    assert np.allclose(here.history.losses, there.history.losses, rtol=1e-3 if precision == "float32" else 0.05)
+    assert next(there.network.parameters()).device.type == "cpu"
