@@ -20,9 +20,13 @@ check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Some twenty minutes. A million patches out of core: benchmarks/out_of_core.py --patches 1000000 (33 GB on disk).
 bench: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/out_of_core.py --patches 10000 100000 --rounds 1
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 """How long one mammogram takes from file to findings, by stage, and the same windows scored by MONAI's sliding window.
 
 All take turns, so that a noisy machine slows all; the median of the rounds counts. The models are fitted on small
-phantoms, since time does not depend on what a model has learned; the image is a phantom of full size. MONAI is no
-dependency: without it (`pip install --no-deps monai`) that comparison is left out. Last comes one JSON line.
+phantoms, since time does not depend on what a model has learned; the image is a phantom of full size. Without MONAI
+(the extra `bench`) that comparison is left out. Last comes one JSON line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from unary.bundle import Model, read_model
 from unary.detection import Examined, build_detection, map_prepared, require_settings
 from unary.findings import find_candidates
 from unary.patches import GridConfig, taper_window, tissue_origins
-from unary.prepare import FULL_SCALE, PreparedImage, prepare_image
+from unary.prepare import FULL_SCALE, PreparedImage, find_breast, prepare_image
 from unary.sources.images import read_image
 from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
@@ -99,6 +99,7 @@ def find_in_stages(times: Times, model: Model, files: dict[str, Path]) -> Prepar
     """From every file to an image, and from there to findings, each stage timed."""
     settings = require_settings(model)
     images = [time_call(times, name, functools.partial(read_image, path)) for name, path in files.items()]
+    time_call(times, "breast mask", lambda: find_breast(images[0].pixels))  # which preparing does as well
     prepared = time_call(times, "prepare", lambda: prepare_image(images[0], model.preparation))
     found = time_call(
         times,
@@ -211,7 +212,7 @@ def main() -> None:
     rows, cols = map(int, options.size.split("x"))
     with_monai = importlib.util.find_spec("monai") is not None
     if not with_monai:
-        print("left out: MONAI, which is not installed (pip install --no-deps monai)")
+        print("left out: MONAI, which is not installed (pip install 'unary[bench]')")
     with tempfile.TemporaryDirectory() as name:
         report(Path(name), (rows, cols), options, with_monai=with_monai)
 
@@ -250,9 +251,10 @@ def report(folder: Path, shape: tuple[int, int], options: argparse.Namespace, *,
     )
     print_floors(f"wei2018, {windows} windows", count_network(paper, windows), 6 * box.mask.size, arithmetic, traffic)
     print_floors("fusion", count_fusion(fusion, tissue_px), 6 * prepared.mask.size, arithmetic, traffic)
-    print(f"{'stage':32s}{'seconds':>9s}{'fastest':>9s}{'slowest':>9s}")
+    print(f"{'stage':32s}{'seconds':>9s}{'fastest':>9s}{'slowest':>9s}{'MP/s':>9s}")
     for stage, values in times.items():
-        print(f"{stage:32s}{medians[stage]:9.3f}{min(values):9.3f}{max(values):9.3f}")
+        speed = f"{shape[0] * shape[1] / 1e6 / medians[stage]:9.0f}" if "unary " not in stage else ""
+        print(f"{stage:32s}{medians[stage]:9.3f}{min(values):9.3f}{max(values):9.3f}{speed}")
     after = sum(medians[stage] for stage in ("prepare", "map", "candidates", "findings"))
     print(f"{'all after reading':32s}{after:9.3f}")
     result: dict[str, Any] = {"seconds": after, "ratio_to_monai": None, "seconds_by_stage": medians}
