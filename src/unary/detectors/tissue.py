@@ -146,11 +146,15 @@ def scan_tissue(pixels: NDArray[np.uint16]) -> TissueScan:
     return TissueScan(pixels, mask, strip_rows, intensity)
 
 
-def read_tissue(pixels: NDArray[np.uint16]) -> Tissue:
-    """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast."""
+def read_tissue(pixels: NDArray[np.uint16], *, with_noise: bool = True) -> Tissue:
+    """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast.
+
+    Without noise, which takes as long as all else and which simulated lesions alone need, it is 1 everywhere.
+    """
     mask = find_tissue(pixels)
     intensity = fill_outside(pixels, mask, 0, len(pixels))
-    return Tissue(intensity, mask, measure_noise(intensity, mask))
+    noise = measure_noise(intensity, mask) if with_noise else np.broadcast_to(np.float32(1), mask.shape)
+    return Tissue(intensity, mask, noise)
 
 
 def find_tissue(pixels: NDArray[np.uint16]) -> NDArray[np.bool_]:

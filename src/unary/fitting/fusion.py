@@ -98,7 +98,8 @@ def fit_fusion(
     """
     if not normals:
         raise TrainingError("there is no normal image to learn from")
-    tissues = [read_tissue(normal.pixels) for normal in normals]
+    simulates = any(name == "segmentation" for name, _ in config.weights)
+    tissues = [read_tissue(normal.pixels, with_noise=simulates) for normal in normals]
     parts: list[tuple[str, Part, int | None, float]] = []
     for name, weight in config.weights:
         strongest, part = _fit_part(name, tissues, normals, config, size_px, checkpoint, on_step)
