@@ -1,8 +1,8 @@
 """Fitting the default detector now, and as it was when it became the default: the same images, in turns.
 
 The first version is taken from the repository's own history into a temporary folder. Two times are told apart:
-training, which is all that becomes the detector (`unary.fitting.fusion.fit_fusion`), and the whole command, in which the
-present version also sets operating points for findings, which the first did not know. Last comes one JSON line.
+training, which is all that becomes the detector (`unary.fitting.fusion.fit_fusion`), and the whole command, in which
+the present version also sets operating points for findings, which the first did not know. Last comes one JSON line.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from unary.fitting.crops import draw_crop, find_sources, identify_sources, turn
 from unary.training import StepsConfig, optimise
 
 CROP_PX = 64
-DEFAULT_STEPS = StepsConfig(steps=2000, batch_size=8)
+DEFAULT_STEPS = StepsConfig(steps=1000, batch_size=8, learning_rate=8e-3)
 
 
 def fit_blind_spot(
