@@ -1,9 +1,11 @@
 """Batches: every file ends as a result or as a named failure, whatever happens on the way."""
 
 import csv
+import errno
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -22,10 +24,15 @@ def small(tmp_path_factory):
     return path
 
 
-def examine(image, folder):
-    """Write the mean of an image."""
-    (folder / "result.json").write_text(json.dumps({"mean": float(image.pixels.mean())}))
-    return {"mean": float(image.pixels.mean())}
+def examine(image):
+    """Return what writes the mean of an image."""
+    mean = float(image.pixels.mean())
+
+    def write(folder):
+        (folder / "result.json").write_text(json.dumps({"mean": mean}))
+        return {"mean": mean}
+
+    return write
 
 
 def read_rows(path):
@@ -65,12 +72,15 @@ def test_a_kill_loses_nothing_and_a_rerun_ends_with_the_same_bytes(small, tmp_pa
 
     calls = []
 
-    def dying(image, folder):
-        calls.append(folder)
-        (folder / "half.txt").write_text("half")
-        if len(calls) == 4:
-            raise KilledError
-        return examine(image, folder)
+    def dying(image):
+        def write(folder):
+            calls.append(folder)
+            (folder / "half.txt").write_text("half")
+            if len(calls) == 4:
+                raise KilledError
+            return examine(image)(folder)
+
+        return write
 
     with pytest.raises(KilledError):
         run_batch([source], tmp_path / "out", dying, identity={"a": 1}, progress=False)
@@ -92,6 +102,63 @@ def test_a_kill_loses_nothing_and_a_rerun_ends_with_the_same_bytes(small, tmp_pa
     assert (tmp_path / "out" / "summary.csv").read_bytes() == (tmp_path / "fresh" / "summary.csv").read_bytes()
 
 
+def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, monkeypatch):
+    for number in range(3):
+        shutil.copy(small, tmp_path / f"{number}.dcm")
+    for most, together in ((10**9, True), (1, False)):
+        monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+        order = []
+
+        def working(image, order=order, together=together):
+            order.append("work")
+
+            def write(_folder):
+                while together and order.count("work") < min(order.count("written") + 2, 3):
+                    time.sleep(0.001)  # only the next image's work ends this
+                order.append("written")
+                return {}
+
+            return write
+
+        paths = [tmp_path / f"{number}.dcm" for number in range(3)]
+        run_batch(paths, tmp_path / f"out{most}", working, identity={}, progress=False)
+        assert order.count("written") == 3
+        assert (order == ["work", "written"] * 3) != together
+
+
+def test_what_is_wrong_in_writing_one_image_is_its_failure_and_a_full_disk_ends_the_batch(small, tmp_path):
+    for number in range(4):
+        shutil.copy(small, tmp_path / f"{number}.dcm")
+    paths = [tmp_path / f"{number}.dcm" for number in range(4)]
+
+    def failing(error):
+        worked = []
+
+        def examine_three(image):
+            worked.append(image)
+            number = len(worked)
+
+            def write(folder):
+                if number == 2:
+                    raise error
+                return examine(image)(folder)
+
+            return write
+
+        return worked, examine_three
+
+    _, refusing = failing(ImageError("1.dcm: no report can be made of it", reason="NO_REPORT"))
+    summary = run_batch(paths, tmp_path / "out", refusing, identity={}, progress=False)
+    assert summary.done == ("0", "2", "3")
+    assert [failure.reason for failure in summary.failed] == ["NO_REPORT"]
+    assert [row["image"] for row in read_rows(tmp_path / "out" / "summary.csv")] == ["0", "2", "3"]
+    worked, full = failing(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        run_batch(paths, tmp_path / "full", full, identity={}, progress=False)
+    assert len(worked) == 3, "the fourth image is not begun"
+    assert sorted(path.name for path in (tmp_path / "full").iterdir() if path.is_dir()) == ["0"]
+
+
 def test_another_model_or_another_file_is_done_again(small, tmp_path):
     path = tmp_path / "image.dcm"
     shutil.copy(small, path)
@@ -106,14 +173,21 @@ def test_another_model_or_another_file_is_done_again(small, tmp_path):
 
 
 def test_what_the_examination_refuses_is_a_failure_and_leaves_no_folder(small, tmp_path):
-    def refuse(image, folder):
-        (folder / "half.txt").write_text("half")
+    def refuse(image):
         raise ImageError(f"{image.path}: no tissue", reason="BLANK")
 
-    summary = run_batch([small], tmp_path / "out", refuse, identity={}, progress=False)
-    (failure,) = summary.failed
-    assert (failure.reason, failure.detail) == ("BLANK", "no tissue")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.csv"]
+    def refuse_half_way(image):
+        def write(folder):
+            (folder / "half.txt").write_text("half")
+            refuse(image)
+
+        return write
+
+    for examination in (refuse, refuse_half_way):
+        summary = run_batch([small], tmp_path / "out", examination, identity={}, progress=False)
+        (failure,) = summary.failed
+        assert (failure.reason, failure.detail) == ("BLANK", "no tissue")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.csv"]
 
 
 def test_names_of_folders_stay_inside_and_distinct(small, tmp_path):

@@ -1,6 +1,7 @@
 """Running a model over many files: one bad file never stops the others, and nothing already computed is lost.
 
-Files are read in a process of their own with limits on memory and time, the next one while the last one is worked on.
+Files are read in a process of their own with limits on memory and time, the next one while the last one is worked on,
+and a thread of its own draws and writes the results of the one before.
 Every image gets its own folder of results, written under a temporary name and renamed when it is whole. A rerun skips
 what is there already, as long as the model, the file's bytes and the options are the same.
 """
@@ -8,12 +9,13 @@ what is there already, as long as the model, the file's bytes and the options ar
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
 NOTICE = "Research software. Not for diagnosis."
+_TOGETHER_PX = 16_000_000
 _LONGEST_NAME = 120  # of a result folder; some file systems end at 143 bytes
 
 
@@ -61,8 +64,11 @@ class BatchSummary:
     rows: tuple[dict[str, Any], ...] = field(repr=False, default=())
 
 
-Examine = Callable[[Image, Path], dict[str, Any]]
-"""Given an image and a folder that exists, write results there and return the row of the summary."""
+Write = Callable[[Path], dict[str, Any]]
+"""Given a folder that exists, write one image's results there and return the row of the summary."""
+
+Examine = Callable[[Image], Write]
+"""Work on an image, and return what writes the results."""
 
 
 def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
@@ -123,7 +129,9 @@ def run_batch(
     out
         Created when missing. Temporary folders that a killed run has left there are removed.
     examine
-        Writes the results of one image; an `ImageError` that it raises makes the image a failure.
+        Works on one image and returns what will write its results into a folder and return its row of the summary. That
+        happens beside the work on the next image, but for images of more than sixteen megapixels, two of which might
+        not fit in memory. An `ImageError` of either makes the image a failure.
     identity
         What a result depends on beside the file: the model's hash, options. Kept results of another identity are done
         again.
@@ -141,33 +149,61 @@ def run_batch(
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(".*.partial"):
         shutil.rmtree(left, ignore_errors=True)
-    done, kept, failed = [], [], []
-    rows: list[dict[str, Any]] = []
-    with IsolatedReader(limits) as reader:
+    kept: list[str] = []
+    finished: dict[str, dict[str, Any] | Future[dict[str, Any]]] = {}
+    failures: dict[str, Failure] = {}
+
+    def fail(name: str, error: ImageError) -> None:
+        where = show_path(files[name])
+        failures[name] = Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
+        logger.warning("skipped: %s", error)
+
+    with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
         ahead = _read_ahead(files, out, identity, reader)
         bar = tqdm(ahead, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
+        writing: Future[dict[str, Any]] | None = None
         try:
             for name, found in bar:
                 if isinstance(found, dict):
                     kept.append(name)
-                    rows.append(found)
+                    finished[name] = found
                     continue
                 try:
                     if isinstance(found, ImageError):
                         raise found
-                    image, own = found
-                    rows.append(_write_folder(out / name, image, examine, own))
-                    done.append(name)
+                    write = examine(found[0])
                 except ImageError as error:
-                    where = show_path(files[name])
-                    failed.append(Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: ")))
-                    logger.warning("skipped: %s", error)
+                    fail(name, error)
+                    continue
+                _await_written(writing)  # one image's results at a time
+                writing = writer.submit(_write_folder, out / name, write, found[1])
+                finished[name] = writing
+                if found[0].pixels.size > _TOGETHER_PX:
+                    _await_written(writing)
+            _await_written(writing)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             ahead.close()
-    write_table(out / "summary.csv", rows)
+    rows = {name: row for name, row in finished.items() if isinstance(row, dict)}
+    for name, future in finished.items():
+        if isinstance(future, Future):
+            try:
+                rows[name] = future.result()
+            except ImageError as error:
+                fail(name, error)
+    done = tuple(name for name in files if name in rows and name not in kept)
+    failed = tuple(failures[name] for name in files if name in failures)
+    ordered = tuple(rows[name] for name in files if name in rows)
+    write_table(out / "summary.csv", ordered)
     write_table(out / "failures.csv", [vars(failure) for failure in failed])
-    return BatchSummary(tuple(done), tuple(kept), tuple(failed), tuple(rows))
+    return BatchSummary(done, tuple(kept), failed, ordered)
+
+
+def _await_written(writing: Future[dict[str, Any]] | None) -> None:
+    """Wait; what is wrong with more than one image, such as a full disk, ends the batch at once."""
+    error = None if writing is None else writing.exception()
+    if error is not None and not isinstance(error, ImageError):
+        raise error
 
 
 _Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]
@@ -204,13 +240,13 @@ def _hash_input(path: Path, limits: ReadingLimits) -> str:
     return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""
 
 
-def _write_folder(folder: Path, image: Image, examine: Examine, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Write one image's folder of results in one step; return its row of the summary."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        row = {"image": folder.name, **examine(image, partial)}
+        row = {"image": folder.name, **write(partial)}
         path = partial / RESULT_FILE
         result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         document = {**identity, "notice": NOTICE, **result, "summary": row}
@@ -247,8 +283,8 @@ def score_files(
     """
     identity = {"model_sha256": hash_file(model_folder / MODEL_FILE)}
 
-    def examine(image: Image, folder: Path) -> dict[str, Any]:
-        return write_image_result(score_image(model, image), model, folder)
+    def examine(image: Image) -> Write:
+        return functools.partial(write_image_result, score_image(model, image), model)
 
     return run_batch(inputs, out, examine, identity=identity, progress=progress)
 

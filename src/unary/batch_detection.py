@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.batch import RESULT_FILE, BatchSummary, find_limits, run_batch
+from unary.batch import RESULT_FILE, BatchSummary, Write, find_limits, run_batch
 from unary.bundle import Model, identify_model
 from unary.calibration import describe_promise
 from unary.detection import Examined, build_detection, choose_point, examine_image, require_settings
@@ -116,11 +117,13 @@ def detect_files(
         "moment": moment.isoformat(),
     }
 
-    def examine(image: Image, folder: Path) -> dict[str, Any]:
+    def examine(image: Image) -> Write:
         if image.spacing_mm is None and config.spacing_mm is not None:
             image = dataclasses.replace(image, spacing_mm=(config.spacing_mm, config.spacing_mm))
         examined = examine_image(model, image)
-        detection = build_detection(examined, settings, point)
+        return functools.partial(write, image, examined, build_detection(examined, settings, point))
+
+    def write(image: Image, examined: Examined, detection: Detection, folder: Path) -> dict[str, Any]:
         _write_pictures(examined, detection, folder, maps=config.maps)
         _write_findings(detection.findings, folder / "findings.csv")
         objects: tuple[Path, ...] = ()
