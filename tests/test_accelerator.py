@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_native_autoencoder import build_network, make_patches, plain_loss
 
-from unary.accelerator import DeviceLearner, DevicePatches
+from unary.accelerator import DeviceLearner, DevicePatches, rounding
 from unary.detectors.autoencoder import AutoencoderConfig
 from unary.errors import TrainingError
 from unary.prepare import FULL_SCALE
@@ -95,6 +95,27 @@ def test_images_that_do_not_fit_are_sent_batch_by_batch(monkeypatch, caplog):
     chosen = unary.training._learn_on_device(build_network(CONFIG), make_patches(4, 16), TrainingConfig(), fallback)
     assert chosen is fallback
     assert "do not fit on cpu" in caplog.text
+
+
+def test_convolutions_use_cudnn_and_round_as_asked():
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
+    for precision in ("float32", "tf32", "bfloat16"):
+        with rounding("cpu", precision):
+            assert torch.backends.cudnn.enabled
+            assert torch.backends.cudnn.allow_tf32 == (precision != "float32")
+            assert torch.is_autocast_enabled("cpu") == (precision == "bfloat16")
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_a_recorded_graph_is_given_up_before_batches_are_made_smaller(caplog):
+    """A stand-in for the graph: without a GPU there is no other."""
+    _, learn = build_learner(make_patches(40, 16))
+    learn._graph = object()
+    learn._make_smaller(1)
+    assert (learn._graph, learn._most) == (None, None)
+    assert "no longer recorded" in caplog.text
+    learn._make_smaller(7)
+    assert learn._most == 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -124,6 +125,32 @@ def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, 
         run_batch(paths, tmp_path / f"out{most}", working, identity={}, progress=False)
         assert order.count("written") == 3
         assert (order == ["work", "written"] * 3) != together
+
+
+@pytest.mark.parametrize("most", [10**9, 1])
+def test_no_more_images_are_held_than_two_or_one_if_large(most, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+    for number in range(6):
+        shutil.copy(small, tmp_path / f"{number}.dcm")
+    held, most_held = weakref.WeakSet(), []
+
+    class Result:
+        pass
+
+    def examine_much(_image):
+        result = Result()
+        most_held.append(len(held))
+        held.add(result)
+
+        def write(_folder, result=result):
+            raise ImageError("x.dcm: it cannot be reported", reason=type(result).__name__)
+
+        return write
+
+    paths = [tmp_path / f"{number}.dcm" for number in range(6)]
+    summary = run_batch(paths, tmp_path / "out", examine_much, identity={}, progress=False)
+    assert len(summary.failed) == 6
+    assert max(most_held) <= (1 if most > 1 else 0)
 
 
 def test_what_is_wrong_in_writing_one_image_is_its_failure_and_a_full_disk_ends_the_batch(small, tmp_path):

@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import itertools
 import math
+import pickle
 import platform
 import shutil
 import subprocess
@@ -213,6 +214,19 @@ def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
     caplog.clear()
     assert type(build_reconstruction(build_network(AutoencoderConfig(16, bottleneck=3)))) is ReconstructionDetector
     assert not caplog.text
+
+
+def test_the_compiled_classifier_keeps_the_weights_it_was_built_with_and_can_be_copied():
+    patches = make_patches(10, 16).gather(slice(None))
+    network = build_network(AutoencoderConfig(16, widths=(2, 4)))
+    detector = build_reconstruction(network.to(memory_format=torch.contiguous_format))
+    before = detector.examine(patches)
+    twin = pickle.loads(pickle.dumps(detector))
+    other = dataclasses.replace(detector, network=build_network(AutoencoderConfig(16, widths=(2, 4)), seed=9))
+    network.double()
+    assert np.array_equal(detector.examine(patches).maps, before.maps)
+    assert np.array_equal(twin.examine(patches).maps, before.maps)
+    assert not np.allclose(other.examine(patches).scores, before.scores)
 
 
 def test_patches_of_another_size_or_type_are_refused():

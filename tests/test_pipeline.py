@@ -138,7 +138,7 @@ def test_missing_foreign_and_damaged_model_folders(model, tmp_path):
     text = (folder / "model.json").read_text()
     for broken, cause in [
         ("{", "JSON"),
-        (text.replace('"format": 1', '"format": 99'), "format 1 is needed, found 99"),
+        (text.replace('"format": 2', '"format": 99'), "format 2 is needed, found 99"),
         (text.replace('"mask": "breast"', '"mask": "moon"'), "out of range"),
         (text.replace('"stride_px"', '"strid"'), "unknown"),
     ]:

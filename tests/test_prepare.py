@@ -128,3 +128,16 @@ def test_useless_images_are_refused_by_name(pixels, config, cause):
 def test_configuration_is_checked(wrong):
     with pytest.raises(ValueError):
         PreparationConfig(**wrong)
+
+
+@pytest.mark.parametrize("corner", [-1e20, 2.0**31])
+def test_an_extreme_value_in_a_corner_does_not_reach_the_other_pixels(phantom, corner):
+    config = PreparationConfig(working_spacing_mm=0.2, mask="none", intensity="full_scale")
+    clean, spoiled = phantom.pixels.astype(np.float32), phantom.pixels.astype(np.float32)
+    spoiled[0, 0] = corner
+    one, other = (
+        prepare_image(make_image(pixels, spacing_mm=(0.1, 0.1)), config).pixels.astype(int)
+        for pixels in (clean, spoiled)
+    )
+    assert np.abs(one - other)[4:].max() <= 1
+    assert len(np.unique(other)) > 1000

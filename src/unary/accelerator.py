@@ -7,6 +7,8 @@ would take most of the time. What does not fit is made smaller, with a line that
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -17,10 +19,21 @@ from torch import Tensor
 from unary.detectors.autoencoder import Autoencoder
 from unary.patches import PatchSet
 from unary.prepare import FULL_SCALE
+from unary.store import release_pages
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+@contextmanager
+def rounding(device: str, precision: Precision) -> Iterator[None]:
+    """Let convolutions on a device round as asked for; without it they may use TF32 unasked."""
+    with (
+        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "float32"),  # or they are done without cuDNN
+    ):
+        yield
 
 
 class DevicePatches:
@@ -36,7 +49,8 @@ class DevicePatches:
         sizes = [image.size for image in patches.images]
         self._pixels = torch.empty(sum(sizes), dtype=torch.int16, device=device)  # few operations know uint16
         for part, image in zip(torch.split(self._pixels, sizes), patches.images, strict=True):
-            part.copy_(torch.from_numpy(np.ascontiguousarray(image).view(np.int16).reshape(-1)))
+            part.copy_(torch.from_numpy(np.array(image, order="C").view(np.int16).reshape(-1)))
+            release_pages([image])
         number, row, col = patches.index.astype(np.int64).T
         stride = np.asarray([image.shape[1] for image in patches.images], np.int64)[number]
         start = np.concatenate([[0], np.cumsum(sizes)])[number] + row * stride + col
@@ -87,8 +101,9 @@ class DeviceLearner:
         """Return the mean squared error per pixel of the chosen patches; the gradient replaces the last one."""
         chosen = torch.from_numpy(np.ascontiguousarray(which, np.int64)).to(self._device)
         while True:
-            try:
-                return self._learn(chosen)
+            try:  # a graph is recorded on the current device, whichever the tensors are on
+                with torch.cuda.device(self._device) if self._kind == "cuda" else nullcontext():
+                    return self._learn(chosen)
             except torch.OutOfMemoryError:
                 self._make_smaller(len(chosen))
 
@@ -113,10 +128,7 @@ class DeviceLearner:
     def _add_gradient(self, which: Tensor, weight: float) -> Tensor:
         """Add what some patches contribute to the gradient; return their part of the loss."""
         batch = self._patches.gather(which)
-        with (
-            torch.autocast(self._kind, torch.bfloat16, enabled=self._precision == "bfloat16"),
-            torch.backends.cudnn.flags(allow_tf32=self._precision != "float32"),
-        ):
+        with rounding(self._device, self._precision):
             loss: Tensor = (self._network(batch) - batch).square().mean() * weight
             gradients = torch.autograd.grad(loss, self._parameters)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
@@ -146,11 +158,16 @@ class DeviceLearner:
             logger.warning("the GPU's work could not be recorded, which makes training slower: %s", error)
 
     def _make_smaller(self, count: int) -> None:
-        """Halve what is computed at a time, down to one patch; the gradient stays that of the whole batch."""
+        """Give up the graph and its memory, then halve what is computed at a time; the gradient stays the batch's."""
+        if self._graph is not None:
+            self._graph, self._loss = None, torch.zeros(0)
+            torch.cuda.empty_cache()
+            logger.warning("the device is short of memory: its work is no longer recorded, which is slower")
+            return
         most = min(self._most or count, count)
         if most == 1:
             raise torch.OutOfMemoryError("the device has no memory for a single patch")
-        self._most, self._graph = most // 2, None
+        self._most = most // 2
         if self._kind == "cuda":
             torch.cuda.empty_cache()
         logger.warning("the device is short of memory: batches are computed in pieces of %d patches", self._most)

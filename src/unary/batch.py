@@ -150,23 +150,30 @@ def run_batch(
     for left in out.glob(".*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     kept: list[str] = []
-    finished: dict[str, dict[str, Any] | Future[dict[str, Any]]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     failures: dict[str, Failure] = {}
 
     def fail(name: str, error: ImageError) -> None:
         where = show_path(files[name])
         failures[name] = Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
-        logger.warning("skipped: %s", error)
+        logger.warning("skipped: %s", str(error))
+
+    def settle(name: str, writing: Future[dict[str, Any]]) -> None:
+        """Wait; what is wrong with more than one image, such as a full disk, ends the batch at once."""
+        try:
+            rows[name] = writing.result()
+        except ImageError as error:
+            fail(name, error.with_traceback(None))  # which would keep the image
 
     with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
         ahead = _read_ahead(files, out, identity, reader)
         bar = tqdm(ahead, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
-        writing: Future[dict[str, Any]] | None = None
+        under_way: tuple[str, Future[dict[str, Any]]] | None = None
         try:
             for name, found in bar:
                 if isinstance(found, dict):
                     kept.append(name)
-                    finished[name] = found
+                    rows[name] = found
                     continue
                 try:
                     if isinstance(found, ImageError):
@@ -175,35 +182,25 @@ def run_batch(
                 except ImageError as error:
                     fail(name, error)
                     continue
-                _await_written(writing)  # one image's results at a time
-                writing = writer.submit(_write_folder, out / name, write, found[1])
-                finished[name] = writing
+                if under_way is not None:  # one image's results at a time
+                    settle(*under_way)
+                under_way = (name, writer.submit(_write_folder, out / name, write, found[1]))
+                del write  # it holds the image and its map
                 if found[0].pixels.size > _TOGETHER_PX:
-                    _await_written(writing)
-            _await_written(writing)
+                    settle(*under_way)
+                    under_way = None
+            if under_way is not None:
+                settle(*under_way)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             ahead.close()
-    rows = {name: row for name, row in finished.items() if isinstance(row, dict)}
-    for name, future in finished.items():
-        if isinstance(future, Future):
-            try:
-                rows[name] = future.result()
-            except ImageError as error:
-                fail(name, error)
-    done = tuple(name for name in files if name in rows and name not in kept)
+    before = set(kept)
+    done = tuple(name for name in files if name in rows and name not in before)
     failed = tuple(failures[name] for name in files if name in failures)
     ordered = tuple(rows[name] for name in files if name in rows)
     write_table(out / "summary.csv", ordered)
     write_table(out / "failures.csv", [vars(failure) for failure in failed])
     return BatchSummary(done, tuple(kept), failed, ordered)
-
-
-def _await_written(writing: Future[dict[str, Any]] | None) -> None:
-    """Wait; what is wrong with more than one image, such as a full disk, ends the batch at once."""
-    error = None if writing is None else writing.exception()
-    if error is not None and not isinstance(error, ImageError):
-        raise error
 
 
 _Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]

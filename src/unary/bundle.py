@@ -34,7 +34,7 @@ from unary.patches import GridConfig
 from unary.prepare import PreparationConfig
 from unary.records import Domain, ModelIdentity, OperatingPoint
 
-FORMAT = 1
+FORMAT = 2
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 

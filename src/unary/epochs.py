@@ -21,12 +21,18 @@ WINDOW_BYTES = 1 << 28
 
 
 def draw_batches(
-    patches: PatchSet, rng: np.random.Generator, *, batch_size: int, window_bytes: int = WINDOW_BYTES
+    patches: PatchSet,
+    rng: np.random.Generator,
+    *,
+    batch_size: int,
+    window_bytes: int = WINDOW_BYTES,
+    read: bool = True,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of all patches once, batch by batch, the last as short as it comes.
 
     Patches in memory, and those of a store that fits in one window, come in the same order for the same generator. Of
-    a larger store no more than two windows and what a batch spans lie in memory at a time.
+    a larger store no more than two windows and what a batch spans lie in memory at a time. Without ``read`` the order
+    is the same and nothing is read: for who has the pixels elsewhere.
     """
     order = rng.permutation(len(patches))
     number_of = _draw_windows(patches, rng, window_bytes)
@@ -34,8 +40,8 @@ def draw_batches(
     if len(windows) > 1:
         order = order[np.argsort(number_of[patches.index[order, 0]], kind="stable")]
     starts = range(0, len(order), batch_size)
-    if len(windows) == 1:
-        load_pages(image for image in patches.images if is_stored(image))
+    if len(windows) == 1 or not read:
+        load_pages(image for image in patches.images if read and is_stored(image))
         yield from (order[start : start + batch_size] for start in starts)
         return
 

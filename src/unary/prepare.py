@@ -258,13 +258,13 @@ def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]
     """
     result = np.empty(shape, np.float32)
     down, across = _resampling(values.shape[0], shape[0]), _resampling(values.shape[1], shape[1])
-    level = np.float32(values[0, 0])  # taken off, so that a constant image stays one to the last bit
+    if values.min() == values.max():  # a blank image must not become uneven by rounding
+        return np.full(shape, values[0, 0], np.float32)
     for start in range(0, shape[0], _BLOCK_PX):
         part = down[start : start + _BLOCK_PX]
         first, last = int(part.indices.min()), int(part.indices.max()) + 1
-        band = part[:, first:last] @ (values[first:last].astype(np.float32) - level)
+        band = part[:, first:last] @ values[first:last].astype(np.float32)
         result[start : start + _BLOCK_PX] = (across @ np.ascontiguousarray(band.T)).T
-        result[start : start + _BLOCK_PX] += level
     return result
 
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.accelerator import DeviceLearner, Precision
+from unary.accelerator import DeviceLearner, Precision, rounding
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
 from unary.detectors.threads import has_matrix_units
@@ -59,6 +59,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise ValueError(f"epochs, batch_size and learning_rate must be positive: {self}")
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError("another precision than float32 is for GPUs")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 
@@ -155,9 +157,8 @@ def train_autoencoder(
     optimizer = torch.optim.Adam(
         network.parameters(), training.learning_rate, (training.beta1, training.beta2), fused=True
     )
-    optimisation = {
-        name: value for name, value in dataclasses.asdict(training).items() if name not in ("compiled", "device")
-    }
+    without = {"compiled", "device"} | ({"precision"} if training.precision == "float32" else set())
+    optimisation = {name: value for name, value in dataclasses.asdict(training).items() if name not in without}
     fingerprint = json.dumps(
         [dataclasses.asdict(config), {**optimisation, "epochs": None}, len(patches)], sort_keys=True
     )
@@ -170,10 +171,12 @@ def train_autoencoder(
         patches, np.linspace(0, len(patches) - 1, min(len(patches), 200)).round().astype(int), training.device
     )
     learn = _choose_learner(network, patches, training)
+    resident = isinstance(learn, DeviceLearner)  # then the device has all patches
     learn = share_batches(learn, list(network.parameters()))
     for epoch in range(len(losses), training.epochs):
         rng = np.random.default_rng([training.seed, epoch])
-        loss = _run_epoch(learn, optimizer, draw_batches(patches, rng, batch_size=training.batch_size))
+        batches = draw_batches(patches, rng, batch_size=training.batch_size, read=not resident)
+        loss = _run_epoch(learn, optimizer, batches)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} in epoch {epoch + 1}: training has diverged; try a smaller learning rate"
@@ -290,9 +293,10 @@ def _choose_learner(network: Autoencoder, patches: PatchSet, training: TrainingC
 
     def learn(which: NDArray[np.int64]) -> float:
         batch = _batch(patches, which, training.device)
-        loss = (network(batch) - batch).square().mean()
         network.zero_grad()
-        loss.backward()
+        with rounding(training.device, "float32"):
+            loss = (network(batch) - batch).square().mean()
+            loss.backward()
         return float(loss.item())
 
     network.train()

@@ -81,7 +81,10 @@ def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]
         normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
         return strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
 
-    yield from map_in_threads(normalise, first if isinstance(first, list) else _measure(tissue))
+    if isinstance(first, list):
+        yield from map_in_threads(normalise, first)
+    else:  # one strip at a time, however many threads there are
+        yield from map(normalise, _measure(tissue))
 
 
 def _measure(tissue: Strips) -> Iterator[_Measured]:

@@ -6,11 +6,11 @@ and the optimiser's state stay torch's.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -138,15 +138,32 @@ class NativeLearner:
         return float(self._group_squares[:groups].sum())
 
 
-@dataclass(frozen=True, eq=False)
 class CompiledReconstruction(ReconstructionDetector):
-    """The paper's classifier with its errors computed in C, of the weights that the network has now.
+    """The paper's classifier with its errors computed in C, of the weights that the network had when it was built.
 
     A patch's result does not depend on the patches beside it. May be called from several threads.
+
+    Raises
+    ------
+    CompilerError
+        If the C source cannot be compiled here.
+    ValueError
+        If the configuration is not supported.
     """
 
-    _network: _Network
+    _compiled: _Network
     _own: threading.local
+
+    def __init__(self, network: Autoencoder) -> None:
+        super().__init__(network)
+        own = copy.deepcopy(network).float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        compiled = _Network(own)
+        compiled.pack()
+        object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_own", threading.local())
+
+    def __reduce__(self) -> tuple[type[CompiledReconstruction], tuple[Autoencoder]]:
+        return CompiledReconstruction, (self.network,)
 
     def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
         """As `ReconstructionDetector.error_maps`."""
@@ -156,18 +173,18 @@ class CompiledReconstruction(ReconstructionDetector):
         """As `ReconstructionDetector.examine`."""
         errors, squares = self._examine(patches)
         np.abs(errors, out=errors)
-        return Examination(np.sqrt(squares / errors[0].size if len(errors) else squares), errors)
+        return Examination(np.sqrt(squares / self.network.config.size_px**2), errors)
 
     def _examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         side = self.network.config.size_px
         if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
             raise ValueError(f"need (n, {side}, {side}) uint16, got {patches.shape} {patches.dtype}")
         if not hasattr(self._own, "workplace"):
-            self._own.workplace = self._network.build_workplace()
+            self._own.workplace = self._compiled.build_workplace()
         given = np.ascontiguousarray(patches)
         errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
-        self._network.library.unary_examine(
-            *(*self._network.arguments, _pointer(given), len(given), *self._network.intensity),
+        self._compiled.library.unary_examine(
+            *(*self._compiled.arguments, _pointer(given), len(given), *self._compiled.intensity),
             *(_pointer(self._own.workplace), _pointer(errors), _pointer(squares)),
         )
         return errors, squares
@@ -179,12 +196,10 @@ def build_reconstruction(network: Autoencoder) -> ReconstructionDetector:
     if why_unsupported(network.config) is not None or any(p.device.type != "cpu" for p in network.parameters()):
         return ReconstructionDetector(network)
     try:
-        compiled = _Network(network)
+        return CompiledReconstruction(network)
     except CompilerError as error:
         logger.warning("torch applies this network, several times slower than compiled code would: %s", error)
         return ReconstructionDetector(network)
-    compiled.pack()
-    return CompiledReconstruction(network, compiled, threading.local())
 
 
 def _locate(images: tuple[NDArray[np.uint16], ...], patches: PatchSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
