@@ -125,8 +125,7 @@ def taper_window(size_px: int) -> NDArray[np.float32]:
     A pyramid, highest in the middle. It is nowhere zero, so that a pixel that one patch alone covers, as those at the
     border and in the corners of an image, keeps that patch's value to the last bit but rounding.
     """
-    ramp = np.minimum(np.arange(1, size_px + 1), np.arange(size_px, 0, -1)).astype(np.float32)
-    window: NDArray[np.float32] = np.outer(ramp, ramp) / np.float32(ramp.max() ** 2)
+    window: NDArray[np.float32] = np.outer(_ramp(size_px), _ramp(size_px))
     return window
 
 
@@ -155,7 +154,7 @@ def stitch_patches(
     """
     if blend not in ("mean", "max", "taper"):
         raise ValueError(f"blend must be 'mean', 'max' or 'taper', not {blend!r}")
-    result = np.full(shape, np.nan if blend == "max" else 0, np.float32)
+    result = np.full(shape, np.nan, np.float32) if blend == "max" else np.zeros(shape, np.float32)
     laid: list[tuple[int, Origins]] = []
     for maps, origins in batches:
         size_px = int(maps.shape[-1])
@@ -185,16 +184,30 @@ def _blend_weights(blend: Literal["mean", "max", "taper"], size_px: int) -> NDAr
 def _sum_weights(
     laid: Sequence[tuple[int, Origins]], first_row: int, shape: tuple[int, int], blend: Literal["mean", "max", "taper"]
 ) -> NDArray[np.float32]:
-    """What the weights of all patches add up to in some rows of the image; whole numbers are exact up to 2**24."""
+    """What the weights of all patches add up to in some rows of the image; whole numbers are exact up to 2**24.
+
+    Weights are a product of one along the rows and one along the columns, so that patches of one row are added up as
+    lines.
+    """
     total = np.zeros(shape, np.float32)
     for size_px, origins in laid:
-        weights = _blend_weights(blend, size_px)
-        touching = (origins[:, 0] < first_row + shape[0]) & (origins[:, 0] + size_px > first_row)
-        for row, col in (origins[touching] - [first_row, 0]).tolist():
-            window = total[max(row, 0) : row + size_px, col : col + size_px]
-            rows, cols = window.shape
-            window += weights[max(-row, 0) : max(-row, 0) + rows, :cols]
+        ramp = _ramp(size_px) if blend == "taper" else np.ones(size_px, np.float32)
+        touching = origins[(origins[:, 0] < first_row + shape[0]) & (origins[:, 0] + size_px > first_row)]
+        for top in np.unique(touching[:, 0]).tolist():
+            line = np.zeros(shape[1] + size_px, np.float32)
+            for col in touching[touching[:, 0] == top, 1].tolist():
+                line[col : col + size_px] += ramp
+            row = top - first_row
+            window = total[max(row, 0) : row + size_px]
+            window += ramp[max(-row, 0) : max(-row, 0) + len(window), None] * line[: shape[1]]
     return total
+
+
+def _ramp(size_px: int) -> NDArray[np.float32]:
+    """Highest in the middle, in (0, 1]."""
+    ramp: NDArray[np.float32] = np.minimum(np.arange(1, size_px + 1), np.arange(size_px, 0, -1)).astype(np.float32)
+    ramp /= ramp.max()
+    return ramp
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,9 +173,17 @@ def fuse_parts(
         Side of a patch.
     """
     pooled: list[list[NDArray[np.float64]]] = [[] for _ in parts]
-    for tissue, origins in normals:
-        for (_, part, strongest, _), values in zip(parts, pooled, strict=True):
-            values.append(pool_patches(part.map_tissue(tissue), origins, size_px=size_px, strongest=strongest))
+
+    def pool(normal: tuple[Tissue, Origins]) -> list[NDArray[np.float64]]:
+        tissue, origins = normal
+        return [
+            pool_patches(part.map_tissue(tissue), origins, size_px=size_px, strongest=strongest)
+            for _, part, strongest, _ in parts
+        ]
+
+    for answers in map_in_threads(pool, normals):  # an image each, which keeps more threads busy than pieces of one
+        for values, answer in zip(pooled, answers, strict=True):
+            values.append(answer)
     return Fusion(
         tuple(
             FusedPart(name, part, strongest, weight, fit_surprisal(np.concatenate(values)))

@@ -14,6 +14,7 @@ from unary.detectors.dense_laplacian import DenseLaplacian, fit_dense_laplacian,
 from unary.detectors.fusion import Fusion, Part, fuse_parts, pool_patches
 from unary.detectors.prominence import Prominence
 from unary.detectors.segmentation import STRONGEST as SEGMENTATION_STRONGEST
+from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Tissue, read_tissue
 from unary.errors import TrainingError
 from unary.fitting.blind_spot import DEFAULT_STEPS as BLIND_SPOT_STEPS
@@ -99,7 +100,7 @@ def fit_fusion(
     if not normals:
         raise TrainingError("there is no normal image to learn from")
     simulates = any(name == "segmentation" for name, _ in config.weights)
-    tissues = [read_tissue(normal.pixels, with_noise=simulates) for normal in normals]
+    tissues = list(map_in_threads(lambda normal: read_tissue(normal.pixels, with_noise=simulates), normals))
     parts: list[tuple[str, Part, int | None, float]] = []
     for name, weight in config.weights:
         strongest, part = _fit_part(name, tissues, normals, config, size_px, checkpoint, on_step)
@@ -138,11 +139,12 @@ def _fit_part(
 
 def calibrate_laplacian(tissues: Sequence[Tissue], normals: Sequence[NormalImage], *, size_px: int) -> DenseLaplacian:
     """Measure the pooled response of each scale on normal patches."""
-    pooled = [
-        [
-            pool_patches(response, normal.origins, size_px=size_px, strongest=LAPLACIAN_STRONGEST)
-            for response in scale_responses(tissue)
+
+    def pool(number: int) -> list[NDArray[np.float64]]:
+        return [
+            pool_patches(response, normals[number].origins, size_px=size_px, strongest=LAPLACIAN_STRONGEST)
+            for response in scale_responses(tissues[number])
         ]
-        for tissue, normal in zip(tissues, normals, strict=True)
-    ]
+
+    pooled = list(map_in_threads(pool, range(len(normals))))
     return fit_dense_laplacian([np.concatenate(scale) for scale in zip(*pooled, strict=True)])
