@@ -16,10 +16,19 @@ import torch
 from scipy import ndimage
 
 from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
+from unary.detectors.protocol import BlendingDetector
 from unary.errors import CompilerError
 from unary.native import autoencoder, compiler
 from unary.native.autoencoder import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
-from unary.patches import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
+from unary.patches import (
+    GridConfig,
+    PatchSet,
+    add_tapered,
+    build_patch_set,
+    extract_patches,
+    grid_origins,
+    join_patch_sets,
+)
 from unary.prepare import FULL_SCALE
 from unary.training import TrainingConfig, train_autoencoder
 
@@ -203,6 +212,34 @@ def test_a_patch_scores_the_same_in_any_company_and_thread():
     assert np.array_equal(together.maps, np.concatenate([one.maps for one in alone]))
 
 
+@pytest.mark.parametrize("config", [PAPER, AutoencoderConfig(24, widths=(3, 5), input_mean=0.4, input_scale=0.1)])
+def test_maps_added_up_where_patches_overlap_are_those_of_single_patches(config):
+    side = config.size_px
+    pixels = np.random.default_rng(3).integers(0, 2**16, (2 * side + 5, 3 * side + 7), dtype=np.uint16)
+    origins = grid_origins(pixels.shape, GridConfig(side, side // 2))
+    detector = build_reconstruction(build_network(config))
+    assert isinstance(detector, BlendingDetector)
+    expected, sums = np.ones(pixels.shape, np.float32), np.ones(pixels.shape, np.float32)
+    add_tapered(expected, detector.examine(extract_patches(pixels, origins, size_px=side)).maps, origins)
+    detector.add_maps(pixels, origins, sums)
+    assert np.allclose(sums, expected, rtol=1e-5)
+    wide, apart = np.pad(pixels, ((0, 0), (3, 4)))[:, 3:-4], np.ones((len(sums), 9 + sums.shape[1]), np.float32)
+    detector.add_maps(wide, origins.astype(np.int64), apart[:, :-9])
+    assert np.array_equal(apart[:, :-9], sums)
+    assert (apart[:, -9:] == 1).all()
+    detector.add_maps(pixels, origins[:0], sums)
+    assert np.array_equal(apart[:, :-9], sums)
+
+
+def test_a_network_that_computes_nonsense_does_not_hide_it_in_a_map():
+    network = build_network(AutoencoderConfig(16, widths=(2,)))
+    with torch.no_grad():
+        network.decoder[-1].bias.fill_(torch.nan)
+    sums = np.zeros((16, 16), np.float32)
+    build_reconstruction(network).add_maps(np.zeros((16, 16), np.uint16), np.zeros((1, 2), np.int32), sums)
+    assert np.isnan(sums).all()
+
+
 def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
     def fail():
         raise CompilerError("no C compiler was found")
@@ -234,6 +271,18 @@ def test_patches_of_another_size_or_type_are_refused():
     for wrong in (np.zeros((2, 8, 8), np.uint16), np.zeros((2, 16, 16), np.float32)):
         with pytest.raises(ValueError, match=r"need \(n, 16, 16\) uint16"):
             detector.examine(wrong)
+
+
+@pytest.mark.parametrize("origin", [(-1, 0), (0, -1), (9, 0), (0, 5)])
+def test_what_would_write_to_other_memory_is_refused(origin):
+    detector = build_reconstruction(build_network(AutoencoderConfig(16, widths=(2,))))
+    pixels, sums = np.zeros((24, 20), np.uint16), np.zeros((24, 20), np.float32)
+    with pytest.raises(ValueError, match="past an image"):
+        detector.add_maps(pixels, np.array([(0, 0), origin], np.int32), sums)
+    for wrong in (sums[:-1], sums.astype(np.float64), np.asfortranarray(sums)):
+        with pytest.raises(ValueError, match="need sums of shape"):
+            detector.add_maps(pixels, np.zeros((1, 2), np.int32), wrong)
+    assert not sums.any()
 
 
 def test_what_would_read_other_memory_is_refused():

@@ -1,14 +1,19 @@
+import itertools
+
 import numpy as np
 import pytest
 
 import unary.patches
 from unary.patches import (
     GridConfig,
+    OverlapWeights,
+    add_tapered,
     build_patch_set,
     extract_patches,
     grid_origins,
     join_patch_sets,
     pad_to_patch,
+    split_grid,
     stitch_patches,
     taper_window,
     tissue_origins,
@@ -164,6 +169,28 @@ def test_order_batches_and_bands_change_nothing(blend, monkeypatch):
     parts = [(maps[order[k : k + 7]], origins[order[k : k + 7]]) for k in range(0, len(order), 7)]
     assert np.allclose(stitch_patches(parts, shape, blend=blend), whole, atol=1e-5, equal_nan=True)
     assert not np.isnan(whole).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 100])
+def test_strips_of_the_grid_add_up_to_the_whole(rows):
+    shape = (61, 45)
+    origins = grid_origins(shape, GridConfig(size_px=16, stride_px=6))[1::2]
+    maps = np.random.default_rng(8).normal(size=(len(origins), 16, 16)).astype(np.float32)
+    runs = split_grid(origins, rows)
+    assert np.array_equal(np.concatenate(runs), origins)
+    assert len(runs) == -(-len(np.unique(origins[:, 0])) // rows)
+    assert all(np.isin(one[:, 0], other[:, 0]).sum() == 0 for one, other in itertools.pairwise(runs))
+    sums = np.zeros(shape, np.float32)
+    for run, of_run in zip(runs, np.split(maps, np.cumsum([len(run) for run in runs])[:-1]), strict=True):
+        add_tapered(sums, of_run, run)
+    weights = OverlapWeights([(16, origins)], shape[1])
+    for start in range(0, shape[0], 7):
+        weights.divide(sums[start : start + 7], start)
+    assert np.allclose(sums, stitch_patches([(maps, origins)], shape, blend="taper"), rtol=1e-4, equal_nan=True)
+
+
+def test_no_patches_make_no_strips():
+    assert split_grid(np.zeros((0, 2), np.int32), 4) == []
 
 
 def test_a_map_that_is_not_finite_is_not_hidden():

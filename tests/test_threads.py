@@ -21,6 +21,7 @@ from unary.detectors.blind_spot import (
 from unary.detectors.dense_laplacian import DenseLaplacian
 from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import read_tissue
+from unary.native.autoencoder import build_reconstruction
 from unary.patches import GridConfig, taper_window, tissue_origins
 from unary.prepare import FULL_SCALE, PreparedImage
 
@@ -107,12 +108,13 @@ def test_the_local_mean_by_rows_and_columns_is_that_of_the_square():
     assert torch.allclose(subtract_local_mean(intensity).double(), intensity - square, atol=1e-6)
 
 
-def test_the_paper_network_on_a_whole_image_against_a_loop(threads):
+@pytest.mark.parametrize("build", [ReconstructionDetector, build_reconstruction])
+def test_the_paper_network_on_a_whole_image_against_a_loop(threads, build):
     pixels = make_breast(5, (300, 170))
     mask = pixels > 0
     network = build_autoencoder(AutoencoderConfig(size_px=32, widths=(2, 4)), seed=0).eval()
     prepared = PreparedImage(pixels, mask, (1.0, 1.0), pixels.shape, None)
-    found = map_prepared(ReconstructionDetector(network), prepared, size_px=32, stride_px=16)
+    found = map_prepared(build(network), prepared, size_px=32, stride_px=16)
     total, weights = np.zeros(pixels.shape), np.zeros(pixels.shape)
     padded = np.pad(pixels, ((0, 32), (0, 32))).astype(np.float32) / FULL_SCALE
     cols = int(np.flatnonzero(mask.any(axis=0))[-1]) + 1 + 16  # where `map_prepared` cuts, margin included
@@ -127,3 +129,18 @@ def test_the_paper_network_on_a_whole_image_against_a_loop(threads):
     scored = np.isfinite(found)
     assert scored.any()
     assert np.allclose(found[scored], (total / np.maximum(weights, 1e-9))[scored], atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [ReconstructionDetector, build_reconstruction])
+def test_the_number_of_threads_changes_no_bit_of_blended_windows(build):
+    pixels = make_breast(6, (700, 170))
+    prepared = PreparedImage(pixels, pixels > 0, (1.0, 1.0), pixels.shape, None)
+    detector = build(build_autoencoder(AutoencoderConfig(size_px=32, widths=(2, 4)), seed=0).eval())
+    before, maps = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            maps.append(map_prepared(detector, prepared, size_px=32, stride_px=8))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*maps, equal_nan=True)

@@ -6,6 +6,7 @@ One procedure serves detection, calibration and evaluation: prepare, map, draw f
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,20 @@ from numpy.typing import NDArray
 
 from unary.bundle import DetectionSettings, Model
 from unary.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
-from unary.detectors.protocol import Detector, ImageDetector
+from unary.detectors.protocol import BlendingDetector, Detector, ImageDetector
 from unary.detectors.threads import map_in_threads
 from unary.errors import CalibrationError, ImageError
 from unary.findings import Candidates, FindingsConfig, describe_findings, find_candidates
-from unary.patches import GridConfig, extract_patches, pad_to_patch, stitch_patches, tissue_origins
+from unary.patches import (
+    GridConfig,
+    Origins,
+    OverlapWeights,
+    add_tapered,
+    extract_patches,
+    pad_to_patch,
+    split_grid,
+    tissue_origins,
+)
 from unary.prepare import PreparedImage, prepare_image
 from unary.records import Detection, Domain, Image, OperatingPoint
 from unary.sources.acceptance import compare_domain
@@ -33,6 +43,8 @@ REGIONS_PER_IMAGE = 4
 RIM_MM = 1.1
 RIM_PX = 8
 _BATCH = 64
+_GRID_ROWS = 4  # of windows that a thread adds up at a time
+_BAND_PX = 256
 _BLOCK_PX = 36
 _MARGIN_PX = 16
 
@@ -86,14 +98,8 @@ def map_prepared(
         found = detector.examine_image(padded, nowhere, size_px=size_px).anomaly_map[: mask.shape[0], : mask.shape[1]]
     else:
         origins = tissue_origins(mask, GridConfig(size_px, stride_px, 0.0))
-
-        def examine(chosen: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-            return detector.examine(extract_patches(pixels, chosen, size_px=size_px)).maps, chosen
-
-        batches = (origins[start : start + _BATCH] for start in range(0, len(origins), _BATCH))
-        maps = map_in_threads(examine, batches)
-        found = stitch_patches(maps, (int(mask.shape[0]), int(mask.shape[1])), blend="taper")
-    found[~_find_inner(mask, _working_spacing(prepared))] = np.nan
+        found = _blend_windows(detector, pad_to_patch(pixels, size_px), origins, size_px)[: len(mask), : mask.shape[1]]
+    np.copyto(found, np.nan, where=~_find_inner(mask, _working_spacing(prepared)))
     if found.shape == prepared.shape:
         return found
     anomaly_map = np.full(prepared.shape, np.nan, np.float32)
@@ -101,16 +107,56 @@ def map_prepared(
     return anomaly_map
 
 
+def _blend_windows(
+    detector: Detector, pixels: NDArray[np.uint16], origins: Origins, size_px: int
+) -> NDArray[np.float32]:
+    """The maps of overlapping windows as one; the same to the last bit for any number of threads."""
+    found = np.zeros(pixels.shape, np.float32)
+    add_up = functools.partial(_add_up, detector, pixels, size_px)
+    for first, sums in map_in_threads(add_up, split_grid(origins, _GRID_ROWS)):
+        found[first : first + len(sums)] += sums
+
+    weights = OverlapWeights([(size_px, origins)], int(pixels.shape[1]))
+
+    def divide(start: int) -> None:
+        weights.divide(found[start : start + _BAND_PX], start)
+
+    for _ in map_in_threads(divide, range(0, len(found), _BAND_PX)):
+        pass
+    return found
+
+
+def _add_up(
+    detector: Detector, pixels: NDArray[np.uint16], size_px: int, origins: Origins
+) -> tuple[int, NDArray[np.float32]]:
+    """The first row of some patches, and from there to their last one their weighted maps added up."""
+    first, last = int(origins[0, 0]), int(origins[-1, 0]) + size_px
+    strip, inside = pixels[first:last], origins - np.array([first, 0], np.int32)
+    sums = np.zeros(strip.shape, np.float32)
+    if isinstance(detector, BlendingDetector):
+        detector.add_maps(strip, inside, sums)
+    else:
+        for start in range(0, len(inside), _BATCH):
+            batch = inside[start : start + _BATCH]
+            add_tapered(sums, detector.examine(extract_patches(strip, batch, size_px=size_px)).maps, batch)
+    return first, sums
+
+
 def _find_inner(mask: NDArray[np.bool_], spacing_mm: float | None) -> NDArray[np.bool_]:
     """The tissue without its rim; all of it where nothing else would be left. The image's border is no rim."""
     reach = RIM_PX if spacing_mm is None else max(round(RIM_MM / spacing_mm), 1)
-    inner = _erode_along(_erode_along(mask, reach).T, reach).T
+    grown = np.pad(mask, ((reach, reach), (0, 0)), mode="edge")
+    bands = []
+    for start in range(0, len(mask), _BAND_PX):  # few enough rows to stay near the processor
+        kept = _erode_down(grown[start : start + _BAND_PX + 2 * reach], reach)
+        bands.append(_erode_down(np.pad(kept, ((0, 0), (reach, reach)), mode="edge").T, reach).T)
+    inner = np.concatenate(bands)
     return inner if inner.any() else mask
 
 
-def _erode_along(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Keep what is set together with all within ``reach`` above and below; doubling the reach takes few passes."""
-    kept, seen = np.pad(mask, ((reach, reach), (0, 0)), mode="edge"), 1
+def _erode_down(grown: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The rows that have ``reach`` rows above and below: what is set there together with all between. Few passes do."""
+    kept, seen = grown, 1
     while seen <= 2 * reach:
         step = min(seen, 2 * reach + 1 - seen)
         kept = kept[:-step] & kept[step:]

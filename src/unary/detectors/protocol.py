@@ -61,3 +61,16 @@ class Detector(Protocol):
     def examine(self, patches: NDArray[np.uint16]) -> Examination:
         """Score patches of shape (n, size, size), uint16, 65535 being intensity 1; each independently of the others."""
         ...
+
+
+@runtime_checkable
+class BlendingDetector(Protocol):
+    """A detector of patches that adds up its maps where they overlap, in fewer passes over memory than by itself."""
+
+    def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
+        """Add the maps of an image's patches, times the weights of `unary.patches.taper_window`, to ``sums``.
+
+        ``pixels``, (rows, cols) uint16, holds every patch whole; ``origins``, shape (n, 2), are the patches' first
+        pixels; ``sums`` has the image's shape, float32.
+        """
+        ...

@@ -225,6 +225,25 @@ static void hand_out(const struct workplace *at, int row, int count, struct inte
     for (int n = 0; n < count; n++) squares[n] += total[n];
 }
 
+/* Turn the reconstruction in the window into the absolute error times the pixel's weight, which is a product of one
+ * along the rows and one along the columns, and add it to what every patch covers of an image. */
+static void blend(const struct workplace *at, int row, int count, struct intensity intensity, const float *ramp,
+                  float *const *sums, long stride) {
+    const struct image window = at->window;
+    for (int y = 0; y < window.rows; y++) {
+        vec *restored = window.first + (long)(y + 1) * (window.side + 2) + 1;
+        const packed_pixels *from = at->pixels + (long)(2 * row + y) * window.side;
+        for (int x = 0; x < window.side; x++) {
+            const vec error = intensity_of(from[x]) - (restored[x] * intensity.scale + intensity.mean);
+            restored[x] = (vec)((ivec)error & INT32_MAX) * (ramp[2 * row + y] * ramp[x]); /* a NaN stays one */
+        }
+        for (int n = 0; n < count; n++) {
+            float *to = sums[n] + (2 * row + y) * stride;
+            for (int x = 0; x < window.side; x++) to[x] += restored[x][n];
+        }
+    }
+}
+
 /* The last layer forward and back, strip by strip; return the sum of squared errors. */
 static double reconstruct(const struct shape *shape, const struct workplace *at, const struct layer *layer, int count,
                           float weight, struct intensity intensity) {
@@ -342,6 +361,37 @@ void unary_examine(int levels, int side, const int *maps, const float *const *pa
             spread_linear(strip_of(at.decoded[1], row, rows), at.window, network.decoder[1].spread,
                           network.decoder[1].bias);
             hand_out(&at, row, taken, intensity, errors + first * size, squares + first);
+        }
+    }
+}
+
+/* Add the weighted absolute errors of patches to `sums`, which lies like the image that they are patches of but may have
+ * another number of floats from row to row; `origins` are pairs of row and column. The order of the patches is that in
+ * which they are added. */
+void unary_blend(int levels, int side, const int *maps, const float *const *parameters, const float *packed,
+                 const uint16_t *image, int64_t stride, const int32_t *origins, int count, float mean, float scale,
+                 const float *ramp, void *memory, float *sums, int64_t sums_stride) {
+    const struct shape shape = shape_of(levels, side, maps);
+    const struct workplace at = lay_out(&shape, memory);
+    const struct intensity intensity = {mean, scale};
+    const struct network network = connect(&shape, parameters, packed, memory); /* the gradient is not asked for */
+    const int rows = strip_rows(&shape);
+    for (int first = 0; first < count; first += LANES) {
+        const int taken = count - first < LANES ? count - first : LANES;
+        const uint16_t *each[LANES];
+        float *to[LANES];
+        int64_t strides[LANES], which[LANES];
+        for (int n = 0; n < taken; n++) {
+            const int64_t row = origins[2 * (first + n)], col = origins[2 * (first + n) + 1];
+            each[n] = image + row * stride + col, to[n] = sums + row * sums_stride + col;
+            strides[n] = stride, which[n] = n;
+        }
+        interleave(each, strides, which, taken, side, at.pixels);
+        encode_and_decode(&shape, &at, &network, intensity);
+        for (int row = 0; row < shape.side[1]; row += rows) {
+            spread_linear(strip_of(at.decoded[1], row, rows), at.window, network.decoder[1].spread,
+                          network.decoder[1].bias);
+            blend(&at, row, taken, intensity, ramp, to, sums_stride);
         }
     }
 }

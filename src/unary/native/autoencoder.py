@@ -21,7 +21,7 @@ from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Reconstr
 from unary.detectors.protocol import Examination
 from unary.errors import CompilerError
 from unary.native.compiler import load_library
-from unary.patches import PatchSet
+from unary.patches import Origins, PatchSet, taper_ramp
 
 logger = logging.getLogger(__name__)
 
@@ -175,19 +175,39 @@ class CompiledReconstruction(ReconstructionDetector):
         np.abs(errors, out=errors)
         return Examination(np.sqrt(squares / self.network.config.size_px**2), errors)
 
+    def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
+        """As `unary.detectors.protocol.BlendingDetector.add_maps`."""
+        side = self.network.config.size_px
+        given, places = _with_whole_rows(pixels), np.ascontiguousarray(origins, np.int32)
+        if sums.shape != given.shape or sums.dtype != np.float32 or sums.strides[1] != sums.itemsize:
+            raise ValueError(f"need sums of shape {given.shape}, float32, got {sums.shape} {sums.dtype}")
+        if len(places) and (places.min() < 0 or (places.max(axis=0) + side > given.shape).any()):
+            raise ValueError(f"patches of {side} px reach past an image of shape {given.shape}; pad it first")
+        ramp = taper_ramp(side)
+        self._compiled.library.unary_blend(
+            *(*self._compiled.arguments, _pointer(given), ctypes.c_int64(given.strides[0] // given.itemsize)),
+            *(_pointer(places), len(places), *self._compiled.intensity, _pointer(ramp)),
+            *(_pointer(self._find_workplace()), _pointer(sums), ctypes.c_int64(sums.strides[0] // sums.itemsize)),
+        )
+
     def _examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         side = self.network.config.size_px
         if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
             raise ValueError(f"need (n, {side}, {side}) uint16, got {patches.shape} {patches.dtype}")
-        if not hasattr(self._own, "workplace"):
-            self._own.workplace = self._compiled.build_workplace()
         given = np.ascontiguousarray(patches)
         errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
         self._compiled.library.unary_examine(
             *(*self._compiled.arguments, _pointer(given), len(given), *self._compiled.intensity),
-            *(_pointer(self._own.workplace), _pointer(errors), _pointer(squares)),
+            *(_pointer(self._find_workplace()), _pointer(errors), _pointer(squares)),
         )
         return errors, squares
+
+    def _find_workplace(self) -> NDArray[np.uint8]:
+        """This thread's own."""
+        if not hasattr(self._own, "workplace"):
+            self._own.workplace = self._compiled.build_workplace()
+        workplace: NDArray[np.uint8] = self._own.workplace
+        return workplace
 
 
 def build_reconstruction(network: Autoencoder) -> ReconstructionDetector:
