@@ -1,11 +1,14 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+import unary.epochs
 from unary.epochs import draw_batches
+from unary.errors import ImageError
 from unary.patches import GridConfig, build_patch_set, grid_origins, join_patch_sets
 from unary.prepare import FULL_SCALE
 from unary.store import open_images, writing_images
@@ -68,11 +71,44 @@ def test_the_generator_decides_the_order(stored):
 def test_an_epoch_may_be_left_half_way(stored):
     batches = draw_batches(stored, np.random.default_rng(0), batch_size=10, window_bytes=IMAGE_BYTES)
     next(batches)
+    assert stored.loaded
     batches.close()
+    assert not stored.loaded
+
+
+@pytest.mark.parametrize("images_per_window", [0.5, 1, 4.5, 100])
+def test_what_a_batch_needs_lies_in_memory_and_little_else(patches, stored, images_per_window):
+    number = 0
+    for which in draw_batches(
+        stored, np.random.default_rng(0), batch_size=10, window_bytes=int(images_per_window * IMAGE_BYTES)
+    ):
+        needed = set(stored.index[which, 0].tolist())
+        assert needed <= stored.loaded.keys()
+        assert len(stored.loaded) <= max(3 * (images_per_window + 1), 19 if images_per_window == 100 else len(needed))
+        assert (stored.gather(which) == patches.gather(which)).all()
+        number += 1
+    assert number == 23
+    assert not stored.loaded
+
+
+def test_images_in_memory_are_not_copied(patches):
+    for _ in draw_batches(patches, np.random.default_rng(0), batch_size=10, window_bytes=1):
+        assert not patches.loaded
+
+
+def test_a_store_that_shrinks_meanwhile_ends_training_with_its_name(stored, tmp_path):
+    batches = draw_batches(stored, np.random.default_rng(0), batch_size=10, window_bytes=IMAGE_BYTES)
+    next(batches)
+    os.truncate(tmp_path / "s.tif", 5 * IMAGE_BYTES)
+    with pytest.raises(ImageError, match=r"s\.tif"):
+        list(batches)
+    assert not stored.loaded
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_training_from_a_store_gives_the_same_weights(patches, stored, compiled):
+@pytest.mark.parametrize("direct", [True, False])
+def test_training_from_a_store_gives_the_same_weights(patches, stored, compiled, direct, monkeypatch):
+    monkeypatch.setattr(unary.epochs, "outgrows_memory", lambda images: direct)
     config = TrainingConfig(epochs=2, batch_size=20, compiled=compiled)
     one, other = (train_autoencoder(source, config, widths=(2, 4)) for source in (patches, stored))
     assert one.history == other.history

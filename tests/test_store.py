@@ -1,9 +1,13 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 import tifffile
 
+from unary import store
 from unary.errors import ImageError
-from unary.store import is_stored, load_pages, open_images, release_pages, writing_images
+from unary.store import Room, is_stored, open_images, outgrows_memory, read_images, release_pages, writing_images
 
 
 def make_images():
@@ -32,13 +36,83 @@ def test_what_is_written_is_read_by_us_and_by_any_reader_of_tiff(tmp_path):
         assert (theirs == image).all()
 
 
-def test_pixels_stay_the_same_through_loading_and_release(tmp_path):
+@pytest.mark.parametrize("direct", [False, True])
+def test_pixels_stay_the_same_through_reading_and_release(tmp_path, direct):
     images = make_images()
     stored = write_all(tmp_path / "s.tif", images)
-    for _ in range(2):
-        load_pages(stored)
-        release_pages([*stored, *images])
-        assert all((ours == image).all() for ours, image in zip(stored, images, strict=True))
+    room = Room()
+    for chosen in ([3, 0, 1, 2], [2, 2], [], [1], [0, 3]):
+        read = read_images([stored[number] for number in chosen], room, direct=direct)
+        release_pages([*stored, *images, *read])
+        for number, copy in zip(chosen, read, strict=True):
+            assert not is_stored(copy)
+            assert (copy == images[number]).all()
+            assert (stored[number] == images[number]).all()
+
+
+def test_pages_that_begin_anywhere_are_read(tmp_path):
+    images = make_images()
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for image in images:
+            writer.write(image, photometric="minisblack", metadata=None)
+    stored = open_images(tmp_path / "s.tif")
+    for direct in (False, True):
+        copies = read_images(stored, Room(), direct=direct)
+        assert all((copy == image).all() for copy, image in zip(copies, images, strict=True))
+
+
+def test_room_is_used_again(tmp_path):
+    stored = write_all(tmp_path / "s.tif", make_images())
+    room = Room()
+    first = read_images(stored, room)[0].ctypes.data
+    assert read_images(stored[:1], room)[0].ctypes.data == first
+
+
+def test_a_file_system_that_cannot_read_past_the_cache_is_read_through_it(tmp_path, monkeypatch):
+    images, refused = make_images(), []
+    stored = write_all(tmp_path / "s.tif", images)
+
+    def refuse(name, flags):
+        if flags & store._DIRECT:
+            refused.append(name)
+            raise OSError(errno.EINVAL, "no such thing")
+        return opened(name, flags)
+
+    opened = os.open
+    monkeypatch.setattr(store, "_DIRECT", 1 << 27)
+    monkeypatch.setattr(store.os, "open", refuse)
+    copies = read_images(stored, Room(), direct=True)
+    assert refused
+    assert all((copy == image).all() for copy, image in zip(copies, images, strict=True))
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_store_that_was_cut_or_removed_is_named(tmp_path, direct):
+    path = tmp_path / "s.tif"
+    stored = write_all(path, make_images())
+    os.truncate(path, path.stat().st_size // 2)
+    assert (read_images(stored[:1], Room(), direct=direct)[0] == make_images()[0]).all()
+    with pytest.raises(ImageError, match=r"s\.tif: .* cannot be read any more: it ends after .* was the file changed"):
+        read_images(stored, Room(), direct=direct)
+    path.unlink()
+    with pytest.raises(ImageError, match=r"s\.tif: .* cannot be read any more"):
+        read_images(stored, Room(), direct=direct)
+
+
+def test_what_memory_holds_twice_stays_in_the_systems_cache(tmp_path, monkeypatch):
+    stored = write_all(tmp_path / "s.tif", make_images())
+    size = sum(image.nbytes for image in stored)
+    for memory, expected in ((2 * size, False), (2 * size - 2, True)):
+        monkeypatch.setattr(
+            store.os, "sysconf", lambda name, memory=memory: 2 if name == "SC_PAGE_SIZE" else memory // 2
+        )
+        assert outgrows_memory(stored) is expected
+
+    def fail(name):
+        raise ValueError(name)
+
+    monkeypatch.setattr(store.os, "sysconf", fail)
+    assert outgrows_memory(stored) is False
 
 
 def test_an_image_without_pixels_keeps_its_number(tmp_path):

@@ -2,22 +2,24 @@
 
 A batch of patches from all over a store would touch images all over the disk. So the images are shuffled first and cut
 into windows of `WINDOW_BYTES`; within a window the patches are shuffled. A window is some 40 batches of the paper's,
-from about 30 mammograms; the next one is read while one is used, and used ones are given back. The order
-depends on the generator alone, so that a resumed run goes on exactly.
+from about 30 mammograms; the next two are read while one is used, into the room of used ones. The order depends on the
+generator alone, so that a resumed run goes on exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.patches import PatchSet
-from unary.store import is_stored, load_pages, release_pages
+from unary.store import Images, Room, is_stored, outgrows_memory, read_images
 
 WINDOW_BYTES = 1 << 28
+_WINDOWS = 3  # in memory at a time
 
 
 def draw_batches(
@@ -31,43 +33,63 @@ def draw_batches(
     """Yield the numbers of all patches once, batch by batch, the last as short as it comes.
 
     Patches in memory, and those of a store that fits in one window, come in the same order for the same generator. Of
-    a larger store no more than two windows and what a batch spans lie in memory at a time. Without ``read`` the order
-    is the same and nothing is read: for who has the pixels elsewhere.
+    a larger store no more than three windows, or what a batch spans, lie in memory at a time, in `PatchSet.loaded`.
+    Without ``read`` the order is the same and nothing is read: for who has the pixels elsewhere.
+
+    Raises
+    ------
+    ImageError
+        If a store cannot be read.
     """
     order = rng.permutation(len(patches))
     number_of = _draw_windows(patches, rng, window_bytes)
     windows = [np.flatnonzero(number_of == number) for number in range(int(number_of.max(initial=0)) + 1)]
     if len(windows) > 1:
         order = order[np.argsort(number_of[patches.index[order, 0]], kind="stable")]
-    starts = range(0, len(order), batch_size)
-    if len(windows) == 1 or not read:
-        load_pages(image for image in patches.images if read and is_stored(image))
-        yield from (order[start : start + batch_size] for start in starts)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if not read or not any(is_stored(patches.images[image]) for window in windows for image in window):
+        yield from batches
         return
+    spans = [tuple(number_of[patches.index[which[[0, -1]], 0]].tolist()) for which in batches]
+    with _reading(patches, windows) as need:
+        for which, (first, last) in zip(batches, spans, strict=True):
+            need(first, last)
+            yield which
 
-    def load(number: int) -> None:
-        load_pages(patches.images[image] for image in windows[number])
 
-    with ThreadPoolExecutor(1, "unary-store") as reader:
-        try:
-            loading = [reader.submit(load, 0)]
-            released = 0
-            for start in starts:
-                which = order[start : start + batch_size]
-                first, last = number_of[patches.index[which[[0, -1]], 0]]
-                while released < first:
-                    release_pages(patches.images[image] for image in windows[released])
-                    released += 1
-                while len(loading) < min(last + 2, len(windows)):
-                    loading[-1].result()
-                    loading.append(reader.submit(load, len(loading)))
-                loading[last].result()
-                yield which
-        finally:
-            for other in loading:
-                other.cancel()
-            reader.shutdown()
-            release_pages(patches.images)
+@contextmanager
+def _reading(patches: PatchSet, windows: Sequence[NDArray[np.integer]]) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that brings some windows into memory, in rising order, and forgets those before them."""
+    direct = outgrows_memory(patches.images[image] for window in windows for image in window)
+    stored = [[image for image in window.tolist() if is_stored(patches.images[image])] for window in windows]
+    rooms: list[Room] = []
+    spare: list[Room] = []
+    loading: list[Future[Images]] = []
+    forgotten = known = 0
+
+    def load(number: int, room: Room) -> Images:
+        return read_images([patches.images[image] for image in stored[number]], room, direct=direct)
+
+    def need(first: int, last: int) -> None:
+        nonlocal forgotten, known
+        while forgotten < first:
+            for image in stored[forgotten]:
+                patches.loaded.pop(image, None)
+            spare.append(rooms[forgotten])
+            forgotten += 1
+        while len(loading) < min(max(first + _WINDOWS, last + 1), len(windows)):
+            rooms.append(spare.pop() if spare else Room())
+            loading.append(reader.submit(load, len(loading), rooms[-1]))
+        while known <= last:
+            patches.loaded.update(zip(stored[known], loading[known].result(), strict=True))
+            known += 1
+
+    reader = ThreadPoolExecutor(1, "unary-store")
+    try:
+        yield need
+    finally:
+        reader.shutdown(cancel_futures=True)
+        patches.loaded.clear()
 
 
 def _draw_windows(patches: PatchSet, rng: np.random.Generator, window_bytes: int) -> NDArray[np.int64]:

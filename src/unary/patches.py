@@ -8,7 +8,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -266,11 +266,14 @@ class PatchSet:
         Shape (n, 3), int32: which image, and the patch's (row, col) inside that array.
     size_px
         Side of a patch.
+    loaded
+        Copies in memory of stored images, by number, for as long as they are there (`unary.epochs`).
     """
 
     images: tuple[NDArray[np.uint16], ...]
     index: NDArray[np.int32]
     size_px: int
+    loaded: dict[int, NDArray[np.uint16]] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -285,7 +288,8 @@ class PatchSet:
         chosen = self.index[which]
         patches = np.empty((len(chosen), self.size_px, self.size_px), np.uint16)
         for patch, (image, row, col) in zip(patches, chosen.tolist(), strict=True):
-            patch[...] = self.images[image][row : row + self.size_px, col : col + self.size_px]
+            pixels = self.loaded.get(image, self.images[image])
+            patch[...] = pixels[row : row + self.size_px, col : col + self.size_px]
         release_pages(self.images[image] for image in np.unique(chosen[:, 0]))
         return patches
 

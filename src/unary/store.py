@@ -1,16 +1,18 @@
 """Prepared images on disk, for training from more than memory holds: one uncompressed BigTIFF, a page per image.
 
 Any reader of TIFF opens the file. Here it is mapped into memory, so that an image is an array whose pixels the system
-reads when they are looked at. Pages that were looked at count as the process's memory until they are released.
+reads when they are looked at. Pages that were looked at count as the process's memory until they are released. Whoever
+needs many images whole reads them into memory of its own instead, which costs a tenth of the processor's time.
 """
 
 from __future__ import annotations
 
-import ctypes
+import itertools
 import mmap
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,14 @@ from unary.errors import ImageError
 from unary.files import replacing
 
 Images = tuple[NDArray[np.uint16], ...]
-_MADV_POPULATE_READ = 22  # Python has no name for it yet
+_BLOCK = 4096  # what the offsets, sizes and addresses of reading past the system's cache are multiples of
+_DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+class _Mapping(mmap.mmap):
+    """A whole file, read-only."""
+
+    path: Path
 
 
 @contextmanager
@@ -52,28 +61,73 @@ def open_images(path: Path) -> Images:
     if not all(plain and kind == np.uint16 and len(shape) == 2 for shape, _, plain, kind in pages):
         raise ImageError(f"{path}: a store holds uncompressed 16-bit grey pages alone; let `collect_patches` write it")
     with path.open("rb") as opened:
-        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping = _Mapping(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    mapping.path = path
     return tuple(np.ndarray(shape, np.uint16, mapping, offset) for shape, offset, *_ in pages)
 
 
 def is_stored(image: NDArray[np.uint16]) -> bool:
     """Tell whether an image comes from `open_images`."""
-    return isinstance(image.base, mmap.mmap)
+    return isinstance(image.base, _Mapping)
 
 
-def load_pages(images: Iterable[NDArray[np.uint16]]) -> None:
-    """Read stored images through; what comes after finds them in memory.
+class Room:
+    """Memory that images are read into, again and again: pages that are new to a process cost it as much as reading."""
 
-    One request per image where the system has it (Linux 5.14): it costs a tenth of the processor time of touching
-    every page. Other threads run meanwhile, which `mmap.madvise` would not let them.
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+
+    def require(self, size: int) -> mmap.mmap:
+        """Return at least so many bytes, which begin where a page does; what they held may be lost."""
+        if self._memory is None or len(self._memory) < size:
+            self._memory = None
+            self._memory = mmap.mmap(-1, max(size, 1))
+        return self._memory
+
+
+def read_images(images: Sequence[NDArray[np.uint16]], room: Room, *, direct: bool = False) -> Images:
+    """Read stored images of one file into memory; what was read into the same room before is overwritten.
+
+    Other threads run meanwhile. With ``direct`` the system does not keep what was read, which takes it a tenth of the
+    processor's time; where it cannot do without, it is read as usual.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read, or ends too early.
     """
-    system = ctypes.CDLL(None) if sys.platform == "linux" else None
-    for image in images:
-        first = image.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-        size = ctypes.c_size_t(image.ctypes.data + image.nbytes - first)
-        if system is None or system.madvise(ctypes.c_void_p(first), size, _MADV_POPULATE_READ) != 0:
-            pixels = image.reshape(-1)
-            pixels[:: mmap.PAGESIZE // pixels.itemsize].max(initial=0)
+    if not images:
+        return ()
+    places = [_locate(image) for image in images]
+    path = places[0][0]
+    spans = [(start // _BLOCK * _BLOCK, start + image.nbytes) for image, (_, start) in zip(images, places, strict=True)]
+    offsets = np.cumsum([0, *(-(-(stop - start) // _BLOCK) * _BLOCK for start, stop in spans)]).tolist()
+    memory = room.require(offsets[-1])
+    parts = [memoryview(memory)[first:last] for first, last in itertools.pairwise(offsets)]
+    try:
+        try:
+            _fill(parts, path, spans, flags=_DIRECT if direct else 0)
+        except OSError:
+            if not direct:
+                raise
+            _fill(parts, path, spans, flags=0)  # not every file system reads past the cache
+    except (OSError, EOFError) as error:
+        raise ImageError(
+            f"{path}: the stored images cannot be read any more: {error}; was the file changed?"
+        ) from error
+    return tuple(
+        np.ndarray(image.shape, np.uint16, part, start % _BLOCK)
+        for image, part, (_, start) in zip(images, parts, places, strict=True)
+    )
+
+
+def outgrows_memory(images: Iterable[NDArray[np.uint16]]) -> bool:
+    """Tell whether stored images are so many that the system's cache forgets the first before the last are read."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no Unix
+        return False
+    return sum(image.nbytes for image in images) > memory / 2
 
 
 def release_pages(images: Iterable[NDArray[np.uint16]]) -> None:
@@ -83,7 +137,27 @@ def release_pages(images: Iterable[NDArray[np.uint16]]) -> None:
     """
     for image in images:
         mapping = image.base
-        if isinstance(mapping, mmap.mmap) and image.size and hasattr(mapping, "madvise"):
-            start = image.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+        if isinstance(mapping, _Mapping) and image.size and hasattr(mapping, "madvise"):
+            start = _locate(image)[1]
             first = start // mmap.PAGESIZE * mmap.PAGESIZE
             mapping.madvise(mmap.MADV_DONTNEED, first, start + image.nbytes - first)
+
+
+def _locate(image: NDArray[np.uint16]) -> tuple[Path, int]:
+    """The file of a stored image, and where in it the image begins, in bytes."""
+    mapping = image.base
+    assert isinstance(mapping, _Mapping)
+    return mapping.path, image.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+
+
+def _fill(parts: Sequence[memoryview], path: Path, spans: Sequence[tuple[int, int]], *, flags: int) -> None:
+    """Read spans of a file, from where they start and no less far than where they stop."""
+    with FileIO(path, opener=lambda name, usual: os.open(name, usual | flags)) as file:
+        for part, (start, stop) in zip(parts, spans, strict=True):
+            at = start
+            while at < stop:
+                file.seek(at)
+                count = file.readinto(part[at - start :])
+                if not count:
+                    raise EOFError(f"it ends after {at} bytes")
+                at += count

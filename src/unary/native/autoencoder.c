@@ -137,14 +137,14 @@ struct intensity {
 
 /* Lay LANES patches side by side, pixel by pixel; where there are fewer, the first stands in for the missing ones. Four
  * patches at a time, because four pixels fit a machine word. */
-static void interleave(const uint16_t *const *patches, const int64_t *strides, const int64_t *which, int count,
-                       int side, packed_pixels *to) {
+static void interleave(const uint16_t *const *patches, const int64_t *strides, int count, int side,
+                       packed_pixels *to) {
     uint64_t *words = (uint64_t *)to;
     for (int y = 0; y < side; y++)
         for (int n = 0; n < LANES; n += 4) {
             const uint16_t *row[4];
             for (int m = 0; m < 4; m++) {
-                const int64_t patch = which[n + m < count ? n + m : 0];
+                const int patch = n + m < count ? n + m : 0;
                 row[m] = patches[patch] + y * strides[patch];
                 if (y + AHEAD < side)
                     for (int x = 0; x < side; x += 32) __builtin_prefetch(row[m] + AHEAD * strides[patch] + x);
@@ -321,8 +321,8 @@ static struct network connect(const struct shape *shape, const float *const *par
  * group has its own gradient and sum of squares, which the caller adds up in order, so that the result does not depend
  * on which thread took what, nor on their number. The gradient is that of `weight` times the sum of squares. */
 void unary_learn(int levels, int side, const int *maps, const float *const *parameters, const float *packed,
-                 const uint16_t *const *patches, const int64_t *strides, const int64_t *which, int count, float mean,
-                 float scale, float weight, int *next, void *memory, float *gradients, double *squares) {
+                 const uint16_t *const *patches, const int64_t *strides, int count, float mean, float scale,
+                 float weight, int *next, void *memory, float *gradients, double *squares) {
     const struct shape shape = shape_of(levels, side, maps);
     const struct workplace at = lay_out(&shape, memory);
     const struct intensity intensity = {mean, scale};
@@ -332,7 +332,7 @@ void unary_learn(int levels, int side, const int *maps, const float *const *para
         const int first = group * LANES, taken = count - first < LANES ? count - first : LANES;
         const struct network network = connect(&shape, parameters, packed, gradients + group * total);
         memset(gradients + group * total, 0, total * sizeof(float));
-        interleave(patches, strides, which + first, taken, side, at.pixels);
+        interleave(patches + first, strides + first, taken, side, at.pixels);
         encode_and_decode(&shape, &at, &network, intensity);
         squares[group] = reconstruct(&shape, &at, &network.decoder[1], taken, weight, intensity);
         go_back(&shape, &at, &network, intensity);
@@ -353,9 +353,9 @@ void unary_examine(int levels, int side, const int *maps, const float *const *pa
     for (int first = 0; first < count; first += LANES) {
         const int taken = count - first < LANES ? count - first : LANES;
         const uint16_t *each[LANES];
-        int64_t strides[LANES], which[LANES];
-        for (int n = 0; n < taken; n++) each[n] = patches + (first + n) * size, strides[n] = side, which[n] = n;
-        interleave(each, strides, which, taken, side, at.pixels);
+        int64_t strides[LANES];
+        for (int n = 0; n < taken; n++) each[n] = patches + (first + n) * size, strides[n] = side;
+        interleave(each, strides, taken, side, at.pixels);
         encode_and_decode(&shape, &at, &network, intensity);
         for (int row = 0; row < shape.side[1]; row += rows) {
             spread_linear(strip_of(at.decoded[1], row, rows), at.window, network.decoder[1].spread,
@@ -380,13 +380,13 @@ void unary_blend(int levels, int side, const int *maps, const float *const *para
         const int taken = count - first < LANES ? count - first : LANES;
         const uint16_t *each[LANES];
         float *to[LANES];
-        int64_t strides[LANES], which[LANES];
+        int64_t strides[LANES];
         for (int n = 0; n < taken; n++) {
             const int64_t row = origins[2 * (first + n)], col = origins[2 * (first + n) + 1];
             each[n] = image + row * stride + col, to[n] = sums + row * sums_stride + col;
-            strides[n] = stride, which[n] = n;
+            strides[n] = stride;
         }
-        interleave(each, strides, which, taken, side, at.pixels);
+        interleave(each, strides, taken, side, at.pixels);
         encode_and_decode(&shape, &at, &network, intensity);
         for (int row = 0; row < shape.side[1]; row += rows) {
             spread_linear(strip_of(at.decoded[1], row, rows), at.window, network.decoder[1].spread,

@@ -95,6 +95,7 @@ class NativeLearner:
         self._network = _Network(network)
         self._pixels = network.config.size_px**2
         self._lanes = int(self._network.library.unary_lanes())
+        self._patches = patches
         self._images = tuple(_with_whole_rows(image) for image in patches.images)
         self._addresses, self._strides = _locate(self._images, patches)
         parameters = self._network.parameters
@@ -114,18 +115,31 @@ class NativeLearner:
         weight, squares = 1.0 / (len(which) * self._pixels), 0.0
         step = _MOST_GROUPS * self._lanes
         for start in range(0, len(which), step):
-            squares += self._add_gradient(np.ascontiguousarray(which[start : start + step], np.int64), weight)
+            squares += self._add_gradient(which[start : start + step], weight)
         return squares * weight
+
+    def _find(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the chosen patches lie now: some stored images may be in memory."""
+        addresses = self._addresses[which]
+        if self._patches.loaded:
+            images, of_patch = np.unique(self._patches.index[which, 0], return_inverse=True)
+            moved = [self._images[n].ctypes.data - self._now(n).ctypes.data for n in images.tolist()]
+            addresses -= np.asarray(moved, np.int64)[of_patch]
+        return addresses
+
+    def _now(self, image: int) -> NDArray[np.uint16]:
+        return self._patches.loaded.get(image, self._images[image])
 
     def _add_gradient(self, which: NDArray[np.int64], weight: float) -> float:
         """Add what some patches contribute; return the sum of their squared errors."""
         groups = -(-len(which) // self._lanes)
+        addresses, strides = self._find(which), self._strides[which]
         counter = ctypes.c_int(0)
 
         def work(workplace: NDArray[np.uint8]) -> None:
             self._network.library.unary_learn(
                 *self._network.arguments,
-                *(_pointer(self._addresses), _pointer(self._strides), _pointer(which), len(which)),
+                *(_pointer(addresses), _pointer(strides), len(which)),
                 *(*self._network.intensity, ctypes.c_float(weight), ctypes.byref(counter), _pointer(workplace)),
                 *(_pointer(self._group_gradients), _pointer(self._group_squares)),
             )
