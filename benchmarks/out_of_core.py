@@ -1,9 +1,9 @@
 """Training from a file (`unary fit --store`) against training from memory: time per patch and peak memory.
 
-Each turn is a process of its own, so that its peak memory (ru_maxrss, which counts the mapped pages that the process
-looked at) is its own. Before every epoch from the file the system is told to forget it, so that pixels come from the
-disk, as they would if the file were larger than memory. Where the patches would take more than a third of the machine's
-memory, as many as do not are trained from memory instead. The median of the rounds counts; last comes one JSON line.
+Each turn is a process of its own, so that its peak memory (ru_maxrss) is its own. The file is cold at first; the epochs
+that are timed come after the first one, and find in the system's cache what it keeps of a file: all of a small one,
+nothing of one that is larger than memory. Where the patches would take more than a third of the machine's memory, as
+many as do not are trained from memory instead. The median of the rounds counts; last comes one JSON line.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def take_turn(path: Path, count: int, *, stored: bool, threads: int) -> None:
     torch.set_num_threads(threads)
     logging.getLogger("unary").setLevel(logging.ERROR)  # so short a training learns nothing, and says so
     patches = open_patches(path, count)
-    if not stored:
+    if stored:
+        forget(path)
+    else:
         patches = dataclasses.replace(patches, images=tuple(copy_image(image) for image in patches.images))
     seconds: list[float] = []
     started = busy = 0.0
@@ -79,8 +81,6 @@ def take_turn(path: Path, count: int, *, stored: bool, threads: int) -> None:
         if epoch > 1:  # the first one has a part in what is done once
             seconds.append(time.perf_counter() - started)
             used.append(time.process_time() - busy)
-        if stored:
-            forget(path)
         started, busy = time.perf_counter(), time.process_time()
 
     used: list[float] = []

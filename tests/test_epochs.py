@@ -88,7 +88,17 @@ def test_what_a_batch_needs_lies_in_memory_and_little_else(patches, stored, imag
         assert (stored.gather(which) == patches.gather(which)).all()
         number += 1
     assert number == 23
-    assert not stored.loaded
+    assert len(stored.loaded) == (19 if images_per_window == 100 else 0)
+
+
+@pytest.mark.parametrize("images_per_window", [7, 100])
+def test_a_store_that_memory_holds_anyway_is_read_once(stored, images_per_window, tmp_path):
+    expected = stored.gather(slice(None))
+    for seed in (0, 1):
+        assert len(np.concatenate(draw(stored, seed, window_bytes=images_per_window * IMAGE_BYTES))) == len(stored)
+        os.truncate(tmp_path / "s.tif", 0)
+    assert sorted(stored.loaded) == np.unique(stored.index[:, 0]).tolist()
+    assert (stored.gather(slice(None)) == expected).all()
 
 
 def test_images_in_memory_are_not_copied(patches):

@@ -59,9 +59,16 @@ def draw_batches(
 
 @contextmanager
 def _reading(patches: PatchSet, windows: Sequence[NDArray[np.integer]]) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that brings some windows into memory, in rising order, and forgets those before them."""
+    """Yield a function that brings some windows into memory, in rising order, and forgets those before them.
+
+    A store of no more windows than memory holds anyway stays there for the next epoch.
+    """
     direct = outgrows_memory(patches.images[image] for window in windows for image in window)
-    stored = [[image for image in window.tolist() if is_stored(patches.images[image])] for window in windows]
+    stored = [
+        [image for image in window.tolist() if is_stored(patches.images[image]) and image not in patches.loaded]
+        for window in windows
+    ]
+    stays = len(windows) <= _WINDOWS
     rooms: list[Room] = []
     spare: list[Room] = []
     loading: list[Future[Images]] = []
@@ -72,7 +79,7 @@ def _reading(patches: PatchSet, windows: Sequence[NDArray[np.integer]]) -> Itera
 
     def need(first: int, last: int) -> None:
         nonlocal forgotten, known
-        while forgotten < first:
+        while forgotten < first and not stays:
             for image in stored[forgotten]:
                 patches.loaded.pop(image, None)
             spare.append(rooms[forgotten])
@@ -89,7 +96,8 @@ def _reading(patches: PatchSet, windows: Sequence[NDArray[np.integer]]) -> Itera
         yield need
     finally:
         reader.shutdown(cancel_futures=True)
-        patches.loaded.clear()
+        if not stays:
+            patches.loaded.clear()
 
 
 def _draw_windows(patches: PatchSet, rng: np.random.Generator, window_bytes: int) -> NDArray[np.int64]:
