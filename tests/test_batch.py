@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 import weakref
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from unary.batch import list_inputs, run_batch
+from unary.detectors.threads import count_threads, using_threads
 from unary.errors import ImageError
 from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
@@ -103,7 +105,13 @@ def test_a_kill_loses_nothing_and_a_rerun_ends_with_the_same_bytes(small, tmp_pa
     assert (tmp_path / "out" / "summary.csv").read_bytes() == (tmp_path / "fresh" / "summary.csv").read_bytes()
 
 
-def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, monkeypatch):
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    with using_threads(request.param):
+        yield request.param
+
+
+def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, monkeypatch, threads):
     for number in range(3):
         shutil.copy(small, tmp_path / f"{number}.dcm")
     for most, together in ((10**9, True), (1, False)):
@@ -127,8 +135,31 @@ def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, 
         assert (order == ["work", "written"] * 3) != together
 
 
-@pytest.mark.parametrize("most", [10**9, 1])
-def test_no_more_images_are_held_than_two_or_one_if_large(most, small, tmp_path, monkeypatch):
+def test_images_are_worked_on_side_by_side_a_thread_each_but_large_or_single_ones(small, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.dcm" for number in range(6)]
+    for path in paths:
+        shutil.copy(small, path)
+    for most, count in ((10**9, 6), (1, 6), (10**9, 1)):
+        monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+        together = most > 1 and count > 1
+        meeting = threading.Barrier(3 if together else 1)
+        used = []
+
+        def working(image, meeting=meeting, used=used):
+            meeting.wait(timeout=20)  # passes only three at a time
+            used.append(count_threads())
+            return lambda folder: {"file": image.path.name}
+
+        out = tmp_path / f"out{most}-{count}"
+        with using_threads(3):
+            summary = run_batch(paths[:count], out, working, identity={}, progress=False)
+            assert count_threads() == 3
+        assert used == [1 if together else 3] * count
+        assert [row["file"] for row in summary.rows] == [path.name for path in paths[:count]]
+
+
+@pytest.mark.parametrize("most", [160 * 128, 1])
+def test_no_more_images_are_held_than_there_is_room_for(most, small, tmp_path, monkeypatch, threads):
     monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
     for number in range(6):
         shutil.copy(small, tmp_path / f"{number}.dcm")
@@ -150,7 +181,7 @@ def test_no_more_images_are_held_than_two_or_one_if_large(most, small, tmp_path,
     paths = [tmp_path / f"{number}.dcm" for number in range(6)]
     summary = run_batch(paths, tmp_path / "out", examine_much, identity={}, progress=False)
     assert len(summary.failed) == 6
-    assert max(most_held) <= (1 if most > 1 else 0)
+    assert max(most_held) <= (threads if most > 1 else 0)
 
 
 def test_what_is_wrong_in_writing_one_image_is_its_failure_and_a_full_disk_ends_the_batch(small, tmp_path):

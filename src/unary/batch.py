@@ -1,20 +1,22 @@
 """Running a model over many files: one bad file never stops the others, and nothing already computed is lost.
 
-Files are read in a process of their own with limits on memory and time, the next one while the last one is worked on,
-and a thread of its own draws and writes the results of the one before.
+Files are read in a process of their own with limits on memory and time, the next one while others are worked on, one
+image a thread; and a thread of its own draws and writes the results of those before.
 Every image gets its own folder of results, written under a temporary name and renamed when it is whole. A rerun skips
 what is there already, as long as the model, the file's bytes and the options are the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.bundle import MODEL_FILE, Model, hash_file
+from unary.detectors.threads import count_threads, map_in_threads, using_threads
 from unary.errors import ImageError
 from unary.files import replacing
 from unary.outputs.figures import figure_png, plot_overlay
@@ -108,6 +111,13 @@ def _make_safe(name: str) -> str:
     return kept[-_LONGEST_NAME:].lstrip(" .") or "_"
 
 
+_Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]
+"""A finished summary row, or why there is no image, or the image with its identity."""
+
+_Outcome = dict[str, Any] | ImageError | Future[dict[str, Any] | ImageError]
+"""A row that was finished before, or why there is none, or either once the results are written."""
+
+
 def run_batch(
     inputs: Sequence[Path],
     out: Path,
@@ -129,8 +139,9 @@ def run_batch(
     out
         Created when missing. Temporary folders that a killed run has left there are removed.
     examine
-        Works on one image and returns what will write its results into a folder and return its row of the summary. That
-        happens beside the work on the next image, but for images of more than sixteen megapixels, two of which might
+        Works on one image and returns what will write its results into a folder and return its row of the summary.
+        Called from as many threads as torch would use, which torch then does not divide its work among, while earlier
+        results are written; but for a single image, and those of more than sixteen megapixels, several of which might
         not fit in memory. An `ImageError` of either makes the image a failure.
     identity
         What a result depends on beside the file: the model's hash, options. Kept results of another identity are done
@@ -158,44 +169,74 @@ def run_batch(
         failures[name] = Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
         logger.warning("skipped: %s", str(error))
 
-    def settle(name: str, writing: Future[dict[str, Any]]) -> None:
+    def settle(name: str, outcome: _Outcome) -> None:
         """Wait; what is wrong with more than one image, such as a full disk, ends the batch at once."""
+        if isinstance(outcome, dict):
+            kept.append(name)
+        row = outcome.result() if isinstance(outcome, Future) else outcome
+        if isinstance(row, ImageError):
+            fail(name, row)
+        else:
+            rows[name] = row
+
+    threads = count_threads() if len(files) > 1 else 1  # a single image gets all threads for itself
+    places = _Places(_TOGETHER_PX * (threads + 1))
+
+    def admit(found: Iterable[tuple[str, _Found]]) -> Iterator[tuple[str, _Found]]:
+        for item in found:
+            if isinstance(item[1], tuple):
+                places.take(item[1][0].pixels.size)
+            yield item
+
+    broken: list[BaseException] = []
+
+    def put(name: str, write: Write, own: dict[str, Any]) -> dict[str, Any] | ImageError:
+        """Write results, unless those of another image could not be for a reason that ends the batch."""
+        if broken:
+            raise broken[0]
         try:
-            rows[name] = writing.result()
-        except ImageError as error:
-            fail(name, error.with_traceback(None))  # which would keep the image
+            return _write_folder(out / name, write, own)
+        except BaseException as error:
+            broken.append(error)
+            raise
 
     with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
-        ahead = _read_ahead(files, out, identity, reader)
-        bar = tqdm(ahead, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
-        under_way: tuple[str, Future[dict[str, Any]]] | None = None
-        try:
-            for name, found in bar:
-                if isinstance(found, dict):
-                    kept.append(name)
-                    rows[name] = found
-                    continue
-                try:
-                    if isinstance(found, ImageError):
-                        raise found
+
+        def work(item: tuple[str, _Found]) -> tuple[str, _Outcome]:
+            name, found = item
+            if not isinstance(found, tuple):
+                return name, found
+            size = found[0].pixels.size
+            alone = threads > 1 and size > _TOGETHER_PX
+            try:
+                with using_threads(threads) if alone else contextlib.nullcontext():
                     write = examine(found[0])
-                except ImageError as error:
-                    fail(name, error)
-                    continue
-                if under_way is not None:  # one image's results at a time
-                    settle(*under_way)
-                under_way = (name, writer.submit(_write_folder, out / name, write, found[1]))
-                del write  # it holds the image and its map
-                if found[0].pixels.size > _TOGETHER_PX:
-                    settle(*under_way)
-                    under_way = None
-            if under_way is not None:
-                settle(*under_way)
+                writing = writer.submit(put, name, write, found[1])
+            except BaseException as error:
+                places.give_back(size)
+                if isinstance(error, ImageError):
+                    return name, error.with_traceback(None)  # which would keep the image
+                raise
+            writing.add_done_callback(lambda _: places.give_back(size))
+            return name, writing
+
+        ahead = _read_ahead(files, out, identity, reader)
+        outcomes = map_in_threads(work, admit(ahead)) if threads > 1 else map(work, admit(ahead))
+        bar = tqdm(outcomes, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
+        before: tuple[str, _Outcome] | None = None
+        try:
+            for latest in bar:
+                if before is not None:  # whose results were written meanwhile
+                    settle(*before)
+                before = latest
+            if before is not None:
+                settle(*before)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
+            if isinstance(outcomes, Generator):
+                outcomes.close()
             ahead.close()
-    before = set(kept)
-    done = tuple(name for name in files if name in rows and name not in before)
+    done = tuple(name for name in files if name in rows and name not in set(kept))
     failed = tuple(failures[name] for name in files if name in failures)
     ordered = tuple(rows[name] for name in files if name in rows)
     write_table(out / "summary.csv", ordered)
@@ -203,7 +244,27 @@ def run_batch(
     return BatchSummary(done, tuple(kept), failed, ordered)
 
 
-_Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]
+class _Places:
+    """Room for as many pixels as may be worked on, or wait to be written, at a time; a large image takes it whole."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        cost = self._cost(size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= cost)
+            self._free -= cost
+
+    def give_back(self, size: int) -> None:
+        with self._changed:
+            self._free += self._cost(size)
+            self._changed.notify_all()
+
+    def _cost(self, size: int) -> int:
+        return self._size if size > _TOGETHER_PX else size
 
 
 def _read_ahead(
@@ -237,8 +298,8 @@ def _hash_input(path: Path, limits: ReadingLimits) -> str:
     return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""
 
 
-def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Write one image's folder of results in one step; return its row of the summary."""
+def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> dict[str, Any] | ImageError:
+    """Write one image's folder of results in one step; return its row of the summary, or why there is none."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -250,6 +311,8 @@ def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> di
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
+    except ImageError as error:
+        return error.with_traceback(None)  # which would keep the image
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return row

@@ -11,8 +11,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from unary.accelerator import DeviceLearner, Precision, rounding
 from unary.checkpoints import load_checkpoint, save_checkpoint
 from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, Initialisation, build_autoencoder
-from unary.detectors.threads import has_matrix_units
+from unary.detectors.threads import has_matrix_units, using_threads
 from unary.distributed import Learner, is_first, share_batches
 from unary.epochs import draw_batches
 from unary.errors import CompilerError, TrainingError
@@ -339,23 +338,9 @@ def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, batches: Iterab
     for which in batches:
         total += learn(which) * len(which)
         count += len(which)
-        with _one_thread():
+        with using_threads(1):  # a step takes 0.2 ms on one, up to 100 ms on two that share two cores with others
             optimizer.step()
     return total / count
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch work alone where there is little to do: on a busy machine its threads wait for each other far longer.
-
-    A step of Adam takes 0.2 ms on one thread, and up to 100 ms on two that share two cores with other programs.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _batch(patches: PatchSet, which: NDArray[np.int64], device: str) -> Tensor:
@@ -381,7 +366,7 @@ def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
     """Return the share of hidden feature maps that are zero on every pixel of every probe patch."""
     dead = total = 0
     hidden = (probe - network.config.input_mean) / network.config.input_scale
-    with _one_thread(), torch.inference_mode():
+    with using_threads(1), torch.inference_mode():
         for number, layer in enumerate((*network.encoder, *network.decoder[:-1])):
             if number == len(network.encoder) and network.squeeze is not None and network.expand is not None:
                 hidden = torch.relu(network.expand(network.squeeze(hidden.flatten(1)))).view_as(hidden)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
     """Yield ``function(item)`` of each item, in order, from as many threads as torch would use.
 
     At most two results per thread are under way, so that memory stays bounded. With a single thread this is ``map``.
@@ -44,6 +45,22 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the number of one thread is that of threads to come, too
+
+
+def count_threads() -> int:
+    """How many threads torch uses here."""
+    return torch.get_num_threads()
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
     values = image.pixels.astype(np.float32)
     inverted = source.get("PhotometricInterpretation") == "MONOCHROME1"
     if inverted:  # windows are stated for values before inversion
-        values = np.float32(sum(image.value_range)) - values
+        np.subtract(np.float32(sum(image.value_range)), values, out=values)
     if source.get("VOILUTSequence"):
         shown = _apply_table(values, source.VOILUTSequence[0])
     else:
@@ -110,8 +110,9 @@ def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
         center, width = own or find_window(image, inverted=inverted)
         function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
         shown = _apply_window(values, center, width, function)
-    clipped: NDArray[np.float32] = np.clip(1 - shown if inverted else shown, 0, 1)
-    return clipped
+    if inverted:
+        np.subtract(1, shown, out=shown)
+    return np.clip(shown, 0, 1, out=shown)
 
 
 def find_window(image: Image, *, inverted: bool) -> tuple[float, float]:
@@ -142,14 +143,19 @@ def _apply_table(values: NDArray[np.float32], item: Dataset) -> NDArray[np.float
 
 
 def _apply_window(values: NDArray[np.float32], center: float, width: float, function: str) -> NDArray[np.float32]:
-    """Map values to 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    """Map values to 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3), in place."""
     if function == "SIGMOID":
-        shown = 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -60, 60)))
-    elif function == "LINEAR_EXACT":
-        shown = (values - center) / width + 0.5
-    else:
-        shown = (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
-    return np.asarray(shown, np.float32)
+        values -= np.float32(center)
+        values *= np.float32(-4 / width)
+        np.exp(np.clip(values, -60, 60, out=values), out=values)
+        values += 1
+        return np.reciprocal(values, out=values)
+    if function != "LINEAR_EXACT":
+        center, width = center - 0.5, max(width - 1, 1e-6)
+    values -= np.float32(center)
+    values /= np.float32(width)
+    values += np.float32(0.5)
+    return values
 
 
 def draw_capture(gray: NDArray[np.float32], detection: Detection, identity: ModelIdentity) -> NDArray[np.uint8]:
@@ -185,9 +191,9 @@ def draw_capture(gray: NDArray[np.float32], detection: Detection, identity: Mode
 
 def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean of two by two pixels; the last row or column of an odd size counts twice."""
-    even = np.pad(gray, [(0, size % 2) for size in gray.shape], mode="edge")
-    pairs = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2)
-    return np.asarray(pairs.mean(axis=(1, 3), dtype=np.float32))
+    even = np.pad(gray, [(0, size % 2) for size in gray.shape], mode="edge") if any(n % 2 for n in gray.shape) else gray
+    rows = even[::2] + even[1::2]
+    return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, np.float32)
 
 
 def _draw_finding(draw: Any, finding: Finding, *, step: int, above: int, font: Any, line_px: int) -> None:
