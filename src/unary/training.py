@@ -117,7 +117,7 @@ def train_autoencoder(
     Parameters
     ----------
     patches
-        Normal patches alone; the caller answers for that. Of a store that memory does not hold, two windows at a time
+        Normal patches alone; the caller answers for that. Of a store that memory does not hold, three windows at a time
         are read (`unary.epochs`).
     training
         Optimisation. Each epoch's order depends on the seed and the epoch's number only, so that a run that was
