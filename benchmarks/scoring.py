@@ -1,8 +1,8 @@
 """How long one mammogram takes from file to findings, by stage, and the same windows scored by MONAI's sliding window.
 
-All take turns, so that a noisy machine slows all; the median of the rounds counts. The models are fitted on small
-phantoms, since time does not depend on what a model has learned; the image is a phantom of full size. Without MONAI
-(the extra `bench`) that comparison is left out. Last comes one JSON line.
+All take turns, so that a noisy machine slows all, and the median of the rounds counts; a folder of images comes once. The
+models are fitted on small phantoms, since time does not depend on what a model has learned; the image is a phantom of
+full size. Without MONAI (the extra `bench`) that comparison is left out. Last comes one JSON line.
 """
 
 from __future__ import annotations
@@ -175,29 +175,32 @@ def run_command(*words: str) -> tuple[float, float]:
     return seconds, (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / seconds
 
 
-def run_commands(times: Times, folder: Path, plain: Path, busy: dict[str, float], *, many: bool) -> None:
-    """Start the program as a user does; if ``many`` also on a folder of images, noting how many cores are busy."""
-    out = folder / "out"
-    model = str(folder / "fusion")
-    alone = ("--dicom", "none", "--out", str(out))
-    commands: dict[str, tuple[str, ...]] = {
-        "unary --help": ("--help",),
-        "unary score, one image": ("score", model, str(plain), "--out", str(out)),
-        "unary detect, one image": ("detect", model, str(plain), *alone),
-    }
-    if many:
-        copies = folder / "many"
-        copies.mkdir()
-        for number in range(IMAGES):
-            os.link(plain, copies / f"{number}.dcm")
-        commands[f"unary detect, {IMAGES} images"] = ("detect", model, str(copies), *alone)
-        commands["unary detect with DICOM results"] = ("detect", model, str(copies), "--out", str(out))
+def run_commands(times: Times, folder: Path, commands: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    """Start the program as a user does, into an empty folder ``out``; return how many cores each kept busy."""
+    busy = {}
     for name, words in commands.items():
-        shutil.rmtree(out, ignore_errors=True)
-        seconds, cores = run_command(*words)
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        seconds, busy[name] = run_command(*words)
         times.setdefault(name, []).append(seconds)
-        if "images" in name or "DICOM" in name:
-            busy[name] = cores
+    return busy
+
+
+def list_commands(folder: Path, plain: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """The commands of a start, and those on a folder of images, which is made here."""
+    many = folder / "many"
+    many.mkdir()
+    for number in range(IMAGES):
+        os.link(plain, many / f"{number}.dcm")
+    out = ("--out", str(folder / "out"))
+    score, detect = (("score", str(folder / "fusion")), ("detect", str(folder / "fusion")))
+    return {
+        "unary --help": ("--help",),
+        "unary score, one image": (*score, str(plain), *out),
+        "unary detect, one image": (*detect, str(plain), "--dicom", "none", *out),
+    }, {
+        f"unary detect, {IMAGES} images": (*detect, str(many), "--dicom", "none", *out),
+        "unary detect with DICOM results": (*detect, str(many), *out),
+    }
 
 
 def main() -> None:
@@ -229,7 +232,7 @@ def report(folder: Path, shape: tuple[int, int], options: argparse.Namespace, *,
     compare = functools.partial(map_with_monai, paper.detector.network)
     times: Times = {}
     arithmetic, traffic, difference = [], [], 0.0
-    busy: dict[str, float] = {}
+    starts, folders = list_commands(folder, files["read uncompressed"])
     for turn in range(options.rounds + 1):
         if turn == 1:  # the first round warms up
             times.clear()
@@ -242,7 +245,8 @@ def report(folder: Path, shape: tuple[int, int], options: argparse.Namespace, *,
             time_call(times, "wei2018: MONAI, whole image", lambda: compare(whole.pixels))
             difference = float(np.nanmax(np.abs(found - other)))
         if not options.no_commands:
-            run_commands(times, folder, files["read uncompressed"], busy, many=turn == options.rounds)
+            run_commands(times, folder, starts)
+    busy = {} if options.no_commands else run_commands(times, folder, folders)
     medians = {name: statistics.median(values) for name, values in times.items()}
     windows = len(tissue_origins(box.mask, GridConfig(SIZE_PX, STRIDE_PX, 0.0)))
     tissue_px = int(prepared.mask.sum())

@@ -221,13 +221,13 @@ def test_maps_added_up_where_patches_overlap_are_those_of_single_patches(config)
     assert isinstance(detector, BlendingDetector)
     expected, sums = np.ones(pixels.shape, np.float32), np.ones(pixels.shape, np.float32)
     add_tapered(expected, detector.examine(extract_patches(pixels, origins, size_px=side)).maps, origins)
-    detector.add_maps(pixels, origins, sums)
+    detector.add_maps(pixels, origins, sums, size_px=side)
     assert np.allclose(sums, expected, rtol=1e-5)
     wide, apart = np.pad(pixels, ((0, 0), (3, 4)))[:, 3:-4], np.ones((len(sums), 9 + sums.shape[1]), np.float32)
-    detector.add_maps(wide, origins.astype(np.int64), apart[:, :-9])
+    detector.add_maps(wide, origins.astype(np.int64), apart[:, :-9], size_px=side)
     assert np.array_equal(apart[:, :-9], sums)
     assert (apart[:, -9:] == 1).all()
-    detector.add_maps(pixels, origins[:0], sums)
+    detector.add_maps(pixels, origins[:0], sums, size_px=side)
     assert np.array_equal(apart[:, :-9], sums)
 
 
@@ -236,7 +236,7 @@ def test_a_network_that_computes_nonsense_does_not_hide_it_in_a_map():
     with torch.no_grad():
         network.decoder[-1].bias.fill_(torch.nan)
     sums = np.zeros((16, 16), np.float32)
-    build_reconstruction(network).add_maps(np.zeros((16, 16), np.uint16), np.zeros((1, 2), np.int32), sums)
+    build_reconstruction(network).add_maps(np.zeros((16, 16), np.uint16), np.zeros((1, 2), np.int32), sums, size_px=16)
     assert np.isnan(sums).all()
 
 
@@ -278,10 +278,12 @@ def test_what_would_write_to_other_memory_is_refused(origin):
     detector = build_reconstruction(build_network(AutoencoderConfig(16, widths=(2,))))
     pixels, sums = np.zeros((24, 20), np.uint16), np.zeros((24, 20), np.float32)
     with pytest.raises(ValueError, match="past an image"):
-        detector.add_maps(pixels, np.array([(0, 0), origin], np.int32), sums)
+        detector.add_maps(pixels, np.array([(0, 0), origin], np.int32), sums, size_px=16)
     for wrong in (sums[:-1], sums.astype(np.float64), np.asfortranarray(sums)):
         with pytest.raises(ValueError, match="need sums of shape"):
-            detector.add_maps(pixels, np.zeros((1, 2), np.int32), wrong)
+            detector.add_maps(pixels, np.zeros((1, 2), np.int32), wrong, size_px=16)
+    with pytest.raises(ValueError, match="patches of 16 px, not of 8"):
+        detector.add_maps(pixels, np.zeros((1, 2), np.int32), sums, size_px=8)
     assert not sums.any()
 
 

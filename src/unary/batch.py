@@ -8,7 +8,6 @@ what is there already, as long as the model, the file's bytes and the options ar
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import json
@@ -179,7 +178,7 @@ def run_batch(
         else:
             rows[name] = row
 
-    threads = count_threads() if len(files) > 1 else 1  # a single image gets all threads for itself
+    threads = count_threads()
     places = _Places(_TOGETHER_PX * (threads + 1))
 
     def admit(found: Iterable[tuple[str, _Found]]) -> Iterator[tuple[str, _Found]]:
@@ -207,9 +206,8 @@ def run_batch(
             if not isinstance(found, tuple):
                 return name, found
             size = found[0].pixels.size
-            alone = threads > 1 and size > _TOGETHER_PX
             try:
-                with using_threads(threads) if alone else contextlib.nullcontext():
+                with using_threads(threads if size > _TOGETHER_PX else count_threads()):
                     write = examine(found[0])
                 writing = writer.submit(put, name, write, found[1])
             except BaseException as error:
@@ -221,7 +219,8 @@ def run_batch(
             return name, writing
 
         ahead = _read_ahead(files, out, identity, reader)
-        outcomes = map_in_threads(work, admit(ahead)) if threads > 1 else map(work, admit(ahead))
+        admitted = admit(ahead)  # a single image is worked on here, with all threads for itself
+        outcomes = map_in_threads(work, admitted) if len(files) > 1 else (work(item) for item in admitted)
         bar = tqdm(outcomes, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
         before: tuple[str, _Outcome] | None = None
         try:
@@ -233,10 +232,10 @@ def run_batch(
                 settle(*before)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
-            if isinstance(outcomes, Generator):
-                outcomes.close()
+            outcomes.close()
             ahead.close()
-    done = tuple(name for name in files if name in rows and name not in set(kept))
+    fresh = rows.keys() - set(kept)
+    done = tuple(name for name in files if name in fresh)
     failed = tuple(failures[name] for name in files if name in failures)
     ordered = tuple(rows[name] for name in files if name in rows)
     write_table(out / "summary.csv", ordered)

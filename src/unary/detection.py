@@ -134,7 +134,7 @@ def _add_up(
     strip, inside = pixels[first:last], origins - np.array([first, 0], np.int32)
     sums = np.zeros(strip.shape, np.float32)
     if isinstance(detector, BlendingDetector):
-        detector.add_maps(strip, inside, sums)
+        detector.add_maps(strip, inside, sums, size_px=size_px)
     else:
         for start in range(0, len(inside), _BATCH):
             batch = inside[start : start + _BATCH]

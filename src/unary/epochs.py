@@ -50,10 +50,9 @@ def draw_batches(
     if not read or not any(is_stored(patches.images[image]) for window in windows for image in window):
         yield from batches
         return
-    spans = [tuple(number_of[patches.index[which[[0, -1]], 0]].tolist()) for which in batches]
     with _reading(patches, windows) as need:
-        for which, (first, last) in zip(batches, spans, strict=True):
-            need(first, last)
+        for which in batches:
+            need(*number_of[patches.index[which[[0, -1]], 0]].tolist())
             yield which
 
 

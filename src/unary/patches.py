@@ -132,7 +132,8 @@ def taper_window(size_px: int) -> NDArray[np.float32]:
     A pyramid, highest in the middle. It is nowhere zero, so that a pixel that one patch alone covers, as those at the
     border and in the corners of an image, keeps that patch's value to the last bit but rounding.
     """
-    window: NDArray[np.float32] = np.outer(taper_ramp(size_px), taper_ramp(size_px))
+    ramp = taper_ramp(size_px)
+    window: NDArray[np.float32] = np.outer(ramp, ramp)
     return window
 
 
@@ -169,7 +170,7 @@ def stitch_patches(
             for window, inside in _each_covered(result, maps, origins):
                 np.fmax(window, inside, out=window)
         else:
-            _add_weighted(result, maps, origins, _blend_weights(blend, int(maps.shape[-1])))
+            _add_weighted(result, maps, origins, _blend_ramp(blend, int(maps.shape[-1])))
     if blend != "max":
         OverlapWeights(laid, shape[1], blend=blend).divide(result)
     return result
@@ -184,7 +185,7 @@ def split_grid(origins: Origins, rows: int) -> list[Origins]:
 
 def add_tapered(sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins) -> None:
     """Add patch maps, shape (n, size, size), float32, times the weights of `taper_window`, to an image's ``sums``."""
-    _add_weighted(sums, maps, origins, taper_window(int(maps.shape[-1])))
+    _add_weighted(sums, maps, origins, taper_ramp(int(maps.shape[-1])))
 
 
 class OverlapWeights:
@@ -208,7 +209,7 @@ class OverlapWeights:
     ) -> None:
         self._lines: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
         for size_px, origins in laid:
-            ramp = taper_ramp(size_px) if blend == "taper" else np.ones(size_px, np.float32)
+            ramp = _blend_ramp(blend, size_px)
             for top in np.unique(origins[:, 0]).tolist():
                 line = np.zeros(cols + size_px, np.float32)
                 for col in origins[origins[:, 0] == top, 1].tolist():
@@ -244,14 +245,16 @@ def _each_covered(
 
 
 def _add_weighted(
-    sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins, weights: NDArray[np.float32]
+    sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins, ramp: NDArray[np.float32]
 ) -> None:
+    weights = np.outer(ramp, ramp)
     for window, inside in _each_covered(sums, maps, origins):
         window += weights[: window.shape[0], : window.shape[1]] * inside
 
 
-def _blend_weights(blend: Literal["mean", "max", "taper"], size_px: int) -> NDArray[np.float32]:
-    return taper_window(size_px) if blend == "taper" else np.ones((size_px, size_px), np.float32)
+def _blend_ramp(blend: Literal["mean", "taper"], size_px: int) -> NDArray[np.float32]:
+    """A patch's weights along one axis."""
+    return taper_ramp(size_px) if blend == "taper" else np.ones(size_px, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 Any reader of TIFF opens the file. Here it is mapped into memory, so that an image is an array whose pixels the system
 reads when they are looked at. Pages that were looked at count as the process's memory until they are released. Whoever
-needs many images whole reads them into memory of its own instead, which costs a tenth of the processor's time.
+needs many images whole reads them into memory of its own instead, past the system's cache if they would not last there.
 """
 
 from __future__ import annotations

@@ -67,10 +67,13 @@ class Detector(Protocol):
 class BlendingDetector(Protocol):
     """A detector of patches that adds up its maps where they overlap, in fewer passes over memory than by itself."""
 
-    def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
+    def add_maps(
+        self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32], *, size_px: int
+    ) -> None:
         """Add the maps of an image's patches, times the weights of `unary.patches.taper_window`, to ``sums``.
 
         ``pixels``, (rows, cols) uint16, holds every patch whole; ``origins``, shape (n, 2), are the patches' first
-        pixels; ``sums`` has the image's shape, float32.
+        pixels; ``sums`` has the image's shape, float32. `ValueError` if these do not fit, or the detector sees patches
+        of another size.
         """
         ...

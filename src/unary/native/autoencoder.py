@@ -123,12 +123,10 @@ class NativeLearner:
         addresses = self._addresses[which]
         if self._patches.loaded:
             images, of_patch = np.unique(self._patches.index[which, 0], return_inverse=True)
-            moved = [self._images[n].ctypes.data - self._now(n).ctypes.data for n in images.tolist()]
-            addresses -= np.asarray(moved, np.int64)[of_patch]
+            usual = [(self._images[number], number) for number in images.tolist()]
+            moved = [self._patches.loaded.get(n, image).ctypes.data - image.ctypes.data for image, n in usual]
+            addresses += np.asarray(moved, np.int64)[of_patch]
         return addresses
-
-    def _now(self, image: int) -> NDArray[np.uint16]:
-        return self._patches.loaded.get(image, self._images[image])
 
     def _add_gradient(self, which: NDArray[np.int64], weight: float) -> float:
         """Add what some patches contribute; return the sum of their squared errors."""
@@ -189,9 +187,13 @@ class CompiledReconstruction(ReconstructionDetector):
         np.abs(errors, out=errors)
         return Examination(np.sqrt(squares / self.network.config.size_px**2), errors)
 
-    def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
+    def add_maps(
+        self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32], *, size_px: int
+    ) -> None:
         """As `unary.detectors.protocol.BlendingDetector.add_maps`."""
         side = self.network.config.size_px
+        if size_px != side:
+            raise ValueError(f"the network sees patches of {side} px, not of {size_px}")
         given, places = _with_whole_rows(pixels), np.ascontiguousarray(origins, np.int32)
         if sums.shape != given.shape or sums.dtype != np.float32 or sums.strides[1] != sums.itemsize:
             raise ValueError(f"need sums of shape {given.shape}, float32, got {sums.shape} {sums.dtype}")
