@@ -1,8 +1,8 @@
 """How long one mammogram takes from file to findings, by stage, and the same windows scored by MONAI's sliding window.
 
-All take turns, so that a noisy machine slows all, and the median of the rounds counts; a folder of images comes once. The
-models are fitted on small phantoms, since time does not depend on what a model has learned; the image is a phantom of
-full size. Without MONAI (the extra `bench`) that comparison is left out. Last comes one JSON line.
+All take turns, so that a noisy machine slows all, and the median of the rounds counts; a folder of images comes once.
+The models are fitted on small phantoms, since time does not depend on what a model has learned; the image is a phantom
+of full size. Without MONAI (the extra `bench`) that comparison is left out. Last comes one JSON line.
 """
 
 from __future__ import annotations
