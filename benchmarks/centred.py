@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from unary.collection import Collection
+from unary.datasets.inbreast import read_inbreast
+from unary.datasets.manifest import lesion_group
+from unary.detectors.fit_fusion import FusionConfig
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.evaluation.intervals import Run, auroc_over_seeds, difference_over_seeds
 from unary.experiments.bench_data import collect_bench_data, draw_folds
-from unary.fitting.fusion import FusionConfig
-from unary.patches import GridConfig, PatchSet
-from unary.pipeline import train_fusion
-from unary.prepare import PreparationConfig
-from unary.scoring import score_patch_set
-from unary.sources.inbreast import read_inbreast
-from unary.sources.manifest import lesion_group
+from unary.models.pipeline import train_fusion
+from unary.models.scoring import score_patch_set
+from unary.patches.collection import Collection
+from unary.patches.grid import GridConfig, PatchSet
+from unary.patches.preparation import PreparationConfig
 
 GROUPS = {"BI-RADS 5": ("5",), "BI-RADS 2 to 4": ("2", "3", "4")}
 

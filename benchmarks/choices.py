@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from unary.collection import Collection, collect_patches
-from unary.detectors.autoencoder import ReconstructionDetector
+from unary.datasets.inbreast import read_inbreast
+from unary.detectors.wei2018.autoencoder import ReconstructionDetector
 from unary.evaluation.roc import auroc
 from unary.experiments.wei2018 import hold_out, select_images
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
-from unary.scoring import score_patch_set
-from unary.sources.inbreast import read_inbreast
-from unary.training import TrainingConfig, train_autoencoder
+from unary.models.scoring import score_patch_set
+from unary.patches.collection import Collection, collect_patches
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 CHOICES = (
     ("percentile", "pyramid"),

@@ -1,7 +1,7 @@
 """Fitting the default detector now, and as it was when it became the default: the same images, in turns.
 
 The first version is taken from the repository's own history into a temporary folder. Two times are told apart:
-training, which is all that becomes the detector (`unary.fitting.fusion.fit_fusion`), and the whole command, in which
+training, which is all that becomes the detector (`unary.detectors.fit_fusion.fit_fusion`), and the whole command, in which
 the present version also sets operating points for findings, which the first did not know. Last comes one JSON line.
 """
 
@@ -22,8 +22,8 @@ from pathlib import Path
 FIRST = "6b8d52b"
 CHILD = """
 import sys, time
-import unary.pipeline as pipeline
-from unary.cli import main
+import unary.models.pipeline as pipeline
+from unary.cli.main import main
 fit = pipeline.fit_fusion
 def timed(*words, **named):
     started = time.perf_counter()

@@ -25,21 +25,21 @@ from froc_figures import write_figures
 from froc_runs import Plan, RunResult, draw_image_folds, hash_manifest, run_plan
 from reserved import explored_patients
 
-from unary.bundle import describe_versions
-from unary.evaluation.froc import FALSE_RATES, Outcomes, compare_froc, summarise_froc
-from unary.evaluation.intervals import Estimate
-from unary.experiments.detection_evaluation import (
+from unary.datasets.inbreast import read_inbreast
+from unary.datasets.manifest import read_manifest
+from unary.evaluation.detection_evaluation import (
     as_pair,
     compare_judged,
     count_findings,
     describe_froc,
     estimate_patient_means,
 )
-from unary.experiments.detection_report import NAMES, with_interval
-from unary.experiments.judged_images import JudgedImage, Sought, build_outcomes
+from unary.evaluation.froc import FALSE_RATES, Outcomes, compare_froc, summarise_froc
+from unary.evaluation.intervals import Estimate
+from unary.evaluation.judged_images import JudgedImage, Sought, build_outcomes
 from unary.files import replacing
-from unary.sources.inbreast import read_inbreast
-from unary.sources.manifest import read_manifest
+from unary.models.bundle import describe_versions
+from unary.outputs.detection_report import NAMES, with_interval
 
 GROUPS = {
     "calcification groups, BI-RADS 5": Sought(("calcification",), birads="5", complete_only=True),

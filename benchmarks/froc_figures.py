@@ -10,9 +10,9 @@ import numpy as np
 from froc_runs import RunResult
 
 from unary.evaluation.froc import froc_curve, summarise_froc
-from unary.experiments.detection_pictures import list_false_alarms, list_lesions, plot_judged, plot_sights
-from unary.experiments.judged_images import Sought, build_outcomes
+from unary.evaluation.judged_images import Sought, build_outcomes
 from unary.outputs.detection_figures import plot_froc
+from unary.outputs.detection_pictures import list_false_alarms, list_lesions, plot_judged, plot_sights
 from unary.outputs.figures import figure_png
 
 if TYPE_CHECKING:

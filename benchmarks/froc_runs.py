@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from unary.bundle import MODEL_FILE, DetectorName, Model, hash_file, read_model, write_model
-from unary.calibration import MOST_FINDINGS, NormalScores, calibrate
-from unary.detection import require_settings
+from unary.datasets.splits import require_disjoint, split_by_patient
 from unary.errors import SplitError
+from unary.evaluation.detection_evaluation import as_pair, evaluate_detection
+from unary.evaluation.judged_images import JudgedImage, is_normal
 from unary.evaluation.matching import Match, Target
 from unary.evaluation.pixelwise import summarise_pixels
-from unary.experiments.detection_evaluation import as_pair, evaluate_detection
-from unary.experiments.judged_images import JudgedImage, is_normal
 from unary.files import replacing
-from unary.pipeline import FitConfig, fit
+from unary.models.bundle import MODEL_FILE, DetectorName, Model, hash_file, read_model, write_model
+from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate
+from unary.models.detection import require_settings
+from unary.models.pipeline import FitConfig, fit
 from unary.records import Finding, Manifest, ManifestRow, OperatingPoint
-from unary.splits import require_disjoint, split_by_patient
-from unary.training import TrainingConfig
+from unary.training.engine import TrainingConfig
 
 FORMAT = 2
 
@@ -158,7 +158,7 @@ def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Mo
 
 
 def hold_out(fold: Fold, plan: Plan) -> tuple[ManifestRow, ...]:
-    """Return the normal images that `unary.pipeline.fit` holds out to set operating points."""
+    """Return the normal images that `unary.models.pipeline.fit` holds out to set operating points."""
     patients = np.asarray([row.patient_id for row in fold.fit])
     held = split_by_patient(patients, plan.held_out, np.random.default_rng(plan.seed))
     return tuple(row for row, out in zip(fold.fit, held, strict=True) if out)

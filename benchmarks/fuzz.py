@@ -36,10 +36,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError
-from unary.sources.isolation import IsolatedReader
-from unary.sources.isolation_process import ReadingLimits
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.images.isolation import IsolatedReader
+from unary.images.isolation_process import ReadingLimits
 
 LIMITS = ReadingLimits(timeout_s=10, memory_mib=1024, file_mib=64, megapixels=100)
 ROWS, COLS = 96, 80

@@ -24,14 +24,14 @@ import tifffile
 import torch
 from scipy import ndimage
 
-from unary.bundle import DetectorName, read_model
-from unary.detection import detect_image
-from unary.fitting.fusion import FusionConfig
-from unary.pipeline import FitConfig, fit
-from unary.prepare import PreparationConfig
-from unary.sources.images import read_image
-from unary.sources.phantom import PhantomConfig, write_phantom_dataset
-from unary.training import StepsConfig, TrainingConfig
+from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+from unary.detectors.fit_fusion import FusionConfig
+from unary.images.reading import read_image
+from unary.models.bundle import DetectorName, read_model
+from unary.models.detection import detect_image
+from unary.models.pipeline import FitConfig, fit
+from unary.patches.preparation import PreparationConfig
+from unary.training.engine import StepsConfig, TrainingConfig
 
 SPACING_MM = 0.07
 CASES: tuple[tuple[DetectorName, bool], ...] = (

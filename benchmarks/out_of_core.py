@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unary.patches import GridConfig, PatchSet, grid_origins
-from unary.store import open_images, release_pages, writing_images
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.grid import GridConfig, PatchSet, grid_origins
+from unary.patches.store import open_images, release_pages, writing_images
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 SHAPE = (3328, 2688)
 PER_IMAGE = len(grid_origins(SHAPE, GridConfig()))

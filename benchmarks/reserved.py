@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from unary.datasets.inbreast import read_inbreast
 from unary.evaluation.intervals import Run, auroc_over_seeds
 from unary.records import Manifest
-from unary.sources.inbreast import read_inbreast
 
 GROUPS = ("calcification_birads5", "calcification_birads2_4", "mass")
 

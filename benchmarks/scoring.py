@@ -34,13 +34,13 @@ from numpy.typing import NDArray
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 from training import count_multiply_adds, measure_arithmetic, measure_traffic
 
-from unary.bundle import Model, read_model
-from unary.detection import Examined, build_detection, map_prepared, require_settings
-from unary.findings import find_candidates
-from unary.patches import GridConfig, taper_window, tissue_origins
-from unary.prepare import FULL_SCALE, PreparedImage, find_breast, prepare_image
-from unary.sources.images import read_image
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.images.reading import read_image
+from unary.models.bundle import Model, read_model
+from unary.models.detection import Examined, build_detection, map_prepared, require_settings
+from unary.models.findings import find_candidates
+from unary.patches.grid import GridConfig, taper_window, tissue_origins
+from unary.patches.preparation import FULL_SCALE, PreparedImage, find_breast, prepare_image
 
 SPACING_MM = 0.07
 SIZE_PX, STRIDE_PX = 128, 64
@@ -134,7 +134,7 @@ def map_with_monai(network: torch.nn.Module, pixels: NDArray[np.uint16]) -> NDAr
 
 def cut_to_tissue(prepared: PreparedImage) -> PreparedImage:
     """The box of the tissue and its margin, which is what `map_prepared` lays its windows on."""
-    from unary.detection import _find_window
+    from unary.models.detection import _find_window
 
     window = _find_window(prepared.mask)
     return dataclasses.replace(prepared, pixels=prepared.pixels[window], mask=prepared.mask[window])
@@ -168,7 +168,7 @@ def run_command(*words: str) -> tuple[float, float]:
     """Return the seconds of a command, and how many cores it kept busy."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    code = "import sys; from unary.cli import main; sys.exit(main())"
+    code = "import sys; from unary.cli.main import main; sys.exit(main())"
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
-from unary.patches import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
-from unary.training import TrainingConfig, train_autoencoder
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
+from unary.patches.grid import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 PAPER_PATCHES = 36_013
 ROWS, COLS = 26, 21  # patches per image, about the paper's 537

@@ -9,11 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig
-from unary.prepare import PreparationConfig
-from unary.sources.phantom import PhantomConfig, write_phantom_dataset
-from unary.training import TrainingConfig
+from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+from unary.models.pipeline import FitConfig
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
+from unary.training.engine import TrainingConfig
 
 
 @pytest.fixture(scope="session")

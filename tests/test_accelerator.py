@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_native_autoencoder import build_network, make_patches, plain_loss
 
-from unary.accelerator import DeviceLearner, DevicePatches, rounding
-from unary.detectors.autoencoder import AutoencoderConfig
+from unary.detectors.wei2018.accelerator import DeviceLearner, DevicePatches, rounding
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig
 from unary.errors import TrainingError
-from unary.prepare import FULL_SCALE
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 CONFIG = AutoencoderConfig(16, widths=(2, 4), input_mean=0.4, input_scale=0.1)
 
@@ -85,14 +85,16 @@ def test_short_memory_halves_the_pieces_and_keeps_the_gradient(monkeypatch, capl
 
 def test_images_that_do_not_fit_are_sent_batch_by_batch(monkeypatch, caplog):
     """The device "cpu" never comes here, so that it is called another name for what a GPU without room would do."""
-    import unary.training
+    import unary.training.engine
 
     def refuse(*_, **__):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(unary.training, "DeviceLearner", refuse)
+    monkeypatch.setattr(unary.training.engine, "DeviceLearner", refuse)
     fallback = object()
-    chosen = unary.training._learn_on_device(build_network(CONFIG), make_patches(4, 16), TrainingConfig(), fallback)
+    chosen = unary.training.engine._learn_on_device(
+        build_network(CONFIG), make_patches(4, 16), TrainingConfig(), fallback
+    )
     assert chosen is fallback
     assert "do not fit on cpu" in caplog.text
 

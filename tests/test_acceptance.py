@@ -8,9 +8,7 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
 
-from unary.errors import REASONS
-from unary.records import Domain
-from unary.sources.acceptance import (
+from unary.clinic.acceptance import (
     AcceptanceConfig,
     check_file,
     check_files,
@@ -21,10 +19,12 @@ from unary.sources.acceptance import (
     join_domains,
     write_checks,
 )
-from unary.sources.images import read_image
-from unary.sources.isolation import IsolatedReader
-from unary.sources.isolation_process import ReadingLimits
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.errors import REASONS
+from unary.images.isolation import IsolatedReader
+from unary.images.isolation_process import ReadingLimits
+from unary.images.reading import read_image
+from unary.records import Domain
 
 CANARY = "Canary^Secret"
 PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"

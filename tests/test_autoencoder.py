@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from unary.detectors.autoencoder import (
+from unary.detectors.wei2018.autoencoder import (
     AutoencoderConfig,
     ReconstructionDetector,
     build_autoencoder,
     layer_sizes,
     reconstruction_rmse,
 )
-from unary.prepare import FULL_SCALE
+from unary.patches.preparation import FULL_SCALE
 
 PAPER = [(128, 128, 1), (64, 64, 2), (32, 32, 4), (16, 16, 8), (8, 8, 16), (4, 4, 32)]
 

@@ -12,10 +12,10 @@ import weakref
 import numpy as np
 import pytest
 
-from unary.batch import list_inputs, run_batch
+from unary.clinic.batch import list_inputs, run_batch
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.detectors.threads import count_threads, using_threads
 from unary.errors import ImageError
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_results_are_written_beside_the_work_on_the_next_image(small, tmp_path, 
     for number in range(3):
         shutil.copy(small, tmp_path / f"{number}.dcm")
     for most, together in ((10**9, True), (1, False)):
-        monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+        monkeypatch.setattr("unary.clinic.batch._TOGETHER_PX", most)
         order = []
 
         def working(image, order=order, together=together):
@@ -140,7 +140,7 @@ def test_images_are_worked_on_side_by_side_a_thread_each_but_large_or_single_one
     for path in paths:
         shutil.copy(small, path)
     for most, count in ((10**9, 6), (1, 6), (10**9, 1)):
-        monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+        monkeypatch.setattr("unary.clinic.batch._TOGETHER_PX", most)
         together = most > 1 and count > 1
         meeting = threading.Barrier(3 if together else 1)
         used = []
@@ -160,7 +160,7 @@ def test_images_are_worked_on_side_by_side_a_thread_each_but_large_or_single_one
 
 @pytest.mark.parametrize("most", [160 * 128, 1])
 def test_no_more_images_are_held_than_there_is_room_for(most, small, tmp_path, monkeypatch, threads):
-    monkeypatch.setattr("unary.batch._TOGETHER_PX", most)
+    monkeypatch.setattr("unary.clinic.batch._TOGETHER_PX", most)
     for number in range(6):
         shutil.copy(small, tmp_path / f"{number}.dcm")
     held, most_held = weakref.WeakSet(), []

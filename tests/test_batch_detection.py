@@ -12,11 +12,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from unary.batch_detection import DetectConfig, detect_files
-from unary.bundle import write_model
-from unary.cli import main
-from unary.pipeline import FitConfig, fit
-from unary.sources.images import read_image
+from unary.cli.main import main
+from unary.clinic.batch_detection import DetectConfig, detect_files
+from unary.images.reading import read_image
+from unary.models.bundle import write_model
+from unary.models.pipeline import FitConfig, fit
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_an_unknown_operating_point_and_kind_are_refused(model_folder, lesional,
 
 
 def test_check_and_calibrate_on_the_command_line(model_folder, phantoms, lesional, tmp_path, capsys):
-    from unary.sources.manifest import write_manifest
+    from unary.datasets.manifest import write_manifest
 
     (tmp_path / "text.dcm").write_text("no image")
     answer = tmp_path / "answers.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from unary.collection import GROUPS
+from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 from unary.errors import ManifestError, SplitError, TrainingError
 from unary.evaluation.roc import auroc
 from unary.experiments.bench import BenchConfig, Entrant, run_bench
@@ -19,10 +19,10 @@ from unary.experiments.bench_report import (
     rank_among_normals,
     write_bench_report,
 )
-from unary.lesions import judge_patches, measure_lesion, rasterise_lesion
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
-from unary.sources.phantom import PhantomConfig, write_phantom_dataset
+from unary.patches.collection import GROUPS
+from unary.patches.grid import GridConfig
+from unary.patches.lesions import judge_patches, measure_lesion, rasterise_lesion
+from unary.patches.preparation import PreparationConfig
 
 GRID = GridConfig(64, 32)
 CONFIG = BenchConfig(grid=GRID, seeds=(0, 1), folds=2, resamples=100)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from unary.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, describe_promise
 from unary.errors import CalibrationError
+from unary.models.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, describe_promise
 
 
 def draw_patient(rng, name, *, findings=2.0):

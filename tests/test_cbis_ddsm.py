@@ -3,13 +3,13 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from unary.collection import collect_patches
+from unary.datasets.cbis_ddsm import read_cbis_ddsm
+from unary.datasets.manifest import label_of_birads
 from unary.errors import ManifestError
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
-from unary.sources.cbis_ddsm import read_cbis_ddsm
-from unary.sources.images import read_image, read_mask
-from unary.sources.manifest import label_of_birads
+from unary.images.reading import read_image, read_mask
+from unary.patches.collection import collect_patches
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 
 HEADER = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,assessment,"

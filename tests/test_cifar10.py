@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unary.datasets.cifar10 import TEST_FILE, TRAIN_FILES, read_cifar10
 from unary.errors import ManifestError
-from unary.sources.cifar10 import TEST_FILE, TRAIN_FILES, read_cifar10
 
 
 def write_cifar10(folder: Path, *, records: int = 10) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from unary.cli import main
-from unary.sources.manifest import write_manifest
+from unary.cli.main import main
+from unary.datasets.manifest import write_manifest
 
 FAST = ["--detector", "wei2018", "--epochs", "2", "--batch-size", "20", "--size-px", "64", "--stride-px", "32"]
 
@@ -129,7 +129,7 @@ def test_interruption_is_told_and_resumable(fitted, monkeypatch, capsys):
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unary.pipeline.fit", interrupt)
+    monkeypatch.setattr("unary.models.pipeline.fit", interrupt)
     assert main(["fit", str(fitted / "train.csv"), "--out", str(fitted / "other"), *FAST]) == 130
     assert "run the same command again" in capsys.readouterr().err
 

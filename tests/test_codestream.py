@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 from pydicom.encaps import encapsulate
 
-from unary.sources.codestream import find_broken_fragment, find_fault, find_run_fault, find_stray
+from unary.images.codestream import find_broken_fragment, find_fault, find_run_fault, find_stray
 
 SHAPE = (24, 40)
 

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unary.collection import collect_patches
 from unary.errors import ManifestError
-from unary.lesions import judge_patches, rasterise_lesion
-from unary.patches import GridConfig, extract_patches, tissue_origins
-from unary.prepare import PreparationConfig, prepare_image
-from unary.sources.images import read_image
-from unary.store import is_stored
+from unary.images.reading import read_image
+from unary.patches.collection import collect_patches
+from unary.patches.grid import GridConfig, extract_patches, tissue_origins
+from unary.patches.lesions import judge_patches, rasterise_lesion
+from unary.patches.preparation import PreparationConfig, prepare_image
+from unary.patches.store import is_stored
 
 GRID = GridConfig(64, 32)
 

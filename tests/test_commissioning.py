@@ -4,15 +4,15 @@ import logging
 import numpy as np
 import pytest
 
-import unary.commissioning
-from unary.bundle import hash_patients
-from unary.commissioning import add_detection, calibrate_model
-from unary.detection import examine_image, require_settings
+import unary.models.commissioning
 from unary.errors import CalibrationError, SplitError
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig, fit
+from unary.images.reading import read_image
+from unary.models.bundle import hash_patients
+from unary.models.commissioning import add_detection, calibrate_model
+from unary.models.detection import examine_image, require_settings
+from unary.models.pipeline import FitConfig, fit
+from unary.patches.grid import GridConfig
 from unary.records import Lesion
-from unary.sources.images import read_image
 
 QUICK = FitConfig("laplacian", grid=GridConfig(64, 32))
 
@@ -105,7 +105,7 @@ def test_benign_lesions_and_incomplete_annotations_are_not_normal(fitted, others
 def test_images_that_cannot_be_used_are_skipped_by_name(fitted, others, tmp_path, caplog, monkeypatch):
     (tmp_path / "broken.dcm").write_bytes(b"no image")
     broken = dataclasses.replace(others.rows[0], path=tmp_path / "broken.dcm", image_id="broken")
-    real = unary.commissioning.examine_image
+    real = unary.models.commissioning.examine_image
     empty = others.rows[1].path
 
     def examine(model, image):
@@ -114,7 +114,7 @@ def test_images_that_cannot_be_used_are_skipped_by_name(fitted, others, tmp_path
             return dataclasses.replace(examined, anomaly_map=np.full_like(examined.anomaly_map, np.nan))
         return examined
 
-    monkeypatch.setattr(unary.commissioning, "examine_image", examine)
+    monkeypatch.setattr(unary.models.commissioning, "examine_image", examine)
     with caplog.at_level(logging.WARNING):
         model = calibrate_model(fitted, others.select((broken, *others.rows[1:])), progress=False)
     assert "broken.dcm" in caplog.text
@@ -125,14 +125,14 @@ def test_images_that_cannot_be_used_are_skipped_by_name(fitted, others, tmp_path
 
 def test_the_level_comes_from_images_spread_over_the_rows(fitted, others, monkeypatch):
     read = []
-    real = unary.commissioning.read_row
+    real = unary.models.commissioning.read_row
 
     def remember(row):
         read.append(row.image_id)
         return real(row)
 
-    monkeypatch.setattr(unary.commissioning, "read_row", remember)
-    monkeypatch.setattr(unary.commissioning, "_LEVEL_IMAGES", 3)
+    monkeypatch.setattr(unary.models.commissioning, "read_row", remember)
+    monkeypatch.setattr(unary.models.commissioning, "_LEVEL_IMAGES", 3)
     model = add_detection(fitted, others.rows, progress=False)
     ids = [row.image_id for row in others.rows]
     assert read == [ids[0], ids[4], ids[7]]

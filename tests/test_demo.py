@@ -1,7 +1,7 @@
 import json
 
+from unary.datasets.phantom import PhantomConfig
 from unary.experiments.demo import run_demo
-from unary.sources.phantom import PhantomConfig
 
 
 def test_the_whole_chain_says_that_it_is_synthetic(tmp_path):

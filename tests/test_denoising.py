@@ -6,14 +6,14 @@ import torch
 from scipy import ndimage
 
 from unary.detectors.denoising import STRONGEST
+from unary.detectors.fit_denoising import CorruptionConfig, draw_corruption, fit_denoising
 from unary.detectors.protocol import ImageDetector
 from unary.detectors.tissue import read_tissue
 from unary.errors import TrainingError
-from unary.fitting.denoising import CorruptionConfig, draw_corruption, fit_denoising
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.scoring import score_patch_set
-from unary.training import StepsConfig
+from unary.models.scoring import score_patch_set
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import StepsConfig
 
 STEPS = StepsConfig(steps=150, batch_size=4, learning_rate=5e-3)
 WIDTHS = (8, 16)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from unary.bundle import read_model, write_model
-from unary.detection import (
+from unary.detectors.fit_fusion import FusionConfig
+from unary.detectors.protocol import Examination, ImageExamination
+from unary.errors import CalibrationError, ImageError
+from unary.images.reading import read_image
+from unary.models.bundle import read_model, write_model
+from unary.models.detection import (
     DEFAULT_POINT,
     build_detection,
     choose_point,
@@ -18,15 +22,11 @@ from unary.detection import (
     require_settings,
     score_normal,
 )
-from unary.detectors.protocol import Examination, ImageExamination
-from unary.errors import CalibrationError, ImageError
-from unary.fitting.fusion import FusionConfig
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig, fit
-from unary.prepare import PreparedImage
+from unary.models.pipeline import FitConfig, fit
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparedImage
 from unary.records import Image
-from unary.sources.images import read_image
-from unary.training import StepsConfig
+from unary.training.engine import StepsConfig
 
 
 class Identity:
@@ -152,7 +152,7 @@ def test_a_model_read_back_detects_the_same(models, clusters, name, tmp_path):
 def test_patches_in_a_batch_equal_patches_one_by_one(models, clusters, monkeypatch):
     image = clusters[0][0]
     batched = examine_image(models["laplacian"], image).anomaly_map
-    monkeypatch.setattr("unary.detection._BATCH", 1)
+    monkeypatch.setattr("unary.models.detection._BATCH", 1)
     single = examine_image(models["laplacian"], image).anomaly_map
     assert np.allclose(batched, single, atol=1e-4, equal_nan=True)
 

@@ -9,23 +9,23 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from unary.bundle import write_model
-from unary.cli import main
-from unary.collection import read_row
-from unary.commissioning import calibrate_model
-from unary.detection import detect_image, examine_image
+from unary.cli.main import main
+from unary.datasets.manifest import write_manifest
+from unary.datasets.splits import split_manifest
+from unary.evaluation.detection_evaluation import estimate_patient_means, evaluate_detection, summarise_detection
+from unary.evaluation.judged_images import SOUGHT, Sought, build_outcomes, is_normal
 from unary.evaluation.matching import group_targets
 from unary.evaluation.pixelwise import draw_truth
 from unary.evaluation.roc import auroc, average_precision
-from unary.experiments.detection_evaluation import estimate_patient_means, evaluate_detection, summarise_detection
-from unary.experiments.detection_pictures import list_false_alarms, list_lesions, plot_sights
-from unary.experiments.judged_images import SOUGHT, Sought, build_outcomes, is_normal
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig, fit
-from unary.prepare import PreparationConfig
+from unary.models.bundle import write_model
+from unary.models.commissioning import calibrate_model
+from unary.models.detection import detect_image, examine_image
+from unary.models.pipeline import FitConfig, fit
+from unary.outputs.detection_pictures import list_false_alarms, list_lesions, plot_sights
+from unary.patches.collection import read_row
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 from unary.records import Lesion
-from unary.sources.manifest import write_manifest
-from unary.splits import split_manifest
 
 
 @pytest.fixture(scope="module")

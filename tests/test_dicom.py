@@ -19,10 +19,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError
-from unary.sources.dicom import read_header
-from unary.sources.images import read_image
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.images.dicom import read_header
+from unary.images.reading import read_image
 
 CANARY = "Canary^Secret"
 

@@ -9,13 +9,13 @@ import torch
 import torch.multiprocessing
 from scipy import ndimage
 
-from unary.bundle import read_model
-from unary.cli import main
-from unary.distributed import is_first, is_joined, joining_processes, share_batches
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.sources.manifest import write_manifest
-from unary.training import TrainingConfig, train_autoencoder
+from unary.cli.main import main
+from unary.datasets.manifest import write_manifest
+from unary.models.bundle import read_model
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
+from unary.training.distributed import is_first, is_joined, joining_processes, share_batches
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 # 29 patches in batches of 7: shares of 4 and 3 patches, and at last of 1 and none.
 CONFIGS = [TrainingConfig(epochs=3, batch_size=7, seed=2, compiled=compiled) for compiled in (True, False)]

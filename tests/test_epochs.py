@@ -6,13 +6,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-import unary.epochs
-from unary.epochs import draw_batches
+import unary.training.batches
 from unary.errors import ImageError
-from unary.patches import GridConfig, build_patch_set, grid_origins, join_patch_sets
-from unary.prepare import FULL_SCALE
-from unary.store import open_images, writing_images
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins, join_patch_sets
+from unary.patches.preparation import FULL_SCALE
+from unary.patches.store import open_images, writing_images
+from unary.training.batches import draw_batches
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 IMAGE_BYTES = 2 * 64 * 48
 
@@ -118,7 +118,7 @@ def test_a_store_that_shrinks_meanwhile_ends_training_with_its_name(stored, tmp_
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("direct", [True, False])
 def test_training_from_a_store_gives_the_same_weights(patches, stored, compiled, direct, monkeypatch):
-    monkeypatch.setattr(unary.epochs, "outgrows_memory", lambda images: direct)
+    monkeypatch.setattr(unary.training.batches, "outgrows_memory", lambda images: direct)
     config = TrainingConfig(epochs=2, batch_size=20, compiled=compiled)
     one, other = (train_autoencoder(source, config, widths=(2, 4)) for source in (patches, stored))
     assert one.history == other.history

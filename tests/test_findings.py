@@ -6,10 +6,10 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-import unary.findings
+import unary.models.findings
 from unary.evaluation.polygons import polygon_area
-from unary.findings import FindingsConfig, describe_findings, enlarge_labels, find_candidates
-from unary.prepare import PreparationConfig, PreparedImage, prepare_image
+from unary.models.findings import FindingsConfig, describe_findings, enlarge_labels, find_candidates
+from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
 from unary.records import Image
 
 HIGHEST = FindingsConfig(strongest=1)
@@ -269,7 +269,7 @@ def test_bands_and_thinning_change_little(monkeypatch):
     level = float(np.nanquantile(anomaly_map, 0.97))
     whole = find_candidates(anomaly_map, level, config, spacing_mm=None)
     assert 10 < len(whole.scores) < whole.regions.sum()
-    monkeypatch.setattr(unary.findings, "_BAND_PX", 7)
+    monkeypatch.setattr(unary.models.findings, "_BAND_PX", 7)
     banded = find_candidates(anomaly_map, level, config, spacing_mm=None)
     for name in ("labels", "scores", "peaks", "regions"):
         assert np.array_equal(getattr(whole, name), getattr(banded, name))
@@ -278,7 +278,7 @@ def test_bands_and_thinning_change_little(monkeypatch):
     small = enlarge_labels(banded.labels, prepared, count=5)
     monkeypatch.undo()
     assert np.array_equal(small, enlarge_labels(whole.labels, prepared, count=5))
-    monkeypatch.setattr(unary.findings, "_MOST_POINTS", 400)
+    monkeypatch.setattr(unary.models.findings, "_MOST_POINTS", 400)
     thinned = find_candidates(anomaly_map, level, FindingsConfig(merge_px=1000), spacing_mm=None)
     assert thinned.regions.tolist() == [whole.regions.sum()]
 

@@ -5,9 +5,9 @@ import PIL.Image
 import pydicom
 import pytest
 
+from unary.datasets.folder import find_images, read_folder
 from unary.errors import ManifestError
-from unary.sources.folder import find_images, read_folder
-from unary.sources.images import read_image
+from unary.images.reading import read_image
 
 
 def save(path, seed=0):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from unary.errors import SplitError
-from unary.experiments.detection_evaluation import evaluate_detection
-from unary.experiments.judged_images import SOUGHT, build_outcomes
+from unary.evaluation.detection_evaluation import evaluate_detection
+from unary.evaluation.judged_images import SOUGHT, build_outcomes
 
 FOLDS = 6  # of six patients with normal images: five are left to fit and calibrate on
 
@@ -68,7 +68,7 @@ def test_a_kept_run_is_read_and_equals_what_was_judged(froc_runs, phantoms, tmp_
 
 def test_the_tables_are_printed_with_one_json_line_last(froc_runs, phantoms, tmp_path, monkeypatch, capsys):
     froc = importlib.import_module("froc")
-    from unary.sources.manifest import write_manifest
+    from unary.datasets.manifest import write_manifest
 
     write_manifest(phantoms, tmp_path / "all.csv")
     arguments = ["froc.py", "--data", str(tmp_path / "all.csv"), "--out", str(tmp_path / "out"), "--folds", str(FOLDS)]

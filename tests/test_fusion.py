@@ -5,21 +5,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unary.bundle import read_model, write_model
 from unary.detectors.blind_spot import BlindSpot, BlindSpotConfig, build_blind_spot, smooth_target
 from unary.detectors.dense_laplacian import DenseLaplacian, scale_responses
+from unary.detectors.fit_blind_spot import fit_blind_spot
+from unary.detectors.fit_fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
+from unary.detectors.fit_segmentation import fit_segmentation
 from unary.detectors.fusion import Fusion, fit_surprisal, pool_patches
 from unary.detectors.fusion_parts import describe_fusion, restore_fusion
 from unary.detectors.prominence import Prominence
 from unary.detectors.threads import has_matrix_units
 from unary.detectors.tissue import read_tissue
 from unary.errors import BundleError, TrainingError
-from unary.fitting.blind_spot import fit_blind_spot
-from unary.fitting.fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
-from unary.fitting.segmentation import fit_segmentation
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig, evaluate, fit
-from unary.training import StepsConfig, TrainingConfig
+from unary.models.bundle import read_model, write_model
+from unary.models.pipeline import FitConfig, evaluate, fit
+from unary.patches.grid import GridConfig
+from unary.training.engine import StepsConfig, TrainingConfig
 
 SMALL = FusionConfig(blind_spot=StepsConfig(4, 2), segmentation=StepsConfig(3, 2))
 
@@ -292,8 +292,8 @@ def test_the_default_model_fits_evaluates_and_reads_back(phantoms, normals, tmp_
 
 
 def test_scores_of_a_file_equal_scores_of_a_collection(phantoms):
-    from unary.scoring import score_image
-    from unary.sources.images import read_image
+    from unary.images.reading import read_image
+    from unary.models.scoring import score_image
 
     negatives = phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
     model = fit(negatives, FitConfig(grid=GridConfig(64, 16), fusion=SMALL), progress=False)

@@ -3,8 +3,8 @@ import PIL.Image
 import pytest
 
 from unary.errors import ImageError
+from unary.images.reading import check_pixels, describe_outside, is_image_file, read_image, read_mask, read_shape
 from unary.records import Image, Lesion
-from unary.sources.images import check_pixels, describe_outside, is_image_file, read_image, read_mask, read_shape
 
 RAMP = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20)
 

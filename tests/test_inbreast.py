@@ -3,9 +3,9 @@ import struct
 
 import pytest
 
+from unary.datasets.inbreast import read_inbreast
 from unary.errors import ManifestError
-from unary.sources.images import read_image
-from unary.sources.inbreast import read_inbreast
+from unary.images.reading import read_image
 
 HEADER = "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"
 

@@ -13,12 +13,12 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import REASONS, ImageError
-from unary.sources import isolation
-from unary.sources.images import read_image
-from unary.sources.isolation import IsolatedReader, show_path
-from unary.sources.isolation_process import ReadingLimits
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.images import isolation
+from unary.images.isolation import IsolatedReader, show_path
+from unary.images.isolation_process import ReadingLimits
+from unary.images.reading import read_image
 
 CANARY = "Canary^Secret"
 
@@ -44,7 +44,7 @@ def reader():
 def slow(original, monkeypatch):
     """A file at which a helper that starts from now on hangs."""
     stub = (
-        "import sys, time; import unary.sources.isolation_process as process; read = process.read_image\n"
+        "import sys, time; import unary.images.isolation_process as process; read = process.read_image\n"
         "process.read_image = lambda path: time.sleep(1000) if path.name == 'slow.dcm' else read(path)\n"
         "process.serve(sys.argv[2:])"
     )
@@ -292,7 +292,7 @@ def test_leaving_the_block_leaves_no_process_behind(original):
 
 def test_a_helper_does_not_outlive_a_killed_parent(original):
     program = (
-        "import os, sys\nfrom unary.sources.isolation import IsolatedReader\nreader = IsolatedReader()\n"
+        "import os, sys\nfrom unary.images.isolation import IsolatedReader\nreader = IsolatedReader()\n"
         "reader.read(sys.argv[1])\nprint(reader._helper.process.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, original], capture_output=True, text=True, check=False)

@@ -4,8 +4,8 @@ from scipy import ndimage
 
 from unary.detectors.laplacian import LaplacianConfig, _responses, fit_laplacian, pooled_responses
 from unary.errors import TrainingError
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
 
 
 def noise_patches(seed, count=4, size=64):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from unary.lesions import judge_patches, patch_overlaps, rasterise_lesion
-from unary.patches import GridConfig, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.lesions import judge_patches, patch_overlaps, rasterise_lesion
 from unary.records import Lesion
 
 SHAPE = (64, 64)

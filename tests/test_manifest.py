@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unary.datasets.manifest import label_of_birads, lesion_group, lesions_path, read_manifest, write_manifest
 from unary.errors import ManifestError
 from unary.records import Lesion, Manifest, ManifestRow
-from unary.sources.manifest import label_of_birads, lesion_group, lesions_path, read_manifest, write_manifest
 
 
 @pytest.fixture

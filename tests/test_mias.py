@@ -2,8 +2,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from unary.datasets.mias import read_mias
 from unary.errors import ManifestError
-from unary.sources.mias import read_mias
 
 INFO = """Some prose first, as in the true file.
 mdb001 G CIRC B 535 425 197

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unary.datasets.mnist import read_mnist
 from unary.errors import ManifestError
-from unary.sources.mnist import read_mnist
 
 
 def write_idx(path: Path, values: NDArray[np.uint8]) -> None:

@@ -15,12 +15,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.protocol import BlendingDetector
+from unary.detectors.wei2018 import compiler
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
+from unary.detectors.wei2018.native import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
 from unary.errors import CompilerError
-from unary.native import autoencoder, compiler
-from unary.native.autoencoder import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
-from unary.patches import (
+from unary.patches.grid import (
     GridConfig,
     PatchSet,
     add_tapered,
@@ -29,8 +29,8 @@ from unary.patches import (
     grid_origins,
     join_patch_sets,
 )
-from unary.prepare import FULL_SCALE
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 PAPER = AutoencoderConfig(input_mean=0.4, input_scale=0.1)
 
@@ -113,7 +113,7 @@ def test_shorter_vectors_compute_the_same(option, lanes, tmp_path, monkeypatch):
     subprocess.run([command, *options, "-o", tmp_path / "short.so", compiler.SOURCE], check=True)
     library = ctypes.CDLL(str(tmp_path / "short.so"))
     assert library.unary_lanes() == lanes
-    monkeypatch.setattr(autoencoder, "load_library", lambda: library)
+    monkeypatch.setattr(native, "load_library", lambda: library)
     assert_agrees_with_autograd(PAPER, 21)
     assert_agrees_with_autograd(AutoencoderConfig(24, widths=(3, 6), input_mean=0.4, input_scale=0.1), 9)
 
@@ -244,7 +244,7 @@ def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
     def fail():
         raise CompilerError("no C compiler was found")
 
-    monkeypatch.setattr(autoencoder, "load_library", fail)
+    monkeypatch.setattr(native, "load_library", fail)
     network = build_network(AutoencoderConfig(16, widths=(2,)))
     assert type(build_reconstruction(network)) is ReconstructionDetector
     assert "no C compiler" in caplog.text

@@ -9,12 +9,12 @@ import pytest
 from scipy import ndimage
 
 import unary
+from unary.detectors.wei2018 import compiler
+from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
-from unary.native import compiler
-from unary.native.compiler import load_library
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 ROOT = Path(__file__).parents[1]
 needs_compiler = pytest.mark.skipif(

@@ -13,17 +13,12 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_voi_lut
 from pydicom.sequence import Sequence
 
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError, MissingPackageError
-from unary.outputs.dicom import (
-    DEFAULT_KINDS,
-    KINDS,
-    build_report,
-    make_uid_maker,
-    write_dicom_results,
-)
-from unary.outputs.dicom_capture import BANNER, draw_capture, render_gray
-from unary.outputs.dicom_header import DISCLAIMER, extract_source
-from unary.outputs.dicom_report import (
+from unary.images.dicom import read_dicom
+from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
+from unary.outputs.dicom.header import DISCLAIMER, extract_source
+from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
     FINDING_COUNT,
@@ -36,10 +31,15 @@ from unary.outputs.dicom_report import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
-from unary.outputs.dicom_segmentation import MOST_SEGMENTS, scale_map
+from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
+from unary.outputs.dicom.writing import (
+    DEFAULT_KINDS,
+    KINDS,
+    build_report,
+    make_uid_maker,
+    write_dicom_results,
+)
 from unary.records import Detection, Finding, ModelIdentity, OperatingPoint
-from unary.sources.dicom import read_dicom
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
 VALIDATOR = Path(sys.executable).with_name("dciodvfy")
 MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789)

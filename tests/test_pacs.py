@@ -27,11 +27,11 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 from pydicom.dataset import Dataset
 from test_outputs_dicom import MOMENT, make_detection, make_map
 
+from unary.clinic.pacs import DeliveryError, DimseAddress, WebAddress, store_dimse, store_web
+from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError, MissingPackageError
-from unary.outputs.dicom import KINDS, write_dicom_results
-from unary.outputs.pacs import DeliveryError, DimseAddress, WebAddress, store_dimse, store_web
+from unary.outputs.dicom.writing import KINDS, write_dicom_results
 from unary.records import ModelIdentity
-from unary.sources.phantom import PhantomConfig, build_phantom, write_phantom
 
 IDENTITY = ModelIdentity("fusion", "0.1.0", "0123456789abcdef" * 4, "fedcba9876543210" * 4)
 ORTHANC, PLUGIN = Path("/usr/sbin/Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

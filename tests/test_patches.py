@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-import unary.patches
-from unary.patches import (
+import unary.patches.grid
+from unary.patches.grid import (
     GridConfig,
     OverlapWeights,
     add_tapered,
@@ -165,7 +165,7 @@ def test_order_batches_and_bands_change_nothing(blend, monkeypatch):
     maps = np.random.default_rng(6).normal(size=(len(origins), 16, 16)).astype(np.float32)
     whole = stitch_patches([(maps, origins)], shape, blend=blend)
     order = np.random.default_rng(7).permutation(len(origins))
-    monkeypatch.setattr(unary.patches, "_BAND_PX", 5)
+    monkeypatch.setattr(unary.patches.grid, "_BAND_PX", 5)
     parts = [(maps[order[k : k + 7]], origins[order[k : k + 7]]) for k in range(0, len(order), 7)]
     assert np.allclose(stitch_patches(parts, shape, blend=blend), whole, atol=1e-5, equal_nan=True)
     assert not np.isnan(whole).all()

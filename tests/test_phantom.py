@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from unary.lesions import judge_patches, rasterise_lesion
-from unary.patches import GridConfig, extract_patches, tissue_origins
-from unary.prepare import find_breast
-from unary.sources.phantom import Phantom, PhantomConfig, build_phantom, write_phantom, write_phantom_dataset
+from unary.datasets.phantom import Phantom, PhantomConfig, build_phantom, write_phantom, write_phantom_dataset
+from unary.patches.grid import GridConfig, extract_patches, tissue_origins
+from unary.patches.lesions import judge_patches, rasterise_lesion
+from unary.patches.preparation import find_breast
 
 SMALL = PhantomConfig(rows=384, cols=320)
 

@@ -5,13 +5,13 @@ import PIL.Image
 import pytest
 
 import unary
+from unary.datasets.splits import split_manifest
 from unary.errors import BundleError, ImageError, ManifestError, SplitError, TrainingError
 from unary.evaluation.roc import auroc
-from unary.patches import GridConfig, extract_patches
-from unary.pipeline import evaluate, find_thresholds, fit, score
-from unary.prepare import PreparationConfig
-from unary.scoring import measure_controls, score_patch_set
-from unary.splits import split_manifest
+from unary.models.pipeline import evaluate, find_thresholds, fit, score
+from unary.models.scoring import measure_controls, score_patch_set
+from unary.patches.grid import GridConfig, extract_patches
+from unary.patches.preparation import PreparationConfig
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_held_out_patients_set_the_thresholds_and_count_as_seen(normals, quick):
 
 
 def test_controls_against_numpy(model, normals, quick):
-    from unary.collection import collect_patches
+    from unary.patches.collection import collect_patches
 
     patches = collect_patches(normals.select(normals.rows[:1]), quick.preparation, quick.grid).patches
     values = patches.gather(slice(None)).reshape(len(patches), -1) / 65535

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
+from unary.datasets.phantom import PhantomConfig, build_phantom
 from unary.errors import ImageError
-from unary.prepare import FULL_SCALE, PreparationConfig, find_breast, prepare_image
+from unary.patches.preparation import FULL_SCALE, PreparationConfig, find_breast, prepare_image
 from unary.records import Image
-from unary.sources.phantom import PhantomConfig, build_phantom
 
 
 def make_image(pixels, **fields):
@@ -88,7 +88,7 @@ def test_resampling_in_bands_is_what_scikit_image_does(spacing, shape, monkeypat
     padding[: shape[0] // 3] = True
     image = make_image(pixels, spacing_mm=spacing, padding=padding)
     config = PreparationConfig(mask="none", intensity="full_scale", working_spacing_mm=0.14)
-    monkeypatch.setattr("unary.prepare._BAND_PX", 64)
+    monkeypatch.setattr("unary.patches.preparation._BAND_PX", 64)
     prepared = prepare_image(image, config)
     how = {"order": 1, "anti_aliasing": max(prepared.scale) > 1, "preserve_range": True}
     expected = resize(pixels.astype(np.float32), prepared.shape, **how) * (FULL_SCALE / 4095)
@@ -101,7 +101,7 @@ def test_the_breast_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
     padding = np.zeros(phantom.pixels.shape, bool)
     padding[:, :30] = True
     whole = find_breast(phantom.pixels, padding)
-    monkeypatch.setattr("unary.prepare._BAND_PX", 7)
+    monkeypatch.setattr("unary.patches.preparation._BAND_PX", 7)
     assert np.array_equal(find_breast(phantom.pixels, padding), whole)
 
 

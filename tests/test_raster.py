@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from unary.errors import ImageError
-from unary.sources.images import read_image, read_mask, read_shape
+from unary.images.reading import read_image, read_mask, read_shape
 
 RAMP = (np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 17) % 4096
 

@@ -8,15 +8,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from unary.collection import collect_patches
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
-from unary.sources.cbis_ddsm import read_cbis_ddsm
-from unary.sources.folder import read_folder
-from unary.sources.images import describe_outside, read_image, read_mask, read_shape
-from unary.sources.inbreast import read_inbreast
-from unary.sources.manifest import BIRADS, label_of_birads, lesion_group, read_manifest, write_manifest
-from unary.sources.mias import read_mias
+from unary.datasets.cbis_ddsm import read_cbis_ddsm
+from unary.datasets.folder import read_folder
+from unary.datasets.inbreast import read_inbreast
+from unary.datasets.manifest import BIRADS, label_of_birads, lesion_group, read_manifest, write_manifest
+from unary.datasets.mias import read_mias
+from unary.images.reading import describe_outside, read_image, read_mask, read_shape
+from unary.patches.collection import collect_patches
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 
 
 def lay_out_inbreast(root, images):

@@ -4,15 +4,15 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.laplacian import LaplacianConfig
 from unary.detectors.residual import Dssim, fit_residual, whiten_error
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.errors import TrainingError
 from unary.experiments import entrants_learned
 from unary.experiments.bench_data import collect_bench_data, draw_folds
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE, PreparationConfig
-from unary.training import StepsConfig, TrainingConfig, train_autoencoder
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE, PreparationConfig
+from unary.training.engine import StepsConfig, TrainingConfig, train_autoencoder
 
 SIZE = 64
 CONFIG = LaplacianConfig(sigmas_px=(1.0, 2.0, 4.0), neighbourhood_px=8.0)

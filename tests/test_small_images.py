@@ -14,11 +14,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from test_cifar10 import write_cifar10
 from test_mnist import write_idx, write_mnist
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
+from unary.datasets.mnist import read_mnist
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
 from unary.errors import ManifestError, TrainingError
 from unary.experiments import small_images
 from unary.experiments.small_images import CONFIGS, Kind, reproduce_small_images, standardise_images
-from unary.sources.mnist import read_mnist
 
 
 def draw_bars(labels: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:

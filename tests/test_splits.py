@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unary.datasets.splits import require_disjoint, split_by_patch, split_by_patient, split_manifest
 from unary.errors import SplitError
 from unary.records import Manifest, ManifestRow
-from unary.splits import require_disjoint, split_by_patch, split_by_patient, split_manifest
 
 
 def test_by_patch_holds_out_the_share():

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import tifffile
 
-from unary import store
 from unary.errors import ImageError
-from unary.store import Room, is_stored, open_images, outgrows_memory, read_images, release_pages, writing_images
+from unary.patches import store
+from unary.patches.store import (
+    Room,
+    is_stored,
+    open_images,
+    outgrows_memory,
+    read_images,
+    release_pages,
+    writing_images,
+)
 
 
 def make_images():

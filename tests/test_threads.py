@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from test_tissue import make_breast
 
-from unary.detection import map_prepared
-from unary.detectors.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.blind_spot import (
     MEAN_WINDOW_PX,
     BlindSpot,
@@ -21,9 +19,11 @@ from unary.detectors.blind_spot import (
 from unary.detectors.dense_laplacian import DenseLaplacian
 from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import read_tissue
-from unary.native.autoencoder import build_reconstruction
-from unary.patches import GridConfig, taper_window, tissue_origins
-from unary.prepare import FULL_SCALE, PreparedImage
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
+from unary.detectors.wei2018.native import build_reconstruction
+from unary.models.detection import map_prepared
+from unary.patches.grid import GridConfig, taper_window, tissue_origins
+from unary.patches.preparation import FULL_SCALE, PreparedImage
 
 
 @pytest.fixture(params=[1, 3])

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 import unary.detectors.tissue
+from unary.detectors.fit_fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
 from unary.detectors.tissue import (
     find_tissue,
     find_typical,
@@ -14,8 +15,7 @@ from unary.detectors.tissue import (
     scan_tissue,
     smooth,
 )
-from unary.fitting.fusion import WITH_PRIOR, FusionConfig, NormalImage, fit_fusion
-from unary.training import StepsConfig
+from unary.training.engine import StepsConfig
 
 SMALL = FusionConfig(WITH_PRIOR, blind_spot=StepsConfig(4, 2), segmentation=StepsConfig(3, 2))
 

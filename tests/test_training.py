@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder
 from unary.errors import TrainingError
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.training import TrainingConfig, train_autoencoder
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import TrainingConfig, train_autoencoder
 
 SMALL = {"widths": (2, 4)}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.autoencoder import AutoencoderConfig, build_autoencoder
+from unary.detectors.fit_variational import fit_bottleneck, fit_variational
 from unary.detectors.variational import (
     Variational,
     VariationalConfig,
@@ -13,11 +13,11 @@ from unary.detectors.variational import (
     measure_divergence,
     start_as_pyramid,
 )
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder
 from unary.errors import TrainingError
-from unary.fitting.variational import fit_bottleneck, fit_variational
-from unary.patches import GridConfig, build_patch_set, grid_origins
-from unary.prepare import FULL_SCALE
-from unary.training import StepsConfig
+from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.preparation import FULL_SCALE
+from unary.training.engine import StepsConfig
 
 SIZE = 32
 CONFIG = VariationalConfig(latent=8)

@@ -5,14 +5,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from unary.collection import collect_patches
 from unary.errors import ManifestError
 from unary.evaluation.roc import auroc
 from unary.experiments.wei2018 import SPLITS, Wei2018Config, hold_out, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
-from unary.training import TrainingConfig
+from unary.patches.collection import collect_patches
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
+from unary.training.engine import TrainingConfig
 
 CONFIG = Wei2018Config(
     training=TrainingConfig(epochs=2, batch_size=20), grid=GridConfig(64, 32), seeds=(0, 1), held_out=0.3, resamples=200

@@ -10,21 +10,21 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "FitConfig": "unary.pipeline",
-    "GridConfig": "unary.patches",
-    "PreparationConfig": "unary.prepare",
-    "TrainingConfig": "unary.training",
+    "FitConfig": "unary.models.pipeline",
+    "GridConfig": "unary.patches.grid",
+    "PreparationConfig": "unary.patches.preparation",
+    "TrainingConfig": "unary.training.engine",
     "UnaryError": "unary.errors",
-    "calibrate_model": "unary.commissioning",
-    "detect": "unary.detection",
-    "evaluate": "unary.pipeline",
-    "fit": "unary.pipeline",
-    "read_image": "unary.sources.images",
-    "read_manifest": "unary.sources.manifest",
-    "read_model": "unary.bundle",
-    "score": "unary.pipeline",
-    "split_manifest": "unary.splits",
-    "write_manifest": "unary.sources.manifest",
+    "calibrate_model": "unary.models.commissioning",
+    "detect": "unary.models.detection",
+    "evaluate": "unary.models.pipeline",
+    "fit": "unary.models.pipeline",
+    "read_image": "unary.images.reading",
+    "read_manifest": "unary.datasets.manifest",
+    "read_model": "unary.models.bundle",
+    "score": "unary.models.pipeline",
+    "split_manifest": "unary.datasets.splits",
+    "write_manifest": "unary.datasets.manifest",
 }
 
 __all__ = sorted(_HOME)

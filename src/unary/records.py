@@ -173,7 +173,7 @@ class OperatingPoint:
     measured_rate
         Findings per image in those images at this threshold, the mean over patients.
     promised
-        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.calibration`); where False there
+        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.models.calibration`); where False there
         are too few normal patients for one, and ``measured_rate`` is an estimate.
     false_alarm_rate
         Bound on the chance that a normal image has any finding here, in (0, 1]; a finite-sample guarantee.
@@ -201,7 +201,7 @@ class Finding:
     rank
         1 is the most abnormal of its image.
     score
-        The mean of the highest values of its strongest regions, in the detector's unit (`unary.findings`).
+        The mean of the highest values of its strongest regions, in the detector's unit (`unary.models.findings`).
     p_value
         How often the most abnormal finding of a normal image scores as high, in (0, 1]; None for a model that has not
         been calibrated.

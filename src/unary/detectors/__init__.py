@@ -1,0 +1,1 @@
+"""What learns normal tissue and says where an image departs from it."""

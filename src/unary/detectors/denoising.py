@@ -4,7 +4,7 @@ Kascenas et al. 2022 ("Denoising autoencoders for unsupervised anomaly detection
 trained to remove *coarse* noise from normal images, noise of about the lesions' size, beats reconstruction through a
 bottleneck by far: skip connections keep everything that is normal, and the noise is the only thing to learn to remove.
 Here the noise has the scale of calcifications, Gaussian blobs of either sign and noise enlarged from a grid of a few
-pixels (`unary.fitting.denoising`).
+pixels (`unary.detectors.fit_denoising`).
 
 The network states what was added, in units of the local noise; the denoised image is the input less that. Only bright
 additions count, since a calcification is never darker than the tissue around it. Normals alone: the blobs have no
@@ -25,7 +25,7 @@ from unary.detectors.protocol import ImageExamination
 from unary.detectors.segmentation import build_inputs, pad_planes
 from unary.detectors.tissue import Tissue, read_tissue
 from unary.detectors.unet import UNet
-from unary.patches import Origins
+from unary.patches.grid import Origins
 
 STRONGEST = 8
 _OUTSIDE = -20.0

@@ -21,7 +21,7 @@ from unary.detectors.protocol import ImageExamination
 from unary.detectors.threads import map_in_threads
 from unary.detectors.tissue import Strips, Tissue, scan_tissue
 from unary.errors import TrainingError
-from unary.patches import Origins
+from unary.patches.grid import Origins
 
 _TAIL = 0.01
 _KNOTS = 400

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.patches import Origins
+from unary.patches.grid import Origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class BlendingDetector(Protocol):
     def add_maps(
         self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32], *, size_px: int
     ) -> None:
-        """Add the maps of an image's patches, times the weights of `unary.patches.taper_window`, to ``sums``.
+        """Add the maps of an image's patches, times the weights of `unary.patches.grid.taper_window`, to ``sums``.
 
         ``pixels``, (rows, cols) uint16, holds every patch whole; ``origins``, shape (n, 2), are the patches' first
         pixels; ``sums`` has the image's shape, float32. `ValueError` if these do not fit, or the detector sees patches

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.autoencoder import ReconstructionDetector
 from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms, pool_values, standardise_scales
 from unary.detectors.protocol import Examination
+from unary.detectors.wei2018.autoencoder import ReconstructionDetector
 from unary.errors import TrainingError
-from unary.patches import PatchSet
-from unary.prepare import FULL_SCALE
+from unary.patches.grid import PatchSet
+from unary.patches.preparation import FULL_SCALE
 
 _FLOOR = 1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
 _CHUNK = 64

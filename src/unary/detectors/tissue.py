@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unary.detectors.threads import map_in_threads
-from unary.prepare import FULL_SCALE
+from unary.patches.preparation import FULL_SCALE
 
 MEAN_WINDOW_PX = 15
 NOISE_WINDOW_PX = 31

@@ -6,7 +6,7 @@ bottleneck does by its width alone: the two belong in one comparison. The score 
 reconstruction, here of the one from the mean of the code, so that nothing is drawn at scoring; the divergence may be
 added to it, by configuration.
 
-A dense bottleneck has no image pyramid to start from (`unary.detectors.autoencoder.build_autoencoder`), and from a
+A dense bottleneck has no image pyramid to start from (`unary.detectors.wei2018.autoencoder.build_autoencoder`), and from a
 random start the network explains less than each patch's own mean after hundreds of steps, whatever the width of its
 code. `start_as_pyramid` lays the pyramid through the bottleneck, so that a comparison of widths compares widths.
 """
@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, layer_sizes
 from unary.detectors.protocol import Examination
-from unary.prepare import FULL_SCALE
+from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, layer_sizes
+from unary.patches.preparation import FULL_SCALE
 
 _LOG_VARIANCE = (-12.0, 6.0)
 

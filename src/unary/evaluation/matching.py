@@ -36,12 +36,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull
 
+from unary.datasets.manifest import LesionGroup, lesion_group
 from unary.evaluation.froc import ImageOutcome
 from unary.evaluation.polygons import distances_outside, polygon_area, polygon_centre
 from unary.evaluation.roc import EvaluationError
-from unary.lesions import rasterise_lesion
+from unary.patches.lesions import rasterise_lesion
 from unary.records import Detection, Lesion
-from unary.sources.manifest import LesionGroup, lesion_group
 
 Spacing = tuple[float, float]
 _CLUSTER = 3  # calcifications that make a cluster, as in Kallergi et al. and by convention
@@ -99,11 +99,11 @@ class Target:
     Attributes
     ----------
     group
-        Kind of its lesions, as `unary.sources.manifest.lesion_group` names it.
+        Kind of its lesions, as `unary.datasets.manifest.lesion_group` names it.
     lesions
         Positions of its lesions among those of the image.
     parts
-        The pixels of each lesion, bool, and the (row, col) of their corner, as `unary.lesions.rasterise_lesion` gives
+        The pixels of each lesion, bool, and the (row, col) of their corner, as `unary.patches.lesions.rasterise_lesion` gives
         them on the stored grid.
     outline
         Shape (k, 2): vertices (row, col) of a closed polygon around it, convex but for the contour of a single lesion.

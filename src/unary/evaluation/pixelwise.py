@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.datasets.manifest import LesionGroup
 from unary.evaluation.intervals import _CHUNK, Estimate, FewPatientsError, _draw_patients, _interval
 from unary.evaluation.matching import Target
 from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, auroc, average_precision
-from unary.sources.manifest import LesionGroup
 
 _TAIL, _BULK = 512, 4096
 _BINS = 2000  # of either class, for the intervals

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unary.bundle import describe_versions
 from unary.errors import SplitError, TrainingError
 from unary.evaluation.intervals import Estimate, FewPatientsError
 from unary.evaluation.metrics import (
@@ -38,9 +37,10 @@ from unary.evaluation.metrics import (
 )
 from unary.experiments.bench_data import BenchData, Fold, collect_bench_data, draw_folds
 from unary.files import replacing
-from unary.patches import GridConfig
-from unary.pipeline import build_table
-from unary.prepare import PreparationConfig
+from unary.models.bundle import describe_versions
+from unary.models.pipeline import build_table
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 from unary.records import Manifest
 
 __all__ = ["BenchConfig", "BenchData", "BenchResult", "Cell", "Entrant", "Fold", "Kind", "Scorer", "run_bench"]

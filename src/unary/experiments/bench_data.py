@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.collection import Collection, collect_patches, resample_collection
+from unary.datasets.splits import require_disjoint
 from unary.errors import ManifestError, SplitError
 from unary.evaluation.metrics import NORMAL_LOOKING
-from unary.patches import GridConfig
-from unary.prepare import PreparationConfig
+from unary.patches.collection import Collection, collect_patches, resample_collection
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 from unary.records import Manifest
-from unary.splits import require_disjoint
 
 logger = logging.getLogger(__name__)
 

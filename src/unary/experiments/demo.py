@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from unary.batch import score_files
-from unary.batch_detection import DetectConfig, detect_files
-from unary.bundle import write_model
+from unary.clinic.batch import score_files
+from unary.clinic.batch_detection import DetectConfig, detect_files
+from unary.datasets.manifest import read_manifest, write_manifest
+from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+from unary.datasets.splits import split_manifest
+from unary.detectors.fit_fusion import FusionConfig
 from unary.evaluation.metrics import ALL
-from unary.experiments.evaluation_report import write_evaluation
 from unary.experiments.wei2018 import Wei2018Config, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
-from unary.fitting.fusion import FusionConfig
-from unary.patches import GridConfig
-from unary.pipeline import FitConfig, evaluate, fit
-from unary.sources.manifest import read_manifest, write_manifest
-from unary.sources.phantom import PhantomConfig, write_phantom_dataset
-from unary.splits import split_manifest
-from unary.training import StepsConfig, TrainingConfig
+from unary.models.bundle import write_model
+from unary.models.pipeline import FitConfig, evaluate, fit
+from unary.outputs.evaluation_report import write_evaluation
+from unary.patches.grid import GridConfig
+from unary.training.engine import StepsConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.detectors.fit_fusion import WITH_PRIOR, FusionConfig
 from unary.detectors.fusion import FusedPart, Fusion, pool_patches
 from unary.detectors.fusion_parts import count_weights
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
 from unary.detectors.tissue import read_tissue
 from unary.experiments.bench import BenchData, Entrant, Fit
 from unary.experiments.entrants_learned import LEARNED, FineScorer, share_checkpoint
-from unary.fitting.fusion import WITH_PRIOR, FusionConfig
-from unary.pipeline import train_fusion
-from unary.scoring import measure_controls
+from unary.models.pipeline import train_fusion
+from unary.models.scoring import measure_controls
 
 Positions = NDArray[np.intp]
 

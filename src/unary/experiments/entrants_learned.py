@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from unary.detectors.autoencoder import ReconstructionDetector
+from unary.detectors.fit_denoising import DEFAULT_STEPS as DENOISING_STEPS
+from unary.detectors.fit_denoising import fit_denoising
+from unary.detectors.fit_variational import DEFAULT_STEPS as CODE_STEPS
+from unary.detectors.fit_variational import fit_bottleneck, fit_variational
 from unary.detectors.protocol import Detector, ImageDetector
 from unary.detectors.residual import Dssim, fit_residual
 from unary.detectors.tissue import read_tissue
+from unary.detectors.wei2018.autoencoder import ReconstructionDetector
+from unary.detectors.wei2018.native import build_reconstruction
 from unary.errors import TrainingError
 from unary.experiments.bench import BenchData, Entrant
-from unary.fitting.denoising import DEFAULT_STEPS as DENOISING_STEPS
-from unary.fitting.denoising import fit_denoising
-from unary.fitting.variational import DEFAULT_STEPS as CODE_STEPS
-from unary.fitting.variational import fit_bottleneck, fit_variational
-from unary.native.autoencoder import build_reconstruction
-from unary.pipeline import train_network
-from unary.scoring import score_patch_set
-from unary.training import StepsConfig, TrainingConfig
+from unary.models.pipeline import train_network
+from unary.models.scoring import score_patch_set
+from unary.training.engine import StepsConfig, TrainingConfig
 
 PAPER_TRAINING = TrainingConfig(epochs=50)
 CODE_EPOCHS = 30

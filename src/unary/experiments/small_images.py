@@ -26,17 +26,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from unary.bundle import describe_versions
-from unary.detectors.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, reconstruction_rmse
+from unary.datasets.cifar10 import read_cifar10
+from unary.datasets.labelled import LabelledImages
+from unary.datasets.mnist import read_mnist
+from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, reconstruction_rmse
 from unary.errors import ManifestError, TrainingError
 from unary.evaluation.metrics import SPECIFICITIES, write_metrics
 from unary.evaluation.roc import auroc, average_precision, sensitivity_at_specificity
 from unary.experiments.small_images_report import build_small_report
 from unary.files import replacing
+from unary.models.bundle import describe_versions
 from unary.outputs.report import write_report
-from unary.sources.cifar10 import read_cifar10
-from unary.sources.labelled import LabelledImages
-from unary.sources.mnist import read_mnist
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.bundle import describe_versions
-from unary.collection import GROUPS, Collection, collect_patches
-from unary.detectors.autoencoder import ReconstructionDetector
+from unary.datasets.splits import require_disjoint, split_by_patch, split_by_patient
 from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
+from unary.detectors.wei2018.autoencoder import ReconstructionDetector
+from unary.detectors.wei2018.native import build_reconstruction
 from unary.errors import ManifestError
 from unary.evaluation.intervals import Estimate, FewPatientsError
 from unary.evaluation.metrics import (
@@ -34,14 +34,14 @@ from unary.evaluation.metrics import (
     write_metrics,
     write_scores,
 )
-from unary.native.autoencoder import build_reconstruction
-from unary.patches import GridConfig
-from unary.pipeline import build_table, train_network
-from unary.prepare import PreparationConfig
+from unary.models.bundle import describe_versions
+from unary.models.pipeline import build_table, train_network
+from unary.models.scoring import measure_controls, score_patch_set
+from unary.patches.collection import GROUPS, Collection, collect_patches
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
 from unary.records import Manifest
-from unary.scoring import measure_controls, score_patch_set
-from unary.splits import require_disjoint, split_by_patch, split_by_patient
-from unary.training import History, TrainingConfig
+from unary.training.engine import History, TrainingConfig
 
 logger = logging.getLogger(__name__)
 

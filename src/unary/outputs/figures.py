@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unary.evaluation.intervals import Estimate, Run
 from unary.evaluation.roc import roc_curve
-from unary.prepare import FULL_SCALE
+from unary.patches.preparation import FULL_SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""What a hospital runs: acceptance, batches, a PACS."""

@@ -1,0 +1,211 @@
+"""Reading INbreast (Moreira et al. 2012) as its authors release it.
+
+``AllDICOMs/<id>_<patient>_MG_<R|L>_<CC|ML>_ANON.dcm`` holds the images, ``AllXML/<id>.xml`` the lesions as OsiriX
+property lists, ``INbreast.csv`` (semicolons) or ``INbreast.xls`` BI-RADS and density. ``ML`` in a file name stands for
+the MLO view.
+"""
+
+from __future__ import annotations
+
+import csv
+import plistlib
+import re
+from pathlib import Path
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+from unary.datasets.manifest import BIRADS, label_of_birads
+from unary.errors import ImageError, ManifestError
+from unary.images.reading import describe_outside, read_shape
+from unary.records import Lesion, Manifest, ManifestRow
+
+_FILE_NAME = re.compile(
+    r"(?P<image>\d+)_(?P<patient>[^_]+)_MG_(?P<side>[RL])_(?P<view>[A-Z]+)_ANON\.dcm", re.IGNORECASE
+)
+_NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
+_POINT = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[,)]")
+
+
+def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Manifest, tuple[str, ...]]:
+    """Read the release into a manifest.
+
+    Parameters
+    ----------
+    folder
+        Holds ``AllDICOMs``, or a folder that does.
+    annotation
+        A CSV with the columns ``image_id`` and ``annotation``; images marked ``partial`` list only some of their
+        lesions. The true release needs none.
+
+    Returns
+    -------
+    tuple
+        The manifest, and notices: images without lesions although their BI-RADS is above 1, lesion files without an
+        image, ids that only the table or only the folder has, regions without points, lesions that leave their image.
+
+    Raises
+    ------
+    ManifestError
+        If images or table are missing or unreadable.
+    """
+    root = _find_root(folder)
+    table, notices = _read_table(root)
+    partial = _read_annotation(annotation) if annotation is not None else set()
+    files = {path.stem: path for path in sorted((root / "AllXML").glob("*.xml"))}
+    rows, lesions = [], []
+    for path in sorted((root / "AllDICOMs").iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() != ".dcm":
+            continue
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            notices.append(f"{path.name}: not named like an INbreast image, left out")
+            continue
+        image_id = match["image"]
+        known = table.get(image_id)
+        if known is None:
+            notices.append(f"{path.name}: not in the table; its BI-RADS is unknown")
+        birads = known["birads"] if known else None
+        if image_id in files:
+            found, remarks = read_osirix(files[image_id], image_id)
+            lesions.extend(found)
+            notices.extend(remarks)
+            notices.extend(_check_places(found, path))
+        elif birads not in (None, "1"):
+            notices.append(f"{image_id}: BI-RADS {birads}, but no XML file lists a lesion")
+        view = match["view"].upper()
+        rows.append(
+            ManifestRow(
+                path=path.absolute(),
+                image_id=image_id,
+                patient_id=match["patient"],
+                label=label_of_birads(birads),
+                laterality=match["side"].upper(),
+                view="MLO" if view == "ML" else view,
+                birads=birads,
+                density=known["density"] if known else None,
+                complete=image_id not in partial,
+            )
+        )
+    if not rows:
+        raise ManifestError(f"{root / 'AllDICOMs'}: no INbreast image (<id>_<patient>_MG_<R|L>_<CC|ML>_ANON.dcm) there")
+    images = {row.image_id for row in rows}
+    notices.extend(f"{name}: in the table, but there is no image" for name in sorted(set(table) - images))
+    notices.extend(f"{name}.xml: there is no image for it" for name in sorted(set(files) - images))
+    return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
+
+
+def _check_places(lesions: list[Lesion], path: Path) -> list[str]:
+    """A notice for every lesion that leaves its image, whose size the header tells."""
+    if not lesions:
+        return []
+    try:
+        shape = read_shape(path)
+    except ImageError as error:
+        return [str(error)]
+    return [remark for remark in (describe_outside(lesion, shape) for lesion in lesions) if remark is not None]
+
+
+def _find_root(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder")
+    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        if (candidate / "AllDICOMs").is_dir():
+            return candidate
+    raise ManifestError(f"{folder}: no folder AllDICOMs in it; is it an INbreast release?")
+
+
+def _read_table(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]:
+    """BI-RADS and density by image id, from the CSV or else from the spreadsheet."""
+    by_name = {path.name.lower(): path for path in root.iterdir()}
+    if "inbreast.csv" in by_name:
+        path = by_name["inbreast.csv"]
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), delimiter=";"))
+    elif "inbreast.xls" in by_name:
+        path = by_name["inbreast.xls"]
+        lines = _read_spreadsheet(path)
+    else:
+        raise ManifestError(f"{root}: neither INbreast.csv nor INbreast.xls is there")
+    header = [name.strip().lower() for name in (lines[0] if lines else [])]
+    absent = [name for name in ("file name", "bi-rads") if name not in header]
+    if absent:
+        raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header}")
+    table: dict[str, dict[str, str | None]] = {}
+    notices = []
+    for line in lines[1:]:
+        fields = dict(zip(header, (value.strip() for value in line), strict=False))
+        image_id = fields.get("file name", "").removesuffix(".0")
+        if not image_id.isdigit():  # blank lines and the sums below the table
+            continue
+        birads = fields.get("bi-rads", "").lower().removesuffix(".0")
+        if birads not in BIRADS:
+            notices.append(f"{image_id}: BI-RADS {birads or 'missing'!r} in the table is not understood")
+        density = fields.get("acr", "").removesuffix(".0")
+        table[image_id] = {
+            "birads": birads if birads in BIRADS else None,
+            "density": density if density in ("1", "2", "3", "4") else None,
+        }
+    if not table:
+        raise ManifestError(f"{path}: no line of the table names an image")
+    return table, notices
+
+
+def _read_spreadsheet(path: Path) -> list[list[str]]:
+    import xlrd
+
+    try:
+        sheet = xlrd.open_workbook(path).sheet_by_index(0)
+    except (xlrd.XLRDError, OSError, AssertionError, IndexError) as error:
+        raise ManifestError(f"{path}: not readable as an Excel 97 file ({error})") from error
+    return [[str(cell.value) for cell in row] for row in sheet.get_rows()]
+
+
+def _read_annotation(path: Path) -> set[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error})") from error
+    if not lines or not {"image_id", "annotation"} <= set(lines[0]):
+        raise ManifestError(f"{path}: the columns image_id and annotation are needed")
+    return {line["image_id"] for line in lines if line["annotation"] == "partial"}
+
+
+def read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
+    """Read the regions of one image from an OsiriX property list.
+
+    Points are stored as text, ``"(x, y)"`` with x to the right; one point makes a lesion of kind point, two a box, more
+    a contour.
+
+    Raises
+    ------
+    ManifestError
+        If the file is not such a property list.
+    """
+    try:
+        content: Any = plistlib.loads(path.read_bytes())
+        regions = [region for image in content["Images"] for region in image.get("ROIs") or []]
+    except (
+        plistlib.InvalidFileException,
+        ExpatError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        OSError,
+    ) as error:
+        raise ManifestError(f"{path}: not an OsiriX property list of regions ({error!r})") from error
+    lesions: list[Lesion] = []
+    remarks = []
+    for number, region in enumerate(regions):
+        name = str(region.get("Name") or "").strip() or "Unnamed"
+        matches = [_POINT.search(str(text)) for text in region.get("Point_px") or []]
+        points = [(float(match[2]), float(match[1])) for match in matches if match]
+        if not points or None in matches:
+            remarks.append(f"{path.name}: region {number} ({name}) has no readable points, left out")
+        elif len(points) == 2:
+            low, high = ([bound(point[axis] for point in points) for axis in (0, 1)] for bound in (min, max))
+            corners = ((low[0], low[1]), (high[0] + 1.0, high[1] + 1.0))
+            lesions.append(Lesion(image_id, name, "box", corners))
+        else:
+            lesions.append(Lesion(image_id, name, "point" if len(points) == 1 else "contour", tuple(points)))
+    return lesions, remarks

@@ -1,0 +1,246 @@
+"""The convolutional autoencoder of Wei et al. 2018 (equations 2 and 3).
+
+Eleven layers of data, ten of them computed: five convolutions of stride 2 halve the patch and widen it, five
+transposed convolutions mirror them. Trained on normal patches alone, the network reconstructs normal tissue, and the
+root mean square error of a patch's reconstruction is its anomaly score.
+
+The paper gives sizes, loss and optimiser and is silent on the rest. What was chosen, by the experiments in
+``docs/log.md``: 3 x 3 kernels, zero padding, a ReLU after every layer but the last, a linear output, intensities
+standardised by the mean and spread of the training patches on the way in and restored on the way out, and an
+initialisation that starts as an image pyramid (`build_autoencoder`). With the usual random start the network rests near
+"every patch is its mean" for dozens of epochs, and the paper's error maps cannot be had.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unary.detectors.protocol import Examination
+from unary.patches.preparation import FULL_SCALE
+
+Initialisation = Literal["pyramid", "random"]
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the network.
+
+    Attributes
+    ----------
+    size_px
+        Side of the square input.
+    channels
+        Of the input: 1 for grey, 3 for colour.
+    widths
+        Feature maps after each halving; the defaults are equation 3.
+    bottleneck
+        None: the last halving is the bottleneck, as in equation 3 (4 x 4 x 32 = 512 numbers). Otherwise one dense
+        layer each way narrows it further to this many numbers.
+    input_mean, input_scale
+        Subtracted from and divided into the input, and undone at the output; `train` sets them to the mean and
+        standard deviation of its patches. The error is measured in the original units.
+    initialisation
+        See `build_autoencoder`.
+    """
+
+    size_px: int = 128
+    channels: int = 1
+    widths: tuple[int, ...] = (2, 4, 8, 16, 32)
+    bottleneck: int | None = None
+    input_mean: float = 0.0
+    input_scale: float = 1.0
+    initialisation: Initialisation = "pyramid"
+
+    def __post_init__(self) -> None:
+        if self.size_px < 2 ** max(len(self.widths) - 1, 0) or not self.widths:
+            raise ValueError(
+                f"widths must be non-empty and size_px at least 2**(len(widths) - 1): {self.size_px}, {self.widths}"
+            )
+        if self.channels < 1 or min(self.widths) < 1 or (self.bottleneck is not None and self.bottleneck < 1):
+            raise ValueError(f"channels, widths and bottleneck must be positive: {self}")
+        if not self.input_scale > 0:
+            raise ValueError(f"input_scale must be positive, got {self.input_scale}")
+
+
+def layer_sizes(config: AutoencoderConfig) -> tuple[tuple[int, int], ...]:
+    """Return (side in px, feature maps) of every layer from input to bottleneck.
+
+    >>> layer_sizes(AutoencoderConfig())
+    ((128, 1), (64, 2), (32, 4), (16, 8), (8, 16), (4, 32))
+    >>> layer_sizes(AutoencoderConfig(size_px=28, widths=(8, 16, 32)))
+    ((28, 1), (14, 8), (7, 16), (4, 32))
+    """
+    sizes = [(config.size_px, config.channels)]
+    for width in config.widths:
+        sizes.append(((sizes[-1][0] + 1) // 2, width))
+    return tuple(sizes)
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of equation 1, shaped by equation 3."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = layer_sizes(config)
+        self.encoder = nn.ModuleList(
+            nn.Conv2d(inner, outer, kernel_size=3, stride=2, padding=1)
+            for (_, inner), (_, outer) in itertools.pairwise(sizes)
+        )
+        # An even side is restored with one extra row and column, an odd side without.
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(inner, outer, kernel_size=3, stride=2, padding=1, output_padding=1 - side % 2)
+            for (_, inner), (side, outer) in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
+        )
+        side, width = sizes[-1]
+        self.squeeze: nn.Linear | None = None
+        self.expand: nn.Linear | None = None
+        if config.bottleneck is not None:
+            self.squeeze = nn.Linear(side * side * width, config.bottleneck)
+            self.expand = nn.Linear(config.bottleneck, side * side * width)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Map (n, channels, size, size) to the hidden space, (n, width, side, side) or (n, bottleneck)."""
+        hidden = (patches - self.config.input_mean) / self.config.input_scale
+        for layer in self.encoder:
+            hidden = torch.relu(layer(hidden))
+        return hidden if self.squeeze is None else self.squeeze(hidden.flatten(1))
+
+    def decode(self, hidden: Tensor) -> Tensor:
+        """Map the hidden space back to (n, channels, size, size)."""
+        if self.expand is not None:
+            first = self.decoder[0]
+            assert isinstance(first, nn.ConvTranspose2d)
+            hidden = torch.relu(self.expand(hidden))
+            side = int((hidden.shape[1] // first.in_channels) ** 0.5)
+            hidden = hidden.view(hidden.shape[0], first.in_channels, side, side)
+        for layer in self.decoder[:-1]:
+            hidden = torch.relu(layer(hidden))
+        restored: Tensor = self.decoder[-1](hidden).float() * self.config.input_scale + self.config.input_mean
+        return restored
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Reconstruct patches.
+
+        Parameters
+        ----------
+        patches
+            Shape (n, channels, size_px, size_px), float32, intensities in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            The same shape and dtype. Not clamped: the output layer is linear.
+        """
+        return self.decode(self.encode(patches))
+
+
+def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
+    """Return a network with reproducible initial weights, whatever the global generator holds.
+
+    ``"random"`` is He's initialisation for the fan that a ReLU sees. In a transposed convolution of stride 2 each
+    output sums over about a quarter of the kernel, so its fan is ``in_channels * 9 / 4``. The last layer starts at a
+    tenth of that, so that the first reconstruction is nearly the mean and not noise that must be unlearned first.
+
+    ``"pyramid"`` then overwrites two feature maps per layer and input channel: one carries the positive part of the
+    halved image, one the negative part, smoothed by the binomial kernel (1, 2, 1) on the way down and interpolated on
+    the way up. Before its first step the network thus reproduces the patch at bottleneck resolution; the other feature
+    maps, random as before, learn what is missing. Where a layer has fewer than two maps per input channel, or a dense
+    bottleneck lies between, the start stays random.
+    """
+    network = Autoencoder(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                fan = module.in_channels * 9 / 4
+            elif isinstance(module, nn.Conv2d):
+                fan = module.in_channels * 9
+            elif isinstance(module, nn.Linear):
+                fan = module.in_features
+            else:
+                continue
+            module.weight.normal_(0.0, (2.0 / fan) ** 0.5, generator=generator)
+            assert module.bias is not None
+            module.bias.zero_()
+        last = network.decoder[-1]
+        assert isinstance(last, nn.ConvTranspose2d)
+        last.weight.mul_(0.1)
+        fits = config.bottleneck is None and min(config.widths) >= 2 * config.channels
+        if config.initialisation == "pyramid" and fits:
+            _start_as_pyramid(network)
+    # One memory layout for training and for a model read back, so that both give the same numbers to the last bit.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _start_as_pyramid(network: Autoencoder) -> None:
+    """Overwrite weights so that maps 2c and 2c + 1 carry the positive and negative part of channel c through."""
+    tap = torch.tensor([0.25, 0.5, 0.25])
+    halving = torch.outer(tap, tap)
+    doubling = 4 * halving
+    for number in range(network.config.channels):
+        plus, minus = 2 * number, 2 * number + 1
+        for depth, layer in enumerate(network.encoder):
+            weight = layer.weight  # (out, in, 3, 3)
+            assert isinstance(weight, Tensor)
+            weight[[plus, minus]] = 0
+            if depth == 0:
+                weight[plus, number], weight[minus, number] = halving, -halving
+            else:
+                weight[plus, plus], weight[plus, minus] = halving, -halving
+                weight[minus, plus], weight[minus, minus] = -halving, halving
+        for layer in network.decoder[:-1]:
+            weight = layer.weight  # (in, out, 3, 3)
+            assert isinstance(weight, Tensor)
+            weight[:, [plus, minus]] = 0
+            weight[plus, plus], weight[minus, plus] = doubling, -doubling
+            weight[plus, minus], weight[minus, minus] = -doubling, doubling
+        weight = network.decoder[-1].weight
+        assert isinstance(weight, Tensor)
+        weight[:, number] = 0
+        weight[plus, number], weight[minus, number] = doubling, -doubling
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionDetector:
+    """The paper's one-class classifier: a trained autoencoder scored by its reconstruction error."""
+
+    network: Autoencoder
+
+    def reconstruct(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return reconstructions in intensity units, shape (n, size, size), float32."""
+        with torch.inference_mode():
+            restored: NDArray[np.float32] = self.network(_to_tensor(patches, self.network)).cpu().numpy()[:, 0]
+        return restored
+
+    def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return the signed error, input minus reconstruction, in intensity units; positive where too bright."""
+        with torch.inference_mode():
+            given = _to_tensor(patches, self.network)
+            error: NDArray[np.float32] = given.sub_(self.network(given)).cpu().numpy()[:, 0]
+        return error
+
+    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+        """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error."""
+        error = self.error_maps(patches)
+        np.abs(error, out=error)
+        scores = np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2)))
+        return Examination(scores, error)
+
+
+def _to_tensor(patches: NDArray[np.uint16], network: nn.Module) -> Tensor:
+    """Return (n, 1, size, size) float32 intensities where the network lives."""
+    device = next(network.parameters()).device
+    return torch.from_numpy(patches).to(device).float().div_(FULL_SCALE)[:, None]
+
+
+def reconstruction_rmse(patches: Tensor, reconstructions: Tensor) -> Tensor:
+    """Root mean square error over all pixels and channels of each patch, shape (n,) (Wei et al. 2018, section 5)."""
+    return (patches - reconstructions).square().flatten(1).mean(dim=1).sqrt()

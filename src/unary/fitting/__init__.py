@@ -1,1 +1,0 @@
-"""How each dense detector learns from images of normal tissue."""

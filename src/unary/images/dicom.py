@@ -1,0 +1,264 @@
+"""Reading a mammogram, or another single grey image, from DICOM.
+
+The rules are those of the standard's mammography modules and of what goes wrong in the field: polarity is undone,
+padding is told apart from measurement, spacing is what the file states or None, and the window that is stored for
+display is ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut
+
+from unary.errors import ImageError
+from unary.images.decoding import check_bits, decode_pixels, find_limits, reading_dicom
+from unary.records import Image
+
+MAMMOGRAPHY = {
+    "1.2.840.10008.5.1.4.1.1.1.2": "FOR PRESENTATION",
+    "1.2.840.10008.5.1.4.1.1.1.2.1": "FOR PROCESSING",
+}
+_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"}
+_LARGEST_PIXELS = 400_000_000
+_MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
+_OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
+# SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4014.
+_VIEWS = {
+    "399162004": "CC", "R-10242": "CC",
+    "399368009": "MLO", "R-10226": "MLO",
+    "399260004": "ML", "R-10224": "ML",
+    "399352003": "LM", "R-10228": "LM",
+    "399099002": "LMO", "R-10230": "LMO",
+    "399196006": "FB", "R-10244": "FB",
+    "399188001": "SIO", "R-102D0": "SIO",
+    "441555000": "ISO", "R-40AAA": "ISO",
+    "399192008": "XCCL", "R-1024A": "XCCL",
+    "399101009": "XCCM", "R-1024B": "XCCM",
+}  # fmt: skip
+_HEADER_ELEMENTS = [
+    "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
+    "SpecificCharacterSet",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a manifest needs of a DICOM file, read without its pixels.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns.
+    laterality, view
+        As in `Image`.
+    patient_key
+        The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
+        of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
+        them too.
+    """
+
+    shape: tuple[int, int]
+    laterality: str | None
+    view: str | None
+    patient_key: str | None = field(repr=False)
+
+
+def has_dicom_magic(path: Path) -> bool:
+    """Return whether the letters DICM stand after a preamble of 128 bytes (PS3.10 section 7.1)."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_header(path: Path) -> DicomHeader:
+    """Read the size of a DICOM image and whose it is; takes about a millisecond.
+
+    Raises
+    ------
+    ImageError
+        If the file is no readable DICOM image or is compressed by deflate.
+    """
+    with reading_dicom(path):
+        dataset = read_elements(path, _HEADER_ELEMENTS)
+        if "Rows" not in dataset or "Columns" not in dataset:
+            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?", reason="NOT_AN_IMAGE")
+        patient = _clean(dataset, "PatientID")
+        return DicomHeader(
+            (int(dataset.Rows), int(dataset.Columns)),
+            _find_laterality(dataset),
+            _find_view(dataset),
+            None if patient is None else hashlib.sha256(patient.encode("utf-8")).hexdigest()[:12],
+        )
+
+
+def read_dicom(path: Path) -> Image:
+    """Read a single-frame grey image.
+
+    Returns
+    -------
+    Image
+        Pixels after the modality transform where there is one, MONOCHROME1 inverted; no window applied.
+
+    Raises
+    ------
+    ImageError
+        If the file is no readable DICOM image, has several frames or colour, is compressed by deflate (a small file can
+        unpack to gigabytes), does not decode to the size that it declares, or holds values that are not finite.
+    """
+    with reading_dicom(path):
+        _refuse_deflated(path)
+        dataset = pydicom.dcmread(path)
+        _check_kind(dataset, path)
+        stored = decode_pixels(dataset, path)
+        pixels, limits = _apply_modality(dataset, stored, path)
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
+        return Image(
+            pixels,
+            limits,
+            path,
+            padding=_find_padding(dataset, stored),
+            spacing_mm=find_spacing(dataset),
+            laterality=_find_laterality(dataset),
+            view=_find_view(dataset),
+            intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _clean(dataset, "PresentationIntentType"),
+            manufacturer=_clean(dataset, "Manufacturer"),
+            model_name=_clean(dataset, "ManufacturerModelName"),
+            instance_uid=_clean(dataset, "SOPInstanceUID"),
+        )
+
+
+def read_elements(path: Path, names: list[str]) -> Dataset:
+    """Read some elements of the header; call it inside `reading_dicom`."""
+    _refuse_deflated(path)
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+
+
+def _refuse_deflated(path: Path) -> None:
+    """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
+        raise ImageError(
+            f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes",
+            reason="UNSUPPORTED_SYNTAX",
+        )
+
+
+def _check_kind(dataset: Dataset, path: Path) -> None:
+    """Refuse what is no single grey image, before anything is decoded."""
+    modality = str(dataset.get("Modality") or "OT")
+    if modality not in _MODALITIES:
+        # A value that is not one of these may be anything, in a damaged header even a name: not to be quoted.
+        named = f"of modality {modality}" if modality in _OTHER_MODALITIES else "of an unknown modality"
+        raise ImageError(
+            f"{path}: a grey image is needed, not an object {named}; a report, a segmentation or an annotation?",
+            reason="NOT_AN_IMAGE",
+        )
+    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
+        raise ImageError(
+            f"{path}: a DICOM object without pixels; truncated, or a report or annotation?",
+            reason="CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE",
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise ImageError(
+            f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not",
+            reason="MULTIFRAME",
+        )
+    photometric = str(dataset.get("PhotometricInterpretation"))
+    if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(
+            f"{path}: it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed",
+            reason="COLOUR",
+        )
+    if "PixelData" in dataset:
+        check_bits(dataset, path)
+    rows, cols = int(dataset.Rows), int(dataset.Columns)
+    if not 0 < rows * cols <= _LARGEST_PIXELS:
+        raise ImageError(
+            f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read",
+            reason="TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS",
+        )
+
+
+def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Pixels that the file declares to be padding, on stored values (PS3.3 C.7.5.1.1.2)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() else None
+
+
+def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Return pixels after the modality table or rescale (PS3.3 C.11.1), and the range that the format can hold."""
+    if stored.dtype.kind == "f":
+        pixels = stored.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS")
+        return pixels, (float(pixels.min()), float(pixels.max()))
+    if dataset.get("ModalityLUTSequence"):
+        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
+    low, high = find_limits(dataset)
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    if (slope, intercept) == (1.0, 0.0):
+        return stored, (float(low), float(high))
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    if not np.isfinite(ends).all():
+        raise ImageError(
+            f"{path}: its rescale slope and intercept give values that are not finite", reason="CORRUPT_PIXELS"
+        )
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), (ends[0], ends[1])
+
+
+def find_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Return the spacing in mm (row, col), or None when it is unknown.
+
+    In the order of trust: in the patient, at the detector, on the scanned film. A Pixel Spacing that only repeats the
+    detector's, with no calibration stated, is the detector's (PS3.3 10.7.1.3), and the magnification still has to be
+    undone.
+    """
+    pixel, detector = _find_pair(dataset, "PixelSpacing"), _find_pair(dataset, "ImagerPixelSpacing")
+    if pixel is not None and (pixel != detector or dataset.get("PixelSpacingCalibrationType")):
+        return pixel
+    if detector is not None:
+        magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
+        return (detector[0] / magnification, detector[1] / magnification) if magnification > 0 else None
+    return _find_pair(dataset, "NominalScannedPixelSpacing")
+
+
+def _find_pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    value = dataset.get(keyword)
+    if not isinstance(value, pydicom.multival.MultiValue) or len(value) != 2:
+        return None
+    pair = (float(value[0]), float(value[1]))
+    return pair if min(pair) > 0 and np.isfinite(pair).all() else None
+
+
+def _find_laterality(dataset: Dataset) -> str | None:
+    """The side of this image, else of the series."""
+    side = _clean(dataset, "ImageLaterality") or _clean(dataset, "Laterality")
+    return side if side in ("L", "R") else None
+
+
+def _find_view(dataset: Dataset) -> str | None:
+    for item in dataset.get("ViewCodeSequence") or []:
+        view = _VIEWS.get(str(item.get("CodeValue")))
+        if view is not None:
+            return view
+    return _clean(dataset, "ViewPosition")
+
+
+def _clean(dataset: Dataset, keyword: str) -> str | None:
+    text = str(dataset.get(keyword) or "").strip()
+    return text or None

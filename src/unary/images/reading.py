@@ -1,0 +1,125 @@
+"""Reading one image of any supported format, told by its content first and its name second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.errors import ImageError
+from unary.images.dicom import has_dicom_magic, read_dicom, read_header
+from unary.images.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
+from unary.records import Image, Lesion
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+
+def read_image(path: Path | str) -> Image:
+    """Read a DICOM, PNG, TIFF or PGM image as it is stored.
+
+    Parameters
+    ----------
+    path
+        A file that starts as DICOM files do is read as DICOM, whatever its name.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, empty, damaged, of another kind, or shows one single value everywhere.
+    """
+    path = Path(path)
+    image = read_dicom(path) if is_dicom(path) else read_raster(path)
+    check_pixels(image)
+    return image
+
+
+def read_mask(path: Path | str) -> NDArray[np.bool_]:
+    """Read a lesion mask, shape (rows, cols), bool: True where the file is not zero.
+
+    Raises
+    ------
+    ImageError
+        As `read_image`, and if the mask marks nothing.
+    """
+    path = Path(path)
+    mask: NDArray[np.bool_] = (read_dicom(path) if is_dicom(path) else read_raster(path)).pixels > 0
+    if not mask.any():
+        raise ImageError(f"{path}: the mask marks no pixel; not a mask, or damaged?")
+    return mask
+
+
+def read_shape(path: Path | str) -> tuple[int, int]:
+    """Read the rows and columns of an image from its header alone.
+
+    Raises
+    ------
+    ImageError
+        If the header is not readable. The pixels may still be damaged if it is.
+    """
+    path = Path(path)
+    return read_header(path).shape if is_dicom(path) else read_raster_shape(path)
+
+
+def check_pixels(image: Image) -> None:
+    """Refuse an image that is empty, not finite or the same everywhere.
+
+    Raises
+    ------
+    ImageError
+        If it is.
+    """
+    if image.pixels.size == 0:
+        raise ImageError(f"{image.path}: it has no pixels, its shape is {image.shape}", reason="BLANK")
+    low, high = image.pixels.min(), image.pixels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError(
+            f"{image.path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS"
+        )
+    if low == high:
+        raise ImageError(
+            f"{image.path}: every pixel has the value {low}; the image is blank or damaged", reason="BLANK"
+        )
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is worth trying to read: it has an image's suffix, or starts as DICOM files do.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    """
+    return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or has_dicom_magic(path)
+
+
+def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
+    """Return a sentence when a lesion's points leave an image of this (row, col) shape, else None.
+
+    Of a circle only the centre counts. Data sets put the origin at a pixel's centre or at its corner; either is inside.
+    """
+    for point in lesion.points:
+        if not all(-0.5 <= value <= size for value, size in zip(point, shape, strict=True)):
+            place = f"row {point[0]:g}, col {point[1]:g}"
+            return f"{lesion.image_id}: the {lesion.kind} {lesion.name!r} leaves the image at {place}; kept"
+    return None
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is to be read as DICOM: by its content, else by its name.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be opened, is empty, or is neither DICOM nor a raster.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty", reason="NOT_READABLE")
+        dicom = has_dicom_magic(path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror})", reason="NOT_READABLE") from error
+    suffix = path.suffix.lower()
+    if not dicom and suffix not in RASTER_SUFFIXES + DICOM_SUFFIXES:
+        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}", reason="NOT_READABLE")
+    return dicom or suffix in DICOM_SUFFIXES

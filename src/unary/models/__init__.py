@@ -1,0 +1,1 @@
+"""A fitted detector as a model: fit, keep, examine, calibrate."""

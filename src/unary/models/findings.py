@@ -1,0 +1,311 @@
+"""From an anomaly map to findings: connected regions above a level, merged into clusters, with place, size and score.
+
+All findings of an image are drawn at one level, which belongs to the model and lies below its operating points, so
+that a finding has the same outline whichever operating point is chosen; the operating point then keeps those that score
+above its threshold. Regions nearer to each other than ``merge_mm`` are one finding: the calcifications of a cluster are
+reported once, as a radiologist would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import ConvexHull, Delaunay
+from scipy.spatial.distance import pdist
+
+from unary.patches.preparation import PreparedImage
+from unary.records import Finding
+
+_NEIGHBOURS = np.ones((3, 3), bool)
+_MOST_REGIONS = 4000
+_MOST_POINTS = 200_000
+_BAND_PX = 256
+_ROUNDING = 1e-6  # of a pixel
+
+
+@dataclass(frozen=True)
+class FindingsConfig:
+    """How regions become findings.
+
+    Attributes
+    ----------
+    merge_mm
+        Regions whose nearest pixels are less than this apart, from centre to centre, are one finding.
+    merge_px
+        The same in working pixels, where the pixel spacing is unknown.
+    strongest
+        A finding's score is the mean over this many of its regions, the strongest ones, each by its highest value; a
+        finding with fewer regions has the level in the place of those that it lacks: a lone speck counts half. 1 is the
+        highest value alone.
+    """
+
+    merge_mm: float = 5.0
+    merge_px: float = 36.0
+    strongest: int = 2
+
+    def __post_init__(self) -> None:
+        if not (0 < self.merge_mm < math.inf and 0 < self.merge_px < math.inf):
+            raise ValueError(f"merge_mm and merge_px must be positive, got {self.merge_mm} and {self.merge_px}")
+        if self.strongest < 1:
+            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The findings of one image before any is judged, on the working grid.
+
+    Attributes
+    ----------
+    labels
+        Shape (rows, cols), int32: 1, 2, ... by falling score, 0 elsewhere.
+    scores
+        Shape (n,), float64, falling.
+    peaks
+        Shape (n, 2), (row, col) of each highest value.
+    regions
+        Shape (n,), how many connected regions each consists of.
+    highest
+        The highest value of the map, or None where it holds none: the image's score where nothing exceeds the level.
+    """
+
+    labels: NDArray[np.int32]
+    scores: NDArray[np.float64]
+    peaks: NDArray[np.intp]
+    regions: NDArray[np.intp]
+    highest: float | None
+
+    @property
+    def image_score(self) -> float | None:
+        """The score of the most abnormal place, above the level or not."""
+        return float(self.scores[0]) if len(self.scores) else self.highest
+
+
+def find_candidates(
+    anomaly_map: NDArray[np.float32], level: float, config: FindingsConfig, *, spacing_mm: float | None
+) -> Candidates:
+    """Return the regions of a map above a level, merged by distance.
+
+    Parameters
+    ----------
+    anomaly_map
+        Shape (rows, cols), float32, NaN where nothing was scored.
+    level
+        Regions are where the map exceeds it. Where more than a few thousand regions do, the level is not one for this
+        image, and the strongest of them are kept.
+    config
+        How they are merged and scored.
+    spacing_mm
+        Between the map's pixels; None when unknown.
+    """
+    labels, count = ndimage.label(anomaly_map > np.float32(level), _NEIGHBOURS)  # NaN compares as False
+    highest = _find_highest(anomaly_map)
+    if count == 0:
+        nothing = np.zeros(0)
+        return Candidates(labels, nothing, np.zeros((0, 2), np.intp), np.zeros(0, np.intp), highest)
+    values, peaks = _find_peaks(anomaly_map, labels, count)
+    kept = np.sort(np.argsort(-values, kind="stable")[:_MOST_REGIONS])
+    if len(kept) < count:
+        number = np.zeros(count + 1, np.int32)
+        number[kept + 1] = np.arange(1, len(kept) + 1)
+        _renumber(labels, number)
+        values, peaks = values[kept], peaks[kept]
+    cluster = _link_regions(
+        labels, len(values), config.merge_px if spacing_mm is None else config.merge_mm / spacing_mm
+    )
+    scores = _score_clusters(values, cluster, level, config.strongest)
+    order = np.argsort(-scores, kind="stable")
+    rank = np.empty(len(scores), np.int32)
+    rank[order] = np.arange(1, len(scores) + 1)
+    _renumber(labels, np.concatenate([[0], rank[cluster]]).astype(np.int32))
+    strongest = np.lexsort([-values, cluster])
+    first = strongest[np.searchsorted(cluster[strongest], np.arange(len(scores)))]
+    return Candidates(labels, scores[order], peaks[first][order], np.bincount(cluster)[order], highest)
+
+
+def _bands(rows: int) -> Iterator[slice]:
+    """Rows of an image, a few hundred at a time: what is derived from them then stays small."""
+    return (slice(start, min(start + _BAND_PX, rows)) for start in range(0, rows, _BAND_PX))
+
+
+def _find_highest(anomaly_map: NDArray[np.float32]) -> float | None:
+    """The highest finite value, None where there is none."""
+    highest = -np.inf
+    for band in _bands(len(anomaly_map)):
+        values = anomaly_map[band]
+        highest = max(highest, float(np.max(values, where=np.isfinite(values), initial=-np.inf)))
+    return highest if highest > -np.inf else None
+
+
+def _find_peaks(
+    anomaly_map: NDArray[np.float32], labels: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The highest value of each region, shape (count,), and its first place in reading order, (count, 2)."""
+    values = np.full(count + 1, -np.inf, np.float32)
+    for band in _bands(len(labels)):
+        inside = labels[band] > 0
+        np.maximum.at(values, labels[band][inside], anomaly_map[band][inside])
+    peaks = np.full((count + 1, 2), -1, np.intp)
+    for band in _bands(len(labels)):
+        place = np.argwhere(labels[band] > 0)[::-1]  # the first place is written last
+        place[:, 0] += band.start
+        number = labels[place[:, 0], place[:, 1]]
+        highest = anomaly_map[place[:, 0], place[:, 1]] == values[number]
+        highest &= peaks[number, 0] < 0
+        peaks[number[highest]] = place[highest]
+    return values[1:].astype(np.float64), peaks[1:]
+
+
+def _renumber(labels: NDArray[np.int32], number: NDArray[np.int32]) -> None:
+    """Give each label another number, shape (labels + 1,), in place: a second label image is not affordable."""
+    for band in _bands(len(labels)):
+        labels[band] = number[labels[band]]
+
+
+def _link_regions(labels: NDArray[np.int32], count: int, distance_px: float) -> NDArray[np.intp]:
+    """Return the cluster of each region, shape (count,), numbered from 0: single linkage over gaps below a distance.
+
+    The shortest way between two groups of points is an edge of their Delaunay triangulation, since no third point can
+    lie in the circle around it; so that this is exact, at the cost of a triangulation of the regions' border pixels.
+    """
+    if count == 1:
+        return np.zeros(1, np.intp)
+    points, region = _find_borders(labels)
+    around = np.asarray([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * 4 * (max(labels.shape) + int(distance_px))
+    triangles = Delaunay(np.concatenate([points, around])).simplices  # the corners far away: points may lie on a line
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = edges[(edges < len(points)).all(axis=1)]
+    one, other = edges[region[edges[:, 0]] != region[edges[:, 1]]].T
+    near = np.square(points[one] - points[other]).sum(axis=1) < distance_px**2
+    links = (np.ones(int(near.sum()), bool), (region[one][near], region[other][near]))
+    cluster: NDArray[np.intp] = connected_components(coo_array(links, shape=(count, count)), directed=False)[1]
+    return cluster.astype(np.intp)
+
+
+def _find_borders(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Pixels of the regions' borders, shape (n, 2), and each one's region, from 0.
+
+    Where there are more than a triangulation is for, as only a map without any order has, one of each region in every
+    cell of a grid stands for the others, of the finest grid that leaves few enough.
+    """
+    points, region, cell_px = np.zeros((0, 2), np.int64), np.zeros(0, np.intp), 1
+    for band in _bands(len(labels)):
+        above, below = max(band.start - 1, 0), band.stop + 1
+        inside = np.pad(labels[above:below] > 0, ((band.start == 0, below > len(labels)), (1, 1)))
+        inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        place = np.argwhere(inside[1:-1, 1:-1] & ~inner)
+        place[:, 0] += band.start
+        points = np.concatenate([points, place])
+        region = np.concatenate([region, labels[place[:, 0], place[:, 1]] - 1])
+        while len(points) > _MOST_POINTS:
+            cells = np.column_stack([region, points // cell_px])
+            first = np.unique(cells, axis=0, return_index=True)[1]
+            points, region = points[first], region[first]
+            cell_px *= 2 if len(points) > _MOST_POINTS else 1
+    return points, region
+
+
+def _score_clusters(
+    values: NDArray[np.float64], cluster: NDArray[np.intp], level: float, strongest: int
+) -> NDArray[np.float64]:
+    """Mean of each cluster's strongest regions, the level standing in for those that it lacks."""
+    order = np.lexsort([-values, cluster])
+    scores = np.full(int(cluster.max()) + 1, float(level))
+    first = np.searchsorted(cluster[order], np.arange(len(scores)))
+    place = np.arange(len(values)) - first[cluster[order]]
+    kept = place < strongest
+    np.add.at(scores, cluster[order][kept], (values[order][kept] - level) / strongest)
+    return scores
+
+
+def describe_findings(
+    candidates: Candidates, prepared: PreparedImage, p_values: Sequence[float | None], *, count: int
+) -> tuple[tuple[Finding, ...], NDArray[np.uint8]]:
+    """Return the first ``count`` candidates as findings of the stored image, and its label image.
+
+    Parameters
+    ----------
+    candidates
+        On the working grid.
+    prepared
+        Whose scale leads back to the stored grid.
+    p_values
+        One per finding.
+    count
+        At most 255.
+    """
+    labels = enlarge_labels(candidates.labels, prepared, count=count)
+    scale = np.asarray(prepared.scale)
+    boxes = ndimage.find_objects(candidates.labels, max_label=count) if count else []
+    findings = []
+    for number, (box, p_value) in enumerate(zip(boxes, p_values, strict=True)):
+        inside = candidates.labels[box] == number + 1
+        corner = np.asarray([part.start for part in box])
+        outline = _find_outline(inside, corner, scale)
+        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1).astype(int)
+        low = np.floor(corner * scale + _ROUNDING).astype(int)
+        high = np.minimum(np.ceil((corner + inside.shape) * scale - _ROUNDING).astype(int), prepared.stored_shape)
+        area, diameter = None, None
+        if prepared.stored_spacing_mm is not None:
+            spacing = np.asarray(prepared.stored_spacing_mm)
+            area = float(inside.sum() * np.prod(scale * spacing))
+            diameter = float(pdist(outline * spacing).max())
+        findings.append(
+            Finding(
+                rank=number + 1,
+                score=float(candidates.scores[number]),
+                p_value=p_value,
+                box=(int(low[0]), int(low[1]), int(high[0]), int(high[1])),
+                outline=tuple((float(row), float(col)) for row, col in outline),
+                peak=(int(peak[0]), int(peak[1])),
+                regions=int(candidates.regions[number]),
+                area_mm2=area,
+                diameter_mm=diameter,
+            )
+        )
+    return tuple(findings), _label_the_smallest(labels, findings)
+
+
+def _label_the_smallest(labels: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
+    """On a stored grid coarser than the working one a finding may lie between pixels; its peak is then labelled."""
+    for finding in reversed(findings):
+        r0, c0, r1, c1 = finding.box
+        if not (labels[r0:r1, c0:c1] == finding.rank).any():
+            labels[finding.peak] = finding.rank
+    return labels
+
+
+def enlarge_labels(labels: NDArray[np.int32], prepared: PreparedImage, *, count: int) -> NDArray[np.uint8]:
+    """Return labels 1 to ``count`` of the working grid on the stored grid, uint8; each pixel takes its nearest."""
+    if not 0 <= count <= 255:
+        raise ValueError(f"at most 255 findings can be labelled, got {count}")
+    enlarged = np.zeros(prepared.stored_shape, np.uint8)
+    rows, cols = (
+        np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
+        for length, factor, size in zip(prepared.stored_shape, prepared.scale, labels.shape, strict=True)
+    )
+    for band in _bands(len(enlarged)) if count else ():
+        first, last = rows[band.start], rows[band.stop - 1] + 1
+        block = labels[first:last]
+        small = np.where(block <= count, block, 0).astype(np.uint8)
+        if small.any():
+            enlarged[band] = small[rows[band] - first][:, cols]
+    return enlarged
+
+
+def _find_outline(
+    inside: NDArray[np.bool_], corner: NDArray[np.intp], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Vertices of the convex outline of the pixels' areas, shape (n, 2), in stored pixel centres."""
+    pixels = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
+    corners = np.unique(
+        np.concatenate([pixels + np.asarray(shift) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0
+    )
+    outline: NDArray[np.float64] = corners[ConvexHull(corners).vertices] * scale - 0.5  # one pixel has an area already
+    return outline

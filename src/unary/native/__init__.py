@@ -1,1 +1,0 @@
-"""Arithmetic in C, compiled for the processor at hand."""

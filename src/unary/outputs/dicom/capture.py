@@ -1,0 +1,250 @@
+"""Findings drawn on the image as a DICOM Secondary Capture (PS3.3 A.8.1), for every viewer that shows pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+
+from unary.errors import require
+from unary.outputs.dicom.header import (
+    DISCLAIMER,
+    UidMaker,
+    build_reference,
+    build_result,
+    build_stand_in,
+    check_labels,
+    describe_domain,
+    describe_model,
+    describe_point,
+    find_side,
+    format_date,
+    get_common_arguments,
+    identify_equipment,
+    silenced,
+    to_ascii,
+)
+from unary.outputs.dicom.presentation import read_window
+from unary.records import Detection, Finding, Image, ModelIdentity
+
+BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
+_NARROWEST = 512  # room for the words
+_HALVED_FROM = 1024
+_ORANGE, _BLACK, _RED = (230, 159, 0), (0, 0, 0), (255, 80, 60)
+
+
+def build_capture(
+    source: Dataset,
+    image: Image,
+    detection: Detection,
+    identity: ModelIdentity,
+    *,
+    uid: UidMaker,
+    moment: datetime,
+) -> Dataset:
+    """Build a colour picture of the image at half its resolution, with outlines, ranks, scores and the disclaimer.
+
+    It states no pixel spacing: nothing is to be measured on it. See `draw_capture` for what is drawn.
+
+    Parameters
+    ----------
+    image
+        The pixels of ``source``, as `unary.images.dicom.read_dicom` gives them.
+
+    Raises
+    ------
+    ImageError
+        If the image does not have the source's rows and columns.
+    MissingPackageError
+        If highdicom is not installed.
+    """
+    check_labels(source, image.shape)
+    hd = require("highdicom", extra="dicom")
+    pixels = draw_capture(render_gray(image, source), detection, identity)
+    with silenced("highdicom", "pydicom"):
+        stand_in = build_stand_in(source)
+        orientation = list(stand_in.PatientOrientation or [])
+        body = hd.sc.SCImage(
+            pixel_array=pixels,
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            study_instance_uid=stand_in.StudyInstanceUID,
+            patient_orientation=("L", "F"),  # replaced below: highdicom takes one or two letters at most
+            **identify_equipment(identity),
+            **get_common_arguments(uid, "capture", 3),
+        )
+        body.PatientOrientation, body.Laterality = orientation, find_side(source) or ""
+        body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(moment)
+        body.SourceImageSequence = [build_reference(stand_in)]
+        # Burned In Annotation speaks of the patient's identity, and none is added here.
+        lossy = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+        body.ImageComments = to_ascii(f"{DISCLAIMER} {describe_point(detection.operating_point)}", 1024)
+        lines = (describe_model(identity), describe_domain(detection))
+        body.DerivationDescription = to_ascii(". ".join(line for line in lines if line), 1024)
+        for keyword in ("BurnedInAnnotation", *lossy):
+            if keyword in stand_in:
+                body[keyword] = stand_in[keyword]
+        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="overlay")
+
+
+def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
+    """Return the image as it is to be shown: shape (rows, cols), float32 in [0, 1], dense tissue bright.
+
+    The window or table is the one that the file states, else the one of `find_window`.
+    """
+    values = image.pixels.astype(np.float32)
+    inverted = source.get("PhotometricInterpretation") == "MONOCHROME1"
+    if inverted:  # windows are stated for values before inversion
+        np.subtract(np.float32(sum(image.value_range)), values, out=values)
+    if source.get("VOILUTSequence"):
+        shown = _apply_table(values, source.VOILUTSequence[0])
+    else:
+        own = read_window(source)
+        center, width = own or find_window(image, inverted=inverted)
+        function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
+        shown = _apply_window(values, center, width, function)
+    if inverted:
+        np.subtract(1, shown, out=shown)
+    return np.clip(shown, 0, 1, out=shown)
+
+
+def find_window(image: Image, *, inverted: bool) -> tuple[float, float]:
+    """Return a window (center, width) for an image that states none: from its dimmest to its 99.8th percentile.
+
+    Taken over what is neither padding nor the value of the background, in values before the inversion of MONOCHROME1
+    when ``inverted``.
+    """
+    inside = image.pixels > image.pixels.min()
+    if image.padding is not None:
+        inside &= ~image.padding
+    chosen = image.pixels[inside] if inside.any() else image.pixels
+    low, high = (float(value) for value in np.percentile(chosen, [0.5, 99.8]))
+    if inverted:
+        low, high = sum(image.value_range) - high, sum(image.value_range) - low
+    width = max(high - low, 1.0) + 1
+    return low + width / 2, width
+
+
+def _apply_table(values: NDArray[np.float32], item: Dataset) -> NDArray[np.float32]:
+    """Map values to 0 to 1 through a VOI table (PS3.3 C.11.2.1.1)."""
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    data = item.LUTData
+    table = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+    count = min(count or 2**16, len(table))
+    index = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int32)
+    return np.asarray(table[index] / (2**bits - 1), np.float32)
+
+
+def _apply_window(values: NDArray[np.float32], center: float, width: float, function: str) -> NDArray[np.float32]:
+    """Map values to 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3), in place."""
+    if function == "SIGMOID":
+        values -= np.float32(center)
+        values *= np.float32(-4 / width)
+        np.exp(np.clip(values, -60, 60, out=values), out=values)
+        values += 1
+        return np.reciprocal(values, out=values)
+    if function != "LINEAR_EXACT":
+        center, width = center - 0.5, max(width - 1, 1e-6)
+    values -= np.float32(center)
+    values /= np.float32(width)
+    values += np.float32(0.5)
+    return values
+
+
+def draw_capture(gray: NDArray[np.float32], detection: Detection, identity: ModelIdentity) -> NDArray[np.uint8]:
+    """Return a colour picture, shape (rows, cols, 3), uint8.
+
+    Half as many rows and columns as the image, each pixel the mean of four; an image with fewer than 1024 columns stays
+    as it is. Above it a line says that this is research; the lines below it say which model found what, and how the
+    image differs from the training images if it does. They hide nothing. Black is added to the right of an image that
+    is too narrow for the words.
+
+    Parameters
+    ----------
+    gray
+        Shape (rows, cols), float32 in [0, 1].
+    """
+    step = 2 if gray.shape[1] >= _HALVED_FROM else 1
+    small = _halve(gray) if step == 2 else gray
+    width = max(small.shape[1], _NARROWEST)
+    size = max(12, min(small.shape[0], width) // 45)
+    font, large = ImageFont.load_default(size), ImageFont.load_default(_fit(BANNER, width, 2 * size))
+    foot = [_summarise(detection, identity), *_wrap(describe_domain(detection), font, width - size)]
+    above, below = _band_height(large, 1), _band_height(font, len(foot))
+    canvas = np.zeros((small.shape[0] + above + below, width, 3), np.uint8)
+    canvas[above : above + small.shape[0], : small.shape[1]] = np.rint(255 * small).astype(np.uint8)[..., None]
+    picture = Picture.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    for finding in reversed(detection.findings):  # the most abnormal on top
+        _draw_finding(draw, finding, step=step, above=above, font=font, line_px=max(1, size // 10))
+    _draw_band(draw, [BANNER], top=0, width=width, font=large)
+    _draw_band(draw, foot, top=canvas.shape[0] - below, width=width, font=font)
+    return np.asarray(picture).copy()
+
+
+def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of two by two pixels; the last row or column of an odd size counts twice."""
+    even = np.pad(gray, [(0, size % 2) for size in gray.shape], mode="edge") if any(n % 2 for n in gray.shape) else gray
+    rows = even[::2] + even[1::2]
+    return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, np.float32)
+
+
+def _draw_finding(draw: Any, finding: Finding, *, step: int, above: int, font: Any, line_px: int) -> None:
+    """An outline with a dark rim, so that it shows on white tissue too, and its rank and score."""
+    loop = [*finding.outline, finding.outline[0]]
+    path = [((col + 0.5) / step - 0.5, above + (row + 0.5) / step - 0.5) for row, col in loop]
+    draw.line(path, fill=_BLACK, width=3 * line_px, joint="curve")
+    draw.line(path, fill=_ORANGE, width=line_px, joint="curve")
+    text = f"{finding.rank}: {finding.score:.3g}"
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=2)
+    x = min(finding.box[3] / step + 4, draw.im.size[0] - (right - left) - 2)
+    y = max(above + finding.box[0] / step - (bottom - top), above)
+    draw.text((x - left, y - top), text, font=font, fill=_ORANGE, stroke_width=2, stroke_fill=_BLACK)
+
+
+def _summarise(detection: Detection, identity: ModelIdentity) -> str:
+    point = detection.operating_point
+    level = "not calibrated" if point is None else f"operating point {point.name}"
+    count = len(detection.findings)
+    found = "no finding" if count == 0 else "1 finding" if count == 1 else f"{count} findings"
+    if detection.image_score is None and count == 0:
+        found = "not scored"
+    model = f"unary {identity.version} {identity.detector} {identity.sha256[:12]}"
+    return to_ascii(f"{found}; {level}; {model}", 120)
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Break a text into at most four lines of ``width`` pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines if len(lines) <= 4 else [*lines[:3], lines[3] + " ..."]
+
+
+def _fit(text: str, width: int, largest: int) -> int:
+    """Return the largest font size at which a text fits into nine tenths of a width."""
+    sizes = range(largest, 8, -1)
+    return next((size for size in sizes if ImageFont.load_default(size).getlength(text) <= 0.9 * width), 8)
+
+
+def _band_height(font: Any, lines: int) -> int:
+    return int(lines * 1.4 * font.size + 4)
+
+
+def _draw_band(draw: Any, lines: Sequence[str], *, top: int, width: int, font: Any) -> None:
+    """Lines on black, in the middle."""
+    draw.rectangle((0, top, width, top + _band_height(font, len(lines)) - 1), fill=_BLACK)
+    for number, line in enumerate(lines):
+        place = (width / 2, top + 2 + (number + 0.5) * 1.4 * font.size)
+        draw.text(place, line, font=font, fill=_RED, anchor="mm")

@@ -1,0 +1,148 @@
+"""Boxes and scores as a DICOM Grayscale Softcopy Presentation State (PS3.3 A.33.1), drawn by the viewer."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from unary.errors import require
+from unary.outputs.dicom.header import (
+    DISCLAIMER,
+    UidMaker,
+    build_result,
+    build_stand_in,
+    describe_domain,
+    find_side,
+    get_common_arguments,
+    identify_equipment,
+    silenced,
+    to_ascii,
+)
+from unary.records import Detection, Finding, ModelIdentity
+
+_LAYER = "UNARY"
+
+
+def build_presentation(
+    source: Dataset,
+    detection: Detection,
+    identity: ModelIdentity,
+    *,
+    uid: UidMaker,
+    moment: datetime,
+    window: tuple[float, float] | None = None,
+) -> Dataset:
+    """Build a presentation state: the box, rank and score of every finding, and the disclaimer.
+
+    A presentation state replaces the image's own pipeline, so its window or table and its polarity are carried over. A
+    box ``(r0, c0, r1, c1)`` becomes a closed polyline from (c0, r0) to (c1, r1), which in DICOM are the outer edges of
+    its pixels (PS3.3 C.10.5.1.2).
+
+    Parameters
+    ----------
+    window
+        Center and width for a source without a window of its own, in its values after rescaling.
+
+    Raises
+    ------
+    ImageError
+        If the source lacks what a result refers to.
+    MissingPackageError
+        If highdicom is not installed.
+    """
+    hd = require("highdicom", extra="dicom")
+    with silenced("highdicom", "pydicom"):
+        stand_in = build_stand_in(source)
+        layer = hd.pr.GraphicLayer(_LAYER, order=1, description=DISCLAIMER)
+        texts = [_draw_notice(hd, stand_in, detection)]
+        texts += [_label_finding(hd, finding) for finding in detection.findings]
+        frames = [_draw_box(hd, finding, uid) for finding in detection.findings]
+        annotation = hd.pr.GraphicAnnotation(
+            referenced_images=[stand_in], graphic_layer=layer, graphic_objects=frames or None, text_objects=texts
+        )
+        inverted = stand_in.get("PhotometricInterpretation") == "MONOCHROME1"
+        body = hd.pr.GrayscaleSoftcopyPresentationState(
+            referenced_images=[_keep_identity(stand_in)],
+            content_label="FINDINGS",
+            content_description=DISCLAIMER,
+            graphic_annotations=[annotation],
+            graphic_layers=[layer],
+            modality_lut_transformation=_carry_rescale(hd, stand_in),
+            voi_lut_transformations=_carry_window(hd, stand_in, window),
+            presentation_lut_transformation=hd.PresentationLUTTransformation("INVERSE" if inverted else "IDENTITY"),
+            **identify_equipment(identity),
+            **get_common_arguments(uid, "presentation", 5),
+        )
+        body.Laterality = find_side(source) or ""
+        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="boxes")
+
+
+def _keep_identity(stand_in: Dataset) -> Dataset:
+    """The source without its windows and tables, which are handed over one by one instead."""
+    kept = Dataset()
+    pipeline = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleSlope", "RescaleIntercept")
+    for element in stand_in:
+        if element.keyword not in (*pipeline, "RescaleType", "ModalityLUTSequence"):
+            kept.add(element)
+    return kept
+
+
+def _draw_notice(hd: Any, source: Dataset, detection: Detection) -> Any:
+    lines = [DISCLAIMER, describe_domain(detection)] if detection.out_of_domain else [DISCLAIMER]
+    box = (0.01, 0.01, 0.99, 0.05)
+    return hd.pr.TextObject(to_ascii(" ".join(lines), 1024), "DISPLAY", bounding_box=box, text_justification="LEFT")
+
+
+def _label_finding(hd: Any, finding: Finding) -> Any:
+    r0, _, _, c1 = finding.box
+    text = f"{finding.rank}: {finding.score:.3g}"
+    return hd.pr.TextObject(text, "PIXEL", anchor_point=(float(c1), float(r0)), anchor_point_visible=False)
+
+
+def _draw_box(hd: Any, finding: Finding, uid: UidMaker) -> Any:
+    r0, c0, r1, c1 = finding.box
+    corners = np.array([(c0, r0), (c1, r0), (c1, r1), (c0, r1), (c0, r0)], np.float64)
+    name, identifier = f"Finding {finding.rank}", uid(f"finding {finding.rank}")
+    return hd.pr.GraphicObject("POLYLINE", corners, "PIXEL", tracking_id=name, tracking_uid=identifier)
+
+
+def _carry_rescale(hd: Any, source: Dataset) -> Any:
+    """The source's modality transform (PS3.3 C.11.1), or None."""
+    if source.get("ModalityLUTSequence"):
+        item = source.ModalityLUTSequence[0]
+        return hd.ModalityLUTTransformation(modality_lut=hd.ModalityLUT.from_dataset(item))
+    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        return None
+    return hd.ModalityLUTTransformation(
+        rescale_intercept=float(intercept), rescale_slope=float(slope), rescale_type=source.get("RescaleType") or "US"
+    )
+
+
+def _carry_window(hd: Any, source: Dataset, window: tuple[float, float] | None) -> Any:
+    """The source's table or first window (PS3.3 C.11.2), else the given one, else None."""
+    referenced = hd.ReferencedImageSequence(referenced_images=[source])
+    make = hd.pr.SoftcopyVOILUTTransformation
+    if source.get("VOILUTSequence"):
+        tables = [hd.VOILUT.from_dataset(source.VOILUTSequence[0])]
+        return [make(voi_luts=tables, referenced_images=referenced)]
+    own = read_window(source)
+    center, width = own or window or (None, None)
+    if center is None:
+        return None
+    function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
+    return [make(window_center=center, window_width=width, voi_lut_function=function, referenced_images=referenced)]
+
+
+def read_window(source: Dataset) -> tuple[float, float] | None:
+    """Return the first window that a header states, (center, width), or None when there is none that can be used."""
+    pair = []
+    for keyword in ("WindowCenter", "WindowWidth"):
+        value = source.get(keyword)
+        first = value if isinstance(value, int | float) or value is None else next(iter(value), None)
+        pair.append(None if first is None else float(first))
+    center, width = pair
+    return (center, width) if center is not None and width is not None and width >= 1 else None

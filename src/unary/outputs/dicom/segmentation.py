@@ -1,0 +1,185 @@
+"""Findings and anomaly maps as DICOM Segmentations (PS3.3 A.51), on the pixels of the source image.
+
+A mammogram has no frame of reference, so a segmentation must have its rows and columns; a coarser one cannot be placed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from unary.errors import require
+from unary.outputs.dicom.header import (
+    DISCLAIMER,
+    UidMaker,
+    build_result,
+    build_stand_in,
+    check_labels,
+    describe_point,
+    get_common_arguments,
+    identify_equipment,
+    silenced,
+    to_ascii,
+)
+from unary.outputs.dicom.report import ABNORMAL_STRUCTURE, BREAST
+from unary.records import Detection, ModelIdentity
+
+# A segment takes a frame of the size of the image, 1.7 MB on a full-field mammogram.
+MOST_SEGMENTS = 30
+_FULL_SCALE = 255
+_ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+
+def build_segmentation(
+    source: Dataset, detection: Detection, identity: ModelIdentity, *, uid: UidMaker, moment: datetime
+) -> Dataset | None:
+    """Build a binary segmentation, one segment per finding, its number the finding's rank.
+
+    Returns
+    -------
+    Dataset or None
+        None when no pixel belongs to a finding: a segmentation without segments is not allowed, and one empty segment
+        would read as a finding; that nothing was found is said by the report. Of more than `MOST_SEGMENTS` findings the
+        most abnormal are kept, and the description says so.
+
+    Raises
+    ------
+    ImageError
+        If the labels do not have the source's rows and columns, or hold a rank that no finding has.
+    MissingPackageError
+        If highdicom is not installed.
+    """
+    check_labels(source, detection.labels.shape)
+    count = min(len(detection.findings), MOST_SEGMENTS)
+    if int(detection.labels.max(initial=0)) > len(detection.findings):
+        raise ValueError(f"labels go up to {detection.labels.max()} but there are {len(detection.findings)} findings")
+    labels = np.where(detection.labels <= count, detection.labels, 0).astype(np.uint8)
+    if not labels.any():
+        return None
+    hd = require("highdicom", extra="dicom")
+    left_out = len(detection.findings) - count
+    note = f" {count} most abnormal of {len(detection.findings)}." if left_out else ""
+    with silenced("highdicom", "pydicom"):
+        segments, stand_in = [], build_stand_in(source)
+        algorithm = _identify_algorithm(hd, detection, identity)
+        for finding in detection.findings[:count]:
+            names = (f"Finding {finding.rank}", f"finding {finding.rank}")
+            p_value = "" if finding.p_value is None else f", p-value {finding.p_value:.4g}"
+            text = f"Anomaly score {finding.score:.6g}{p_value}. {DISCLAIMER}"
+            segments.append(_describe_segment(hd, finding.rank, names, text, algorithm=algorithm, uid=uid))
+        body = hd.seg.Segmentation(
+            source_images=[stand_in],
+            pixel_array=labels,
+            segmentation_type="BINARY",
+            segment_descriptions=segments,
+            content_label="FINDINGS",
+            content_description=DISCLAIMER + note,
+            **identify_equipment(identity),
+            **get_common_arguments(uid, "segmentation", 2),
+        )
+        body.PatientOrientation = stand_in.PatientOrientation  # in place of a position in space (PS3.3 C.7.6.1)
+        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="findings")
+
+
+def build_heat_map(
+    source: Dataset,
+    anomaly_map: NDArray[np.float32],
+    detection: Detection,
+    identity: ModelIdentity,
+    *,
+    uid: UidMaker,
+    moment: datetime,
+) -> Dataset:
+    """Build a fractional segmentation that shows an anomaly map.
+
+    Stored value = round(255 (score - low) / (high - low)), where low is the map's smallest value and high its largest
+    or, when that is larger, the threshold of the operating point: a map that stays below the threshold does not look
+    hot. Both ends are written into the segment's description. What is outside (NaN) is 0. The standard has only
+    PROBABILITY and OCCUPANCY to name the type; the values are neither, and must not be read as a probability.
+
+    Parameters
+    ----------
+    anomaly_map
+        Shape (rows, cols) of the stored image, float32; NaN where nothing was scored.
+
+    Raises
+    ------
+    ImageError
+        If the map does not have the source's rows and columns.
+    MissingPackageError
+        If highdicom is not installed.
+    """
+    check_labels(source, anomaly_map.shape)
+    point = detection.operating_point
+    values, low, high = scale_map(anomaly_map, None if point is None else point.threshold)
+    text = f"Anomaly map, no probability: score = {low:.7g} + value x {(high - low) / _FULL_SCALE:.7g}. {DISCLAIMER}"
+    hd = require("highdicom", extra="dicom")
+    with silenced("highdicom", "pydicom"):
+        names, stand_in = ("Anomaly map", "heat map segment"), build_stand_in(source)
+        algorithm = _identify_algorithm(hd, detection, identity)
+        body = hd.seg.Segmentation(
+            source_images=[stand_in],
+            pixel_array=values.astype(np.float32)[None] / _FULL_SCALE,
+            segmentation_type="FRACTIONAL",
+            fractional_type="PROBABILITY",
+            max_fractional_value=_FULL_SCALE,
+            segment_descriptions=[_describe_segment(hd, 1, names, text, algorithm=algorithm, uid=uid)],
+            content_label="ANOMALY_MAP",
+            content_description=f"{DISCLAIMER} No probability.",
+            omit_empty_frames=False,
+            **identify_equipment(identity),
+            **get_common_arguments(uid, "heat map", 4),
+        )
+        body.PatientOrientation = stand_in.PatientOrientation  # in place of a position in space (PS3.3 C.7.6.1)
+        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="anomaly map")
+
+
+def scale_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> tuple[NDArray[np.uint8], float, float]:
+    """Return a map in steps of 1/255 of its range, and the scores that 0 and 255 stand for; see `build_heat_map`.
+
+    >>> values, low, high = scale_map(np.array([[np.nan, 1.0, 2.0]], np.float32), 5.0)
+    >>> values.tolist(), low, high
+    ([[0, 0, 64]], 1.0, 5.0)
+    """
+    inside = np.isfinite(anomaly_map)
+    if not inside.any():
+        return np.zeros(anomaly_map.shape, np.uint8), 0.0, 0.0
+    low, high = float(anomaly_map[inside].min()), float(anomaly_map[inside].max())
+    if threshold is not None and np.isfinite(threshold):
+        high = max(high, threshold)
+    if high == low:
+        return np.zeros(anomaly_map.shape, np.uint8), low, high
+    share = (np.where(inside, anomaly_map, low).astype(np.float64) - low) / (high - low)
+    return np.rint(_FULL_SCALE * share).astype(np.uint8), low, high
+
+
+def _describe_segment(hd: Any, number: int, names: tuple[str, str], text: str, *, algorithm: Any, uid: UidMaker) -> Any:
+    """One item of the Segment Sequence (PS3.3 C.8.20.4); its tracking identifier is the report's for this finding."""
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=names[0],
+        segmented_property_category=ABNORMAL_STRUCTURE,
+        segmented_property_type=ABNORMAL_STRUCTURE,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        tracking_uid=uid(names[1]),
+        tracking_id=names[0],
+        anatomic_regions=[BREAST],
+    )
+    segment.SegmentDescription = to_ascii(text, 1024)
+    return segment
+
+
+def _identify_algorithm(hd: Any, detection: Detection, identity: ModelIdentity) -> Any:
+    return hd.AlgorithmIdentificationSequence(
+        name=to_ascii(f"unary {identity.detector}", 64),
+        family=_ARTIFICIAL_INTELLIGENCE,
+        version=to_ascii(identity.version, 64),
+        source="unary",
+        parameters={"sha256": to_ascii(identity.sha256, 64), "point": describe_point(detection.operating_point)},
+    )

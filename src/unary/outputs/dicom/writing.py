@@ -1,0 +1,149 @@
+"""Results that a PACS takes: one DICOM object per kind, beside the image in its study.
+
+All are uncompressed Explicit VR Little Endian, since compressed segmentations crash servers in use. Each names the
+model, its hash, the operating point and the source image, and says that it is research and not for diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from unary.errors import ImageError
+from unary.files import replacing
+from unary.images.dicom import read_dicom, read_header
+from unary.outputs.dicom.capture import build_capture, find_window
+from unary.outputs.dicom.header import UNDECODABLE, extract_source, make_uid_maker, silenced
+from unary.outputs.dicom.presentation import build_presentation
+from unary.outputs.dicom.report import build_report
+from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
+from unary.records import Detection, Image, ModelIdentity
+
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "Kind",
+    "build_capture",
+    "build_heat_map",
+    "build_presentation",
+    "build_report",
+    "build_segmentation",
+    "make_uid_maker",
+    "write_dicom_results",
+]
+
+Kind = Literal["report", "segmentation", "capture", "heat_map", "presentation"]
+KINDS: tuple[Kind, ...] = ("report", "segmentation", "capture", "heat_map", "presentation")
+DEFAULT_KINDS: tuple[Kind, ...] = ("report", "segmentation", "capture")
+
+
+def write_dicom_results(
+    source_path: Path,
+    detection: Detection,
+    identity: ModelIdentity,
+    folder: Path,
+    *,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    moment: datetime,
+    anomaly_map: NDArray[np.float32] | None = None,
+    image: Image | None = None,
+) -> tuple[Path, ...]:
+    """Write the DICOM results of one image as ``folder/KIND.dcm`` and return their paths.
+
+    ``report``: structured report, also when nothing was found. ``segmentation``: the pixels of the findings; not
+    written when there are none. ``capture``: a picture for any viewer. ``heat_map``: the anomaly map.
+    ``presentation``: boxes that the viewer draws. All are built before the first is written, and each is written whole
+    or not at all; one of a former run that no longer belongs there is removed.
+
+    Parameters
+    ----------
+    source_path
+        The DICOM image that the detection is of. It is only read.
+    folder
+        Of this image alone; created when missing.
+    moment
+        Date and time of the results.
+    anomaly_map
+        Shape (rows, cols) of the stored image, float32, NaN where nothing was scored; needed for ``heat_map``.
+    image
+        The pixels of ``source_path``, where they have been read already; else they are read when a kind needs them.
+
+    Raises
+    ------
+    ImageError
+        If the source is no readable DICOM image, cannot be referred to, or the detection is not of its size.
+    MissingPackageError
+        If highdicom is not installed.
+    ValueError
+        If a kind is unknown, or ``heat_map`` is asked for without a map.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"unknown kind {unknown[0]!r}; known are {', '.join(KINDS)}")
+    if "heat_map" in kinds and anomaly_map is None:
+        raise ValueError("a heat map needs the anomaly map")
+    source = read_source(source_path)
+    if image is None and {"capture", "presentation"} & set(kinds):
+        image = read_dicom(source_path)
+    results = {
+        kind: _build(kind, source, image, detection, identity, moment, anomaly_map) for kind in dict.fromkeys(kinds)
+    }
+    written = []
+    for kind, result in results.items():
+        path = folder / f"{kind}.dcm"
+        if result is None:
+            path.unlink(missing_ok=True)
+            continue
+        with replacing(path) as partial, silenced("pydicom"):
+            result.save_as(partial, enforce_file_format=True)
+        written.append(path)
+    return tuple(written)
+
+
+def read_source(path: Path) -> Dataset:
+    """Return the part of a DICOM file's header that its results need.
+
+    Raises
+    ------
+    ImageError
+        If it is no readable DICOM image, or lacks what results refer to. The message quotes no value of the header.
+    """
+    read_header(path)
+    try:
+        with silenced("pydicom"):
+            return extract_source(pydicom.dcmread(path, stop_before_pixels=True))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except UNDECODABLE as error:  # from None: what pydicom raises quotes the value, which may be a name or a date
+        raise ImageError(f"{path}: its header is damaged ({type(error).__name__})") from None
+
+
+def _build(
+    kind: Kind,
+    source: Dataset,
+    image: Image | None,
+    detection: Detection,
+    identity: ModelIdentity,
+    moment: datetime,
+    anomaly_map: NDArray[np.float32] | None,
+) -> Dataset | None:
+    uid = make_uid_maker(source, identity, detection.operating_point)
+    if kind == "report":
+        return build_report(source, detection, identity, uid=uid, moment=moment)
+    if kind == "segmentation":
+        return build_segmentation(source, detection, identity, uid=uid, moment=moment)
+    if kind == "heat_map":
+        assert anomaly_map is not None
+        return build_heat_map(source, anomaly_map, detection, identity, uid=uid, moment=moment)
+    assert image is not None
+    if kind == "capture":
+        return build_capture(source, image, detection, identity, uid=uid, moment=moment)
+    window = find_window(image, inverted=source.get("PhotometricInterpretation") == "MONOCHROME1")
+    return build_presentation(source, detection, identity, uid=uid, moment=moment, window=window)

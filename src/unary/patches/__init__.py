@@ -1,0 +1,1 @@
+"""Prepared images, and patches as coordinates over them. No torch."""
