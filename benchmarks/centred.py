@@ -25,7 +25,8 @@ from unary.experiments.bench_data import collect_bench_data, draw_folds
 from unary.models.pipeline import train_fusion
 from unary.models.scoring import score_patch_set
 from unary.patches.collection import Collection
-from unary.patches.grid import GridConfig, PatchSet
+from unary.patches.grid import GridConfig
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import PreparationConfig
 
 GROUPS = {"BI-RADS 5": ("5",), "BI-RADS 2 to 4": ("2", "3", "4")}

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unary.patches.grid import GridConfig, PatchSet, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import PatchSet
 from unary.patches.store import open_images, release_pages, writing_images
 from unary.training.engine import TrainingConfig, train_autoencoder
 

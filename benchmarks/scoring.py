@@ -39,7 +39,8 @@ from unary.images.reading import read_image
 from unary.models.bundle import Model, read_model
 from unary.models.detection import Examined, build_detection, map_prepared, require_settings
 from unary.models.findings import find_candidates
-from unary.patches.grid import GridConfig, taper_window, tissue_origins
+from unary.patches.grid import GridConfig, tissue_origins
+from unary.patches.stitching import taper_window
 from unary.patches.preparation import FULL_SCALE, PreparedImage, find_breast, prepare_image
 
 SPACING_MM = 0.07

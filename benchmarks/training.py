@@ -24,7 +24,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
-from unary.patches.grid import GridConfig, PatchSet, build_patch_set, grid_origins, join_patch_sets
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.training.engine import TrainingConfig, train_autoencoder
 
 PAPER_PATCHES = 36_013

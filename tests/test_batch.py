@@ -14,7 +14,7 @@ import pytest
 
 from unary.clinic.batch import list_inputs, run_batch
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.detectors.threads import count_threads, using_threads
+from unary.training.threads import count_threads, using_threads
 from unary.errors import ImageError
 
 

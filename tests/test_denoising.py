@@ -11,7 +11,8 @@ from unary.detectors.protocol import ImageDetector
 from unary.detectors.tissue import read_tissue
 from unary.errors import TrainingError
 from unary.models.scoring import score_patch_set
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
 from unary.training.engine import StepsConfig
 

@@ -12,7 +12,8 @@ from scipy import ndimage
 from unary.cli.main import main
 from unary.datasets.manifest import write_manifest
 from unary.models.bundle import read_model
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
 from unary.training.distributed import is_first, is_joined, joining_processes, share_batches
 from unary.training.engine import TrainingConfig, train_autoencoder

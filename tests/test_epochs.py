@@ -8,7 +8,8 @@ from scipy import ndimage
 
 import unary.training.batches
 from unary.errors import ImageError
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins, join_patch_sets
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set, join_patch_sets
 from unary.patches.preparation import FULL_SCALE
 from unary.patches.store import open_images, writing_images
 from unary.training.batches import draw_batches

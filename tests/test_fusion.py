@@ -13,7 +13,7 @@ from unary.detectors.fit_segmentation import fit_segmentation
 from unary.detectors.fusion import Fusion, fit_surprisal, pool_patches
 from unary.detectors.fusion_parts import describe_fusion, restore_fusion
 from unary.detectors.prominence import Prominence
-from unary.detectors.threads import has_matrix_units
+from unary.training.threads import has_matrix_units
 from unary.detectors.tissue import read_tissue
 from unary.errors import BundleError, TrainingError
 from unary.models.bundle import read_model, write_model

@@ -4,7 +4,8 @@ from scipy import ndimage
 
 from unary.detectors.laplacian import LaplacianConfig, _responses, fit_laplacian, pooled_responses
 from unary.errors import TrainingError
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
 
 

@@ -20,15 +20,9 @@ from unary.detectors.wei2018 import compiler
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.wei2018.native import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
 from unary.errors import CompilerError
-from unary.patches.grid import (
-    GridConfig,
-    PatchSet,
-    add_tapered,
-    build_patch_set,
-    extract_patches,
-    grid_origins,
-    join_patch_sets,
-)
+from unary.patches.grid import GridConfig, extract_patches, grid_origins
+from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
+from unary.patches.stitching import add_tapered
 from unary.patches.preparation import FULL_SCALE
 from unary.training.engine import TrainingConfig, train_autoencoder
 

@@ -12,7 +12,8 @@ import unary
 from unary.detectors.wei2018 import compiler
 from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
 from unary.training.engine import TrainingConfig, train_autoencoder
 

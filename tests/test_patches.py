@@ -4,21 +4,9 @@ import numpy as np
 import pytest
 
 import unary.patches.grid
-from unary.patches.grid import (
-    GridConfig,
-    OverlapWeights,
-    add_tapered,
-    build_patch_set,
-    extract_patches,
-    grid_origins,
-    join_patch_sets,
-    pad_to_patch,
-    split_grid,
-    stitch_patches,
-    taper_window,
-    tissue_origins,
-    tissue_share,
-)
+from unary.patches.grid import GridConfig, extract_patches, grid_origins, pad_to_patch, tissue_origins, tissue_share
+from unary.patches.patch_set import build_patch_set, join_patch_sets
+from unary.patches.stitching import OverlapWeights, add_tapered, split_grid, stitch_patches, taper_window
 
 SHAPES = [(1, 1), (5, 300), (16, 16), (31, 17), (64, 48), (100, 33)]
 

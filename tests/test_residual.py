@@ -10,7 +10,8 @@ from unary.detectors.wei2018.autoencoder import AutoencoderConfig, Reconstructio
 from unary.errors import TrainingError
 from unary.experiments import entrants_learned
 from unary.experiments.bench_data import collect_bench_data, draw_folds
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE, PreparationConfig
 from unary.training.engine import StepsConfig, TrainingConfig, train_autoencoder
 

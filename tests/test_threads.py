@@ -17,12 +17,13 @@ from unary.detectors.blind_spot import (
     subtract_local_mean,
 )
 from unary.detectors.dense_laplacian import DenseLaplacian
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.detectors.tissue import read_tissue
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.detectors.wei2018.native import build_reconstruction
 from unary.models.detection import map_prepared
-from unary.patches.grid import GridConfig, taper_window, tissue_origins
+from unary.patches.grid import GridConfig, tissue_origins
+from unary.patches.stitching import taper_window
 from unary.patches.preparation import FULL_SCALE, PreparedImage
 
 

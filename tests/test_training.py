@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder
 from unary.errors import TrainingError
-from unary.patches.grid import GridConfig, build_patch_set, grid_origins
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
 from unary.training.engine import TrainingConfig, train_autoencoder
 

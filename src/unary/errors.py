@@ -60,6 +60,14 @@ class ManifestError(UnaryError):
     """A manifest or a data-set folder is malformed or contradicts itself."""
 
 
+class ProfileError(UnaryError):
+    """A profile is asked for that does not exist."""
+
+
+class DetectorError(UnaryError):
+    """A detector is unknown, is not fitted, or cannot do what is asked of it."""
+
+
 class SplitError(UnaryError):
     """A split would put one patient on two sides, or would leave a side empty."""
 

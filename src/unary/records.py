@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from unary.errors import ImageError
+
+NOTICE = "Research software. Not for diagnosis."
 
 LesionKind = Literal["point", "contour", "circle", "box", "mask"]
 LESION_KINDS: tuple[LesionKind, ...] = ("point", "contour", "circle", "box", "mask")
@@ -32,7 +36,7 @@ class Image:
         The lowest and highest value that the storage format can hold, for example ``(0, 4095)`` at 12 bits.
         For float images, the smallest and largest value present.
     path
-        Where it came from.
+        Where it came from; None for an array in memory.
     padding
         Shape (rows, cols), bool: True where the file declares padding rather than measurement. None when it declares
         none.
@@ -53,7 +57,7 @@ class Image:
 
     pixels: NDArray[Any]
     value_range: tuple[float, float]
-    path: Path
+    path: Path | None = None
     padding: NDArray[np.bool_] | None = None
     spacing_mm: tuple[float, float] | None = None
     laterality: str | None = None
@@ -67,6 +71,63 @@ class Image:
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return "the array" if self.path is None else str(self.path)
+
+    @classmethod
+    def from_array(
+        cls,
+        pixels: ArrayLike,
+        *,
+        spacing_mm: float | tuple[float, float] | None = None,
+        padding: ArrayLike | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> Image:
+        """Take an array as an image; larger values are brighter.
+
+        Parameters
+        ----------
+        pixels
+            Shape (rows, cols), integers or floats; 64-bit floats become float32, booleans are refused.
+        spacing_mm
+            Distance between pixel centres, one for both directions or (between rows, between columns).
+        padding
+            Shape (rows, cols), bool: True where no measurement is.
+        value_range
+            Lowest and highest value that the pixels could have; by default those of the type, or, for floats, those
+            present.
+
+        Raises
+        ------
+        ImageError
+            If the array is not two-dimensional, empty, of another type, not finite, or spacing or padding do not fit.
+        """
+        values = np.asarray(pixels)
+        if values.ndim != 2 or 0 in values.shape:
+            raise ImageError(
+                f"the array: a two-dimensional array with pixels is needed, its shape is {values.shape}; give the "
+                "slices of a volume, or the images of a stack, one by one"
+            )
+        if values.dtype.kind not in "iuf":
+            raise ImageError(f"the array: integers or floats are needed, its type is {values.dtype}")
+        if values.dtype.kind == "f":
+            values = values.astype(np.float32)
+            if not np.isfinite(values).all():
+                raise ImageError("the array: it holds values that are not finite (NaN or infinity)")
+        if value_range is None and values.dtype.kind == "f":
+            value_range = (float(values.min()), float(values.max()))
+        elif value_range is None:
+            value_range = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
+        spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
+        if spacing is not None and not all(0 < length < np.inf for length in spacing):
+            raise ImageError(f"the array: spacing_mm must be positive, got {spacing_mm}")
+        outside = None if padding is None else np.asarray(padding, bool)
+        if outside is not None and outside.shape != values.shape:
+            raise ImageError(f"the array: its padding has the shape {outside.shape}, its pixels {values.shape}")
+        return cls(values, value_range, padding=outside, spacing_mm=spacing)
 
     def __repr__(self) -> str:
         rows, cols = self.shape
@@ -109,17 +170,17 @@ class ManifestRow:
     Attributes
     ----------
     path
-        Absolute path of the image file.
+        Absolute path of the image file; None where ``image`` is given.
     image_id
         Unique within a manifest.
     patient_id
         The unit of every split and interval. Equal to ``image_id`` only when nothing better is known.
     label
-        By the paper's rule (Wei et al. 2018, section 2): BI-RADS 1-2 negative, 3-6 positive; None when unknown.
+        Negative images show nothing suspicious, positive ones do; None when unknown.
     laterality, view
         As in `Image`.
-    birads
-        ``"1"``, ``"2"``, ``"3"``, ``"4"``, ``"4a"``, ``"4b"``, ``"4c"``, ``"5"`` or ``"6"``; None when unknown.
+    assessment
+        The category of the reading, such as ``"4a"``, one of the profile's (`unary.profiles.Reading`); None when unknown.
     density
         ACR breast density, ``"1"`` to ``"4"``; None when unknown.
     complete
@@ -127,18 +188,21 @@ class ManifestRow:
         and is never taken as normal.
     spacing_mm
         Pixel spacing for files that cannot say it themselves; the file's own value wins.
+    image
+        An image in memory, in place of a file.
     """
 
-    path: Path
+    path: Path | None
     image_id: str
     patient_id: str = field(repr=False)
     label: Label | None = None
     laterality: str | None = None
     view: str | None = None
-    birads: str | None = None
+    assessment: str | None = None
     density: str | None = None
     complete: bool = True
     spacing_mm: float | None = None
+    image: Image | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -158,6 +222,9 @@ class Manifest:
         return Manifest(rows, tuple(lesion for lesion in self.lesions if lesion.image_id in kept))
 
 
+Unit = Literal["finding", "patch"]
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """A score above which something is reported, with what normal images do there.
@@ -165,28 +232,33 @@ class OperatingPoint:
     Attributes
     ----------
     name
-        A short word, such as ``"1"`` for one false finding per normal image.
-    false_findings_per_image
-        What was asked for: expected number of findings in a normal image.
+        A short word, such as ``"1"`` for one false finding per normal image, or ``"patch_0.95"`` for the score that
+        95 % of normal patches do not exceed.
+    unit
+        What is counted: findings or patches.
+    rate
+        What was asked for: the expected number of findings in a normal image, or the share of its patches.
     threshold
-        Findings score above it. Set on held-out normal images alone.
+        Findings, or patches, score above it. Set on held-out normal images alone.
     measured_rate
-        Findings per image in those images at this threshold, the mean over patients.
-    promised
-        Whether ``false_findings_per_image`` is a finite-sample guarantee (see `unary.models.calibration`); where False there
-        are too few normal patients for one, and ``measured_rate`` is an estimate.
+        The same of those images at this threshold, the mean over patients.
+    guaranteed
+        Whether ``rate`` holds as a finite-sample guarantee (`unary.models.calibration`); where False there are too few
+        normal patients for one, and ``measured_rate`` is an estimate.
     false_alarm_rate
-        Bound on the chance that a normal image has any finding here, in (0, 1]; a finite-sample guarantee.
+        Bound on the chance that a normal image has any finding here, in (0, 1]; a finite-sample guarantee. None for
+        patches.
     patients
         How many normal patients set it.
     """
 
     name: str
-    false_findings_per_image: float
+    unit: Unit
+    rate: float
     threshold: float
     measured_rate: float
-    promised: bool
-    false_alarm_rate: float
+    guaranteed: bool
+    false_alarm_rate: float | None
     patients: int
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.datasets.folder import find_images
-from unary.detectors.threads import count_threads, map_in_threads, using_threads
+from unary.training.threads import count_threads, map_in_threads, using_threads
 from unary.errors import ImageError
 from unary.files import replacing
 from unary.images.isolation import IsolatedReader, show_path

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unary.detectors.filters import correlate
-from unary.detectors.threads import has_matrix_units, map_in_threads
+from unary.training.threads import has_matrix_units, map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 
 MEAN_WINDOW_PX = 15

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from unary.detectors.filters import gaussian_laplace, smooth_gaussian
 from unary.detectors.laplacian import LaplacianConfig
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 from unary.errors import TrainingError
 

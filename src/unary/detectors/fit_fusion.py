@@ -18,7 +18,7 @@ from unary.detectors.fit_segmentation import fit_segmentation
 from unary.detectors.fusion import Fusion, Part, fuse_parts, pool_patches
 from unary.detectors.prominence import Prominence
 from unary.detectors.segmentation import STRONGEST as SEGMENTATION_STRONGEST
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.detectors.tissue import Tissue, read_tissue
 from unary.errors import TrainingError
 from unary.patches.grid import Origins

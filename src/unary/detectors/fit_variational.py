@@ -24,7 +24,7 @@ from unary.detectors.variational import (
 )
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
 from unary.errors import TrainingError
-from unary.patches.grid import PatchSet
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.training.engine import StepsConfig, optimise
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import ImageExamination
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.detectors.tissue import Strips, Tissue, scan_tissue
 from unary.errors import TrainingError
 from unary.patches.grid import Origins

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unary.detectors.protocol import Examination
 from unary.errors import TrainingError
-from unary.patches.grid import PatchSet
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 
 _FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise

@@ -1,79 +1,170 @@
-"""What every detector can do, whatever it learned."""
+"""What a detector is: one class that learns from normal images, examines one image, and can be kept.
+
+There is no base class: whatever has these attributes and methods is a detector. `unary.detectors.windows` makes one of
+what sees a patch at a time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+
+if TYPE_CHECKING:
+    from unary.detectors.tissue import TissueScan
+
+Grid = Literal["stored", "working"]
+Knowledge = Literal["no learning", "normals only", "normals + lesion prior"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One prepared image, or the part of it that holds the tissue and the patches asked for.
+
+    Attributes
+    ----------
+    pixels
+        Shape (rows, cols), uint16; 65535 is intensity 1; 0 outside the mask, at least 1 inside.
+    mask
+        Shape (rows, cols), bool: True where tissue is.
+    """
+
+    pixels: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    @cached_property
+    def tissue(self) -> TissueScan:
+        """Intensity with the outside filled in, computed once for all parts of a fusion."""
+        from unary.detectors.tissue import scan_tissue
+
+        return scan_tissue(self.pixels, self.mask)
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What a detector says of a batch of patches.
+    """What a detector says of one view.
 
     Attributes
     ----------
     scores
-        Shape (n,), float64; higher is more abnormal. Never clamped or rescaled.
-    maps
-        Shape (n, size, size), float32; higher is more abnormal, in the detector's own unit.
+        Shape (n,), float64, of the patches asked for; higher is more abnormal. Never clamped or rescaled.
+    anomaly_map
+        Shape (rows, cols) of the view, float32, in the detector's own unit; higher is more abnormal. NaN where nothing
+        was scored. None where no map was asked for.
     """
 
     scores: NDArray[np.float64]
-    maps: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)
-class ImageExamination:
-    """What a detector says of patches of one image, having seen the whole.
+class DetectorState:
+    """A fitted detector as plain values.
 
     Attributes
     ----------
-    scores
-        Shape (n,), float64; higher is more abnormal. Never clamped or rescaled.
-    anomaly_map
-        Shape (rows, cols) of the image, float32, in the detector's own unit; NaN outside the tissue.
+    settings
+        What JSON can hold: the configuration, and fitted numbers.
+    tensors
+        Arrays by name.
     """
 
-    scores: NDArray[np.float64]
-    anomaly_map: NDArray[np.float32]
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @runtime_checkable
-class ImageDetector(Protocol):
-    """A fitted one-class detector that uses what surrounds a patch."""
+class Detector(Protocol):
+    """A one-class detector.
 
-    def examine_image(self, pixels: NDArray[np.uint16], origins: Origins, *, size_px: int) -> ImageExamination:
-        """Score the patches of one prepared image, (rows, cols) uint16, zero outside the tissue.
+    Attributes
+    ----------
+    grid
+        Which grid it sees: ``"stored"``, the image's own pixels, or ``"working"``, the profile's working spacing.
+    knowledge
+        What it has been told: nothing that is learned, normal images alone, or also what a lesion may look like.
+    config
+        A frozen dataclass of settings, each with a default. ``type(config)`` is where the command line finds options.
+    """
 
-        ``origins``, shape (n, 2), are the patches' first pixels; a patch may reach past the lower and right border.
+    grid: ClassVar[Grid]
+    knowledge: ClassVar[Knowledge]
+
+    @property
+    def config(self) -> Any:
+        """The settings it was built with: ``type(detector)(config)`` is the same detector, not fitted."""
+        ...
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Return the detector fitted on normal patches; this one stays as it is.
+
+        Parameters
+        ----------
+        normals
+            Normal patches alone, and the images that they lie in (`PatchSet.images`); in an image with a benign lesion
+            the patches near it are left out.
+        context
+            Seed, checkpoints, progress.
+
+        Raises
+        ------
+        TrainingError
+            If there are too few patches, they show nothing, or training diverges.
         """
         ...
 
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score patches of one view, and map it.
 
-class Detector(Protocol):
-    """A fitted one-class detector of patches, each on its own."""
+        Parameters
+        ----------
+        view
+            One prepared image.
+        origins
+            Shape (n, 2), int32: (row, col) of the patches' first pixels; there may be none. A patch may reach past the
+            lower and right border.
+        size_px
+            Side of a patch.
+        with_map
+            Whether a map is wanted too; without, much work may be spared. Scores are the same either way.
 
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
-        """Score patches of shape (n, size, size), uint16, 65535 being intensity 1; each independently of the others."""
+        Raises
+        ------
+        DetectorError
+            If the detector is not fitted, or was fitted for patches of another size.
+        """
         ...
 
+    def get_state(self) -> DetectorState:
+        """Return what `from_state` needs.
 
-@runtime_checkable
-class BlendingDetector(Protocol):
-    """A detector of patches that adds up its maps where they overlap, in fewer passes over memory than by itself."""
+        Raises
+        ------
+        DetectorError
+            If the detector is not fitted.
+        """
+        ...
 
-    def add_maps(
-        self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32], *, size_px: int
-    ) -> None:
-        """Add the maps of an image's patches, times the weights of `unary.patches.grid.taper_window`, to ``sums``.
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """Return the detector of a state, examining bit for bit as the one it was taken from.
 
-        ``pixels``, (rows, cols) uint16, holds every patch whole; ``origins``, shape (n, 2), are the patches' first
-        pixels; ``sums`` has the image's shape, float32. `ValueError` if these do not fit, or the detector sees patches
-        of another size.
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the state is not one of this detector.
         """
         ...

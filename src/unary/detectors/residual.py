@@ -19,7 +19,7 @@ from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms, poo
 from unary.detectors.protocol import Examination
 from unary.detectors.wei2018.autoencoder import ReconstructionDetector
 from unary.errors import TrainingError
-from unary.patches.grid import PatchSet
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 
 _FLOOR = 1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.patches.preparation import FULL_SCALE
 
 MEAN_WINDOW_PX = 15

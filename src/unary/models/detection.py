@@ -17,22 +17,14 @@ from numpy.typing import NDArray
 
 from unary.clinic.acceptance import compare_domain
 from unary.detectors.protocol import BlendingDetector, Detector, ImageDetector
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.errors import CalibrationError, ImageError
 from unary.images.reading import read_image
 from unary.models.bundle import DetectionSettings, Model
 from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
 from unary.models.findings import Candidates, FindingsConfig, describe_findings, find_candidates
-from unary.patches.grid import (
-    GridConfig,
-    Origins,
-    OverlapWeights,
-    add_tapered,
-    extract_patches,
-    pad_to_patch,
-    split_grid,
-    tissue_origins,
-)
+from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
+from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
 from unary.patches.preparation import PreparedImage, prepare_image
 from unary.records import Detection, Domain, Image, OperatingPoint
 
@@ -85,7 +77,7 @@ def map_prepared(
     the rim of the collimated field and the edge of the film are the brightest lines of many normal mammograms.
 
     A detector of whole images sees the breast once. A detector of patches sees overlapping windows, ``stride_px``
-    apart, wherever there is any tissue; their maps are blended with `unary.patches.grid.taper_window`, so that no pixel is
+    apart, wherever there is any tissue; their maps are blended with `unary.patches.stitching.taper_window`, so that no pixel is
     lost to a window's border, nor at the borders and corners of the image.
     """
     if not prepared.mask.any():

@@ -35,7 +35,8 @@ from unary.models.bundle import DETECTORS, DetectorName, Model, Provenance, desc
 from unary.models.commissioning import add_detection, set_operating_points
 from unary.models.scoring import ImageScores, measure_controls, score_image, score_patch_set
 from unary.patches.collection import GROUPS, Collection, collect_patches
-from unary.patches.grid import GridConfig, PatchSet
+from unary.patches.grid import GridConfig
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import PreparationConfig
 from unary.records import Manifest
 from unary.training.engine import Trained, TrainingConfig, train_autoencoder

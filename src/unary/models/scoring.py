@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import Detector, Examination, ImageDetector
-from unary.detectors.threads import map_in_threads
+from unary.training.threads import map_in_threads
 from unary.models.bundle import Model
-from unary.patches.grid import Origins, PatchSet, build_patch_set, extract_patches, stitch_patches, tissue_origins
+from unary.patches.grid import Origins, extract_patches, tissue_origins
+from unary.patches.patch_set import PatchSet, build_patch_set
+from unary.patches.stitching import stitch_patches
 from unary.patches.preparation import FULL_SCALE, PreparedImage, prepare_image
 from unary.records import Image
 

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from unary.datasets.manifest import lesion_group
 from unary.errors import ImageError, ManifestError
 from unary.images.reading import read_image, read_mask
-from unary.patches.grid import GridConfig, Origins, PatchSet, build_patch_set, join_patch_sets, tissue_origins
+from unary.patches.grid import GridConfig, Origins, tissue_origins
+from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.lesions import judge_patches, measure_lesion, rasterise_lesion
 from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
 from unary.patches.store import open_images, release_pages, writing_images

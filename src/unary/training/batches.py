@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.patches.grid import PatchSet
+from unary.patches.patch_set import PatchSet
 from unary.patches.store import Images, Room, is_stored, outgrows_memory, read_images
 
 WINDOW_BYTES = 1 << 28

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unary.detectors.wei2018.autoencoder import Autoencoder
-from unary.patches.grid import PatchSet
+from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.patches.store import release_pages
 

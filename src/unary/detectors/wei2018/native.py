@@ -21,7 +21,9 @@ from unary.detectors.protocol import Examination
 from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, ReconstructionDetector
 from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
-from unary.patches.grid import Origins, PatchSet, taper_ramp
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.patches.stitching import taper_ramp
 
 logger = logging.getLogger(__name__)
 

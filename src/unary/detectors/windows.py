@@ -1,0 +1,135 @@
+"""From what sees a patch at a time to a detector of images: windows, taper and blending.
+
+The map is the mean of overlapping windows, half a patch apart, with weights that fall towards a window's border, so that
+no pixel is lost there nor at the borders and corners of the image. The scores are those of the patches asked for, each
+on its own. Both are the same to the last bit for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.detectors.protocol import Examination, View
+from unary.training.threads import map_in_threads
+from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
+from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
+
+_BATCH = 64
+_GRID_ROWS = 4  # of windows that a thread adds up at a time
+_BAND_PX = 256
+
+
+@dataclass(frozen=True, eq=False)
+class PatchExamination:
+    """What is said of a batch of patches, each independently of the others.
+
+    Attributes
+    ----------
+    scores
+        Shape (n,), float64.
+    maps
+        Shape (n, size, size), float32.
+    """
+
+    scores: NDArray[np.float64]
+    maps: NDArray[np.float32]
+
+
+ExaminePatches = Callable[[NDArray[np.uint16]], PatchExamination]
+"""Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
+
+AddMaps = Callable[[NDArray[np.uint16], Origins, NDArray[np.float32]], None]
+"""Add the maps of an image's patches, times `unary.patches.stitching.taper_window`, to sums of the image's shape."""
+
+
+def examine_windows(
+    examine: ExaminePatches,
+    view: View,
+    origins: Origins,
+    *,
+    size_px: int,
+    with_map: bool,
+    add_maps: AddMaps | None = None,
+) -> Examination:
+    """Examine a view by what sees patches.
+
+    Parameters
+    ----------
+    examine
+        Scores and maps of patches.
+    view, origins, size_px, with_map
+        As in `unary.detectors.protocol.Detector.examine`.
+    add_maps
+        A faster way to blend windows, where there is one; (image, origins, sums).
+    """
+    scores = np.empty(len(origins))
+    padded = pad_to_patch(view.pixels, size_px)
+    low = origins.max(axis=0, initial=0) + size_px - padded.shape
+    if (low > 0).any():  # patches asked for may reach further than one window does
+        padded = np.pad(padded, [(0, max(int(more), 0)) for more in low])
+    batches = [slice(start, start + _BATCH) for start in range(0, len(origins), _BATCH)]
+    found = map_in_threads(
+        lambda part: examine(extract_patches(padded, origins[part], size_px=size_px)).scores, batches
+    )
+    for part, values in zip(batches, found, strict=True):
+        scores[part] = values
+    if not with_map:
+        return Examination(scores, None)
+    if not view.mask.any():
+        return Examination(scores, np.full(view.shape, np.nan, np.float32))
+    windows = tissue_origins(view.mask, GridConfig(size_px, max(size_px // 2, 1), 0.0))
+    blended = _blend_windows(examine, add_maps, pad_to_patch(view.pixels, size_px), windows, size_px)
+    anomaly_map = blended[: view.shape[0], : view.shape[1]]
+    np.copyto(anomaly_map, np.nan, where=~view.mask)
+    return Examination(scores, anomaly_map)
+
+
+def _blend_windows(
+    examine: ExaminePatches, add_maps: AddMaps | None, pixels: NDArray[np.uint16], windows: Origins, size_px: int
+) -> NDArray[np.float32]:
+    """The maps of overlapping windows as one."""
+    found = np.zeros(pixels.shape, np.float32)
+
+    def add_up(part: Origins) -> tuple[int, NDArray[np.float32]]:
+        """The first row of some windows, and from there to their last one their weighted maps added up."""
+        first, last = int(part[0, 0]), int(part[-1, 0]) + size_px
+        strip, inside = pixels[first:last], part - np.array([first, 0], np.int32)
+        sums = np.zeros(strip.shape, np.float32)
+        if add_maps is not None:
+            add_maps(strip, inside, sums)
+        else:
+            for start in range(0, len(inside), _BATCH):
+                batch = inside[start : start + _BATCH]
+                add_tapered(sums, examine(extract_patches(strip, batch, size_px=size_px)).maps, batch)
+        return first, sums
+
+    for first, sums in map_in_threads(add_up, split_grid(windows, _GRID_ROWS)):
+        found[first : first + len(sums)] += sums
+    weights = OverlapWeights([(size_px, windows)], int(pixels.shape[1]))
+
+    def divide(start: int) -> None:
+        weights.divide(found[start : start + _BAND_PX], start)
+
+    for _ in map_in_threads(divide, range(0, len(found), _BAND_PX)):
+        pass
+    return found
+
+
+def spread_evenly(count: int, at_most: int) -> NDArray[np.int64]:
+    """Return at most so many positions out of ``count``, evenly spread, ascending and distinct; shape (n,)."""
+    return np.unique(np.linspace(0, count - 1, min(count, at_most)).round().astype(np.int64))
+
+
+def examine_in_batches(
+    measure: Callable[[NDArray[np.uint16]], NDArray[np.float64]],
+    gather: Callable[[NDArray[np.int64]], NDArray[np.uint16]],
+    positions: Sequence[int] | NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return what is measured of patches, shape (n, ...), a batch at a time, side by side."""
+    chosen = np.asarray(positions, np.int64)
+    batches = [chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH)]
+    return np.concatenate(list(map_in_threads(lambda batch: measure(gather(batch)), batches)))
