@@ -12,11 +12,7 @@ from unary.clinic.acceptance import (
     AcceptanceConfig,
     check_file,
     check_files,
-    compare_domain,
-    describe_domain,
-    describe_image,
     format_checks,
-    join_domains,
     write_checks,
 )
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
@@ -24,6 +20,7 @@ from unary.errors import REASONS
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image
+from unary.models.domain import compare_domain, describe_domain, describe_image, join_domains
 from unary.records import Domain
 
 CANARY = "Canary^Secret"

@@ -9,27 +9,23 @@ not a "no", only unknown.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from unary.datasets.folder import find_images
 from unary.errors import ImageError, Reason
 from unary.files import replacing
-from unary.images.attributes import Attributes, clean_text
+from unary.images.attributes import Attributes
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.records import Domain, Image
+from unary.models.domain import compare_parts, describe_attributes, describe_image
+from unary.records import Domain
 
 MAGNIFIED_FROM = 1.2  # contact mammograms have 1.0 to 1.1, magnified ones 1.5 to 2
-_SPACING_TOLERANCE = 0.1
-_BRIGHTNESS_TOLERANCE = 0.25
-_SAMPLE_PX = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -130,9 +126,9 @@ def check_file(
         if not refusals and not config.headers_only:
             part = describe_image(reader.read(path))
         else:
-            part = _describe_attributes(attributes)
+            part = describe_attributes(attributes)
         if domain is not None:
-            flags.extend(("OUT_OF_DOMAIN", line) for line in _compare(part, domain))
+            flags.extend(("OUT_OF_DOMAIN", line) for line in compare_parts(part, domain))
     except ImageError as error:
         detail = str(error).removeprefix(f"{show_path(path)}: ")
         return Check(path, False, error.reason or "NOT_READABLE", detail)
@@ -211,101 +207,6 @@ def _describe_unknown(attributes: Attributes) -> Iterator[str]:
         yield f"not stated: {', '.join(missing)}"
     if attributes.lossy:
         yield "has been compressed with loss"
-
-
-def describe_domain(images: Iterable[Image]) -> Domain:
-    """Return what images have in common; they are taken one by one, so that a generator need not keep them.
-
-    >>> describe_domain([Image(np.eye(9, dtype=np.uint8), (0.0, 255.0), Path("a.png"))])
-    Domain(intents=(), manufacturers=(), model_names=(), spacing_mm=None, bits=(8,), brightness=(1.0, 1.0))
-    """
-    return join_domains(describe_image(image) for image in images)
-
-
-def describe_image(image: Image) -> Domain:
-    """Return the domain of a single image: what `join_domains` joins, small enough to keep for each image."""
-    low, high = image.value_range
-    sample = image.pixels if image.padding is None else image.pixels[~image.padding]
-    sample = sample.reshape(-1)[:: max(1, sample.size // _SAMPLE_PX)]
-    brightness = float(np.percentile(sample, 99)) if sample.size else None
-    return Domain(
-        intents=_as_tuple(image.intent),
-        manufacturers=_as_tuple(clean_text(image.manufacturer or "")),
-        model_names=_as_tuple(clean_text(image.model_name or "")),
-        spacing_mm=None if image.spacing_mm is None else (min(image.spacing_mm), max(image.spacing_mm)),
-        bits=(round(math.log2(high - low + 1)),) if image.pixels.dtype.kind in "iu" else (),
-        brightness=None if brightness is None else (brightness, brightness),
-    )
-
-
-def _describe_attributes(attributes: Attributes) -> Domain:
-    spacing = attributes.spacing_mm
-    return Domain(
-        intents=_as_tuple(attributes.intent),
-        manufacturers=_as_tuple(attributes.manufacturer),
-        model_names=_as_tuple(attributes.model_name),
-        spacing_mm=None if spacing is None else (min(spacing), max(spacing)),
-    )
-
-
-def _as_tuple(text: str | None) -> tuple[str, ...]:
-    return () if text is None else (text,)
-
-
-def join_domains(domains: Iterable[Domain]) -> Domain:
-    """Return the smallest domain that contains all of these."""
-    parts = list(domains)
-    return Domain(
-        intents=tuple(sorted({name for part in parts for name in part.intents})),
-        manufacturers=tuple(sorted({name for part in parts for name in part.manufacturers})),
-        model_names=tuple(sorted({name for part in parts for name in part.model_names})),
-        spacing_mm=_span(part.spacing_mm for part in parts),
-        bits=tuple(sorted({bits for part in parts for bits in part.bits})),
-        brightness=_span(part.brightness for part in parts),
-    )
-
-
-def _span(ranges: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
-    known = [ends for ends in ranges if ends is not None]
-    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
-
-
-def compare_domain(image: Image, domain: Domain) -> tuple[str, ...]:
-    """Return one line for each way in which an image differs from those that a model has learned from.
-
-    What either side does not know is no difference. Spacing may lie up to 10 % outside the known range, brightness up
-    to 25 %.
-    """
-    part = describe_image(image)
-    lines = list(_compare(part, domain))
-    if part.intents and domain.intents and not set(part.intents) <= set(domain.intents):
-        lines.insert(
-            0, f"presentation intent {part.intents[0]}, the model has seen {' and '.join(domain.intents)} alone"
-        )
-    return tuple(lines)
-
-
-def _compare(part: Domain, whole: Domain) -> Iterator[str]:
-    """All differences but the presentation intent's."""
-    for what, found, known in (
-        ("manufacturer", part.manufacturers, whole.manufacturers),
-        ("equipment model", part.model_names, whole.model_names),
-    ):
-        if known and not set(found) <= set(known):
-            yield f"{what} {', '.join(found)}, the model has seen {', '.join(known)} alone"
-    if whole.bits and not set(part.bits) <= set(whole.bits):
-        bits = " and ".join(map(str, whole.bits))
-        yield f"{part.bits[0]} bits per pixel, the model has seen {bits} alone"
-    for what, ends, limits, tolerance, unit in (
-        ("pixel spacing", part.spacing_mm, whole.spacing_mm, _SPACING_TOLERANCE, " mm"),
-        ("bright pixels (99th percentile)", part.brightness, whole.brightness, _BRIGHTNESS_TOLERANCE, ""),
-    ):
-        if ends is None or limits is None:
-            continue
-        low, high = limits[0] - tolerance * abs(limits[0]), limits[1] + tolerance * abs(limits[1])
-        outside = [value for value in ends if not low - 1e-9 <= value <= high + 1e-9]
-        if outside:
-            yield f"{what} {outside[0]:.4g}{unit}, the model has seen {limits[0]:.4g} to {limits[1]:.4g}{unit}"
 
 
 def format_checks(checks: Sequence[Check]) -> str:

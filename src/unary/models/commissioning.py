@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unary.clinic.acceptance import describe_image, join_domains
+from unary.models.domain import describe_image, join_domains
 from unary.errors import CalibrationError, ImageError, SplitError
 from unary.models.bundle import Model, hash_patients
 from unary.models.calibration import NormalScores

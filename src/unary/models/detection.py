@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.clinic.acceptance import compare_domain
+from unary.models.domain import compare_domain
 from unary.detectors.protocol import BlendingDetector, Detector, ImageDetector
 from unary.training.threads import map_in_threads
 from unary.errors import CalibrationError, ImageError
