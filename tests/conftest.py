@@ -10,10 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
-from unary.models.pipeline import FitConfig
-from unary.patches.grid import GridConfig
-from unary.patches.preparation import PreparationConfig
-from unary.training.engine import TrainingConfig
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +24,3 @@ def phantoms(tmp_path_factory):
 def normals(phantoms):
     """Return the negatives among them."""
     return phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
-
-
-@pytest.fixture(scope="session")
-def quick():
-    """Return a configuration that fits in a second."""
-    return FitConfig(
-        "wei2018", PreparationConfig(), GridConfig(64, 32), training=TrainingConfig(epochs=3, batch_size=20)
-    )

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from unary.datasets.phantom import Phantom, PhantomConfig, build_phantom, write_phantom, write_phantom_dataset
 from unary.patches.grid import GridConfig, extract_patches, tissue_origins
 from unary.patches.lesions import judge_patches, rasterise_lesion
-from unary.patches.preparation import find_breast
+from unary.patches.preparation import find_bright_region
 
 SMALL = PhantomConfig(rows=384, cols=320)
 
@@ -154,7 +154,7 @@ def test_the_breast_is_found_again_with_and_without_lead_letters() -> None:
     letters = []
     for seed in range(8):
         phantom = build(seed, view=("CC", "MLO")[seed % 2], laterality="LR"[seed // 2 % 2])
-        found = find_breast(phantom.pixels)
+        found = find_bright_region(phantom.pixels)
         assert 2 * (found & phantom.mask).sum() / (found.sum() + phantom.mask.sum()) > 0.97
         letters.append(bool((phantom.pixels[~ndimage.binary_dilation(phantom.mask, iterations=5)] > 3000).any()))
     assert 0 < sum(letters) < len(letters)

@@ -2,11 +2,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.transform import resize
 
 from unary.datasets.phantom import PhantomConfig, build_phantom
 from unary.errors import ImageError
-from unary.patches.preparation import FULL_SCALE, PreparationConfig, find_breast, prepare_image
+from unary.patches.preparation import (
+    FULL_SCALE,
+    PreparationConfig,
+    PreparedImage,
+    enlarge,
+    erode_mask,
+    find_bright_region,
+    prepare_image,
+)
 from unary.records import Image
 
 
@@ -19,28 +28,28 @@ def phantom():
     return build_phantom(PhantomConfig(rows=768, cols=640), rng=np.random.default_rng(3))
 
 
-def test_breast_of_a_phantom_is_found(phantom):
-    found = find_breast(phantom.pixels)
+def test_tissue_of_a_phantom_is_found(phantom):
+    found = find_bright_region(phantom.pixels)
     overlap = (found & phantom.mask).sum() / (found | phantom.mask).sum()
     assert overlap > 0.95
 
 
-def test_breast_excludes_padding_and_is_empty_for_a_blank_image(phantom):
+def test_tissue_excludes_padding_and_is_empty_for_a_blank_image(phantom):
     padding = np.zeros(phantom.pixels.shape, bool)
     padding[:300] = True
-    assert not find_breast(phantom.pixels, padding)[:300].any()
-    assert not find_breast(np.full((64, 64), 7, np.uint16)).any()
-    assert not find_breast(phantom.pixels, np.ones_like(padding)).any()
+    assert not find_bright_region(phantom.pixels, padding)[:300].any()
+    assert not find_bright_region(np.full((64, 64), 7, np.uint16)).any()
+    assert not find_bright_region(phantom.pixels, np.ones_like(padding)).any()
 
 
-def test_a_bright_marker_beside_the_breast_is_left_out(phantom):
+def test_a_bright_marker_beside_the_tissue_is_left_out(phantom):
     pixels = phantom.pixels.copy()
     corner = (
         (slice(20, 60), slice(-60, -20)) if not phantom.mask[20:60, -60:-20].any() else (slice(20, 60), slice(20, 60))
     )
     assert not phantom.mask[corner].any()
     pixels[corner] = 4095
-    assert not find_breast(pixels)[corner].any()
+    assert not find_bright_region(pixels)[corner].any()
 
 
 def test_percentiles_land_where_the_rule_says(phantom):
@@ -65,7 +74,7 @@ def test_twelve_bits_survive():
     config = PreparationConfig(mask="none", intensity="full_scale")
     prepared = prepare_image(make_image(ramp), config)
     assert len(np.unique(prepared.pixels)) == 4096
-    assert prepared.pixels[0, 0] == 0
+    assert prepared.pixels[0, 0] == 1, "0 is for what lies outside the mask"
     assert prepared.pixels[0, -1] == FULL_SCALE
 
 
@@ -94,15 +103,15 @@ def test_resampling_in_bands_is_what_scikit_image_does(spacing, shape, monkeypat
     expected = resize(pixels.astype(np.float32), prepared.shape, **how) * (FULL_SCALE / 4095)
     mask = resize(padding.astype(np.float32), prepared.shape, **how) <= 0.25
     assert (prepared.mask == mask).mean() > 0.999
-    assert np.abs(prepared.pixels - np.where(mask, expected, 0))[mask & prepared.mask].max() < 0.51
+    assert np.abs(prepared.pixels - np.maximum(expected, 1))[mask & prepared.mask].max() < 0.51
 
 
-def test_the_breast_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
+def test_the_tissue_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
     padding = np.zeros(phantom.pixels.shape, bool)
     padding[:, :30] = True
-    whole = find_breast(phantom.pixels, padding)
+    whole = find_bright_region(phantom.pixels, padding)
     monkeypatch.setattr("unary.patches.preparation._BAND_PX", 7)
-    assert np.array_equal(find_breast(phantom.pixels, padding), whole)
+    assert np.array_equal(find_bright_region(phantom.pixels, padding), whole)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,18 @@ def test_useless_images_are_refused_by_name(pixels, config, cause):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mask": "lung"}, {"intensity": "log"}, {"low_percentile": 99.5}, {"high_value": 0}, {"working_spacing_mm": -1}],
+    [
+        {"mask": "lung"},
+        {"intensity": "log"},
+        {"low_percentile": 99.5},
+        {"high_value": 0},
+        {"working_spacing_mm": -1},
+        {"intensity": "window"},
+        {"window": (0, 1)},
+        {"intensity": "window", "window": (5, 5)},
+        {"intensity": "window", "window": (float("nan"), 5)},
+        {"intensity": "window", "window": (0, float("inf"))},
+    ],
 )
 def test_configuration_is_checked(wrong):
     with pytest.raises(ValueError):
@@ -141,3 +161,71 @@ def test_an_extreme_value_in_a_corner_does_not_reach_the_other_pixels(phantom, c
     )
     assert np.abs(one - other)[4:].max() <= 1
     assert len(np.unique(other)) > 1000
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PreparationConfig(),
+        PreparationConfig(mask="none"),
+        PreparationConfig(intensity="full_scale", working_spacing_mm=0.17),
+        PreparationConfig(intensity="window", window=(900.0, 1800.0)),
+        PreparationConfig(mask="none", intensity="window", window=(-2e4, -1e4)),
+    ],
+)
+def test_pixels_are_zero_outside_the_mask_and_there_alone(phantom, config):
+    padding = np.zeros(phantom.pixels.shape, bool)
+    padding[:, 300:320] = True
+    prepared = prepare_image(make_image(phantom.pixels, spacing_mm=(0.1, 0.1), padding=padding), config)
+    assert not prepared.mask.all()
+    assert np.array_equal(prepared.pixels > 0, prepared.mask)
+
+
+def test_a_window_in_the_images_own_unit_becomes_the_whole_scale():
+    hounsfield = np.array([[-3024, -160, -159, 40, 240, 3071]], np.int16)
+    config = PreparationConfig(mask="none", intensity="window", window=(-160, 240))
+    found = prepare_image(Image.from_array(hounsfield), config).pixels[0].tolist()
+    assert found == [1, 1, round(FULL_SCALE / 400), pytest.approx(FULL_SCALE / 2, abs=1), FULL_SCALE, FULL_SCALE]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (600, 33), (90, 130)])
+@pytest.mark.parametrize("reach", [0, 1, 4, 11, 50])
+def test_erosion_is_a_minimum_filter(shape, reach):
+    mask = np.random.default_rng(2).random(shape) > (0.3 if reach < 2 else 0.002)
+    expected = ndimage.minimum_filter(mask, 2 * reach + 1, mode="nearest")
+    assert np.array_equal(erode_mask(mask, reach), expected)
+    assert erode_mask(np.ones(shape, bool), reach).all(), "the image's border is no rim"
+
+
+def test_the_working_spacing_is_the_mean_of_both_directions(phantom):
+    image = make_image(phantom.pixels, spacing_mm=(0.1, 0.2))
+    assert prepare_image(image, PreparationConfig()).spacing_mm == pytest.approx(0.15)
+    coarse = prepare_image(image, PreparationConfig(working_spacing_mm=0.3))
+    assert coarse.spacing_mm == pytest.approx(0.3, rel=0.01)
+    assert prepare_image(make_image(phantom.pixels), PreparationConfig()).spacing_mm is None
+
+
+def test_enlarging_takes_the_nearest_working_pixel():
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    blank = np.ones((3, 4), np.uint16)
+    prepared = PreparedImage(blank, blank > 0, (7 / 3, 2.0), (7, 8), None)
+    found = enlarge(values, prepared)
+    assert found.shape == (7, 8)
+    assert found.dtype == np.float32
+    assert found[:, 0].tolist() == [0, 0, 4, 4, 4, 8, 8]
+    assert found[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_working_grid_beyond_all_memory_is_refused_before_it_is_made():
+    image = make_image(np.ones((3000, 3000), np.uint16), spacing_mm=(0.1, 0.1))
+    with pytest.raises(ImageError, match=r"3000 x 3000 .* 3000000 x 3000000 .*spacing") as caught:
+        prepare_image(image, PreparationConfig(working_spacing_mm=0.0001))
+    assert caught.value.reason == "TOO_LARGE"
+
+
+def test_an_array_is_prepared_as_a_file_and_named_so():
+    config = PreparationConfig(mask="none")
+    pixels = np.random.default_rng(0).random((40, 50))
+    assert prepare_image(Image.from_array(pixels), config).shape == (40, 50)
+    with pytest.raises(ImageError, match="the array: the tissue has one single value"):
+        prepare_image(Image.from_array(np.zeros((40, 50))), config)

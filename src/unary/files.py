@@ -1,11 +1,17 @@
-"""Writing files whole or not at all."""
+"""Files and readings: written whole or not at all, and read ahead of need."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -22,3 +28,34 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as UTF-8 with commas, in one step; None becomes an empty cell.
+
+    A float keeps all its digits: what is read back is the same number.
+    """
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, ahead: int) -> Generator[Result]:
+    """Yield ``read(item)`` for every item, in order, while one thread of its own reads up to ``ahead`` further ones.
+
+    One thread, because pydicom's warnings, which may quote a patient's data, can only be silenced for a whole process.
+    An exception is raised where its result would have been. When the generator is closed, the reading under way is
+    waited for and no other begins.
+    """
+    with ThreadPoolExecutor(1, "unary-reading") as pool:
+        waiting: list[Future[Result]] = []
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > ahead:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

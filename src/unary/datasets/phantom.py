@@ -402,7 +402,7 @@ def write_phantom_dataset(
                     label="negative" if normal else "positive",
                     laterality=side,
                     view=view,
-                    birads="1" if normal else "5",
+                    assessment="1" if normal else "5",
                     density=phantom.density,
                     spacing_mm=config.spacing_mm,
                 )

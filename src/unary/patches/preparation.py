@@ -1,15 +1,14 @@
 """From an image as stored to an image that a detector can use.
 
-Preparation finds the breast, scales intensity to [0, 1] by percentiles inside it, and optionally resamples to a
-working pixel spacing. It never flips or crops, so that a working pixel maps back to the stored image by one factor per
-axis.
+Preparation optionally resamples to a working pixel spacing, finds the tissue, and scales its intensity to [0, 1]. It
+never flips or crops, so that a working pixel maps back to the stored image by one factor per axis.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,12 @@ from scipy import ndimage, sparse
 from skimage.filters import threshold_otsu
 
 from unary.errors import ImageError
+from unary.profiles.profile import TissueRule
 from unary.records import Image
 
 FULL_SCALE = 65535
+T = TypeVar("T", bound=np.generic)
+_MOST_PIXELS = 400_000_000  # of a working grid: the largest real images have a quarter of that
 _MASK_LONG_SIDE_PX = 512
 _BAND_PX = 512
 _BLOCK_PX = 64
@@ -32,32 +34,37 @@ class PreparationConfig:
     Attributes
     ----------
     mask
-        ``"breast"``: the largest bright region, as in a mammogram. ``"none"``: every pixel that is not padding.
+        ``"bright_region"``: the largest bright region (`find_bright_region`). ``"none"``: every pixel that is not
+        padding.
     intensity
         ``"percentile"``: ``low_percentile`` of the masked pixels becomes 0 and ``high_percentile`` becomes
         ``high_value``, linear between and beyond, clipped to [0, 1]. The head-room above ``high_value`` keeps specks
         that are brighter than tissue from being clipped. ``"full_scale"``: the range of the storage format becomes
-        [0, 1], whatever the image holds.
+        [0, 1], whatever the image holds. ``"window"``: ``window`` does.
     low_percentile, high_percentile
         Of the masked pixels, in percent.
     high_value
         In (0, 1].
     working_spacing_mm
         Resample to square pixels of this size before anything else; None keeps the stored grid.
+    window
+        The values that become 0 and 1, in the image's own unit (Hounsfield units for CT), linear between and clipped
+        beyond; for the intensity ``"window"`` alone.
     """
 
-    mask: Literal["breast", "none"] = "breast"
-    intensity: Literal["percentile", "full_scale"] = "percentile"
+    mask: TissueRule = "bright_region"
+    intensity: Literal["percentile", "full_scale", "window"] = "percentile"
     low_percentile: float = 1.0
     high_percentile: float = 99.0
     high_value: float = 0.75
     working_spacing_mm: float | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.mask not in ("breast", "none"):
-            raise ValueError(f"mask must be 'breast' or 'none', not {self.mask!r}")
-        if self.intensity not in ("percentile", "full_scale"):
-            raise ValueError(f"intensity must be 'percentile' or 'full_scale', not {self.intensity!r}")
+        if self.mask not in ("bright_region", "none"):
+            raise ValueError(f"mask must be 'bright_region' or 'none', not {self.mask!r}")
+        if self.intensity not in ("percentile", "full_scale", "window"):
+            raise ValueError(f"intensity must be 'percentile', 'full_scale' or 'window', not {self.intensity!r}")
         if not 0 <= self.low_percentile < self.high_percentile <= 100:
             raise ValueError(
                 f"need 0 <= low_percentile < high_percentile <= 100, got {self.low_percentile}, {self.high_percentile}"
@@ -66,6 +73,13 @@ class PreparationConfig:
             raise ValueError(f"high_value must lie in (0, 1], got {self.high_value}")
         if self.working_spacing_mm is not None and not 0 < self.working_spacing_mm < math.inf:
             raise ValueError(f"working_spacing_mm must be positive, got {self.working_spacing_mm}")
+        if (self.window is None) == (self.intensity == "window"):
+            raise ValueError(
+                f"a window goes with the intensity 'window' and with no other, got window={self.window} and "
+                f"intensity={self.intensity!r}"
+            )
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
+            raise ValueError(f"window must be two numbers, the lower one first, got {self.window}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +89,9 @@ class PreparedImage:
     Attributes
     ----------
     pixels
-        Shape (rows, cols), uint16; 0 stands for intensity 0 and 65535 for 1. Two bytes a pixel hold 12-bit data
-        without loss and half the memory of float32.
+        Shape (rows, cols), uint16; 65535 stands for intensity 1. 0 outside the mask and at least 1 inside, so that
+        the pixels alone tell where tissue is. Two bytes a pixel hold 12-bit data without loss and half the memory of
+        float32.
     mask
         Shape (rows, cols), bool: True where tissue is.
     scale
@@ -98,11 +113,18 @@ class PreparedImage:
         """Rows and columns of the working grid."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
+    @property
+    def spacing_mm(self) -> float | None:
+        """Distance between working pixels in mm, the mean of both directions; None when unknown."""
+        if self.stored_spacing_mm is None:
+            return None
+        return float(np.mean([a * b for a, b in zip(self.scale, self.stored_spacing_mm, strict=True)]))
 
-def find_breast(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Return the breast: the largest connected region that is clearly brighter than the background, holes filled.
 
-    Otsu's threshold alone would cut the thin tissue near the skin, so it only separates two samples: the background's
+def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Return the largest connected region that is clearly brighter than the background, holes filled.
+
+    Otsu's threshold alone would cut thin tissue near the skin, so it only separates two samples: the background's
     median and spread and the tissue's median. The threshold then lies just above the background, at its median plus
     the larger of six robust standard deviations and 4 % of the way to the tissue. Found on an image of at most 512
     pixels a side, which costs milliseconds, and enlarged.
@@ -112,7 +134,7 @@ def find_breast(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) 
     pixels
         Shape (rows, cols), any real dtype, larger values brighter.
     padding
-        Shape (rows, cols): True where no measurement is; never part of the breast.
+        Shape (rows, cols): True where no measurement is; never part of the region.
 
     Returns
     -------
@@ -169,42 +191,84 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     Raises
     ------
     ImageError
-        If the image is empty or constant, holds a value that is not finite, shows no tissue, or must be resampled
-        and states no pixel spacing.
+        If the image is empty or constant, holds a value that is not finite, shows no tissue, must be resampled and
+        states no pixel spacing, or would have more than 400 million pixels (said before memory is asked for).
     """
     pixels = image.pixels
     if pixels.ndim != 2 or 0 in pixels.shape:
-        raise ImageError(f"{image.path}: a two-dimensional image with pixels is needed, its shape is {pixels.shape}")
+        raise ImageError(f"{image.name}: a two-dimensional image with pixels is needed, its shape is {pixels.shape}")
     if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
-        raise ImageError(f"{image.path}: it holds values that are not finite (NaN or infinity)")
+        raise ImageError(f"{image.name}: it holds values that are not finite (NaN or infinity)")
     padding, scale = image.padding, (1.0, 1.0)
     if config.working_spacing_mm is not None:
         pixels, padding, scale = _resample(image, config.working_spacing_mm)
-    if config.mask == "breast":
-        mask = find_breast(pixels, padding)
+    if config.mask == "bright_region":
+        mask = find_bright_region(pixels, padding)
     else:
         mask = np.ones(pixels.shape, bool) if padding is None else ~padding
     if not mask.any():
         raise ImageError(
-            f"{image.path}: no tissue was found, only background (is the image blank, constant, or not a mammogram? "
-            "for other images prepare with mask='none')",
+            f"{image.name}: no tissue was found, only background; is the image blank, constant, or of a kind whose "
+            "tissue fills it? Such images are prepared with the mask 'none'",
             reason="BLANK",
         )
     low, high = _intensity_anchors(image, pixels, mask, config)
     if not high > low:
         raise ImageError(
-            f"{image.path}: the tissue has one single value ({low:g}); the image looks blank or damaged", reason="BLANK"
+            f"{image.name}: the tissue has one single value ({low:g}); the image looks blank or damaged", reason="BLANK"
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
     return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape, image.spacing_mm)
 
 
+def erode_mask(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+    """Return a mask without its rim: where every pixel at most ``reach_px`` rows and columns away is set.
+
+    The image's border is no rim: what lies beyond it does not count.
+
+    Parameters
+    ----------
+    mask
+        Shape (rows, cols), bool.
+    reach_px
+        At least 0, which changes nothing.
+    """
+    eroded = np.empty_like(mask)
+    grown = np.pad(mask, reach_px, constant_values=True)
+    for start in range(0, len(mask), _BAND_PX):  # few enough rows to stay near the processor
+        kept = _erode_down(grown[start : start + _BAND_PX + 2 * reach_px], reach_px)
+        eroded[start : start + _BAND_PX] = _erode_down(kept.T, reach_px).T
+    return eroded
+
+
+def _erode_down(grown: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The rows that have ``reach`` rows above and below: what is set there together with all between. Few passes do."""
+    kept, seen = grown, 1
+    while seen <= 2 * reach:
+        step = min(seen, 2 * reach + 1 - seen)
+        kept = kept[:-step] & kept[step:]
+        seen += step
+    return kept
+
+
+def enlarge(values: NDArray[T], prepared: PreparedImage) -> NDArray[T]:
+    """Return values of the working grid, shape (rows, cols), on the stored grid, each pixel taking its nearest."""
+    rows, cols = (
+        np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
+        for length, factor, size in zip(prepared.stored_shape, prepared.scale, values.shape, strict=True)
+    )
+    enlarged: NDArray[T] = values[rows][:, cols]
+    return enlarged
+
+
 def _intensity_anchors(
     image: Image, pixels: NDArray[Any], mask: NDArray[np.bool_], config: PreparationConfig
 ) -> tuple[float, float]:
-    """The two values that become 0 and ``high_value``."""
+    """The two values that become 0 and the highest intensity, ``high_value`` or 1."""
     if config.intensity == "full_scale":
         return image.value_range
+    if config.window is not None:
+        return config.window
     inside = pixels[mask]
     if inside.size > 4_000_000:  # every k-th pixel estimates a percentile as well and keeps 100 megapixels fast
         inside = inside[:: inside.size // 2_000_000]
@@ -215,7 +279,10 @@ def _intensity_anchors(
 def _rescale(
     pixels: NDArray[Any], low: float, high: float, *, top: float, mask: NDArray[np.bool_]
 ) -> NDArray[np.uint16]:
-    """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory; 0 outside the mask."""
+    """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory.
+
+    0 outside the mask; inside it the lowest value is 1, so that dark tissue is no background.
+    """
     result = np.empty(pixels.shape, np.uint16)
     factor = np.float32(top * FULL_SCALE / (high - low))
     for start in range(0, pixels.shape[0], _BAND_PX):
@@ -223,7 +290,7 @@ def _rescale(
         band = pixels[rows].astype(np.float32)
         band -= np.float32(low)
         band *= factor
-        np.clip(band, 0, FULL_SCALE, out=band)
+        np.clip(band, 1, FULL_SCALE, out=band)
         np.rint(band, out=band)
         band[~mask[rows]] = 0
         result[rows] = band
@@ -236,12 +303,18 @@ def _resample(
     """Resample to square pixels of ``spacing_mm``: area-averaging when shrinking, bilinear when enlarging."""
     if image.spacing_mm is None:
         raise ImageError(
-            f"{image.path}: the model works at {spacing_mm} mm per pixel but the file does not state its pixel spacing "
-            "(state it yourself: column spacing_mm of a manifest, or --spacing-mm)",
+            f"{image.name}: it is to be resampled to {spacing_mm} mm per pixel but does not state its pixel spacing; "
+            "state it yourself: spacing_mm, a column of a manifest, --spacing-mm on the command line",
             reason="NO_SPACING",
         )
     rows, cols = image.shape
     shape = tuple(max(1, round(n * s / spacing_mm)) for n, s in zip((rows, cols), image.spacing_mm, strict=True))
+    if shape[0] * shape[1] > _MOST_PIXELS:
+        raise ImageError(
+            f"{image.name}: {rows} x {cols} pixels of {image.spacing_mm} mm would become {shape[0]} x {shape[1]} of "
+            f"{spacing_mm} mm, more than {_MOST_PIXELS:,}; is one of the spacings wrong?",
+            reason="TOO_LARGE",
+        )
     scale = (rows / shape[0], cols / shape[1])
     if shape == (rows, cols):
         return image.pixels.astype(np.float32), image.padding, scale
