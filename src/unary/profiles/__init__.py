@@ -5,15 +5,36 @@ from __future__ import annotations
 from unary.errors import ProfileError
 from unary.profiles.general import GENERAL
 from unary.profiles.mammography import MAMMOGRAPHY
-from unary.profiles.profile import OTHER, Comparison, HeaderFlag, Headers, LesionGroup, Lengths, Profile, Reading
+from unary.profiles.profile import (
+    OTHER,
+    Comparison,
+    HeaderFlag,
+    Headers,
+    Lengths,
+    LesionGroup,
+    Profile,
+    Reading,
+    is_among,
+)
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (MAMMOGRAPHY, GENERAL)}
 DEFAULT = MAMMOGRAPHY
 
 __all__ = [
-    "DEFAULT", "GENERAL", "OTHER", "PROFILES", "Comparison", "HeaderFlag", "Headers", "LesionGroup", "Lengths", "Profile",
-    "Reading", "find_profile",
-]  # fmt: skip
+    "DEFAULT",
+    "GENERAL",
+    "OTHER",
+    "PROFILES",
+    "Comparison",
+    "HeaderFlag",
+    "Headers",
+    "Lengths",
+    "LesionGroup",
+    "Profile",
+    "Reading",
+    "find_profile",
+    "is_among",
+]
 
 
 def find_profile(profile: str | Profile) -> Profile:

@@ -6,7 +6,7 @@ and 4015 for what a header says; SNOMED CT for the codes of results.
 
 from __future__ import annotations
 
-from unary.profiles.profile import Codes, Comparison, HeaderFlag, Headers, LesionGroup, Lengths, Profile, Reading
+from unary.profiles.profile import Codes, Comparison, HeaderFlag, Headers, Lengths, LesionGroup, Profile, Reading
 
 CALCIFICATION, MASS = "calcification", "mass"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,6 +84,17 @@ class Comparison:
     negative: tuple[str, ...]
     positive: tuple[str, ...]
     group: str | None = None
+
+
+def is_among(assessment: str | None, categories: Collection[str]) -> bool:
+    """Return whether an assessment is one of these categories, or a subdivision of one by a letter.
+
+    >>> is_among("4a", ("4", "5")), is_among("4", ("4a",)), is_among(None, ("4",))
+    (True, False, False)
+    """
+    if assessment is None:
+        return False
+    return assessment in categories or (assessment[-1:].isalpha() and assessment[:-1] in categories)
 
 
 @dataclass(frozen=True)
