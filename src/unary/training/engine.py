@@ -95,7 +95,7 @@ def train(
     Raises
     ------
     TrainingError
-        If the loss is no longer finite, or a checkpoint cannot be read.
+        If the loss is no longer finite, or a checkpoint cannot be read or has had more rounds already.
     """
     fingerprint = json.dumps([rounds.name, settings, context.seed, data_hash], sort_keys=True)
     path = context.find_checkpoint(rounds.name, fingerprint)
@@ -103,15 +103,20 @@ def train(
     measured: list[float] = []
     if path is not None and path.exists():
         losses, measured = load_checkpoint(path, network, optimizer, fingerprint)
+        if len(losses) > rounds.count:
+            raise TrainingError(
+                f"{path}: this network has been trained for {len(losses)} {rounds.unit}s, more than the {rounds.count} "
+                "asked for; ask for as many, or delete the file to start afresh"
+            )
         logger.info("%s: resuming after %s %d", rounds.name, rounds.unit, len(losses))
     network.train()
     with tqdm(
         total=rounds.count,
-        initial=min(len(losses), rounds.count),
+        initial=len(losses),
         desc=f"{context.title} {rounds.name}",
         unit=rounds.unit,
         delay=2,
-        disable=None if context.progress else True,
+        disable=None if context.progress and is_first() else True,
     ) as bar:
         for number in range(len(losses), rounds.count):
             loss = advance(np.random.default_rng([context.seed, number]), number)
@@ -129,7 +134,7 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{loss:.3e}", refresh=False)
     network.eval()
-    return tuple(losses[: rounds.count]), tuple(measured[: rounds.count])
+    return tuple(losses), tuple(measured)
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,10 @@ class StepsConfig:
             ("learning_rate", not 0 < self.learning_rate < math.inf),
         ):
             if wrong:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        check_device(self.device)
 
 
 Draw = Callable[[np.random.Generator, int], Sequence[Tensor]]
@@ -234,10 +240,22 @@ def compute_gradient(
     """Leave the gradient of a batch's mean loss in the parameters, and return the loss.
 
     The batch is divided into fixed shares, whose gradients are added up in their order, so that the result does not
-    depend on the number of threads that compute them.
+    depend on the number of threads that compute them. On another device than the processor there is one share.
+
+    Parameters
+    ----------
+    parameters
+        On the device.
+    compute_loss
+        Called from several threads at a time, each with a share of every tensor of the batch, on the device.
+    batch
+        Tensors of the same length, one sample a row.
+    device
+        In torch's notation.
     """
     count = len(batch[0])
-    cuts = np.linspace(0, count, min(_SHARES, count) + 1).round().astype(int)
+    shares_at_most = _SHARES if torch.device(device).type == "cpu" else 1
+    cuts = np.linspace(0, count, min(shares_at_most, count) + 1).round().astype(int)
     shares = [[part[low:high] for part in batch] for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
 
     def differentiate(share: Sequence[Tensor]) -> tuple[float, tuple[Tensor, ...]]:
@@ -247,11 +265,27 @@ def compute_gradient(
 
     found = list(map_in_threads(differentiate, shares))
     for parameter, *gradients in zip(parameters, *(gradients for _, gradients in found), strict=True):
-        total = gradients[0]
-        for gradient in gradients[1:]:
-            total = total + gradient
+        total = torch.zeros_like(parameter)  # a fused optimiser walks both side by side, so their layouts must agree
+        for gradient in gradients:
+            total += gradient
         parameter.grad = total
     return sum(loss for loss, _ in found)
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device in torch's notation, whether or not there is one here.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device must be a device in torch's notation, such as cpu or cuda:1, got {device!r}"
+        ) from error
 
 
 def move_network(network: nn.Module, device: str) -> None:
