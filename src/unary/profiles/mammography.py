@@ -23,6 +23,7 @@ _FLAGS = (
         refused=True,
         keywords=("SpecimenDescriptionSequence",),
         codes=("127457009", "G-8310"),
+        patterns=(("BodyPartExamined", "specimen"),),
     ),
     HeaderFlag(
         "IMPLANT",
@@ -36,6 +37,7 @@ _FLAGS = (
         "a magnification or spot compression view",
         refused=True,
         codes=("399163009", "R-102D6", "399055006", "R-102D7"),
+        magnified_from=1.2,  # contact mammograms have 1.0 to 1.1, magnified ones 1.5 to 2
     ),
     HeaderFlag(
         "PARTIAL_VIEW",
@@ -48,7 +50,12 @@ _FLAGS = (
         "computed from tomosynthesis: specks in it are rendered, not imaged",
         refused=False,
         image_types=("GENERATED_2D", "TOMO_2D"),
-        series_pattern=r"c-?view|v-?preview|s-?view|insight ?2d|synthe(tic|si[sz]ed)|intelligent ?2d",
+        patterns=(
+            (
+                "SeriesDescription",
+                r"c-?view|v-?preview|s-?view|insight ?2d|synthe(tic|si[sz]ed)|intelligent ?2d",
+            ),
+        ),
     ),
     HeaderFlag(
         "CONTRAST_ENHANCED",
@@ -104,7 +111,6 @@ MAMMOGRAPHY = Profile(
         sop_classes=("1.2.840.10008.5.1.4.1.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2.1"),
         capture_modalities=("MG",),
         refusal=("NOT_MG", "not a digital mammogram"),
-        most_magnification=1.2,  # contact mammograms have 1.0 to 1.1, magnified ones 1.5 to 2
         flags=_FLAGS,
     ),
     codes=Codes(procedure=("71651007", "SCT", "Mammography"), site=("76752008", "SCT", "Breast")),

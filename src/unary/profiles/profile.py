@@ -148,13 +148,15 @@ class HeaderFlag:
     refused
         Whether such images are refused; if not, it is noted, and refused by a strict check alone.
     keywords
-        Elements whose value is YES, or sequences and texts that are not empty.
+        Elements that are there: coded ones must say YES, others must not be empty.
     codes
         Code values of views and of their modifiers.
     image_types
         Values of Image Type.
-    series_pattern
-        A regular expression that the Series Description holds, in any case.
+    patterns
+        Elements, by keyword, and a regular expression that their text holds, in any case.
+    magnified_from
+        An Estimated Radiographic Magnification Factor of so much or more.
     """
 
     reason: str
@@ -163,7 +165,8 @@ class HeaderFlag:
     keywords: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     image_types: tuple[str, ...] = ()
-    series_pattern: str | None = None
+    patterns: tuple[tuple[str, str], ...] = ()
+    magnified_from: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,21 +176,18 @@ class Headers:
     Attributes
     ----------
     sop_classes
-        Accepted SOP Class UIDs; empty for any single-frame grey image.
+        Accepted SOP Class UIDs; empty for all but secondary captures.
     capture_modalities
         Modalities whose secondary captures are accepted when asked for.
     refusal
         The reason code and the words for an object of another kind.
-    most_magnification
-        The largest Estimated Radiographic Magnification Factor that is accepted; None for any.
     flags
-        What else the header may say.
+        What else the header may say; each reason once.
     """
 
     sop_classes: tuple[str, ...] = ()
     capture_modalities: tuple[str, ...] = ()
-    refusal: tuple[str, str] = ("NOT_AN_IMAGE", "not a single grey image")
-    most_magnification: float | None = None
+    refusal: tuple[str, str] = ("SECONDARY_CAPTURE", "not an image as its device made it")
     flags: tuple[HeaderFlag, ...] = ()
 
 
