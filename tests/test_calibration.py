@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unary.errors import CalibrationError
-from unary.models.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, describe_promise
+from unary.models.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, describe_guarantee
 
 
 def draw_patient(rng, name, *, findings=2.0):
@@ -29,7 +29,7 @@ def count_findings(image, threshold):
 
 
 @pytest.mark.parametrize("count", [2, 5, 20])
-def test_p_values_keep_their_promise(count):
+def test_p_values_keep_their_guarantee(count):
     rng, repeats = np.random.default_rng(count), 2500
     levels = np.arange(1, count + 2) / (count + 1)
     reached = np.zeros(len(levels))
@@ -52,7 +52,7 @@ def test_p_values_of_one_image_per_patient_are_uniform():
 
 
 @pytest.mark.parametrize(("count", "findings"), [(5, 2.0), (20, 0.3), (20, 4.0)])
-def test_promised_rates_and_false_alarms_hold_over_calibrations(count, findings):
+def test_guaranteed_rates_and_false_alarms_hold_over_calibrations(count, findings):
     rng, repeats = np.random.default_rng(count), 2000
     found, alarms, bounds = (np.zeros((repeats, len(RATES))) for _ in range(3))
     for number in range(repeats):
@@ -62,10 +62,10 @@ def test_promised_rates_and_false_alarms_hold_over_calibrations(count, findings)
             found[number, column] = np.mean([count_findings(image, point.threshold) for image in test])
             alarms[number, column] = np.mean([image.image_score > point.threshold for image in test])
             bounds[number, column] = point.false_alarm_rate
-    promised = np.asarray([point.promised for point in points])
-    assert promised.tolist() == [2 * MOST_FINDINGS / (count + 1) <= rate for rate in RATES]
+    guaranteed = np.asarray([point.guaranteed for point in points])
+    assert guaranteed.tolist() == [2 * MOST_FINDINGS / (count + 1) <= rate for rate in RATES]
     error = 3 * found.std(axis=0) / math.sqrt(repeats)
-    assert (found.mean(axis=0) <= np.asarray(RATES) + error)[promised].all()
+    assert (found.mean(axis=0) <= np.asarray(RATES) + error)[guaranteed].all()
     gap = alarms - bounds
     assert (gap.mean(axis=0) <= 3 * gap.std(axis=0) / math.sqrt(repeats)).all()
 
@@ -80,13 +80,13 @@ def find_slowly(normals, rate):
             sum(count_findings(image, threshold) for image in images) / len(images) for images in patients.values()
         )
 
-    promised = 2 * MOST_FINDINGS / (count + 1) <= rate + 1e-12
+    guaranteed = 2 * MOST_FINDINGS / (count + 1) <= rate + 1e-12
     scores = sorted({score for image in normals for score in image.findings[:MOST_FINDINGS]})
     for threshold in scores:
         total = measure(threshold)
-        kept = (total + MOST_FINDINGS) / (count + 1) <= rate if promised else total / count <= rate
+        kept = (total + MOST_FINDINGS) / (count + 1) <= rate if guaranteed else total / count <= rate
         if kept:
-            return threshold, promised, total / count
+            return threshold, guaranteed, total / count
     raise AssertionError("nothing lies above the highest score")
 
 
@@ -102,27 +102,27 @@ def test_thresholds_agree_with_loops(seed):
     points = calibrate(normals).operating_points
     least = -math.inf
     for point in reversed(points):
-        threshold, promised, _ = find_slowly(normals, point.false_findings_per_image)
+        threshold, guaranteed, _ = find_slowly(normals, point.rate)
         least = max(threshold, least)
         assert point.threshold == least
-        assert point.promised == promised
+        assert point.guaranteed == guaranteed
         shares = {}
         for image in normals:
             shares.setdefault(image.patient, []).append(count_findings(image, point.threshold))
         assert point.measured_rate == pytest.approx(np.mean([np.mean(values) for values in shares.values()]))
-        assert point.measured_rate <= point.false_findings_per_image + 1e-9
+        assert point.measured_rate <= point.rate + 1e-9
 
 
 @pytest.mark.parametrize("count", range(2, 90, 3))
 def test_a_larger_rate_never_has_a_higher_threshold(count):
-    # With 15 patients 0.5 can just be promised and its threshold is the highest score, where 0.1 is an estimate.
+    # With 15 patients 0.5 can just be guaranteed and its threshold is the highest score, where 0.1 is an estimate.
     points = calibrate(draw_patients(np.random.default_rng(count), count)).operating_points
     assert [point.name for point in points] == ["0.1", "0.5", "1", "2"]
     thresholds = [point.threshold for point in points]
     assert thresholds == sorted(thresholds, reverse=True)
     alarms = [point.false_alarm_rate for point in points]
     assert alarms == sorted(alarms)
-    assert [point.promised for point in points] == sorted(point.promised for point in points)
+    assert [point.guaranteed for point in points] == sorted(point.guaranteed for point in points)
 
 
 def test_increasing_maps_of_the_scores_change_nothing_else():
@@ -175,19 +175,19 @@ def test_only_the_findings_that_are_reported_count():
     assert few == many
 
 
-def test_a_rate_that_can_just_be_promised_is():
+def test_a_rate_that_can_just_be_guaranteed_is():
     normals = [NormalScores(str(number), (float(number),), float(number)) for number in range(159)]
     assert 2 * MOST_FINDINGS / 160 == 0.1
-    assert calibrate(normals).operating_points[0].promised
-    assert not calibrate(normals[:-1]).operating_points[0].promised
-    assert not calibrate(normals[:-1]).operating_points[0].promised
+    assert calibrate(normals).operating_points[0].guaranteed
+    assert not calibrate(normals[:-1]).operating_points[0].guaranteed
+    assert not calibrate(normals[:-1]).operating_points[0].guaranteed
 
 
-def test_the_sentences_say_what_is_promised():
+def test_the_sentences_say_what_is_guaranteed():
     normals = [NormalScores(str(number), (float(number),), float(number)) for number in range(20)]
     calibration = calibrate(normals)
-    assert "an estimate" in describe_promise(calibration.find_operating_point("0.1"))
-    sentence = describe_promise(calibration.find_operating_point("1"))
+    assert "an estimate" in describe_guarantee(calibration.find_operating_point("0.1"))
+    sentence = describe_guarantee(calibration.find_operating_point("1"))
     assert "At most 1 false findings" in sentence
     assert "1/21" in sentence
     with pytest.raises(CalibrationError, match=r"no operating point '3'; this model has 0\.1, 0\.5, 1, 2"):

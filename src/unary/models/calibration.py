@@ -1,19 +1,20 @@
-"""What normal images do, as a promise: p-values and operating points from held-out normal patients alone.
+"""What normal images do, as a guarantee: p-values and operating points from held-out normal patients alone.
 
-Every promise here is conformal: it holds for a finite number of patients, without a model of the scores, as long as the
-next normal patient is exchangeable with those of the calibration (same kind of scanner, preparation and population, and
-none of them trained on). Patients are the unit, since images of one patient resemble each other: an image of a patient
-with m images counts 1/m (hierarchical conformal prediction, Lee, Barber and Willett 2023). With n patients:
+Every guarantee here is conformal: it holds for a finite number of patients, without a model of the scores, as long as
+the next normal patient is exchangeable with those of the calibration (same kind of scanner, preparation and population,
+and none of them trained on). Patients are the unit, since images of one patient resemble each other: an image of a
+patient with m images counts 1/m (hierarchical conformal prediction, Lee, Barber and Willett 2023). With n patients:
 
 * p(s) = (1 + sum over patients of the share of their images that score s or more) / (n + 1). For a random image of a
-  new normal patient, P(p <= a) <= a for every a. It is never below 1 / (n + 1): no smaller rate can be promised.
-* The expected number of findings in such an image is at most r where (n R(t) + B) / (n + 1) <= r, R(t) being the mean
-  over patients of the number of findings above t in their images, and B the most findings that are ever reported of an
-  image (conformal risk control, Angelopoulos et al. 2022). The bound B costs B / (n + 1) of the rate. Where that is
-  more than half of r, with fewer than 2 B / r - 1 patients, nothing is promised of this number: the threshold is the
-  one at which R(t) <= r was measured, and it says so. The choice looks at n alone and leaves the promises intact.
+  new normal patient, P(p <= a) <= a for every a. It is never below 1 / (n + 1): no smaller rate can be guaranteed.
+* The expected loss of such an image is at most r where (n R(t) + B) / (n + 1) <= r, R(t) being the mean over patients
+  of the loss of their images at the threshold t, and B its bound (conformal risk control, Angelopoulos et al. 2022).
+  The loss is the number of findings above t, B then being the most findings that are ever reported of an image; or the
+  share of the image's patches above t, with B = 1. The bound costs B / (n + 1) of the rate. Where that is more than
+  half of r, with fewer than 2 B / r - 1 patients, nothing is guaranteed of this number: the threshold is the one at
+  which R(t) <= r was measured, and it says so. The choice looks at n alone and leaves the guarantees intact.
 
-No abnormal image has a part in any of it. The promise is over the draw of the calibration patients as well as of the
+No abnormal image has a part in any of it. The guarantee is over the draw of the calibration patients as well as of the
 new one: a given calibration may lie above or below by chance, and less so the more patients there are.
 """
 
@@ -22,23 +23,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.errors import CalibrationError
-from unary.records import OperatingPoint
+from unary.records import OperatingPoint, Unit
 
 MOST_FINDINGS = 8
-"""The most findings that are reported of one image; without a bound nothing could be promised of their mean."""
+"""The most findings that are reported of one image; without a bound nothing could be guaranteed of their mean."""
 RATES = (0.1, 0.5, 1.0, 2.0)
 """False findings per normal image for which operating points are set."""
+SPECIFICITIES = (0.95, 0.99)
+"""Shares of a normal image's patches that stay at or below the patch-level operating points."""
 
 _ROUNDING = 1e-12  # of sums of shares such as 1/3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NormalScores:
     """What a detector found in one normal image.
 
@@ -50,15 +53,18 @@ class NormalScores:
         Scores of the findings, highest first; the first `MOST_FINDINGS` of them count.
     image_score
         Of its most abnormal place; at least that of every finding.
+    patches
+        Shape (n,), float64: scores of its patches, in any order; there may be none.
     """
 
     patient: str
     findings: tuple[float, ...]
     image_score: float
+    patches: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
         values = (*self.findings, self.image_score)
-        if not all(math.isfinite(value) for value in values):
+        if not (all(math.isfinite(value) for value in values) and np.isfinite(self.patches).all()):
             raise CalibrationError("scores of normal images must be finite; has the detector diverged?")
         falling = (self.image_score, *self.findings)
         if any(later > earlier for earlier, later in itertools.pairwise(falling)):
@@ -80,7 +86,8 @@ class Calibration:
     patients
         How many patients; the smallest p-value is 1 / (patients + 1).
     operating_points
-        By rising rate, so that thresholds never rise, one for each of `RATES`.
+        Those that count findings, one for each of `RATES`, by rising rate, so that thresholds never rise; then those
+        that count patches, one for each of `SPECIFICITIES`, by rising threshold.
     """
 
     scores: tuple[float, ...]
@@ -88,27 +95,57 @@ class Calibration:
     patients: int
     operating_points: tuple[OperatingPoint, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.scores) != len(self.weights):
+            raise ValueError(f"scores and weights must be as many, got {len(self.scores)} and {len(self.weights)}")
+        if any(later < earlier for earlier, later in itertools.pairwise(self.scores)):
+            raise ValueError("scores must ascend")
+        if any(not 0 < weight <= 1 for weight in self.weights):
+            raise ValueError("weights must lie in (0, 1]")
+        if self.patients < 2 or not math.isclose(sum(self.weights), self.patients, rel_tol=1e-6):
+            raise ValueError(f"patients must be 2 or more and what the weights add up to, got {self.patients}")
+
     def find_p_value(self, score: float) -> float:
         """Return how often a normal image scores as high or higher, in [1 / (patients + 1), 1]."""
         at_least = float(np.sum(np.asarray(self.weights)[np.searchsorted(self.scores, score, side="left") :]))
         return min((1 + at_least) / (self.patients + 1), 1.0)
 
-    def find_operating_point(self, name: str) -> OperatingPoint:
-        """Return the operating point of a name such as ``"1"``.
+    def find_operating_point(self, name: str | float) -> OperatingPoint:
+        """Return the operating point of a name such as ``"1"`` or ``"patch_0.95"``; 1 and 1.0 are ``"1"`` too.
 
         Raises
         ------
         CalibrationError
             If there is none of that name.
         """
+        wanted = name if isinstance(name, str) else f"{name:g}"
         for point in self.operating_points:
-            if point.name == name:
+            if point.name == wanted:
                 return point
         known = ", ".join(point.name for point in self.operating_points)
-        raise CalibrationError(f"no operating point {name!r}; this model has {known} (false findings per normal image)")
+        raise CalibrationError(
+            f"no operating point {wanted!r}; this model has {known} (a number: false findings per normal image; "
+            "patch_: the share of normal patches that stay below)"
+        )
 
 
-def calibrate(normals: Sequence[NormalScores], *, rates: Sequence[float] = RATES) -> Calibration:
+@dataclass(frozen=True, eq=False)
+class _Losses:
+    """What is counted in normal images: values, and how much each adds to the mean over patients when it is above."""
+
+    unit: Unit
+    bound: int
+    values: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    highest: float
+
+
+def calibrate(
+    normals: Sequence[NormalScores],
+    *,
+    rates: Sequence[float] = RATES,
+    specificities: Sequence[float] = SPECIFICITIES,
+) -> Calibration:
     """Set operating points on images of held-out normal patients.
 
     Parameters
@@ -117,14 +154,19 @@ def calibrate(normals: Sequence[NormalScores], *, rates: Sequence[float] = RATES
         One per image; of patients that the detector has not learned from.
     rates
         False findings per normal image, each positive.
+    specificities
+        Shares of a normal image's patches that stay at or below a threshold, each in (0, 1). Without any patch in
+        ``normals`` there are no operating points for them.
 
     Raises
     ------
     CalibrationError
-        If there are images of fewer than two patients, or a rate is not positive.
+        If there are images of fewer than two patients, a rate is not positive, or a specificity not in (0, 1).
     """
     if any(not rate > 0 for rate in rates):
         raise CalibrationError(f"rates of false findings must be positive, got {tuple(rates)}")
+    if any(not 0 < specificity < 1 for specificity in specificities):
+        raise CalibrationError(f"specificities must lie between 0 and 1, got {tuple(specificities)}")
     names, patient = np.unique([normal.patient for normal in normals], return_inverse=True)
     if len(names) < 2:
         raise CalibrationError(
@@ -135,64 +177,94 @@ def calibrate(normals: Sequence[NormalScores], *, rates: Sequence[float] = RATES
     order = np.argsort([normal.image_score for normal in normals], kind="stable")
     scores = np.asarray([normals[place].image_score for place in order])
     plain = Calibration(tuple(scores.tolist()), tuple(weights[order].tolist()), len(names), ())
-    found = np.concatenate([np.asarray(normal.findings[:MOST_FINDINGS], float) for normal in normals])
-    shares = np.repeat(weights, [len(normal.findings[:MOST_FINDINGS]) for normal in normals]) / len(names)
+    counted = [np.asarray(normal.findings[:MOST_FINDINGS], float) for normal in normals]
+    shares = [np.full(len(found), weight) for found, weight in zip(counted, weights, strict=True)]
+    points = _set_points(_join("finding", MOST_FINDINGS, counted, shares, plain), sorted(rates), plain)
+    patches = [np.asarray(normal.patches, float) for normal in normals]
+    if any(len(found) for found in patches):
+        shares = [np.full(len(found), w / max(len(found), 1)) for found, w in zip(patches, weights, strict=True)]
+        allowed = sorted(round(1 - specificity, 12) for specificity in specificities)
+        points += reversed(_set_points(_join("patch", 1, patches, shares, plain), allowed, plain))
+    return Calibration(plain.scores, plain.weights, plain.patients, tuple(points))
+
+
+def _join(
+    unit: Unit,
+    bound: int,
+    values: Sequence[NDArray[np.float64]],
+    shares: Sequence[NDArray[np.float64]],
+    plain: Calibration,
+) -> _Losses:
+    return _Losses(unit, bound, np.concatenate(values), np.concatenate(shares) / plain.patients, plain.scores[-1])
+
+
+def _set_points(losses: _Losses, rates: Sequence[float], plain: Calibration) -> list[OperatingPoint]:
+    """One point for each of the rates, which ascend; their thresholds never rise."""
     points: list[OperatingPoint] = []
-    for rate in sorted(rates, reverse=True):
-        least = points[-1].threshold if points else -math.inf
-        points.append(_set_point(rate, found, shares, plain, least=least))
-    return Calibration(plain.scores, plain.weights, plain.patients, tuple(reversed(points)))
+    for rate in reversed(rates):
+        points.append(_set_point(losses, rate, plain, least=points[-1].threshold if points else -math.inf))
+    return points[::-1]
 
 
-def _set_point(
-    rate: float, found: NDArray[np.float64], shares: NDArray[np.float64], plain: Calibration, *, least: float
-) -> OperatingPoint:
-    """The lowest threshold whose expected number of findings is promised, or else measured, to be at most ``rate``.
+def _set_point(losses: _Losses, rate: float, plain: Calibration, *, least: float) -> OperatingPoint:
+    """The lowest threshold whose expected loss is guaranteed, or else measured, to be at most ``rate``.
 
-    Never below ``least``, the threshold of the next larger rate. A promise asks for more than a measurement, so that
-    without it an estimated rate could come out with a lower threshold than a larger, promised one.
+    Never below ``least``, the threshold of the next larger rate. A guarantee asks for more than a measurement, so that
+    without it an estimated rate could come out with a lower threshold than a larger, guaranteed one.
     """
     count = plain.patients
-    most = rate * (count + 1) / count - MOST_FINDINGS / count
-    promised = rate * (count + 1) >= 2 * MOST_FINDINGS - _ROUNDING
-    threshold = max(_find_threshold(found, shares, most if promised else rate, plain.scores[-1]), least)
-    above = float(np.sum(np.asarray(plain.weights)[np.searchsorted(plain.scores, threshold, side="right") :]))
+    most = rate * (count + 1) / count - losses.bound / count
+    guaranteed = rate * (count + 1) >= 2 * losses.bound - _ROUNDING
+    threshold = max(_find_threshold(losses, most if guaranteed else rate), least)
+    alarms: float | None = None
+    if losses.unit == "finding":
+        above = float(np.sum(np.asarray(plain.weights)[np.searchsorted(plain.scores, threshold, side="right") :]))
+        alarms = min((1 + above) / (count + 1), 1.0)
     return OperatingPoint(
-        name=f"{rate:g}",
-        false_findings_per_image=float(rate),
+        name=f"{rate:g}" if losses.unit == "finding" else f"patch_{1 - rate:g}",
+        unit=losses.unit,
+        rate=float(rate),
         threshold=threshold,
-        measured_rate=float(shares[found > threshold].sum()),
-        promised=promised,
-        false_alarm_rate=min((1 + above) / (count + 1), 1.0),
+        measured_rate=float(losses.shares[losses.values > threshold].sum()),
+        guaranteed=guaranteed,
+        false_alarm_rate=alarms,
         patients=count,
     )
 
 
-def _find_threshold(found: NDArray[np.float64], shares: NDArray[np.float64], most: float, highest: float) -> float:
-    """The lowest of the findings' scores above which their summed shares are at most ``most``.
+def _find_threshold(losses: _Losses, most: float) -> float:
+    """The lowest of the values above which their summed shares are at most ``most``.
 
-    Where there are fewer findings than that, the lowest score: nothing is known of findings below it. Where there is
-    none at all, ``highest``, the highest score of any image.
+    Where there are fewer values than that, the lowest: nothing is known of what lies below it. Where there is none at
+    all, the highest score of any image.
     """
-    if len(found) == 0:
-        return highest
-    order = np.argsort(-found, kind="stable")
-    values, last = np.unique(-found[order], return_index=True)  # ascending in -score: highest score first
-    above = np.concatenate([[0.0], np.cumsum(shares[order])])[last]  # the share strictly above each distinct score
+    if len(losses.values) == 0:
+        return losses.highest
+    order = np.argsort(-losses.values, kind="stable")
+    values, last = np.unique(-losses.values[order], return_index=True)  # ascending in -score: highest score first
+    above = np.concatenate([[0.0], np.cumsum(losses.shares[order])])[last]  # the share strictly above each score
     allowed = np.flatnonzero(above <= most + _ROUNDING)
     return float(-values[allowed[-1]])
 
 
-def describe_promise(point: OperatingPoint) -> str:
-    """Say in one or two sentences what an operating point promises; printed with every result."""
+def describe_guarantee(point: OperatingPoint) -> str:
+    """Say in one or two sentences what an operating point guarantees; printed with every result."""
+    if point.unit == "patch":
+        rate, measured = f"{point.rate:.2g} of a normal image's patches", f"{point.measured_rate:.2g} measured"
+        if point.guaranteed:
+            return f"At most {rate} are expected above (guaranteed, from {point.patients} normal patients; {measured})."
+        return (
+            f"About {rate} are expected above (an estimate, {measured}; {point.patients} normal patients are too few "
+            "for a guarantee)."
+        )
     alarm = (
-        f"At most {point.false_alarm_rate:.3g} of normal images have a finding (promised, from {point.patients} normal "
-        f"patients; below 1/{point.patients + 1} nothing can be)."
+        f"At most {point.false_alarm_rate:.3g} of normal images have a finding (guaranteed, from {point.patients} "
+        f"normal patients; below 1/{point.patients + 1} nothing can be)."
     )
-    rate = f"{point.false_findings_per_image:g} false findings per normal image"
-    if point.promised:
-        return f"At most {rate} are expected (promised; {point.measured_rate:.2g} measured). {alarm}"
+    rate = f"{point.rate:g} false findings per normal image"
+    if point.guaranteed:
+        return f"At most {rate} are expected (guaranteed; {point.measured_rate:.2g} measured). {alarm}"
     return (
         f"About {rate} are expected (an estimate, {point.measured_rate:.2g} measured; {point.patients} normal patients "
-        f"are too few for a promise). {alarm}"
+        f"are too few for a guarantee). {alarm}"
     )
