@@ -10,13 +10,21 @@ from scipy.ndimage import label
 from scipy.spatial import ConvexHull
 from skimage.draw import polygon2mask
 
-from unary.evaluation.matching import Match, MatchingRule, build_outcome, group_targets, match_findings
+from unary.evaluation import matching
+from unary.evaluation.lesion_query import LesionQuery, build_outcome
+from unary.evaluation.matching import Match, MatchingRule, Target, match_findings
 from unary.evaluation.polygons import distances_outside, polygon_area, polygon_centre
 from unary.evaluation.roc import EvaluationError
+from unary.profiles import DEFAULT, GENERAL
 from unary.records import Detection, Finding, Lesion
 
 SHAPE = (1000, 900)
 SPACING = (0.1, 0.1)
+
+
+def group_targets(*arguments, **options) -> tuple[Target, ...]:
+    """By the groups of the default profile: calcifications cluster, masses do not."""
+    return matching.group_targets(*arguments, reading=DEFAULT.reading, **options)
 
 
 def disc(row: float, col: float, radius: float) -> np.ndarray:
@@ -58,13 +66,13 @@ MASS = lesion("Mass", "circle", (500, 400), radius_px=60)  # 12 mm across, 113 m
 
 
 def match(lesions: list[Lesion], *regions: np.ndarray, **options: object) -> Match:
-    rule = MatchingRule(**{name: value for name, value in options.items() if name != "breast_px"})  # type: ignore[arg-type]
+    rule = MatchingRule(**{name: value for name, value in options.items() if name != "tissue_px"})  # type: ignore[arg-type]
     targets = group_targets(lesions, SHAPE, spacing_mm=SPACING, rule=rule)
     return match_findings(
         detect(*regions),
         targets,
         spacing_mm=SPACING,
-        breast_px=options.get("breast_px"),
+        tissue_px=options.get("tissue_px"),
         rule=rule,  # type: ignore[arg-type]
     )
 
@@ -142,6 +150,15 @@ def test_a_speck_in_two_regions_belongs_to_the_smaller() -> None:
     assert groups_of([outer, inner, point(200, 200)]) == [(0,), (1, 2)]
 
 
+def test_without_groups_every_lesion_is_a_target_of_its_own() -> None:
+    pair = [point(100, 100), point(100, 101)]
+    targets = matching.group_targets(pair, SHAPE, reading=GENERAL.reading, spacing_mm=SPACING)
+    assert [(target.group, target.lesions, target.single) for target in targets] == [
+        ("other", (0,), False),
+        ("other", (1,), False),
+    ]
+
+
 def test_lesions_outside_the_image_are_no_targets() -> None:
     assert groups_of([point(2000, 10), lesion("Mass", "circle", (-500, 3), radius_px=5), point(3, 3)]) == [(2,)]
     assert groups_of([]) == []
@@ -192,11 +209,11 @@ def test_size_is_bounded_by_four_times_the_target_or_a_square_centimetre() -> No
     assert match([point(460, 400)], scattered).hits == ((),)
 
 
-def test_size_is_bounded_by_a_share_of_the_breast() -> None:
+def test_size_is_bounded_by_a_share_of_the_tissue() -> None:
     finding = disc(500, 400, 50)
     area = polygon_area(np.asarray(detect(finding).findings[0].outline))
-    assert match([MASS], finding, breast_px=int(4 * area) + 1).hits == ((1,),)
-    assert match([MASS], finding, breast_px=int(4 * area) - 1).hits == ((),)
+    assert match([MASS], finding, tissue_px=int(4 * area) + 1).hits == ((1,),)
+    assert match([MASS], finding, tissue_px=int(4 * area) - 1).hits == ((),)
 
 
 def test_a_cluster_is_found_by_one_speck_or_by_its_outline_but_not_by_the_tissue_between() -> None:
@@ -239,11 +256,11 @@ def test_missed_targets_have_no_score() -> None:
 def test_other_kinds_of_lesion_are_ignored_or_false_as_told() -> None:
     found = match([MASS, point(100, 100)], disc(500, 400, 10), disc(100, 100, 5), disc(800, 800, 5))
     told = {"patient": "p", "normal": False, "complete": True}
-    calcifications = build_outcome(found, **told, groups=("calcification",))
+    calcifications = build_outcome(found, LesionQuery(("calcification",)), **told)
     assert (calcifications.target_scores, calcifications.false_scores) == ((8.0,), (7.0,))
-    strict = build_outcome(found, **told, groups=("calcification",), ignore_others=False)
+    strict = build_outcome(found, LesionQuery(("calcification",)), **told, ignore_others=False)
     assert (strict.target_scores, strict.false_scores) == ((8.0,), (9.0, 7.0))
-    benign = build_outcome(found, patient="p", normal=True, complete=True, groups=())
+    benign = build_outcome(found, LesionQuery(()), patient="p", normal=True, complete=True)
     assert (benign.target_scores, benign.false_scores) == ((), (7.0,))
     with pytest.raises(EvaluationError, match="normal image has no lesions"):
         build_outcome(found, patient="p", normal=True, complete=True)
@@ -256,16 +273,16 @@ def test_single_specks_can_be_left_out() -> None:
     assert [target.cluster for target in found.targets] == [False, True, False, True]
     told = {"patient": "p", "normal": False, "complete": True}
     assert build_outcome(found, **told).target_scores == (9.0, 8.0, 8.0, 7.0)
-    clusters = build_outcome(found, **told, groups=("calcification",), clusters_only=True)
+    clusters = build_outcome(found, LesionQuery(("calcification",), clusters_only=True), **told)
     assert (clusters.target_scores, clusters.false_scores) == ((8.0, 7.0), ())
-    both = build_outcome(found, **told, clusters_only=True, ignore_others=False)
+    both = build_outcome(found, LesionQuery(clusters_only=True), **told, ignore_others=False)
     assert (both.target_scores, both.false_scores) == ((8.0, 8.0, 7.0), (9.0,))
 
 
 def test_a_finding_on_counted_and_other_lesions_is_a_hit() -> None:
     found = match([MASS, point(505, 405)], disc(500, 400, 10))
     outcome = build_outcome(
-        found, patient="p", normal=False, complete=True, groups=("calcification",), ignore_others=False
+        found, LesionQuery(("calcification",)), patient="p", normal=False, complete=True, ignore_others=False
     )
     assert (outcome.target_scores, outcome.false_scores) == ((9.0,), ())
 

@@ -10,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from unary.evaluation import pixelwise
 from unary.evaluation.matching import group_targets
-from unary.evaluation.pixelwise import PixelSample, draw_truth, sample_pixels, summarise_pixels
+from unary.evaluation.pixelwise import PixelSample, draw_truth, summarise_pixels
 from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError
+from unary.profiles import DEFAULT
 from unary.records import Lesion
+
+
+def sample_pixels(scores: np.ndarray, truth: np.ndarray, **options) -> PixelSample:
+    """Of lesions of one group."""
+    return pixelwise.sample_pixels(scores, {"own": truth}, **options)["own"]
 
 
 def draw_map(seed: int, *, side: int = 1000, share: float = 0.01, gain: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -134,15 +141,26 @@ def test_partly_annotated_images_give_no_negatives() -> None:
     assert summarise([part, normal]).auroc.value == pytest.approx(expected, abs=1e-12)
 
 
+def test_lesions_of_another_group_are_neither_positive_nor_negative() -> None:
+    scores, truth = draw_map(8, side=80, share=0.3)
+    first, second = truth & (np.arange(80) < 50), truth & (np.arange(80) >= 45)
+    samples = pixelwise.sample_pixels(scores, {"a": first, "b": second, "all": truth}, patient="p")
+    for name, own in (("a", first), ("b", second), ("all", truth)):
+        kept = own | ~truth
+        found = summarise([samples[name]])
+        assert found.auroc.value == pytest.approx(roc_auc_score(own[kept], scores[kept]), abs=1e-12)
+        assert (found.positives, found.negatives) == (own.sum(), (~truth).sum())
+
+
 def test_truth_is_drawn_from_targets() -> None:
     lesions = [
         Lesion("i", "Calcification", "point", ((10.0, 10.0),)),
         Lesion("i", "Calcification", "point", ((10.0, 14.0),)),
         Lesion("i", "Mass", "box", ((20.0, 20.0), (30.0, 40.0))),
     ]
-    targets = group_targets(lesions, (50, 60), spacing_mm=(0.1, 0.1))
+    targets = group_targets(lesions, (50, 60), reading=DEFAULT.reading, spacing_mm=(0.1, 0.1))
     assert draw_truth(targets, (50, 60)).sum() == 2 + 200
-    specks = draw_truth(targets, (50, 60), groups=("calcification",))
+    specks = draw_truth(targets, (50, 60), group="calcification")
     assert np.argwhere(specks).tolist() == [[10, 10], [10, 14]]
 
 

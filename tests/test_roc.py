@@ -17,9 +17,10 @@ from unary.evaluation.intervals import (
     FewPatientsError,
     Run,
     auroc_over_seeds,
-    clustered_bootstrap,
     difference_over_seeds,
-    paired_difference,
+    draw_patients,
+    estimate_over_seeds,
+    percentile_interval,
 )
 from unary.evaluation.roc import (
     EvaluationError,
@@ -30,8 +31,21 @@ from unary.evaluation.roc import (
     rank_scores,
     roc_curve,
     sensitivity_at_specificity,
+    weighted_average_precisions,
     weighted_sensitivities,
 )
+
+
+def bound(scores, truth, *, patients, rng, resamples: int = 2000) -> tuple[float, float]:
+    """The interval of the area under the curve of one run."""
+    run = Run(np.asarray(scores), np.asarray(truth), np.asarray(patients))
+    found = auroc_over_seeds([run], rng=rng, resamples=resamples)
+    return found.low, found.high
+
+
+def difference(first, second, *, positive, patients, rng):
+    runs = [Run(np.asarray(scores), positive, patients) for scores in (first, second)]
+    return difference_over_seeds(runs[:1], runs[1:], rng=rng)
 
 
 def draw_case(seed: int, *, decimals: int, size: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,9 +118,7 @@ def test_nothing_changes_under_an_increasing_map(rows: list[tuple[int, bool, int
             auroc(each, truth),
             average_precision(each, truth),
             *(sensitivity_at_specificity(each, truth, specificity=level) for level in (0.0, 0.5, 0.9, 1.0)),
-            clustered_bootstrap(each, truth, patients=who, rng=np.random.default_rng(0), resamples=50)
-            if len(set(who)) > 4
-            else None,
+            bound(each, truth, patients=who, rng=np.random.default_rng(0), resamples=50) if len(set(who)) > 4 else None,
         )
         for each in (scores, mapped)
     ]
@@ -159,7 +171,7 @@ def test_constant_scores_are_worth_one_half() -> None:
     assert auroc(np.ones(40), truth) == 0.5
     assert average_precision(np.ones(40), truth) == pytest.approx(0.1)
     assert sensitivity_at_specificity(np.ones(40), truth, specificity=0.9) == 0.0
-    assert clustered_bootstrap(np.ones(40), truth, patients=np.arange(40), rng=np.random.default_rng(0)) == (0.5, 0.5)
+    assert bound(np.ones(40), truth, patients=np.arange(40), rng=np.random.default_rng(0)) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -176,7 +188,7 @@ def test_one_class_is_refused(truth: list[bool], words: str) -> None:
         lambda: average_precision([1.0, 2, 3], truth),
         lambda: roc_curve([1.0, 2, 3], truth),
         lambda: sensitivity_at_specificity([1.0, 2, 3], truth, specificity=0.9),
-        lambda: clustered_bootstrap([1.0, 2, 3], truth, patients=["a", "b", "c"], rng=np.random.default_rng(0)),
+        lambda: bound([1.0, 2, 3], truth, patients=["a", "b", "c"], rng=np.random.default_rng(0)),
     ):
         with pytest.raises(OneClassError, match=words):
             call()
@@ -192,7 +204,7 @@ def test_misshapen_input_is_refused_in_clear_words() -> None:
     with pytest.raises(OneClassError, match="weight 0"):
         auroc([1.0, 2.0], [True, False], weights=[0, 1])
     with pytest.raises(ScoreError, match="needs its patient"):
-        clustered_bootstrap([1.0, 2.0], [True, False], patients=["a"], rng=np.random.default_rng(0))
+        bound([1.0, 2.0], [True, False], patients=["a"], rng=np.random.default_rng(0))
     with pytest.raises(OneClassError):
         auroc([], [])
     with pytest.raises(EvaluationError, match="no seed"):
@@ -217,7 +229,7 @@ def test_interval_equals_a_resampling_written_out() -> None:
         drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds if kind])
         rows = np.concatenate([np.flatnonzero(who == patient) for patient in drawn])
         values.append(roc_auc_score(truth[rows], scores[rows]))
-    low, high = clustered_bootstrap(scores, truth, patients=who, rng=np.random.default_rng(3), resamples=4000)
+    low, high = bound(scores, truth, patients=who, rng=np.random.default_rng(3), resamples=4000)
     assert (low, high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=0.015)
 
 
@@ -229,7 +241,7 @@ def test_clustered_intervals_cover_and_independent_ones_do_not() -> None:
     for seed in range(rounds):
         run = draw_clustered(np.random.default_rng(seed))
         for patients, resamples in ((run.patients, 300), (np.arange(len(run.scores)), 100)):
-            low, high = clustered_bootstrap(
+            low, high = bound(
                 run.scores, run.positive, patients=patients, rng=np.random.default_rng(seed), resamples=resamples
             )
             if patients is run.patients:
@@ -243,19 +255,23 @@ def test_clustered_intervals_cover_and_independent_ones_do_not() -> None:
 def test_every_resample_keeps_both_classes() -> None:
     """One patient with a positive among many: plain resampling would lose it in a third of the draws."""
     scores, truth = np.arange(20.0), np.arange(20) == 10
-    low, high = clustered_bootstrap(scores, truth, patients=np.arange(20), rng=np.random.default_rng(0))
+    low, high = bound(scores, truth, patients=np.arange(20), rng=np.random.default_rng(0))
     assert 0 <= low < 10 / 19 < high <= 1
     both = np.tile([True, False], 40)
     scores = np.random.default_rng(0).normal(size=80) + both
-    low, high = clustered_bootstrap(scores, both, patients=np.arange(80) // 2, rng=np.random.default_rng(0))
+    low, high = bound(scores, both, patients=np.arange(80) // 2, rng=np.random.default_rng(0))
     assert low < auroc(scores, both) < high
 
 
 def test_too_few_patients_have_no_interval() -> None:
     scores, truth = [1.0, 2.0, 3.0, 4.0], [False, False, True, True]
     for patients in (["a"] * 4, ["a", "a", "b", "b"]):
+        assert bound(scores, truth, patients=patients, rng=np.random.default_rng(0)) == (None, None)
+        codes = np.unique(patients, return_inverse=True)[1]
         with pytest.raises(FewPatientsError, match="at least two patients"):
-            clustered_bootstrap(scores, truth, patients=patients, rng=np.random.default_rng(0))
+            draw_patients(codes, np.array(truth), resamples=9, rng=np.random.default_rng(0))
+    with pytest.raises(FewPatientsError, match="no resample"):
+        percentile_interval(np.full(3, np.nan))
     run = Run(np.array(scores), np.array(truth), np.array(["a"] * 4))
     estimate = auroc_over_seeds([run], rng=np.random.default_rng(0))
     assert (estimate.value, estimate.low, estimate.high) == (1.0, None, None)
@@ -265,9 +281,7 @@ def test_draws_are_reproducible_and_ignore_the_order_of_rows() -> None:
     run = draw_clustered(np.random.default_rng(0))
     turned = np.random.default_rng(1).permutation(len(run.scores))
     results = [
-        clustered_bootstrap(
-            run.scores[rows], run.positive[rows], patients=run.patients[rows], rng=np.random.default_rng(7)
-        )
+        bound(run.scores[rows], run.positive[rows], patients=run.patients[rows], rng=np.random.default_rng(7))
         for rows in (slice(None), slice(None), turned)
     ]
     assert results[0] == results[1] == pytest.approx(results[2], abs=1e-12)
@@ -275,14 +289,8 @@ def test_draws_are_reproducible_and_ignore_the_order_of_rows() -> None:
 
 def test_average_precision_has_its_own_interval() -> None:
     run = draw_clustered(np.random.default_rng(4))
-    low, high = clustered_bootstrap(
-        run.scores,
-        run.positive,
-        patients=run.patients,
-        statistic="average_precision",
-        rng=np.random.default_rng(0),
-    )
-    assert low < average_precision(run.scores, run.positive) < high
+    found = estimate_over_seeds([run], compute=weighted_average_precisions, rng=np.random.default_rng(0))
+    assert found.low < average_precision(run.scores, run.positive) == found.value < found.high
 
 
 def test_paired_difference_is_sharper_than_unpaired_intervals() -> None:
@@ -290,23 +298,23 @@ def test_paired_difference_is_sharper_than_unpaired_intervals() -> None:
     run = draw_clustered(rng)
     better = run.scores + 0.6 * run.positive + 0.05 * rng.normal(size=len(run.scores))
     same = {"positive": run.positive, "patients": run.patients}
-    found = paired_difference(better, run.scores, **same, rng=np.random.default_rng(0))
+    found = difference(better, run.scores, **same, rng=np.random.default_rng(0))
     assert found.low is not None
     assert found.high is not None
     assert found.value == pytest.approx(auroc(better, run.positive) - auroc(run.scores, run.positive))
     assert 0 < found.low < found.value < found.high
-    low, high = clustered_bootstrap(run.scores, run.positive, patients=run.patients, rng=np.random.default_rng(0))
+    low, high = bound(run.scores, run.positive, patients=run.patients, rng=np.random.default_rng(0))
     assert found.high - found.low < (high - low) / 2
-    reverse = paired_difference(run.scores, better, **same, rng=np.random.default_rng(0))
+    reverse = difference(run.scores, better, **same, rng=np.random.default_rng(0))
     assert (reverse.value, reverse.low, reverse.high) == pytest.approx((-found.value, -found.high, -found.low))
-    none = paired_difference(run.scores, run.scores * 2, **same, rng=np.random.default_rng(0))
+    none = difference(run.scores, run.scores * 2, **same, rng=np.random.default_rng(0))
     assert (none.value, none.low, none.high) == (0, 0, 0)
 
 
 def test_seeds_average_and_one_seed_equals_the_plain_interval() -> None:
     runs = [draw_clustered(np.random.default_rng(seed)) for seed in range(3)]
     alone = auroc_over_seeds(runs[:1], rng=np.random.default_rng(9))
-    assert (alone.low, alone.high) == clustered_bootstrap(
+    assert (alone.low, alone.high) == bound(
         runs[0].scores, runs[0].positive, patients=runs[0].patients, rng=np.random.default_rng(9)
     )
     together = auroc_over_seeds(runs, rng=np.random.default_rng(9))
@@ -341,5 +349,5 @@ def test_two_thousand_resamples_of_twenty_thousand_scores_are_quick() -> None:
     rng = np.random.default_rng(0)
     scores, truth, who = rng.normal(size=20_000), rng.random(20_000) < 0.1, rng.integers(120, size=20_000)
     start = time.process_time()
-    clustered_bootstrap(scores, truth, patients=who, rng=rng)
+    bound(scores, truth, patients=who, rng=rng)
     assert time.process_time() - start < 4

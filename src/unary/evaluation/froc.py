@@ -1,6 +1,6 @@
 """Free-response operating characteristic: how many lesions are found at how many false findings per image.
 
-A target (a lesion, or a group of calcifications; `unary.evaluation.matching`) is found at a threshold when its best
+A target (a lesion, or a cluster of them; `unary.evaluation.matching`) is found at a threshold when its best
 finding scores at or above it. False findings are counted on images where every finding is known to be false. A target
 that nothing hit has no score and is found at no threshold: as a score of 0 it would be found or not depending on where
 a detector's scores happen to lie. Hence no increasing map of the scores changes anything here but the thresholds.
@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.evaluation.intervals import _CHUNK, Estimate, FewPatientsError, _draw_patients, _interval
-from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, _cumulated, _divided
+from unary.evaluation.intervals import CHUNK, Estimate, FewPatientsError, draw_patients, percentile_interval
+from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, cumulate_weights, divide_defined
 
 FALSE_RATES = (0.1, 0.5, 1.0, 2.0)
 FalseOn = Literal["normal", "complete"]
@@ -320,7 +320,7 @@ def _estimate(plain: NDArray[np.float64], resampled: NDArray[np.float64] | None)
     if resampled is None:
         return tuple(Estimate(value, None, None) for value in values)
     rows = [*resampled, resampled.mean(axis=0)]
-    return tuple(Estimate(value, *_interval(row)) for value, row in zip(values, rows, strict=True))
+    return tuple(Estimate(value, *percentile_interval(row)) for value, row in zip(values, rows, strict=True))
 
 
 def _resample(
@@ -340,7 +340,7 @@ def _resample(
     counting = np.asarray([outcome.counts_false(on) for outcome in images])
     rows = np.concatenate([np.flatnonzero(holding), np.flatnonzero(counting)])
     kept, members = np.unique(codes[rows], return_inverse=True)  # patients with neither take no part
-    drawn = _draw_patients(members, np.arange(len(rows)) < holding.sum(), resamples=resamples, rng=rng)
+    drawn = draw_patients(members, np.arange(len(rows)) < holding.sum(), resamples=resamples, rng=rng)
     draws = np.zeros((resamples, int(codes.max()) + 1), drawn.dtype)
     draws[:, kept] = drawn
     bounds = np.cumsum([0, *(len(run) for run in detectors[0])])
@@ -349,13 +349,13 @@ def _resample(
         values = np.empty((len(runs), resamples, len(rates)))
         for place, run in enumerate(runs):
             order, own = _rank(run, on=on), codes[bounds[place] : bounds[place + 1]]
-            step = max(1, _CHUNK // (len(run) + len(order.false) + len(order.found)))
+            step = max(1, CHUNK // (len(run) + len(order.false) + len(order.found)))
             for start in range(0, resamples, step):
                 part = slice(start, start + step)
                 values[place, part] = _sensitivities(order, draws[part].astype(np.float64)[:, own], rates)
         defined = ~np.isnan(values)
         total = np.where(defined, values, 0).sum(axis=0)
-        means[number] = _divided(total, defined.sum(axis=0).astype(np.float64)).T
+        means[number] = divide_defined(total, defined.sum(axis=0).astype(np.float64)).T
     return means
 
 
@@ -394,12 +394,12 @@ def _sensitivities(order: _Ranking, weights: NDArray[np.float64], rates: NDArray
     images = weights[:, order.images].sum(axis=1)
     total = weights[:, order.targets].sum(axis=1)
     gained = weights[:, order.found]
-    price = _cumulated(weights, order.false)[:, order.above]
+    price = cumulate_weights(weights, order.false)[:, order.above]
     slack = 1e-9 * np.maximum(images, 1)  # 0.1 * 30 must allow 3, whatever the rounding
     found = np.stack(
         [np.where(price <= (rate * images + slack)[:, None], gained, 0).sum(axis=1) for rate in rates], axis=1
     )
-    return np.where(images[:, None] > 0, _divided(found, np.repeat(total[:, None], len(rates), axis=1)), np.nan)
+    return np.where(images[:, None] > 0, divide_defined(found, np.repeat(total[:, None], len(rates), axis=1)), np.nan)
 
 
 def _check_rates(rates: ArrayLike) -> NDArray[np.float64]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from unary.evaluation.roc import (
     EvaluationError,
@@ -21,12 +21,9 @@ from unary.evaluation.roc import (
     check_scores,
     rank_scores,
     weighted_aurocs,
-    weighted_average_precisions,
 )
 
-Statistic = Literal["auroc", "average_precision"]
-
-_CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
+CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
 
 
 class FewPatientsError(EvaluationError):
@@ -61,85 +58,15 @@ class Run:
     patients: NDArray[Any]
 
 
-def clustered_bootstrap(
-    scores: ArrayLike,
-    positive: ArrayLike,
-    *,
-    patients: ArrayLike,
-    rng: np.random.Generator,
-    statistic: Statistic = "auroc",
-    resamples: int = 2000,
-) -> tuple[float, float]:
-    """Return the percentile 95 % interval of a statistic, resampling patients with replacement.
-
-    A drawn patient brings all its patches, weighted by how often it was drawn. Patients with only positives, with
-    only negatives, and with both are drawn separately, each kind as often as it occurs, so that every resample has
-    both classes and the interval is conditional on how many patients of each kind were studied.
-
-    Parameters
-    ----------
-    scores, positive
-        As for `auroc`.
-    patients
-        Shape (n,), identifiers.
-    rng
-        Source of the draws.
-    statistic
-        ``"auroc"`` or ``"average_precision"``.
-    resamples
-        How many.
-
-    Raises
-    ------
-    ScoreError, OneClassError
-        As `auroc`.
-    FewPatientsError
-        If no kind of patient has two members, so that every resample is alike.
-    """
-    compute = {"auroc": weighted_aurocs, "average_precision": weighted_average_precisions}[statistic]
-    run = _check_run(Run(np.asarray(scores), np.asarray(positive), np.asarray(patients)))
-    values = _resample([[run]], compute=compute, resamples=resamples, rng=rng)[0]
-    return _interval(values)
-
-
-def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    *,
-    positive: ArrayLike,
-    patients: ArrayLike,
-    rng: np.random.Generator,
-    resamples: int = 2000,
-) -> Estimate:
-    """Return the AUROC of ``first`` minus that of ``second`` on the same patches, with its 95 % interval.
-
-    Both detectors see the same drawn patients in each resample, so what makes a patient easy for both cancels.
-
-    Parameters
-    ----------
-    first, second
-        Shape (n,), scores of either detector.
-    positive, patients, rng, resamples
-        As for `clustered_bootstrap`.
-
-    Raises
-    ------
-    EvaluationError
-        As `clustered_bootstrap`.
-    """
-    truth, who = np.asarray(positive), np.asarray(patients)
-    return difference_over_seeds(
-        [Run(np.asarray(first), truth, who)], [Run(np.asarray(second), truth, who)], rng=rng, resamples=resamples
-    )
-
-
 def auroc_over_seeds(runs: Sequence[Run], *, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
     """Return the mean AUROC over seeds, each with its own test set, and its patient-clustered 95 % interval.
 
-    Patients are drawn once per resample from the union over seeds, in the kinds of `clustered_bootstrap` as they
-    stand in the union. A seed whose test set keeps only one class in a resample is left out of that resample's mean,
-    and a resample that no seed survives is dropped. The interval speaks of the patients, given the models that were
-    trained; the spread over seeds is a different matter and is best shown as it is.
+    Patients are drawn with replacement, once per resample, from the union over seeds; a drawn patient brings all its
+    patches. Patients with only positives, with only negatives, and with both are drawn separately, each kind as often
+    as it occurs, so that every resample of the union has both classes and the interval is conditional on how many
+    patients of each kind were studied. A seed whose test set keeps only one class in a resample is left out of that
+    resample's mean, and a resample that no seed survives is dropped. The interval speaks of the patients, given the
+    models that were trained; the spread over seeds is a different matter and is best shown as it is.
 
     Parameters
     ----------
@@ -188,7 +115,7 @@ def estimate_over_seeds(
     plain = [compute(rank_scores(run.scores, run.positive), np.ones((1, len(run.scores))))[0] for run in checked]
     value = float(np.mean(plain))
     try:
-        low, high = _interval(_resample([checked], compute=compute, resamples=resamples, rng=rng)[0])
+        low, high = percentile_interval(_resample([checked], compute=compute, resamples=resamples, rng=rng)[0])
     except FewPatientsError:
         return Estimate(value, None, None)
     return Estimate(value, low, high)
@@ -198,6 +125,8 @@ def difference_over_seeds(
     first: Sequence[Run], second: Sequence[Run], *, rng: np.random.Generator, resamples: int = 2000
 ) -> Estimate:
     """Return the difference of two detectors' mean AUROC over seeds, first minus second, with its 95 % interval.
+
+    Both meet the same drawn patients in each resample, so that what makes a patient easy for both cancels.
 
     Parameters
     ----------
@@ -209,7 +138,7 @@ def difference_over_seeds(
     Raises
     ------
     EvaluationError
-        If the pairs do not share patients and truth, and as `clustered_bootstrap`.
+        If the pairs do not share patients and truth, if no kind of patient has two members, and as `auroc`.
     """
     pairs = [[_check_run(run) for run in _at_least_one(runs)] for runs in (first, second)]
     if len(first) != len(second) or any(
@@ -226,7 +155,7 @@ def difference_over_seeds(
             ]
         )
     )
-    return Estimate(value, *_interval(resampled[0] - resampled[1]))
+    return Estimate(value, *percentile_interval(resampled[0] - resampled[1]))
 
 
 def _resample(
@@ -241,14 +170,14 @@ def _resample(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     seeds = detectors[0]
     codes = np.unique(np.concatenate([run.patients for run in seeds]), return_inverse=True)[1]
-    draws = _draw_patients(codes, np.concatenate([run.positive for run in seeds]), resamples=resamples, rng=rng)
+    draws = draw_patients(codes, np.concatenate([run.positive for run in seeds]), resamples=resamples, rng=rng)
     bounds = np.cumsum([0, *(len(run.positive) for run in seeds)])
     means = np.empty((len(detectors), resamples))
     for number, runs in enumerate(detectors):
         values = np.empty((len(runs), resamples))
         for seed, run in enumerate(runs):
             order, own = rank_scores(run.scores, run.positive), codes[bounds[seed] : bounds[seed + 1]]
-            step = max(1, _CHUNK // len(own))
+            step = max(1, CHUNK // len(own))
             for start in range(0, resamples, step):
                 part = slice(start, start + step)
                 values[seed, part] = compute(order, draws[part].astype(np.float64)[:, own])
@@ -257,10 +186,32 @@ def _resample(
     return means
 
 
-def _draw_patients(
+def draw_patients(
     codes: NDArray[np.intp], truth: NDArray[np.bool_], *, resamples: int, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """How often each patient is drawn, shape (resamples, patients): within kinds, as often as each kind occurs."""
+    """Draw patients with replacement, those with only positives, only negatives and both apart.
+
+    Parameters
+    ----------
+    codes
+        Shape (n,): each entry's patient, from 0 without gaps.
+    truth
+        Shape (n,), bool: the entry is positive.
+    resamples
+        How often to draw.
+    rng
+        Source of the draws.
+
+    Returns
+    -------
+    NDArray
+        Shape (resamples, patients), uint16: how often each patient was drawn; each kind as often as it occurs.
+
+    Raises
+    ------
+    FewPatientsError
+        If no kind has two members, so that every resample would be alike.
+    """
     count = int(codes.max()) + 1
     kinds = np.zeros(count, int)
     kinds[codes[truth]] |= 1
@@ -275,7 +226,7 @@ def _draw_patients(
     for group in groups:
         if len(group) == 0:
             continue
-        step = max(1, _CHUNK // len(group))
+        step = max(1, CHUNK // len(group))
         for start in range(0, resamples, step):
             rows = min(step, resamples - start)
             drawn = rng.integers(len(group), size=(rows, len(group))) + len(group) * np.arange(rows)[:, None]
@@ -284,7 +235,14 @@ def _draw_patients(
     return draws
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of resampled values, shape (resamples,); NaN ones are left out.
+
+    Raises
+    ------
+    FewPatientsError
+        If all are NaN.
+    """
     kept = values[~np.isnan(values)]
     if len(kept) == 0:
         raise FewPatientsError("no resample of the patients kept both classes in any seed's test set")

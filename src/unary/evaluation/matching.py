@@ -1,32 +1,33 @@
 """Which finding has found which lesion: the rule, and the geometry behind it.
 
-**Targets.** What is to be found is a *target*: a lesion of its own, or a group of calcifications. A radiologist reports
-a cluster, not its hundred specks, and whoever counts specks lets one image outvote all others. Calcifications whose
-upright boxes lie at most 10 mm apart are joined, by single linkage. A region that was itself annotated as a cluster
-joins in; a larger single calcification (above 5 mm) stays a target of its own. What lies inside a cluster region or a
-larger calcification, by its centre, belongs to that and links to nothing else.
+**Targets.** What is to be found is a *target*: a lesion of its own, or a cluster of neighbours in a group of lesions
+that is judged so (`unary.profiles.LesionGroup.clustered`), such as calcifications. A radiologist reports a cluster, not
+its hundred specks, and whoever counts specks lets one image outvote all others. Lesions of such a group whose upright
+boxes lie at most 10 mm apart are joined, by single linkage. A region that was itself annotated as a cluster joins in; a
+larger single one (above 5 mm) stays a target of its own. What lies inside a cluster region or a larger lesion of the
+group, by its centre, belongs to that and links to nothing else.
 
 **Hits.** A finding hits a target when all of this holds, with a tolerance of 1 mm in both geometric parts:
 
 1. *Overlap*: some pixel of the finding lies on some annotated lesion of the target.
-2. *Place*: the centre of the finding lies within the target (of a group: within the convex outline around it), or the
-   centre of one of its lesions lies within the outline of the finding.
+2. *Place*: the centre of the finding lies within the target (of several lesions: within the convex outline around
+   them), or the centre of one of its lesions lies within the outline of the finding.
 3. *Size*: the outline of the finding has at most four times the area of the target, or at most 1 cm2; and it covers at
-   most a quarter of the breast, where that is known.
+   most a quarter of the tissue, where that is known.
 
-Overlap alone would reward whoever marks much: a finding along the whole chest wall grazes every lesion there.
-Intersection over union, the habit of object detection, is undefined for points and means little for the loose boxes and
-scattered specks of mammography. Marks on mammograms are commonly judged by their centre (Ribli et al., Scientific
-Reports 8:4165, 2018; the DBTex challenge: Konz et al., JAMA Network Open 6:e230524, 2023). The bound of four times the
-true area is that of Kallergi et al. (Medical Physics 26:267, 1999), who compared such rules; 1 cm2 is the area within
-which calcifications are by convention one cluster, and keeps a finding around a single speck possible.
+Overlap alone would reward whoever marks much: a finding along the whole edge of the tissue grazes every lesion there.
+Intersection over union, the habit of object detection, is undefined for points and means little for loose boxes and
+scattered specks. Marks are commonly judged by their centre (Ribli et al., Scientific Reports 8:4165, 2018; the DBTex
+challenge: Konz et al., JAMA Network Open 6:e230524, 2023). The bound of four times the true area is that of Kallergi et
+al. (Medical Physics 26:267, 1999), who compared such rules; 1 cm2 is the area within which calcifications are by
+convention one cluster, and keeps a finding around a single speck possible.
 
 One target is found once: further findings on it are neither hits nor false. One finding may hit several targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +37,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull
 
-from unary.datasets.manifest import LesionGroup, lesion_group
-from unary.evaluation.froc import ImageOutcome
 from unary.evaluation.polygons import distances_outside, polygon_area, polygon_centre
 from unary.evaluation.roc import EvaluationError
 from unary.patches.lesions import rasterise_lesion
+from unary.profiles import Reading
 from unary.records import Detection, Lesion
 
 Spacing = tuple[float, float]
-_CLUSTER = 3  # calcifications that make a cluster, as in Kallergi et al. and by convention
+Part = tuple[NDArray[np.bool_], tuple[int, int]]
+"""The pixels of a lesion, and the (row, col) of their corner, as `rasterise_lesion` gives them on the stored grid."""
+
+_CLUSTER = 3  # lesions that make a cluster, as in Kallergi et al. and by convention
 _SLACK_MM = 1e-9  # 101 pixels of 0.1 mm must be within 10.1 mm, whatever the rounding
 
 
@@ -55,15 +58,15 @@ class MatchingRule:
     Attributes
     ----------
     link_mm
-        Calcifications at most so far apart are one target; 0 joins only what touches.
+        Lesions of a clustered group at most so far apart are one target; 0 joins only what touches.
     speck_mm
-        A single calcification longer than this stays a target of its own.
+        A single one longer than this stays a target of its own.
     tolerance_mm
         By how much a finding may miss a target, or the annotation the lesion.
     area_factor, area_floor_mm2
         A finding with an outline above both this multiple of the target's area and this area hits nothing there.
-    breast_share
-        A finding that covers more than this share of the breast hits nothing at all.
+    tissue_share
+        A finding that covers more than this share of the tissue hits nothing at all.
     assumed_spacing_mm
         Taken where the pixel spacing is unknown: by default 10 mm are then 100 pixels.
 
@@ -78,7 +81,7 @@ class MatchingRule:
     tolerance_mm: float = 1.0
     area_factor: float = 4.0
     area_floor_mm2: float = 100.0
-    breast_share: float = 0.25
+    tissue_share: float = 0.25
     assumed_spacing_mm: float = 0.1
 
     def __post_init__(self) -> None:
@@ -94,31 +97,34 @@ STANDARD = MatchingRule()
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A lesion to be found, or a group of calcifications that counts as one.
+    """A lesion to be found, or several that count as one.
 
     Attributes
     ----------
     group
-        Kind of its lesions, as `unary.datasets.manifest.lesion_group` names it.
+        Of its lesions, as `unary.profiles.Reading.find_group` names it.
     lesions
         Positions of its lesions among those of the image.
     parts
-        The pixels of each lesion, bool, and the (row, col) of their corner, as `unary.patches.lesions.rasterise_lesion` gives
-        them on the stored grid.
+        Of each lesion; may be empty where only the figures of a match are kept.
     outline
         Shape (k, 2): vertices (row, col) of a closed polygon around it, convex but for the contour of a single lesion.
     area_mm2
         Of its pixels; of the convex outline for several lesions.
     cluster
-        Whether it holds three annotated calcifications, or a region annotated as a cluster.
+        Whether it holds three annotated lesions, or a region annotated as a cluster; False in a group that is not
+        clustered.
+    single
+        Whether it could have been a cluster, by its group, and is none.
     """
 
-    group: LesionGroup
+    group: str
     lesions: tuple[int, ...]
-    parts: tuple[tuple[NDArray[np.bool_], tuple[int, int]], ...]
+    parts: tuple[Part, ...]
     outline: NDArray[np.float64]
     area_mm2: float
     cluster: bool
+    single: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +150,7 @@ def group_targets(
     lesions: Sequence[Lesion],
     shape: tuple[int, int],
     *,
+    reading: Reading,
     spacing_mm: Spacing | None,
     masks: Mapping[int, NDArray[np.bool_]] | None = None,
     rule: MatchingRule = STANDARD,
@@ -156,6 +163,8 @@ def group_targets(
         Of one image, with coordinates in stored pixels.
     shape
         Rows and columns of the stored image. A lesion without a pixel in it is no target: nobody could find it.
+    reading
+        Which lesions belong together.
     spacing_mm
         Of the stored pixels, (between rows, between columns); None when unknown.
     masks
@@ -173,19 +182,26 @@ def group_targets(
         rasterise_lesion(lesion, shape, mask=(masks or {}).get(place) if lesion.kind == "mask" else None)
         for place, lesion in enumerate(lesions)
     ]
-    kinds = [lesion_group(lesion.name) for lesion in lesions]
     parts = [_trim(*part) for part in parts]
     seen = [place for place, (inside, _) in enumerate(parts) if inside.size]
-    calcified = [place for place in seen if kinds[place] == "calcification"]
-    clusters = np.asarray([_is_cluster(lesions[place]) for place in calcified], bool)
-    joined = _join_calcifications([parts[place] for place in calcified], clusters, spacing, rule)
-    members = [tuple(calcified[place] for place in group) for group in joined]
-    members += [(place,) for place in seen if kinds[place] != "calcification"]
+    groups = [reading.find_group(lesion.name) for lesion in lesions]
+    clustered = {group.name for group in reading.groups if group.clustered}
+    members = [(place,) for place in seen if groups[place] not in clustered]
+    for group in clustered:
+        own = [place for place in seen if groups[place] == group]
+        regions = np.asarray([_is_cluster(lesions[place]) for place in own], bool)
+        joined = _join_neighbours([parts[place] for place in own], regions, spacing, rule)
+        members += [tuple(own[place] for place in together) for together in joined]
     return tuple(
         _build_target(
-            kinds[group[0]], group, [lesions[place] for place in group], [parts[place] for place in group], spacing
+            groups[places[0]],
+            places,
+            [lesions[place] for place in places],
+            [parts[place] for place in places],
+            spacing,
+            clustered=groups[places[0]] in clustered,
         )
-        for group in sorted(members)
+        for places in sorted(members)
     )
 
 
@@ -194,7 +210,7 @@ def match_findings(
     targets: Sequence[Target],
     *,
     spacing_mm: Spacing | None,
-    breast_px: int | None = None,
+    tissue_px: int | None = None,
     rule: MatchingRule = STANDARD,
 ) -> Match:
     """Return which findings hit which targets, by the rule of this module.
@@ -207,8 +223,8 @@ def match_findings(
         From `group_targets`, of the same image.
     spacing_mm
         Of the stored pixels, (between rows, between columns); None when unknown.
-    breast_px
-        Number of stored pixels of the breast; None leaves out the bound on the share of the breast.
+    tissue_px
+        Number of stored pixels of tissue; None leaves out the bound on their share.
     rule
         What a hit is.
 
@@ -225,7 +241,7 @@ def match_findings(
                 f"finding {finding.rank} has no pixel in the labels of shape {detection.labels.shape} within its box "
                 f"{finding.box}; do findings and labels belong to one image?"
             )
-    largest = np.inf if breast_px is None else rule.breast_share * breast_px * float(spacing.prod())
+    largest = np.inf if tissue_px is None else rule.tissue_share * tissue_px * float(spacing.prod())
     outlines = {finding.rank: np.asarray(finding.outline) * spacing for finding in detection.findings}
     areas = {rank: polygon_area(outline) for rank, outline in outlines.items()}
     hits = []
@@ -245,59 +261,10 @@ def match_findings(
     return Match(tuple(targets), tuple(hits), {finding.rank: finding.score for finding in detection.findings})
 
 
-def build_outcome(
-    match: Match,
-    *,
-    patient: str,
-    normal: bool,
-    complete: bool,
-    groups: Collection[LesionGroup] | None = None,
-    clusters_only: bool = False,
-    ignore_others: bool = True,
-) -> ImageOutcome:
-    """Return what `unary.evaluation.froc` needs to know of one image.
-
-    Parameters
-    ----------
-    match
-        From `match_findings`.
-    patient, normal, complete
-        As in `ImageOutcome`.
-    groups
-        Kinds of lesions that are to be found; None for all. Give none, ``()``, for an image of benign lesions.
-    clusters_only
-        Whether only clusters are to be found among the calcifications: single specks are common and mostly benign.
-    ignore_others
-        Whether a finding that hits only lesions that are not to be found is neither right nor wrong; else it is false.
-
-    Raises
-    ------
-    EvaluationError
-        If a normal image has a target of these groups.
-    """
-    counted = [
-        (groups is None or target.group in groups)
-        and (target.cluster or target.group != "calcification" or not clusters_only)
-        for target in match.targets
-    ]
-    pairs = list(zip(counted, match.hits, strict=True))
-    excused = {rank for wanted, ranks in pairs if wanted or ignore_others for rank in ranks}
-    return ImageOutcome(
-        patient,
-        normal,
-        complete,
-        tuple(score for rank, score in match.scores.items() if rank not in excused),
-        tuple(max((match.scores[rank] for rank in ranks), default=None) for wanted, ranks in pairs if wanted),
-    )
-
-
-def _join_calcifications(
-    parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
-    clusters: NDArray[np.bool_],
-    spacing: NDArray[np.float64],
-    rule: MatchingRule,
+def _join_neighbours(
+    parts: Sequence[Part], clusters: NDArray[np.bool_], spacing: NDArray[np.float64], rule: MatchingRule
 ) -> list[list[int]]:
-    """Positions of the calcifications of each target."""
+    """Positions of the lesions of each target; ``clusters`` says which are annotated as such."""
     count = len(parts)
     if count == 0:
         return []
@@ -325,7 +292,7 @@ def _join_calcifications(
     return [np.flatnonzero(owner == each).tolist() for each in range(number)]
 
 
-def _trim(inside: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+def _trim(inside: NDArray[np.bool_], corner: tuple[int, int]) -> Part:
     """Leave out the empty rows and columns around."""
     rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if len(rows) == 0:
@@ -341,11 +308,13 @@ def _holds(inside: NDArray[np.bool_], corner: tuple[int, int], point: NDArray[np
 
 
 def _build_target(
-    group: LesionGroup,
+    group: str,
     places: tuple[int, ...],
     lesions: Sequence[Lesion],
-    parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
+    parts: Sequence[Part],
     spacing: NDArray[np.float64],
+    *,
+    clustered: bool,
 ) -> Target:
     corners = np.concatenate([_pixel_corners(*part) for part in parts])
     outline = corners[ConvexHull(corners).vertices]
@@ -355,8 +324,8 @@ def _build_target(
         area = float(parts[0][0].sum() * spacing.prod())
         if lesions[0].kind == "contour":
             outline = np.asarray(lesions[0].points, np.float64)
-    cluster = group == "calcification" and (len(parts) >= _CLUSTER or any(_is_cluster(lesion) for lesion in lesions))
-    return Target(group, places, tuple(parts), outline, area, cluster)
+    cluster = clustered and (len(parts) >= _CLUSTER or any(_is_cluster(lesion) for lesion in lesions))
+    return Target(group, places, tuple(parts), outline, area, cluster, single=clustered and not cluster)
 
 
 def _is_cluster(lesion: Lesion) -> bool:
@@ -374,7 +343,7 @@ def _pixel_corners(inside: NDArray[np.bool_], corner: tuple[int, int]) -> NDArra
 
 def _grow(
     inside: NDArray[np.bool_], corner: tuple[int, int], *, spacing: NDArray[np.float64], margin_mm: float
-) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+) -> Part:
     """All pixels whose centre lies at most so far from the centre of one inside; may leave the image."""
     pad = np.floor(margin_mm / spacing + _SLACK_MM).astype(int)
     outside = np.pad(~inside, [(width, width) for width in pad], constant_values=True)
@@ -394,7 +363,7 @@ def _labels_on(labels: NDArray[np.uint8], inside: NDArray[np.bool_], corner: tup
 def _is_placed(
     outline: NDArray[np.float64],
     target: Target,
-    grown: Sequence[tuple[NDArray[np.bool_], tuple[int, int]]],
+    grown: Sequence[Part],
     *,
     spacing: NDArray[np.float64],
     rule: MatchingRule,

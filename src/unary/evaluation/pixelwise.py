@@ -1,6 +1,6 @@
 """Anomaly maps judged pixel by pixel, in bounded memory.
 
-A mammogram has ten million pixels, a test set billions, and their scores have neither a common unit nor known bounds,
+An image may have ten million pixels, a test set billions, and their scores have neither a common unit nor known bounds,
 so that no histogram with bins fixed beforehand serves every detector. Instead each image is reduced once, by rank:
 sorted from the highest score down, pixels of one class are put into groups, and the middle pixel of each stands for its
 group. A group holds at most 1/512 as many pixels as rank above it, and at most 1/4096 of all; there are fewer than
@@ -19,15 +19,14 @@ detector marks. Whether lesions are found is answered by `unary.evaluation.froc`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.datasets.manifest import LesionGroup
-from unary.evaluation.intervals import _CHUNK, Estimate, FewPatientsError, _draw_patients, _interval
+from unary.evaluation.intervals import CHUNK, Estimate, FewPatientsError, draw_patients, percentile_interval
 from unary.evaluation.matching import Target
 from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, auroc, average_precision
 
@@ -84,9 +83,7 @@ class PixelSummary:
     patients: int
 
 
-def draw_truth(
-    targets: Sequence[Target], shape: tuple[int, int], *, groups: Collection[LesionGroup] | None = None
-) -> NDArray[np.bool_]:
+def draw_truth(targets: Sequence[Target], shape: tuple[int, int], *, group: str | None = None) -> NDArray[np.bool_]:
     """Return which pixels of an image belong to a lesion, shape (rows, cols), bool.
 
     Parameters
@@ -95,28 +92,30 @@ def draw_truth(
         Of the image, from `unary.evaluation.matching.group_targets`.
     shape
         Of the stored image.
-    groups
-        Kinds of lesions to draw; None for all. A group of calcifications is its specks, without the tissue between.
+    group
+        The group of lesions to draw; None for all. A cluster is its specks, without the tissue between.
     """
     truth = np.zeros(shape, bool)
     for target in targets:
-        if groups is None or target.group in groups:
+        if group is None or target.group == group:
             for inside, (row, col) in target.parts:
                 truth[row : row + inside.shape[0], col : col + inside.shape[1]] |= inside
     return truth
 
 
 def sample_pixels(
-    scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_], *, patient: str, complete: bool = True
-) -> PixelSample:
-    """Reduce the pixels of one image by rank.
+    scores: NDArray[np.floating[Any]], truths: Mapping[str, NDArray[np.bool_]], *, patient: str, complete: bool = True
+) -> dict[str, PixelSample]:
+    """Reduce the pixels of one image by rank, once for each of several groups of lesions.
+
+    The pixels of no lesion at all are every group's negatives; those of lesions of another group are neither.
 
     Parameters
     ----------
     scores
-        Any shape, higher is more abnormal, NaN where nothing was scored.
-    positive
-        The same shape: the pixel belongs to a lesion.
+        Shape (rows, cols), higher is more abnormal, NaN where nothing was scored.
+    truths
+        By group, the same shape each: the pixel belongs to a lesion of the group. Groups may overlap.
     patient
         Identifier.
     complete
@@ -127,22 +126,25 @@ def sample_pixels(
     ScoreError
         If shapes differ, or a score is infinite.
     """
-    values, truth = np.asarray(scores), np.asarray(positive, bool)
-    if values.shape != truth.shape:
-        raise ScoreError(f"every pixel needs a score and a truth, got shapes {values.shape} and {truth.shape}")
-    values, truth = values.ravel(), truth.ravel()
-    if np.isinf(values).any():
-        raise ScoreError(f"scores must be finite or NaN, but {np.count_nonzero(np.isinf(values))} pixels are infinite")
-    scored = ~np.isnan(values)
-    found = _reduce(values[scored & truth])
-    rest = _reduce(values[scored & ~truth] if complete else values[:0])
-    return PixelSample(
-        patient,
-        np.concatenate([found[0], rest[0]]),
-        np.arange(len(found[0]) + len(rest[0])) < len(found[0]),
-        np.concatenate([found[1], rest[1]]),
-        int(np.count_nonzero(truth & ~scored)),
-    )
+    if any(np.shape(truth) != scores.shape for truth in truths.values()):
+        shapes = [np.shape(truth) for truth in truths.values()]
+        raise ScoreError(f"every pixel needs a score and a truth, got shapes {scores.shape} and {shapes}")
+    if np.isinf(scores).any():
+        raise ScoreError(f"scores must be finite or NaN, but {np.count_nonzero(np.isinf(scores))} pixels are infinite")
+    scored = ~np.isnan(scores)
+    lesional = np.logical_or.reduce([np.zeros(scores.shape, bool), *truths.values()])
+    rest = _reduce(scores[scored & ~lesional] if complete else scores[:0].ravel())
+    samples = {}
+    for name, truth in truths.items():
+        found = _reduce(scores[scored & truth])
+        samples[name] = PixelSample(
+            patient,
+            np.concatenate([found[0], rest[0]]),
+            np.arange(len(found[0]) + len(rest[0])) < len(found[0]),
+            np.concatenate([found[1], rest[1]]),
+            int(np.count_nonzero(truth & ~scored)),
+        )
+    return samples
 
 
 def summarise_pixels(
@@ -184,13 +186,14 @@ def summarise_pixels(
     names, codes = np.unique([sample.patient for sample in samples], return_inverse=True)
     owners = np.repeat(codes, [len(sample.scores) for sample in samples])
     try:
-        draws = _draw_patients(owners, positive, resamples=resamples, rng=rng)
+        draws = draw_patients(owners, positive, resamples=resamples, rng=rng)
     except FewPatientsError:
         estimates = [Estimate(value, None, None) for value in values]
     else:
         table = _count_bins(scores, positive, weights, owners)
         estimates = [
-            Estimate(value, *_interval(row)) for value, row in zip(values, _resample(table, draws), strict=True)
+            Estimate(value, *percentile_interval(row))
+            for value, row in zip(values, _resample(table, draws), strict=True)
         ]
     unscored = sum(sample.unscored for sample in samples)
     return PixelSummary(estimates[0], estimates[1], counts[0], counts[1], unscored, len(names))
@@ -231,7 +234,7 @@ def _count_bins(
 def _resample(table: NDArray[np.float64], draws: NDArray[np.uint16]) -> NDArray[np.float64]:
     """AUROC and average precision of each row of draws, shape (2, resamples)."""
     found = np.empty((2, len(draws)))
-    step = max(1, _CHUNK // table.shape[2])
+    step = max(1, CHUNK // table.shape[2])
     for start in range(0, len(draws), step):
         part = draws[start : start + step].astype(np.float64)
         gained, lost = part @ table[0], part @ table[1]

@@ -180,43 +180,44 @@ def rank_scores(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> Rankin
 
 
 def weighted_aurocs(order: Ranking, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """AUROC for each row of (resamples, n) weights; NaN where a class has no weight."""
-    lost = _cumulated(weights, order.negatives)
+    """Return the AUROC for each row of (resamples, n) weights; NaN where a class has no weight."""
+    lost = cumulate_weights(weights, order.negatives)
     gained = weights[:, order.positives]
     won = np.einsum("ij,ij->i", gained, lost[:, order.below]) + np.einsum("ij,ij->i", gained, lost[:, order.up_to])
-    return _divided(won, 2 * gained.sum(axis=1) * lost[:, -1])
+    return divide_defined(won, 2 * gained.sum(axis=1) * lost[:, -1])
 
 
 def weighted_average_precisions(order: Ranking, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average precision for each row of (resamples, n) weights; NaN where a class has no weight."""
-    negatives, positives = _cumulated(weights, order.negatives), _cumulated(weights, order.positives)
+    """Return the average precision for each row of (resamples, n) weights; NaN where a class has no weight."""
+    negatives, positives = cumulate_weights(weights, order.negatives), cumulate_weights(weights, order.positives)
     true_calls = positives[:, -1:] - positives[:, order.first_alike]
     false_calls = negatives[:, -1:] - negatives[:, order.below]
-    precision = _divided(true_calls, true_calls + false_calls)
+    precision = divide_defined(true_calls, true_calls + false_calls)
     gained = np.where(np.isnan(precision), 0, weights[:, order.positives])
     found = np.einsum("ij,ij->i", gained, np.nan_to_num(precision))
-    return np.where(negatives[:, -1] > 0, _divided(found, positives[:, -1]), np.nan)
+    return np.where(negatives[:, -1] > 0, divide_defined(found, positives[:, -1]), np.nan)
 
 
 def weighted_sensitivities(order: Ranking, weights: NDArray[np.float64], *, specificity: float) -> NDArray[np.float64]:
-    """`sensitivity_at_specificity` for each row of (resamples, n) weights; NaN where a class has no weight."""
-    lost, gained = _cumulated(weights, order.negatives), weights[:, order.positives]
+    """Return `sensitivity_at_specificity` for each row of (resamples, n) weights; NaN where a class has no weight."""
+    lost, gained = cumulate_weights(weights, order.negatives), weights[:, order.positives]
     total = lost[:, -1]
     needed = specificity * total - 1e-9 * np.maximum(total, 1)
     # How many negatives lie at or below the threshold, which is the first that makes up the needed weight.
     passed = (lost[:, 1:] < needed[:, None]).sum(axis=1) + 1 if specificity > 0 else np.zeros(len(weights), int)
     found = np.where(order.below >= passed[:, None], gained, 0).sum(axis=1)
-    return np.where(total > 0, _divided(found, gained.sum(axis=1)), np.nan)
+    return np.where(total > 0, divide_defined(found, gained.sum(axis=1)), np.nan)
 
 
-def _cumulated(weights: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Sums of the first 0, 1, ... chosen weights along each row, shape (resamples, len(chosen) + 1)."""
+def cumulate_weights(weights: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the sums of the first 0, 1, ... chosen weights of each row, shape (resamples, len(chosen) + 1)."""
     sums = np.zeros((len(weights), len(chosen) + 1))
     np.cumsum(weights[:, chosen], axis=1, out=sums[:, 1:])
     return sums
 
 
-def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def divide_defined(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quotients, of one shape, NaN where the divisor is not above 0."""
     quotient: NDArray[np.float64] = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
     return quotient
 
