@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unary.detectors.protocol import DetectorState
 from unary.errors import DetectorError
 
 C = TypeVar("C")
@@ -25,27 +26,50 @@ def read_config(kind: type[C], values: object) -> C:
     Raises
     ------
     ValueError
-        If a field is missing, foreign, of another type, or refused by the class; the message names it.
+        If a field is missing, foreign, of another type, not finite, or refused by the class; the message names it.
     """
-    _require_fields(kind, values, kind.__name__)
     try:
-        return msgspec.convert(values, kind)
+        converted = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"{kind.__name__}: {error}") from error
+    _require_fields(values, converted, kind.__name__)
+    return converted
 
 
-def _require_fields(kind: Any, values: object, name: str) -> None:
-    """Refuse missing and foreign fields, which a converter would fill in and pass over."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name} must be an object with named fields, not {type(values).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind)]
-    for said, names in (("lacks", set(fields) - set(values)), ("has the unknown", set(values) - set(fields))):
-        if names:
-            raise ValueError(f"{name} {said} field {', '.join(sorted(map(repr, names)))}; it has {', '.join(fields)}")
-    for field in fields:
-        if dataclasses.is_dataclass(hints[field]):
-            _require_fields(hints[field], values[field], f"{name}.{field}")
+def _require_fields(values: object, converted: object, name: str) -> None:
+    """Refuse missing and foreign fields, which a converter fills in or passes over, and what is not finite."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ValueError(f"{name} must be a finite number, not {values}")
+    if isinstance(values, Mapping) and dataclasses.is_dataclass(converted):
+        fields = [field.name for field in dataclasses.fields(converted)]
+        for said, names in (("lacks", set(fields) - set(values)), ("has the unknown", set(values) - set(fields))):
+            if names:
+                raise ValueError(
+                    f"{name} {said} field {', '.join(sorted(map(repr, names)))}; it has {', '.join(fields)}"
+                )
+        for field in fields:
+            _require_fields(values[field], getattr(converted, field), f"{name}.{field}")
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            _require_fields(value, None, f"{name}.{key}")
+    elif isinstance(values, Sequence) and not isinstance(values, str):
+        parts = converted if isinstance(converted, tuple) else [None] * len(values)
+        for number, (value, part) in enumerate(zip(values, parts, strict=True)):
+            _require_fields(value, part, f"{name}[{number}]")
+
+
+def read_size(state: DetectorState) -> int:
+    """Return a state's side of patches in pixels.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If it is missing or no positive whole number.
+    """
+    size_px = state.settings["size_px"]
+    if type(size_px) is not int or size_px < 1:
+        raise ValueError(f"size_px must be a positive whole number, got {size_px!r}")
+    return size_px
 
 
 def export_network(network: nn.Module) -> dict[str, NDArray[Any]]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from unary.detectors import find_detector_class, name_of
 from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import Detector, DetectorState
+from unary.detectors.states import read_config
 from unary.errors import BundleError, DetectorError
 from unary.files import replacing
 from unary.models.calibration import Calibration
@@ -38,8 +38,7 @@ from unary.records import NOTICE, Domain, ModelIdentity
 FORMAT = 3
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
-
-T = TypeVar("T")
+_OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
 
 
 @dataclass(frozen=True)
@@ -131,22 +130,14 @@ class Model:
 
 
 @dataclass(frozen=True)
-class _State:
-    """A detector's state as JSON holds it: its tensors lie in another file, or, where there are few numbers, here."""
-
-    settings: dict[str, Any]
-    tensors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Document:
-    """What ``model.json`` holds, in the order of `Model`."""
+    """What ``model.json`` holds, in the order of `Model`; of ``state`` and ``baseline`` the settings alone."""
 
     format: int
     notice: str
     detector: str
-    state: _State
-    weights_sha256: str | None
+    state: dict[str, Any]
+    weights_sha256: str
     profile: Profile
     preparation: PreparationConfig
     grid: GridConfig
@@ -154,7 +145,7 @@ class _Document:
     findings: FindingsConfig
     calibration: Calibration | None
     domain: Domain
-    baseline: _State
+    baseline: dict[str, Any]
     provenance: Provenance
 
 
@@ -191,24 +182,23 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
     """
     require_model_folder(folder, overwrite=overwrite)
     require_findable(model.detector)
-    state = model.detector.get_state()
-    if state.tensors:
-        weights_hash: str | None = _write_weights(model.name, state.tensors, folder)
-    else:
-        weights_hash = None
-        (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # of a model that is replaced
-    parts = {field.name: getattr(model, field.name) for field in fields(model)}
-    del parts["name"]
+    state, baseline = model.detector.get_state(), model.baseline.get_state()
+    weights_hash = _write_weights(model.name, _join_tensors(state, baseline), folder)
     document = _Document(
-        **parts
-        | {
-            "format": FORMAT,
-            "notice": NOTICE,
-            "detector": model.name,
-            "state": _State(dict(state.settings), tuple(sorted(state.tensors))),
-            "weights_sha256": weights_hash,
-            "baseline": _State(dict(model.baseline.get_state().settings)),
-        }
+        FORMAT,
+        NOTICE,
+        model.name,
+        dict(state.settings),
+        weights_hash,
+        model.profile,
+        model.preparation,
+        model.grid,
+        model.level,
+        model.findings,
+        model.calibration,
+        model.domain,
+        dict(baseline.settings),
+        model.provenance,
     )
     try:
         text = json.dumps(msgspec.to_builtins(document), indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -238,14 +228,19 @@ def require_findable(detector: Detector) -> None:
         )
 
 
+def _join_tensors(state: DetectorState, baseline: DetectorState) -> dict[str, NDArray[Any]]:
+    """The tensors of both, in one file."""
+    parts = ((_OWN, state.tensors), (_BASELINE, baseline.tensors))
+    return {f"{prefix}{key}": np.ascontiguousarray(values) for prefix, part in parts for key, values in part.items()}
+
+
 def _write_weights(name: str, tensors: Mapping[str, NDArray[Any]], folder: Path) -> str:
-    kept = {key: np.ascontiguousarray(values) for key, values in tensors.items()}
-    wrong = [key for key, values in kept.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
+    wrong = [key for key, values in tensors.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
     if wrong:
         raise BundleError(f"{folder}: the tensor {wrong[0]!r} of {name!r} is not finite; has training diverged?")
     try:
         with replacing(folder / WEIGHTS_FILE) as partial:
-            save_file(kept, partial)
+            save_file(dict(tensors), partial)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder}: tensors of {name!r} are not what safetensors can hold ({error!r})") from error
     return hash_file(folder / WEIGHTS_FILE)
@@ -266,12 +261,11 @@ def read_model(folder: Path | str) -> Model:
     try:
         own = find_detector_class(document.detector)
     except DetectorError as error:
-        raise BundleError(f"{path}: $.detector: {error}") from error
-    tensors = _read_weights(document, folder)
-    detector = _restore(own, document.state, tensors, f"{path}: $.state")
+        raise BundleError(f"{path}: detector: {error}") from error
+    tensors = _read_weights(folder / WEIGHTS_FILE, document.weights_sha256)
     return Model(
         document.detector,
-        detector,
+        _restore(own, document.state, tensors, _OWN, f"{path}: state"),
         document.profile,
         document.preparation,
         document.grid,
@@ -279,7 +273,7 @@ def read_model(folder: Path | str) -> Model:
         document.findings,
         document.calibration,
         document.domain,
-        _restore(Laplacian, document.baseline, {}, f"{path}: $.baseline"),
+        _restore(Laplacian, document.baseline, tensors, _BASELINE, f"{path}: baseline"),
         document.provenance,
     )
 
@@ -289,90 +283,42 @@ def _read_document(path: Path) -> _Document:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        cause = (
-            "an earlier version of unary wrote this model; fit it again"
-            if found in (1, 2)
-            else "written by another version or program?"
-        )
+        earlier = isinstance(found, int) and 1 <= found < FORMAT
+        cause = "an earlier unary wrote this model: fit it again" if earlier else "of a later version, or no model?"
         raise BundleError(f"{path}: format {FORMAT} is needed, found {found!r}; {cause}")
-    return _convert(content, _Document, str(path))
-
-
-def _convert(content: object, wanted: type[T], where: str) -> T:
-    """Turn plain values into a dataclass; whatever is missing, unknown, not finite or out of range is named."""
-    place = _find_not_finite(content, "$")
-    if place is not None:
-        raise BundleError(f"{where}: {place} is not a finite number; the file is damaged")
     try:
-        converted = msgspec.convert(content, wanted)
-    except msgspec.ValidationError as error:
-        raise BundleError(f"{where}: a setting is missing or wrong: {error}") from error
-    place = _find_unknown(content, converted, "$")
-    if place is not None:
-        raise BundleError(f"{where}: {place} is unknown to this version of unary; of another version, or damaged?")
-    return converted
+        return read_config(_Document, content)
+    except ValueError as error:
+        raise BundleError(f"{path}: damaged, or of another version: {error}".replace("_Document", "model")) from error
 
 
-def _find_not_finite(content: object, place: str) -> str | None:
-    """Where a number is NaN or infinite, None if nowhere."""
-    if isinstance(content, float):
-        return None if math.isfinite(content) else place
-    if isinstance(content, dict):
-        parts = ((f"{place}.{key}", value) for key, value in content.items())
-    elif isinstance(content, list):
-        parts = ((f"{place}[{number}]", value) for number, value in enumerate(content))
-    else:
-        return None
-    return next((wrong for inside, value in parts if (wrong := _find_not_finite(value, inside)) is not None), None)
-
-
-def _find_unknown(content: object, converted: object, place: str) -> str | None:
-    """Where a field is that no dataclass has, None if nowhere; msgspec passes over them."""
-    if isinstance(content, dict) and is_dataclass(converted):
-        known = {field.name for field in fields(converted)}
-        parts = [(f"{place}.{key}", value, getattr(converted, key, None)) for key, value in content.items()]
-        wrong = next((f"{place}.{key}" for key in content if key not in known), None)
-        if wrong is not None:
-            return wrong
-    elif isinstance(content, list) and isinstance(converted, tuple):
-        parts = [(f"{place}[{k}]", *pair) for k, pair in enumerate(zip(content, converted, strict=True))]
-    else:
-        return None
-    return next((wrong for inside, *pair in parts if (wrong := _find_unknown(*pair, inside)) is not None), None)
-
-
-def _read_weights(document: _Document, folder: Path) -> dict[str, NDArray[Any]]:
-    path = folder / WEIGHTS_FILE
-    if document.weights_sha256 is None:
-        if document.state.tensors:
-            raise BundleError(f"{folder / MODEL_FILE}: $.weights_sha256 is missing, and the detector has weights")
-        return {}
+def _read_weights(path: Path, expected: str) -> dict[str, NDArray[Any]]:
     if not path.exists():
         raise BundleError(f"{path}: the weights are missing; copy the whole model folder")
-    if hash_file(path) != document.weights_sha256:
+    if hash_file(path) != expected:
         raise BundleError(f"{path}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path}: not readable as safetensors ({error})") from error
-    if tuple(sorted(tensors)) != document.state.tensors:
-        raise BundleError(f"{path}: other tensors than {MODEL_FILE} lists in $.state.tensors")
     return tensors
 
 
-def _restore(own: type[Any], state: _State, tensors: Mapping[str, NDArray[Any]], where: str) -> Any:
-    """A detector of its state; its configuration is checked field by field where it is kept as ``config``."""
-    kept, config = state.settings.get("config"), getattr(own(), "config", None)
-    if isinstance(kept, dict) and is_dataclass(config):
-        _convert(kept, type(config), f"{where}.settings.config")
+def _restore(
+    own: type[Any], settings: dict[str, Any], tensors: Mapping[str, NDArray[Any]], prefix: str, where: str
+) -> Any:
+    """The detector of a state; what its class makes of a damaged one is told in one line."""
+    part = {key.removeprefix(prefix): values for key, values in tensors.items() if key.startswith(prefix)}
     try:
-        return own.from_state(DetectorState(state.settings, tensors))
-    except (KeyError, TypeError, ValueError, RuntimeError, DetectorError) as error:
-        raise BundleError(f"{where}: a setting or tensor is missing, unknown or out of range ({error!r})") from error
+        return own.from_state(DetectorState(settings, part))
+    except KeyError as error:
+        raise BundleError(f"{where}: {error} is missing; damaged, or of another version?") from error
+    except (TypeError, ValueError, RuntimeError, DetectorError) as error:
+        raise BundleError(f"{where}: damaged, or of another version: {error}") from error
 
 
 def hash_file(path: Path) -> str:
