@@ -16,8 +16,9 @@ from pydicom.sequence import Sequence
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError, MissingPackageError
 from unary.images.dicom import read_dicom
+from unary.outputs.dicom import DEFAULT_KINDS, KINDS
 from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
-from unary.outputs.dicom.header import DISCLAIMER, extract_source
+from unary.outputs.dicom.header import Run, extract_source, make_uid_maker
 from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
@@ -30,21 +31,18 @@ from unary.outputs.dicom.report import (
     THRESHOLD,
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
+    build_report,
 )
 from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
-from unary.outputs.dicom.writing import (
-    DEFAULT_KINDS,
-    KINDS,
-    build_report,
-    make_uid_maker,
-    write_dicom_results,
-)
-from unary.records import Detection, Finding, ModelIdentity, OperatingPoint
+from unary.outputs.dicom.writing import write_dicom_results
+from unary.profiles import GENERAL, MAMMOGRAPHY
+from unary.records import NOTICE, Detection, Finding, ModelIdentity, OperatingPoint
 
 VALIDATOR = Path(sys.executable).with_name("dciodvfy")
 MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789)
 IDENTITY = ModelIdentity("fusion", "0.1.0", "0123456789abcdef" * 4, "fedcba9876543210" * 4)
-POINT = OperatingPoint("1", 1.0, 4.3210987654321, 0.9, True, 0.6, 41)
+RUN = Run(IDENTITY, MAMMOGRAPHY.codes, MOMENT)
+POINT = OperatingPoint("1", "finding", 1.0, 4.3210987654321, 0.9, True, 0.6, 41)
 NAMES = {"SC": "Secondary Capture", "MG": "Digital Mammography"}
 CANARY = "Canary^Zoë"
 
@@ -155,9 +153,9 @@ def make_map(shape):
     return values
 
 
-def write(source, detection, folder, *, kinds=KINDS, **changes):
-    settings = {"moment": MOMENT, "anomaly_map": make_map(detection.labels.shape), **changes}
-    return write_dicom_results(source, detection, IDENTITY, folder, kinds=kinds, **settings)
+def write(source, detection, folder, *, kinds=KINDS, run=RUN, **changes):
+    settings = {"anomaly_map": make_map(detection.labels.shape), **changes}
+    return write_dicom_results(source, detection, run, folder, kinds=kinds, **settings)
 
 
 @pytest.fixture(scope="session")
@@ -210,10 +208,69 @@ def test_objects_belong_to_the_patient_and_study_of_their_source_and_to_series_o
                         "PatientAge", "PatientWeight", "ProcedureCodeSequence", "SpecificCharacterSet"):  # fmt: skip
             assert (result.get(keyword) or "") == (source.get(keyword) or ""), keyword
         assert result.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
-        assert DISCLAIMER in str(result)
+        assert NOTICE in str(result)
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID"):
         assert len({str(item[keyword].value) for item in (source, *results)}) == 1 + len(KINDS)
     assert {str(result.PatientSex or "") for result in results} <= {"F", ""}
+
+
+def turn_into_chest_film(dataset):
+    """A digital radiograph of a chest, two directions of the patient stated."""
+    kept = strip_to_inbreast(dataset)
+    for keyword in ("ImageLaterality", "ViewPosition"):
+        del kept[keyword]
+    kept.SOPClassUID = kept.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    kept.Modality, kept.BodyPartExamined, kept.PatientOrientation = "DX", "CHEST", ["L", "F"]
+    return kept
+
+
+def turn_into_ct(dataset):
+    """A slice of computed tomography, in Hounsfield units after rescaling, placed in space."""
+    kept = turn_into_chest_film(dataset)
+    kept.SOPClassUID = kept.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    kept.Modality, kept.FrameOfReferenceUID = "CT", "1.2.3.4"
+    kept.ImagePositionPatient, kept.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    kept.PixelSpacing, kept.SliceThickness = [0.7, 0.7], 1
+    kept.RescaleSlope, kept.RescaleIntercept, kept.RescaleType = 1, -1024, "HU"
+    del kept.PatientOrientation
+    return kept
+
+
+@pytest.mark.parametrize("change", [turn_into_chest_film, turn_into_ct])
+def test_results_of_another_profile_say_nothing_of_breasts(sources, tmp_path, change):
+    path = tmp_path / "other.dcm"
+    change(pydicom.dcmread(sources["L CC"])).save_as(path, enforce_file_format=True)
+    paths = write(path, make_detection((192, 160)), tmp_path / "out", run=Run(IDENTITY, GENERAL.codes, MOMENT))
+    assert [p.stem for p in paths] == list(KINDS)
+    for result in paths:
+        assert find_errors(result) == [], result.stem
+        stored = result.read_bytes().lower()
+        assert not [word for word in (b"mammo", b"breast", b"76752008", b"71651007") if word in stored]
+    image, groups = read_groups(tmp_path / "out" / "report.dcm")
+    assert find_number(image, FINDING_COUNT) == 3
+    assert all(group.finding_sites == [] for group in groups)
+    report = hd.sr.srread(tmp_path / "out" / "report.dcm")
+    assert "363679005" in str(report)  # imaging
+    for segment in hd.seg.segread(tmp_path / "out" / "segmentation.dcm").SegmentSequence:
+        assert "AnatomicRegionSequence" not in segment
+
+
+def test_a_slice_that_says_not_where_it_lies_has_no_segmentation(sources, tmp_path):
+    path = tmp_path / "slice.dcm"
+    dataset = turn_into_ct(pydicom.dcmread(sources["L CC"]))
+    del dataset.ImagePositionPatient
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(ImageError, match="frame of reference and position"):
+        write(path, make_detection((192, 160)), tmp_path / "out")
+    paths = write(path, make_detection((192, 160)), tmp_path / "out", kinds=("report", "capture"))
+    assert [find_errors(p) for p in paths] == [[], []]
+
+
+def test_a_mammogram_s_report_names_procedure_and_site(written):
+    _, groups = read_groups(written["L CC"][2] / "report.dcm")
+    assert [site.value.value for group in groups for site in group.finding_sites] == ["76752008"] * 3
+    assert {site.ContentSequence[0].value.meaning for group in groups for site in group.finding_sites} == {"Left"}
+    assert "Mammography" in str(hd.sr.srread(written["L CC"][2] / "report.dcm"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,7 +278,7 @@ def test_every_object_names_model_operating_point_and_source(written, kind):
     path, _, folder = written["L CC"]
     stored = (folder / f"{kind}.dcm").read_bytes()
     source = pydicom.dcmread(path)
-    for text in (DISCLAIMER, IDENTITY.sha256, IDENTITY.data_hash, "fusion", "0.1.0", "operating point: 1; threshold"):
+    for text in (NOTICE, IDENTITY.sha256, IDENTITY.data_hash, "fusion", "0.1.0", "operating point: 1; threshold"):
         assert text.encode() in stored, text
     assert source.SOPInstanceUID.encode() in stored
     assert b"NOT FOR DIAGNOSIS" in stored
@@ -311,7 +368,7 @@ def test_the_presentation_state_draws_the_boxes_with_the_source_s_window(written
         assert (r0, c0, r1, c1) == finding.box
         assert len(corners) == 5
     texts = [item.UnformattedTextValue for item in annotation.TextObjectSequence]
-    assert texts == [DISCLAIMER, *(f"{f.rank}: {f.score:.3g}" for f in detection.findings)]
+    assert texts == [NOTICE, *(f"{f.rank}: {f.score:.3g}" for f in detection.findings)]
 
 
 def test_a_presentation_state_of_a_source_without_window_has_one_that_shows_the_breast(written):
@@ -430,9 +487,7 @@ def test_uids_depend_on_source_model_and_operating_point_alone(sources):
 def test_arguments_are_not_changed(sources):
     source = pydicom.dcmread(sources["awkward"])
     before = source.to_json()
-    build_report(
-        source, make_detection((192, 160)), IDENTITY, uid=make_uid_maker(source, IDENTITY, POINT), moment=MOMENT
-    )
+    build_report(source, make_detection((192, 160)), RUN, uid=make_uid_maker(source, IDENTITY, POINT))
     assert source.to_json() == before
 
 
@@ -544,6 +599,4 @@ def test_highdicom_is_named_when_it_is_missing(sources, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     source = pydicom.dcmread(sources["L CC"])
     with pytest.raises(MissingPackageError, match=r"unary\[dicom\]"):
-        build_report(
-            source, make_detection((192, 160)), IDENTITY, uid=make_uid_maker(source, IDENTITY, None), moment=MOMENT
-        )
+        build_report(source, make_detection((192, 160)), RUN, uid=make_uid_maker(source, IDENTITY, None))

@@ -25,15 +25,14 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from pydicom.dataset import Dataset
-from test_outputs_dicom import MOMENT, make_detection, make_map
+from test_outputs_dicom import RUN, make_detection, make_map
 
 from unary.clinic.pacs import DeliveryError, DimseAddress, WebAddress, store_dimse, store_web
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError, MissingPackageError
-from unary.outputs.dicom.writing import KINDS, write_dicom_results
-from unary.records import ModelIdentity
+from unary.outputs.dicom import KINDS
+from unary.outputs.dicom.writing import write_dicom_results
 
-IDENTITY = ModelIdentity("fusion", "0.1.0", "0123456789abcdef" * 4, "fedcba9876543210" * 4)
 ORTHANC, PLUGIN = Path("/usr/sbin/Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER, PASSWORD = "reader", "correct-horse"
 CANARY = "KANARIE"
@@ -49,9 +48,7 @@ def files(tmp_path_factory):
     write_phantom(phantom, source, image_id="image", patient_id=CANARY)
     detection = make_detection((256, 192))
     anomaly_map = make_map((256, 192))
-    results = write_dicom_results(
-        source, detection, IDENTITY, folder, kinds=KINDS, moment=MOMENT, anomaly_map=anomaly_map
-    )
+    results = write_dicom_results(source, detection, RUN, folder, kinds=KINDS, anomaly_map=anomaly_map)
     return source, *results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from unary.errors import require
 from unary.outputs.dicom.header import (
-    DISCLAIMER,
+    Run,
     UidMaker,
     build_reference,
     build_result,
@@ -31,10 +30,10 @@ from unary.outputs.dicom.header import (
     to_ascii,
 )
 from unary.outputs.dicom.presentation import read_window
-from unary.records import Detection, Finding, Image, ModelIdentity
+from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity
 
 BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
-_NARROWEST = 512  # room for the words
+_NARROWEST = 512  # wide enough for the words
 _HALVED_FROM = 1024
 _ORANGE, _BLACK, _RED = (230, 159, 0), (0, 0, 0), (255, 80, 60)
 
@@ -43,10 +42,9 @@ def build_capture(
     source: Dataset,
     image: Image,
     detection: Detection,
-    identity: ModelIdentity,
+    run: Run,
     *,
     uid: UidMaker,
-    moment: datetime,
 ) -> Dataset:
     """Build a colour picture of the image at half its resolution, with outlines, ranks, scores and the disclaimer.
 
@@ -66,7 +64,7 @@ def build_capture(
     """
     check_labels(source, image.shape)
     hd = require("highdicom", extra="dicom")
-    pixels = draw_capture(render_gray(image, source), detection, identity)
+    pixels = draw_capture(render_gray(image, source), detection, run.identity)
     with silenced("highdicom", "pydicom"):
         stand_in = build_stand_in(source)
         orientation = list(stand_in.PatientOrientation or [])
@@ -77,25 +75,25 @@ def build_capture(
             coordinate_system="PATIENT",
             study_instance_uid=stand_in.StudyInstanceUID,
             patient_orientation=("L", "F"),  # replaced below: highdicom takes one or two letters at most
-            **identify_equipment(identity),
+            **identify_equipment(run.identity),
             **get_common_arguments(uid, "capture", 3),
         )
         body.PatientOrientation, body.Laterality = orientation, find_side(source) or ""
-        body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(moment)
+        body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(run.moment)
         body.SourceImageSequence = [build_reference(stand_in)]
         # Burned In Annotation speaks of the patient's identity, and none is added here.
         lossy = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
-        body.ImageComments = to_ascii(f"{DISCLAIMER} {describe_point(detection.operating_point)}", 1024)
-        lines = (describe_model(identity), describe_domain(detection))
+        body.ImageComments = to_ascii(f"{NOTICE} {describe_point(detection.operating_point)}", 1024)
+        lines = (describe_model(run.identity), describe_domain(detection))
         body.DerivationDescription = to_ascii(". ".join(line for line in lines if line), 1024)
         for keyword in ("BurnedInAnnotation", *lossy):
             if keyword in stand_in:
                 body[keyword] = stand_in[keyword]
-        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="overlay")
+        return build_result(body, source, detection, run, uid=uid, title="overlay")
 
 
 def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
-    """Return the image as it is to be shown: shape (rows, cols), float32 in [0, 1], dense tissue bright.
+    """Return the image as it is to be shown: shape (rows, cols), float32 in [0, 1], larger values bright.
 
     The window or table is the one that the file states, else the one of `find_window`.
     """

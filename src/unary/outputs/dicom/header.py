@@ -14,6 +14,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,9 +26,9 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from unary.errors import ImageError
-from unary.records import Detection, ModelIdentity, OperatingPoint
+from unary.profiles.profile import Codes
+from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint
 
-DISCLAIMER = "Research software. Not for diagnosis."
 SCHEME = "99UNARY"
 UidMaker = Callable[[str], str]
 
@@ -56,8 +57,10 @@ _IMAGE = (
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PatientOrientation",
     "ImageLaterality", "Laterality", "ViewPosition", "BurnedInAnnotation", "LossyImageCompression",
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "VOILUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "VOILUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "SliceThickness",
 )  # fmt: skip
+# Where a slice of a volume lies, and of how many values; only together of use (PS3.3 C.7.4.1, C.7.6.2).
+_PLACE = {"FrameOfReferenceUID": 1, "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 # What pydicom raises on an element whose bytes are not of its kind.
 UNDECODABLE = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, ArithmeticError,
@@ -66,6 +69,25 @@ UNDECODABLE = (
 _DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is the same in all results of a run.
+
+    Attributes
+    ----------
+    identity
+        The model.
+    codes
+        Of the examination: those of the model's profile.
+    moment
+        Date and time of the results.
+    """
+
+    identity: ModelIdentity
+    codes: Codes
+    moment: datetime
 
 
 @contextmanager
@@ -116,6 +138,13 @@ def extract_source(source: Dataset) -> Dataset:
     if str(kept.PatientSex or "") not in ("F", "M", "O"):
         kept.PatientSex = ""
     kept.PatientOrientation = _find_orientation(source)
+    place = {keyword: _copy_element(source, keyword) for keyword in _PLACE}
+    known = {
+        keyword: element for keyword, element in place.items() if element is not None and _PLACE[keyword] == element.VM
+    }
+    if len(known) == len(_PLACE):
+        for keyword, element in known.items():
+            kept[keyword] = element
     return kept
 
 
@@ -157,7 +186,7 @@ def build_stand_in(source: Dataset) -> Dataset:
     """
     extracted = extract_source(source)
     stand_in = Dataset()
-    for keyword in (*_ALWAYS, "StudyInstanceUID", *_IMAGE):
+    for keyword in (*_ALWAYS, "StudyInstanceUID", *_IMAGE, *_PLACE):
         if keyword in _ALWAYS:
             setattr(stand_in, keyword, "")
         elif keyword in extracted:
@@ -196,9 +225,9 @@ def describe_point(point: OperatingPoint | None) -> str:
         return (
             "operating point: none, the model is not calibrated; the strongest findings are given whatever they score"
         )
-    kind = "finite-sample guarantee" if point.promised else "estimate, too few patients for a guarantee"
+    kind = "finite-sample guarantee" if point.guaranteed else "estimate, too few patients for a guarantee"
     return to_ascii(
-        f"operating point: {point.name}; threshold {point.threshold:.6g}; {point.false_findings_per_image:.4g} false "
+        f"operating point: {point.name}; threshold {point.threshold:.6g}; {point.rate:.4g} false "
         f"findings per normal image asked ({kind}), {point.measured_rate:.4g} measured on {point.patients} patients",
         500,
     )
@@ -234,10 +263,9 @@ def build_result(
     body: Dataset,
     source: Dataset,
     detection: Detection,
-    identity: ModelIdentity,
+    run: Run,
     *,
     uid: UidMaker,
-    moment: datetime,
     title: str,
 ) -> Dataset:
     """Return ``body``, made by highdicom, as a plain dataset with its source's patient and study and its maker.
@@ -252,14 +280,14 @@ def build_result(
     for keyword in (*_ALWAYS, *_CARRIED):
         if keyword in extracted:
             result[keyword] = extracted[keyword]
-    date, time = format_date(moment)
+    date, time = format_date(run.moment)
     for keyword in ("Content", "InstanceCreation", "PresentationCreation"):
         if f"{keyword}Date" in result or keyword == "InstanceCreation":
             setattr(result, f"{keyword}Date", date)
             setattr(result, f"{keyword}Time", time)
     result.SeriesDescription = to_ascii(f"unary {title} - RESEARCH, NOT FOR DIAGNOSIS", 64)
     result.ContributingEquipmentSequence = [
-        _describe_equipment(detection, identity, date + time),
+        _describe_equipment(detection, run.identity, date + time),
         *_stamp(result.get("ContributingEquipmentSequence") or [], date + time),
     ]
     return _fix_dimension_uids(result, uid(f"{title} dimensions"))
@@ -273,7 +301,7 @@ def _describe_equipment(detection: Detection, identity: ModelIdentity, stamp: st
     item.Manufacturer, item.ManufacturerModelName = equipment["manufacturer"], equipment["manufacturer_model_name"]
     item.DeviceSerialNumber, item.SoftwareVersions = equipment["device_serial_number"], equipment["software_versions"]
     item.ContributionDateTime = stamp
-    lines = (DISCLAIMER, describe_model(identity), describe_point(detection.operating_point))
+    lines = (NOTICE, describe_model(identity), describe_point(detection.operating_point))
     item.ContributionDescription = to_ascii(". ".join(lines), 1024)
     return item
 

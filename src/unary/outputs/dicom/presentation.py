@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from unary.errors import require
 from unary.outputs.dicom.header import (
-    DISCLAIMER,
+    Run,
     UidMaker,
     build_result,
     build_stand_in,
@@ -21,7 +20,7 @@ from unary.outputs.dicom.header import (
     silenced,
     to_ascii,
 )
-from unary.records import Detection, Finding, ModelIdentity
+from unary.records import NOTICE, Detection, Finding
 
 _LAYER = "UNARY"
 
@@ -29,10 +28,9 @@ _LAYER = "UNARY"
 def build_presentation(
     source: Dataset,
     detection: Detection,
-    identity: ModelIdentity,
+    run: Run,
     *,
     uid: UidMaker,
-    moment: datetime,
     window: tuple[float, float] | None = None,
 ) -> Dataset:
     """Build a presentation state: the box, rank and score of every finding, and the disclaimer.
@@ -56,7 +54,7 @@ def build_presentation(
     hd = require("highdicom", extra="dicom")
     with silenced("highdicom", "pydicom"):
         stand_in = build_stand_in(source)
-        layer = hd.pr.GraphicLayer(_LAYER, order=1, description=DISCLAIMER)
+        layer = hd.pr.GraphicLayer(_LAYER, order=1, description=NOTICE)
         texts = [_draw_notice(hd, stand_in, detection)]
         texts += [_label_finding(hd, finding) for finding in detection.findings]
         frames = [_draw_box(hd, finding, uid) for finding in detection.findings]
@@ -67,17 +65,17 @@ def build_presentation(
         body = hd.pr.GrayscaleSoftcopyPresentationState(
             referenced_images=[_keep_identity(stand_in)],
             content_label="FINDINGS",
-            content_description=DISCLAIMER,
+            content_description=NOTICE,
             graphic_annotations=[annotation],
             graphic_layers=[layer],
             modality_lut_transformation=_carry_rescale(hd, stand_in),
             voi_lut_transformations=_carry_window(hd, stand_in, window),
             presentation_lut_transformation=hd.PresentationLUTTransformation("INVERSE" if inverted else "IDENTITY"),
-            **identify_equipment(identity),
+            **identify_equipment(run.identity),
             **get_common_arguments(uid, "presentation", 5),
         )
         body.Laterality = find_side(source) or ""
-        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="boxes")
+        return build_result(body, source, detection, run, uid=uid, title="boxes")
 
 
 def _keep_identity(stand_in: Dataset) -> Dataset:
@@ -91,7 +89,7 @@ def _keep_identity(stand_in: Dataset) -> Dataset:
 
 
 def _draw_notice(hd: Any, source: Dataset, detection: Detection) -> Any:
-    lines = [DISCLAIMER, describe_domain(detection)] if detection.out_of_domain else [DISCLAIMER]
+    lines = [NOTICE, describe_domain(detection)] if detection.out_of_domain else [NOTICE]
     box = (0.01, 0.01, 0.99, 0.05)
     return hd.pr.TextObject(to_ascii(" ".join(lines), 1024), "DISPLAY", bounding_box=box, text_justification="LEFT")
 

@@ -8,7 +8,6 @@ and no code of the standard says what it is.
 from __future__ import annotations
 
 import math
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from pydicom.sr.coding import Code
 
 from unary.errors import require
 from unary.outputs.dicom.header import (
-    DISCLAIMER,
     SCHEME,
+    Run,
     UidMaker,
     build_result,
     build_stand_in,
@@ -32,7 +31,8 @@ from unary.outputs.dicom.header import (
     silenced,
     to_ascii,
 )
-from unary.records import Detection, Finding, ModelIdentity, OperatingPoint
+from unary.profiles.profile import Codes
+from unary.records import NOTICE, Detection, Finding, ModelIdentity, OperatingPoint
 
 ANOMALY_SCORE = Code("ANOMALY-SCORE", SCHEME, "Anomaly score")
 P_VALUE = Code("P-VALUE", SCHEME, "Fraction of normal images as abnormal")
@@ -50,18 +50,14 @@ WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
 NOT_SCORED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-BREAST = Code("76752008", "SCT", "Breast")
 _COMMENT = Code("121106", "DCM", "Comment")
-_MAMMOGRAPHY = Code("71651007", "SCT", "Mammography")
 _AREA, _DIAMETER = Code("42798000", "SCT", "Area"), Code("81827009", "SCT", "Diameter")
 _NO_UNITS = Code("1", "UCUM", "no units")
 _MM, _MM2 = Code("mm", "UCUM", "millimeter"), Code("mm2", "UCUM", "square millimeter")
 _SIDES = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
 
 
-def build_report(
-    source: Dataset, detection: Detection, identity: ModelIdentity, *, uid: UidMaker, moment: datetime
-) -> Dataset:
+def build_report(source: Dataset, detection: Detection, run: Run, *, uid: UidMaker) -> Dataset:
     """Build the report of one image; complete, unverified and preliminary.
 
     Outlines are closed polylines in DICOM's image coordinates, (column, row) with 0 at the outer edge of the first
@@ -71,10 +67,10 @@ def build_report(
     ----------
     source
         The image's header.
+    run
+        Its codes name the procedure and the site of findings; no site is stated where it is not known.
     uid
         See `unary.outputs.dicom.header.make_uid_maker`.
-    moment
-        Becomes the content date and time.
 
     Raises
     ------
@@ -86,9 +82,12 @@ def build_report(
     hd = require("highdicom", extra="dicom")
     with silenced("highdicom", "pydicom"):
         stand_in = build_stand_in(source)
-        groups = [_describe_image(hd, stand_in, detection, identity, uid)]
-        groups += [_describe_finding(hd, stand_in, finding, detection, identity, uid) for finding in detection.findings]
-        equipment = identify_equipment(identity)
+        algorithm = _identify_algorithm(hd, detection, run.identity)
+        groups = [_describe_image(hd, stand_in, detection, algorithm, uid)]
+        sites = _find_sites(hd, run.codes, find_side(source))
+        for finding in detection.findings:
+            groups.append(_describe_finding(hd, stand_in, finding, sites, algorithm=algorithm, uid=uid))
+        equipment = identify_equipment(run.identity)
         observer = hd.sr.DeviceObserverIdentifyingAttributes(
             uid=uid("observer"),
             name=equipment["manufacturer_model_name"],
@@ -99,7 +98,7 @@ def build_report(
         device = hd.sr.ObserverContext(Code("121007", "DCM", "Device"), observer)
         content = hd.sr.MeasurementReport(
             observation_context=hd.sr.ObservationContext(observer_device_context=device),
-            procedure_reported=_MAMMOGRAPHY,
+            procedure_reported=Code(*run.codes.procedure),
             imaging_measurements=groups,
             language_of_content_item_and_descendants=hd.sr.LanguageOfContentItemAndDescendants(
                 Code("en", "RFC5646", "English")
@@ -115,10 +114,10 @@ def build_report(
             **get_common_arguments(uid, "report", 1),
         )
         body.CodingSchemeIdentificationSequence = [_describe_scheme()]
-        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="report")
+        return build_result(body, source, detection, run, uid=uid, title="report")
 
 
-def _describe_image(hd: Any, source: Dataset, detection: Detection, identity: ModelIdentity, uid: UidMaker) -> Any:
+def _describe_image(hd: Any, source: Dataset, detection: Detection, algorithm: Any, uid: UidMaker) -> Any:
     """Measurements of the whole image (TID 1501), the operating point and how far the image can be trusted."""
     scored = detection.image_score is not None
     outcome = WITH_FINDINGS if detection.findings else WITHOUT_FINDINGS if scored else NOT_SCORED
@@ -130,7 +129,7 @@ def _describe_image(hd: Any, source: Dataset, detection: Detection, identity: Mo
     ]
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(identifier="Image", uid=uid("image")),
-        algorithm_id=_identify_algorithm(hd, detection, identity),
+        algorithm_id=algorithm,
         measurements=_build_measurements(hd, numbers),
         qualitative_evaluations=[
             hd.sr.QualitativeEvaluation(SUMMARY, outcome),
@@ -139,7 +138,7 @@ def _describe_image(hd: Any, source: Dataset, detection: Detection, identity: Mo
         source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(source)],
     )
     # The template is extensible, and free text has no other place in it.
-    for line in (DISCLAIMER, describe_domain(detection)):
+    for line in (NOTICE, describe_domain(detection)):
         if line:
             group[0].ContentSequence.append(hd.sr.TextContentItem(_COMMENT, line, "CONTAINS"))
     return group
@@ -150,16 +149,20 @@ def _list_point(point: OperatingPoint | None) -> list[tuple[Code, float | None, 
         return []
     return [
         (THRESHOLD, point.threshold, _NO_UNITS),
-        (RATE_ASKED, point.false_findings_per_image, _NO_UNITS),
+        (RATE_ASKED, point.rate, _NO_UNITS),
         (RATE_MEASURED, point.measured_rate, _NO_UNITS),
     ]
 
 
+def _find_sites(hd: Any, codes: Codes, side: str | None) -> list[Any] | None:
+    """Where findings are, as far as that is known."""
+    return None if codes.site is None else [hd.sr.FindingSite(Code(*codes.site), laterality=_SIDES.get(side or ""))]
+
+
 def _describe_finding(
-    hd: Any, source: Dataset, finding: Finding, detection: Detection, identity: ModelIdentity, uid: UidMaker
+    hd: Any, source: Dataset, finding: Finding, sites: list[Any] | None, *, algorithm: Any, uid: UidMaker
 ) -> Any:
     """Outline and measurements of one finding (TID 1410)."""
-    side = find_side(source)
     region = hd.sr.ImageRegion(
         "POLYLINE",
         trace_outline(finding, source),
@@ -177,8 +180,8 @@ def _describe_finding(
         ),
         referenced_region=region,
         finding_type=ABNORMAL_STRUCTURE,
-        algorithm_id=_identify_algorithm(hd, detection, identity),
-        finding_sites=[hd.sr.FindingSite(BREAST, laterality=_SIDES.get(side or ""))],
+        algorithm_id=algorithm,
+        finding_sites=sites,
         measurements=_build_measurements(hd, numbers),
     )
 
@@ -198,7 +201,7 @@ def _identify_algorithm(hd: Any, detection: Detection, identity: ModelIdentity) 
     return hd.sr.AlgorithmIdentification(
         name=to_ascii(f"unary {identity.detector}", 64),
         version=to_ascii(identity.version, 64),
-        parameters=[describe_model(identity), describe_point(detection.operating_point), DISCLAIMER],
+        parameters=[describe_model(identity), describe_point(detection.operating_point), NOTICE],
     )
 
 

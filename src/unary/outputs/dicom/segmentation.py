@@ -1,11 +1,11 @@
 """Findings and anomaly maps as DICOM Segmentations (PS3.3 A.51), on the pixels of the source image.
 
-A mammogram has no frame of reference, so a segmentation must have its rows and columns; a coarser one cannot be placed.
+A projection image has no frame of reference, so a segmentation must have its rows and columns: a coarser one cannot be
+placed.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from unary.errors import require
+from unary.errors import ImageError, require
 from unary.outputs.dicom.header import (
-    DISCLAIMER,
+    UNDECODABLE,
+    Run,
     UidMaker,
     build_result,
     build_stand_in,
@@ -26,18 +27,16 @@ from unary.outputs.dicom.header import (
     silenced,
     to_ascii,
 )
-from unary.outputs.dicom.report import ABNORMAL_STRUCTURE, BREAST
-from unary.records import Detection, ModelIdentity
+from unary.outputs.dicom.report import ABNORMAL_STRUCTURE
+from unary.records import NOTICE, Detection
 
-# A segment takes a frame of the size of the image, 1.7 MB on a full-field mammogram.
+# A segment takes a frame of the size of the image, a bit for each pixel: 1.7 MB for 14 megapixels.
 MOST_SEGMENTS = 30
 _FULL_SCALE = 255
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 
-def build_segmentation(
-    source: Dataset, detection: Detection, identity: ModelIdentity, *, uid: UidMaker, moment: datetime
-) -> Dataset | None:
+def build_segmentation(source: Dataset, detection: Detection, run: Run, *, uid: UidMaker) -> Dataset | None:
     """Build a binary segmentation, one segment per finding, its number the finding's rank.
 
     Returns
@@ -66,34 +65,33 @@ def build_segmentation(
     note = f" {count} most abnormal of {len(detection.findings)}." if left_out else ""
     with silenced("highdicom", "pydicom"):
         segments, stand_in = [], build_stand_in(source)
-        algorithm = _identify_algorithm(hd, detection, identity)
+        common = _get_segment_arguments(hd, detection, run)
         for finding in detection.findings[:count]:
             names = (f"Finding {finding.rank}", f"finding {finding.rank}")
             p_value = "" if finding.p_value is None else f", p-value {finding.p_value:.4g}"
-            text = f"Anomaly score {finding.score:.6g}{p_value}. {DISCLAIMER}"
-            segments.append(_describe_segment(hd, finding.rank, names, text, algorithm=algorithm, uid=uid))
-        body = hd.seg.Segmentation(
-            source_images=[stand_in],
+            text = f"Anomaly score {finding.score:.6g}{p_value}. {NOTICE}"
+            segments.append(_describe_segment(hd, finding.rank, names, text, common=common, uid=uid))
+        body = _assemble(
+            hd,
+            stand_in,
+            run,
             pixel_array=labels,
             segmentation_type="BINARY",
             segment_descriptions=segments,
             content_label="FINDINGS",
-            content_description=DISCLAIMER + note,
-            **identify_equipment(identity),
+            content_description=NOTICE + note,
             **get_common_arguments(uid, "segmentation", 2),
         )
-        body.PatientOrientation = stand_in.PatientOrientation  # in place of a position in space (PS3.3 C.7.6.1)
-        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="findings")
+        return build_result(body, source, detection, run, uid=uid, title="findings")
 
 
 def build_heat_map(
     source: Dataset,
     anomaly_map: NDArray[np.float32],
     detection: Detection,
-    identity: ModelIdentity,
+    run: Run,
     *,
     uid: UidMaker,
-    moment: datetime,
 ) -> Dataset:
     """Build a fractional segmentation that shows an anomaly map.
 
@@ -117,26 +115,26 @@ def build_heat_map(
     check_labels(source, anomaly_map.shape)
     point = detection.operating_point
     values, low, high = scale_map(anomaly_map, None if point is None else point.threshold)
-    text = f"Anomaly map, no probability: score = {low:.7g} + value x {(high - low) / _FULL_SCALE:.7g}. {DISCLAIMER}"
+    text = f"Anomaly map, no probability: score = {low:.7g} + value x {(high - low) / _FULL_SCALE:.7g}. {NOTICE}"
     hd = require("highdicom", extra="dicom")
     with silenced("highdicom", "pydicom"):
         names, stand_in = ("Anomaly map", "heat map segment"), build_stand_in(source)
-        algorithm = _identify_algorithm(hd, detection, identity)
-        body = hd.seg.Segmentation(
-            source_images=[stand_in],
+        common = _get_segment_arguments(hd, detection, run)
+        body = _assemble(
+            hd,
+            stand_in,
+            run,
             pixel_array=values.astype(np.float32)[None] / _FULL_SCALE,
             segmentation_type="FRACTIONAL",
             fractional_type="PROBABILITY",
             max_fractional_value=_FULL_SCALE,
-            segment_descriptions=[_describe_segment(hd, 1, names, text, algorithm=algorithm, uid=uid)],
+            segment_descriptions=[_describe_segment(hd, 1, names, text, common=common, uid=uid)],
             content_label="ANOMALY_MAP",
-            content_description=f"{DISCLAIMER} No probability.",
+            content_description=f"{NOTICE} No probability.",
             omit_empty_frames=False,
-            **identify_equipment(identity),
             **get_common_arguments(uid, "heat map", 4),
         )
-        body.PatientOrientation = stand_in.PatientOrientation  # in place of a position in space (PS3.3 C.7.6.1)
-        return build_result(body, source, detection, identity, uid=uid, moment=moment, title="anomaly map")
+        return build_result(body, source, detection, run, uid=uid, title="anomaly map")
 
 
 def scale_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> tuple[NDArray[np.uint8], float, float]:
@@ -158,28 +156,49 @@ def scale_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> tupl
     return np.rint(_FULL_SCALE * share).astype(np.uint8), low, high
 
 
-def _describe_segment(hd: Any, number: int, names: tuple[str, str], text: str, *, algorithm: Any, uid: UidMaker) -> Any:
+def _describe_segment(
+    hd: Any, number: int, names: tuple[str, str], text: str, *, common: dict[str, Any], uid: UidMaker
+) -> Any:
     """One item of the Segment Sequence (PS3.3 C.8.20.4); its tracking identifier is the report's for this finding."""
     segment = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=names[0],
-        segmented_property_category=ABNORMAL_STRUCTURE,
-        segmented_property_type=ABNORMAL_STRUCTURE,
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=algorithm,
         tracking_uid=uid(names[1]),
         tracking_id=names[0],
-        anatomic_regions=[BREAST],
+        **common,
     )
     segment.SegmentDescription = to_ascii(text, 1024)
     return segment
 
 
-def _identify_algorithm(hd: Any, detection: Detection, identity: ModelIdentity) -> Any:
-    return hd.AlgorithmIdentificationSequence(
+def _assemble(hd: Any, source: Dataset, run: Run, **arguments: Any) -> Dataset:
+    """Let highdicom make the object; it refuses kinds of images that lack what their own definition demands."""
+    try:
+        body: Dataset = hd.seg.Segmentation(source_images=[source], **identify_equipment(run.identity), **arguments)
+    except UNDECODABLE as error:
+        raise ImageError(
+            "no segmentation can be made of this image: its header lacks what one of its kind refers to, such as the "
+            f"frame of reference and position of a slice ({type(error).__name__}); other results can be made"
+        ) from error
+    if "FrameOfReferenceUID" not in source:  # then directions take the place of a position in space (PS3.3 C.7.6.1)
+        body.PatientOrientation = source.PatientOrientation
+    return body
+
+
+def _get_segment_arguments(hd: Any, detection: Detection, run: Run) -> dict[str, Any]:
+    """What all segments have in common; the anatomic region only where it is known."""
+    identity, site = run.identity, run.codes.site
+    algorithm = hd.AlgorithmIdentificationSequence(
         name=to_ascii(f"unary {identity.detector}", 64),
         family=_ARTIFICIAL_INTELLIGENCE,
         version=to_ascii(identity.version, 64),
         source="unary",
         parameters={"sha256": to_ascii(identity.sha256, 64), "point": describe_point(detection.operating_point)},
     )
+    return {
+        "segmented_property_category": ABNORMAL_STRUCTURE,
+        "segmented_property_type": ABNORMAL_STRUCTURE,
+        "algorithm_type": "AUTOMATIC",
+        "algorithm_identification": algorithm,
+        "anatomic_regions": None if site is None else [Code(*site)],
+    }

@@ -7,9 +7,7 @@ model, its hash, the operating point and the source image, and says that it is r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydicom
@@ -19,39 +17,22 @@ from pydicom.dataset import Dataset
 from unary.errors import ImageError
 from unary.files import replacing
 from unary.images.dicom import read_dicom, read_header
+from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
 from unary.outputs.dicom.capture import build_capture, find_window
-from unary.outputs.dicom.header import UNDECODABLE, extract_source, make_uid_maker, silenced
+from unary.outputs.dicom.header import UNDECODABLE, Run, extract_source, make_uid_maker, silenced
 from unary.outputs.dicom.presentation import build_presentation
 from unary.outputs.dicom.report import build_report
 from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
-from unary.records import Detection, Image, ModelIdentity
-
-__all__ = [
-    "DEFAULT_KINDS",
-    "KINDS",
-    "Kind",
-    "build_capture",
-    "build_heat_map",
-    "build_presentation",
-    "build_report",
-    "build_segmentation",
-    "make_uid_maker",
-    "write_dicom_results",
-]
-
-Kind = Literal["report", "segmentation", "capture", "heat_map", "presentation"]
-KINDS: tuple[Kind, ...] = ("report", "segmentation", "capture", "heat_map", "presentation")
-DEFAULT_KINDS: tuple[Kind, ...] = ("report", "segmentation", "capture")
+from unary.records import Detection, Image
 
 
 def write_dicom_results(
     source_path: Path,
     detection: Detection,
-    identity: ModelIdentity,
+    run: Run,
     folder: Path,
     *,
     kinds: Sequence[Kind] = DEFAULT_KINDS,
-    moment: datetime,
     anomaly_map: NDArray[np.float32] | None = None,
     image: Image | None = None,
 ) -> tuple[Path, ...]:
@@ -66,10 +47,12 @@ def write_dicom_results(
     ----------
     source_path
         The DICOM image that the detection is of. It is only read.
+    run
+        Model, codes of the examination, and time.
     folder
         Of this image alone; created when missing.
-    moment
-        Date and time of the results.
+    kinds
+        Which results.
     anomaly_map
         Shape (rows, cols) of the stored image, float32, NaN where nothing was scored; needed for ``heat_map``.
     image
@@ -93,7 +76,8 @@ def write_dicom_results(
     if image is None and {"capture", "presentation"} & set(kinds):
         image = read_dicom(source_path)
     results = {
-        kind: _build(kind, source, image, detection, identity, moment, anomaly_map) for kind in dict.fromkeys(kinds)
+        kind: _build(kind, source, detection, run, image=image, anomaly_map=anomaly_map)
+        for kind in dict.fromkeys(kinds)
     }
     written = []
     for kind, result in results.items():
@@ -128,22 +112,22 @@ def read_source(path: Path) -> Dataset:
 def _build(
     kind: Kind,
     source: Dataset,
-    image: Image | None,
     detection: Detection,
-    identity: ModelIdentity,
-    moment: datetime,
+    run: Run,
+    *,
+    image: Image | None,
     anomaly_map: NDArray[np.float32] | None,
 ) -> Dataset | None:
-    uid = make_uid_maker(source, identity, detection.operating_point)
+    uid = make_uid_maker(source, run.identity, detection.operating_point)
     if kind == "report":
-        return build_report(source, detection, identity, uid=uid, moment=moment)
+        return build_report(source, detection, run, uid=uid)
     if kind == "segmentation":
-        return build_segmentation(source, detection, identity, uid=uid, moment=moment)
+        return build_segmentation(source, detection, run, uid=uid)
     if kind == "heat_map":
         assert anomaly_map is not None
-        return build_heat_map(source, anomaly_map, detection, identity, uid=uid, moment=moment)
+        return build_heat_map(source, anomaly_map, detection, run, uid=uid)
     assert image is not None
     if kind == "capture":
-        return build_capture(source, image, detection, identity, uid=uid, moment=moment)
+        return build_capture(source, image, detection, run, uid=uid)
     window = find_window(image, inverted=source.get("PhotometricInterpretation") == "MONOCHROME1")
-    return build_presentation(source, detection, identity, uid=uid, moment=moment, window=window)
+    return build_presentation(source, detection, run, uid=uid, window=window)
