@@ -19,9 +19,12 @@ when something limits what the numbers can say.
         "counts": {"images": n, "normal_images": n, ...},
         "froc": {GROUP: {"sensitivity": {"0.1": x, ...}, "sensitivity_ci95": {...}, "mean_sensitivity": x, X_ci95,
             "n_lesions": n, "n_lesion_patients": n, "n_normal_images": n, "n_normal_patients": n, "note": text}},
-        "operating_points": {"1": {"threshold": x, "expected_false_findings": x, "expected_is_promised": bool,
-            "promised_false_alarm_rate": x, "calibration_patients": n, "false_findings": x, X_ci95,
-            "false_alarm_rate": x, X_ci95, "n_normal_images": n, "n_normal_images_with_finding": n, ...}, ...},
+        "operating_points": {
+            "1": {"threshold": x, "expected_false_findings": x, "expected_is_guaranteed": bool,
+                "guaranteed_false_alarm_rate": x, "calibration_patients": n, "false_findings": x, X_ci95,
+                "false_alarm_rate": x, X_ci95, "n_normal_images": n, "n_normal_images_with_finding": n, ...},
+            "patch_0.95": {"threshold": x, "expected_share_of_patches": x, "expected_is_guaranteed": bool,
+                "calibration_patients": n, "share_of_patches": x, X_ci95, "n_normal_images": n, ...}, ...},
         "image_auroc": {COMPARISON: {"auroc": x, X_ci95}},
         "pixels": {GROUP: {"auroc": x, X_ci95, "average_precision": x, X_ci95, "n_positive": n, ...}}}}
 """
@@ -56,6 +59,7 @@ from unary.evaluation.roc import (
     weighted_sensitivities,
 )
 from unary.files import replacing
+from unary.patches.collection import Collection
 
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
@@ -130,6 +134,44 @@ class ScoreTable:
         if group == ALL:
             return self.positive, ~self.positive & ~control
         return self.groups.get(group, np.zeros(len(self), bool)), ~self.positive & ~control
+
+
+def build_table(
+    collection: Collection,
+    scores: Mapping[str, NDArray[Any]],
+    kept: NDArray[Any],
+    *,
+    positive: NDArray[Any],
+    groups: Mapping[str, NDArray[Any]],
+    seed: int = 0,
+    split: str = "test",
+) -> ScoreTable:
+    """Return the table of some patches of a collection.
+
+    Parameters
+    ----------
+    collection
+        Where the patches come from.
+    scores
+        By detector, one per kept patch.
+    kept
+        Which patches: a mask, or positions.
+    positive, groups
+        As in `ScoreTable`, but one per patch of the collection.
+    seed, split
+        As in `ScoreTable`.
+    """
+    return ScoreTable(
+        scores=scores,
+        positive=positive[kept],
+        groups={name: member[kept] for name, member in groups.items()},
+        patient=collection.column("patient_id")[kept],
+        image=collection.column("image_id")[kept],
+        row=collection.origins[kept, 0].astype(np.int64),
+        col=collection.origins[kept, 1].astype(np.int64),
+        seed=seed,
+        split=split,
+    )
 
 
 def select_runs(tables: Sequence[ScoreTable], *, detector: str, group: str = ALL) -> list[Run | None]:

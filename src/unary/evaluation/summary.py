@@ -1,12 +1,7 @@
-"""Findings judged on a labelled manifest: lesions found, false alarms beside what was promised, images and pixels.
-
-Images are read one after the other, and of each only its findings, the outlines of its lesions and a sample of its
-pixels are kept. One unreadable image never stops the rest.
-"""
+"""The figures of an evaluation: lesions found, false alarms beside what was guaranteed, images and pixels told apart."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,70 +9,64 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
-from unary.errors import ImageError
+from unary.evaluation.evaluate import Evaluation
+from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FrocSummary, summarise_froc
 from unary.evaluation.image_level import compare_images
 from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds
-from unary.evaluation.judged_images import PIXEL_GROUPS, SOUGHT, JudgedImage, build_outcomes, judge_image
+from unary.evaluation.lesion_query import list_queries
 from unary.evaluation.metrics import FEW_PATIENTS
-from unary.evaluation.pixelwise import PixelSample, PixelSummary, summarise_pixels
-from unary.models.bundle import Model
+from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
 from unary.models.calibration import MOST_FINDINGS
-from unary.records import Lesion, Manifest, OperatingPoint
-
-logger = logging.getLogger(__name__)
+from unary.profiles import Reading
+from unary.records import OperatingPoint
 
 BY_LABEL = "label_negative_against_positive"
 
 
-@dataclass(frozen=True, eq=False)
-class DetectionEvaluation:
-    """The judged images of a manifest.
-
-    Attributes
-    ----------
-    images
-        In manifest order.
-    pixels
-        Samples by kind of lesion (``all``, ``calcification``, ``mass``), of normal images and of images labelled
-        positive. The pixels of lesions of another kind are left out, not taken as normal.
-    skipped
-        One line per image that could not be used.
-    """
-
-    images: tuple[JudgedImage, ...]
-    pixels: dict[str, tuple[PixelSample, ...]]
-    skipped: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class MeasuredPoint:
-    """What normal images do at an operating point, beside what it promised.
+    """What normal images do at an operating point, beside what it guarantees.
 
     Attributes
     ----------
     point
-        With its promises.
-    false_findings, false_alarms
-        Findings per image, at most `MOST_FINDINGS` counted of each, and the share of images with any; means over
-        patients, as the promises are.
+        With its guarantees.
+    rate
+        What the point counts: findings per image, at most `MOST_FINDINGS` of each, or the share of an image's patches;
+        a mean over patients, as the guarantee is.
+    false_alarms
+        The share of images with any finding, the mean over patients; None for a point that counts patches.
     images, alarmed, patients
-        How many normal images, how many of them with a finding, and of how many patients.
+        How many normal images, how many of them with anything above the threshold, and of how many patients.
     """
 
     point: OperatingPoint
-    false_findings: Estimate
-    false_alarms: Estimate
+    rate: Estimate
+    false_alarms: Estimate | None
     images: int
     alarmed: int
     patients: int
 
 
 @dataclass(frozen=True)
-class DetectionSummary:
-    """The figures of `metrics.json`; a group without lesions, or a comparison without one of its sides, is absent."""
+class EvaluationSummary:
+    """The figures of `metrics.json`; a group without lesions, or a comparison without one of its sides, is absent.
+
+    Attributes
+    ----------
+    froc
+        By name of the query (`unary.evaluation.lesion_query.list_queries`).
+    points
+        Of the model, in its order.
+    images
+        AUROC of image scores, by name of the profile's comparison and by label.
+    pixels
+        By group of lesions, and of all.
+    counts
+        Of images and patients.
+    """
 
     froc: dict[str, FrocSummary]
     points: tuple[MeasuredPoint, ...]
@@ -86,56 +75,24 @@ class DetectionSummary:
     counts: dict[str, int]
 
 
-def evaluate_detection(model: Model, manifest: Manifest, *, progress: bool = True) -> DetectionEvaluation | None:
-    """Find what departs from normal in every image of a manifest, and judge it by the listed lesions.
-
-    Parameters
-    ----------
-    model
-        Of `unary.models.pipeline.fit`.
-    manifest
-        Labelled; of patients that the model has not seen, which `unary.models.pipeline.evaluate` checks.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    DetectionEvaluation or None
-        None, with a warning, for a model of a version that knew no findings.
-    """
-    if model.detection is None:
-        logger.warning("the model was fitted by a version that knew no findings: lesions and false alarms are left out")
-        return None
-    lesions: dict[str, list[Lesion]] = {}
-    for lesion in manifest.lesions:
-        lesions.setdefault(lesion.image_id, []).append(lesion)
-    images: list[JudgedImage] = []
-    samples: dict[str, list[PixelSample]] = {name: [] for name in PIXEL_GROUPS}
-    skipped: list[str] = []
-    for row in tqdm(manifest.rows, desc="detecting", unit="image", delay=2, disable=None if progress else True):
-        try:
-            judged, sampled = judge_image(model, row, lesions.get(row.image_id, ()))
-        except ImageError as error:
-            skipped.append(str(error))
-            logger.warning("skipped: %s", error)
-            continue
-        images.append(judged)
-        for name, sample in sampled.items():
-            samples[name].append(sample)
-    return DetectionEvaluation(tuple(images), {name: tuple(of) for name, of in samples.items()}, tuple(skipped))
-
-
-def summarise_detection(
-    evaluation: DetectionEvaluation, points: Sequence[OperatingPoint], *, seed: int = 0, resamples: int = 2000
-) -> DetectionSummary:
-    """Return every figure that the judged images allow, with 95 % intervals over patients.
+def summarise_evaluation(
+    evaluation: Evaluation,
+    points: Sequence[OperatingPoint],
+    *,
+    reading: Reading,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> EvaluationSummary:
+    """Return every figure that the evaluated images allow, with 95 % intervals over patients.
 
     Parameters
     ----------
     evaluation
-        Of `evaluate_detection`.
+        Of `unary.evaluate`.
     points
         The model's operating points; none for a model that has not been calibrated.
+    reading
+        Of the model's profile: which lesions and comparisons to look at.
     seed
         Of the bootstrap; every figure starts from it anew, so that none depends on which others there are.
     resamples
@@ -145,11 +102,11 @@ def summarise_detection(
     def rng() -> np.random.Generator:
         return np.random.default_rng(seed)
 
-    images = evaluation.images
+    images = evaluation.evaluated
     normal = [image for image in images if image.normal]
     froc = {}
-    for name, sought in SOUGHT.items():
-        outcomes = build_outcomes(images, sought)
+    for name, query in list_queries(reading).items():
+        outcomes = build_outcomes(images, query)
         if normal and any(outcome.target_scores for outcome in outcomes):
             froc[name] = summarise_froc([outcomes], rng=rng(), resamples=resamples)
     pixels = {
@@ -157,28 +114,39 @@ def summarise_detection(
         for name, samples in evaluation.pixels.items()
         if any(sample.positive.any() for sample in samples) and any((~sample.positive).any() for sample in samples)
     }
-    measured = tuple(measure_point(point, normal, rng=rng(), resamples=resamples) for point in points if normal)
-    by_birads = Counter(image.row.birads for image in images if image.row.birads is not None)
-    counts = {
+    measured = [measure_point(point, normal, rng=rng(), resamples=resamples) for point in points]
+    return EvaluationSummary(
+        froc,
+        tuple(point for point in measured if point is not None),
+        compare_evaluated(images, reading=reading, rng=rng, resamples=resamples),
+        pixels,
+        _count(images, len(evaluation.skipped)),
+    )
+
+
+def _count(images: Sequence[EvaluatedImage], skipped: int) -> dict[str, int]:
+    normal = [image for image in images if image.normal]
+    assessed = Counter(image.row.assessment for image in images if image.row.assessment is not None)
+    return {
         "images": len(images),
         "normal_images": len(normal),
         "normal_patients": len({image.row.patient_id for image in normal}),
         "partially_annotated": sum(not image.row.complete for image in images),
         "out_of_domain": sum(bool(image.out_of_domain) for image in images),
-        "skipped": len(evaluation.skipped),
-        **{f"birads_{category}_images": count for category, count in sorted(by_birads.items())},
+        "skipped": skipped,
+        **{f"assessment_{category}_images": count for category, count in sorted(assessed.items())},
     }
-    return DetectionSummary(froc, measured, compare_judged(images, rng=rng, resamples=resamples), pixels, counts)
 
 
-def compare_judged(
-    images: Sequence[JudgedImage],
+def compare_evaluated(
+    images: Sequence[EvaluatedImage],
     *,
+    reading: Reading,
     rng: Callable[[], np.random.Generator],
     runs: ArrayLike | None = None,
     resamples: int = 2000,
 ) -> dict[str, Estimate]:
-    """Return the AUROC of image scores by BI-RADS category, as `compare_images`, and by label.
+    """Return the AUROC of image scores by the profile's comparisons, as `compare_images`, and by label.
 
     Images without a score take no part. ``rng`` gives a new generator for each statistic; ``runs`` is as for
     `compare_images`, one per image.
@@ -188,12 +156,12 @@ def compare_judged(
     scores = np.asarray([images[place].image_score for place in kept], np.float64)
     patients = np.asarray([images[place].row.patient_id for place in kept])
     labels = np.asarray([images[place].row.label or "" for place in kept])
-    calcified = [any(t.group == "calcification" for t in images[place].match.targets) for place in kept]
     found = compare_images(
         scores,
-        birads=[images[place].row.birads for place in kept],
+        comparisons=reading.comparisons,
+        assessments=[images[place].row.assessment for place in kept],
         patients=patients,
-        has_calcification=np.asarray(calcified, bool),
+        groups=[{target.group for target in images[place].match.targets} for place in kept],
         rng=rng(),
         runs=runs_of[kept],
         resamples=resamples,
@@ -205,16 +173,35 @@ def compare_judged(
 
 
 def measure_point(
-    point: OperatingPoint, normal: Sequence[JudgedImage], *, rng: np.random.Generator, resamples: int = 2000
-) -> MeasuredPoint:
-    """Return what normal images do at an operating point; the images must not have set it."""
-    counts = count_findings(point, normal)
+    point: OperatingPoint, normal: Sequence[EvaluatedImage], *, rng: np.random.Generator, resamples: int = 2000
+) -> MeasuredPoint | None:
+    """Return what normal images do at an operating point; None without any.
+
+    Parameters
+    ----------
+    point
+        Not set on these images.
+    normal
+        Normal images; without patches they take no part in a point that counts patches.
+    rng, resamples
+        Of the bootstrap over patients.
+    """
+    if point.unit == "patch":
+        normal = [image for image in normal if len(image.patch_scores)]
+    if not normal:
+        return None
     patients = [image.row.patient_id for image in normal]
-    found, alarms = estimate_patient_means(np.stack([counts, counts > 0]), patients, rng=rng, resamples=resamples)
-    return MeasuredPoint(point, found, alarms, len(counts), int((counts > 0).sum()), len(set(patients)))
+    if point.unit == "patch":
+        values = np.asarray([np.mean(image.patch_scores > point.threshold) for image in normal])
+        (rate,), alarms = estimate_patient_means(values, patients, rng=rng, resamples=resamples), None
+    else:
+        values = count_findings(point, normal)
+        stacked = np.stack([values, values > 0])
+        rate, alarms = estimate_patient_means(stacked, patients, rng=rng, resamples=resamples)
+    return MeasuredPoint(point, rate, alarms, len(values), int((values > 0).sum()), len(set(patients)))
 
 
-def count_findings(point: OperatingPoint, images: Sequence[JudgedImage]) -> NDArray[np.int64]:
+def count_findings(point: OperatingPoint, images: Sequence[EvaluatedImage]) -> NDArray[np.int64]:
     """Return how many findings each image has above an operating point, at most `MOST_FINDINGS`, shape (n,)."""
     above = [sum(finding.score > point.threshold for finding in image.findings) for image in images]
     return np.minimum(np.asarray(above, np.int64), MOST_FINDINGS)
@@ -245,12 +232,12 @@ def estimate_patient_means(
     return [Estimate(value, float(low), float(high)) for value, low, high in zip(plain, *bounds, strict=True)]
 
 
-def document_summary(summary: DetectionSummary) -> dict[str, Any]:
-    """Return the summary as ``metrics.json`` holds it under ``detection``."""
+def document_summary(summary: EvaluationSummary) -> dict[str, Any]:
+    """Return the summary as ``metrics.json`` holds it under ``detection`` (`unary.evaluation.metrics`)."""
     return {
         "counts": summary.counts,
-        "froc": {name: describe_froc(froc) for name, froc in summary.froc.items()},
-        "operating_points": {measured.point.name: describe_point(measured) for measured in summary.points},
+        "froc": {name: document_froc(froc) for name, froc in summary.froc.items()},
+        "operating_points": {measured.point.name: _document_point(measured) for measured in summary.points},
         "image_auroc": {name: as_pair("auroc", found) for name, found in summary.images.items()},
         "pixels": {
             name: {
@@ -266,7 +253,7 @@ def document_summary(summary: DetectionSummary) -> dict[str, Any]:
     }
 
 
-def describe_froc(froc: FrocSummary) -> dict[str, Any]:
+def document_froc(froc: FrocSummary) -> dict[str, Any]:
     """Return sensitivities by rate, with their intervals and counts."""
     names = [f"{rate:g}" for rate in froc.rates]
     few = min(froc.target_patients, froc.image_patients) < FEW_PATIENTS
@@ -288,20 +275,23 @@ def describe_froc(froc: FrocSummary) -> dict[str, Any]:
     }
 
 
-def describe_point(measured: MeasuredPoint) -> dict[str, Any]:
-    """Return an operating point's promises and what was measured."""
+def _document_point(measured: MeasuredPoint) -> dict[str, Any]:
     point = measured.point
-    return {
+    document: dict[str, Any] = {
         "threshold": point.threshold,
-        "expected_false_findings": point.false_findings_per_image,
-        "expected_is_promised": point.promised,
-        "promised_false_alarm_rate": point.false_alarm_rate,
+        "expected_is_guaranteed": point.guaranteed,
         "calibration_patients": point.patients,
-        **as_pair("false_findings", measured.false_findings),
-        **as_pair("false_alarm_rate", measured.false_alarms),
         "n_normal_images": measured.images,
-        "n_normal_images_with_finding": measured.alarmed,
         "n_normal_patients": measured.patients,
+    }
+    if measured.false_alarms is None:
+        return document | {"expected_share_of_patches": point.rate, **as_pair("share_of_patches", measured.rate)}
+    return document | {
+        "expected_false_findings": point.rate,
+        "guaranteed_false_alarm_rate": point.false_alarm_rate,
+        **as_pair("false_findings", measured.rate),
+        **as_pair("false_alarm_rate", measured.false_alarms),
+        "n_normal_images_with_finding": measured.alarmed,
     }
 
 

@@ -1,0 +1,240 @@
+"""A model on a labelled manifest, in one pass: patches, images, findings and pixels, beside baseline and controls.
+
+Each image is read, prepared and examined once, and of it only scores, findings, the outlines of its lesions and a
+sample of its pixels are kept. One unreadable image never stops the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from unary.detectors import name_of
+from unary.detectors.scoring import measure_controls, score_patches
+from unary.errors import ImageError, ManifestError, SplitError
+from unary.evaluation.evaluated_image import EvaluatedImage, evaluate_image
+from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable
+from unary.evaluation.pixelwise import PixelSample
+from unary.files import read_ahead
+from unary.models.bundle import Model, hash_patients
+from unary.models.examination import examine_image
+from unary.patches.collection import PatchLabels, label_patches, read_row
+from unary.patches.grid import Origins
+from unary.patches.patch_set import build_patch_set
+from unary.profiles import Reading
+from unary.records import Image, Lesion, Manifest, ManifestRow
+
+logger = logging.getLogger(__name__)
+
+_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model, its baseline and the controls make of a labelled manifest.
+
+    Attributes
+    ----------
+    patches
+        One row per patch, or None when no patch is known to hold a lesion. Positives are the patches that contain a
+        lesion of an image labelled positive; negatives are the patches of images labelled negative that touch no
+        lesion. Patches that only touch a lesion, benign lesions of negative images and images without a label are left
+        out.
+    images
+        One row per image, or None when the images are all of one label. The model's score is the image score that
+        `unary.score` and `unary.detect` give; baseline and controls, which know no findings, are taken at their highest
+        patch.
+    evaluated
+        The images that could be used, in manifest order.
+    pixels
+        Samples by group of lesions, and of ``all``, of normal images and of images labelled positive. The pixels of
+        lesions of another group are left out, not taken as normal.
+    skipped
+        One line per image that could not be used, naming file and cause.
+    data_hash
+        SHA-256 over prepared pixels and patches: equal data, preparation and grid, equal hash.
+    """
+
+    patches: ScoreTable | None
+    images: ScoreTable | None
+    evaluated: tuple[EvaluatedImage, ...]
+    pixels: Mapping[str, tuple[PixelSample, ...]]
+    skipped: tuple[str, ...]
+    data_hash: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one image adds: ``scores`` are of its patches, by detector."""
+
+    evaluated: EvaluatedImage
+    samples: dict[str, PixelSample]
+    scores: dict[str, NDArray[np.float64]]
+    labels: PatchLabels
+    origins: Origins
+    digest: str
+
+
+def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
+    """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
+
+    Parameters
+    ----------
+    model
+        Of `unary.fit` or `unary.read_model`.
+    manifest
+        With images of both labels.
+    allow_seen
+        Accept patients that the model was trained on or calibrated with, which flatters every figure.
+    progress
+        Show a progress bar on standard error when it is a terminal.
+
+    Raises
+    ------
+    SplitError
+        If a patient of the manifest was trained on, unless ``allow_seen``.
+    ManifestError
+        If there are no negatives or no positives, or not one image could be used.
+    """
+    seen = set(hash_patients(row.patient_id for row in manifest.rows)) & set(model.provenance.patient_hashes)
+    if seen and not allow_seen:
+        raise SplitError(
+            f"{len(seen)} patient(s) of the manifest were in the training set of the model, which flatters every "
+            "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
+        )
+    labels = [row.label for row in manifest.rows]
+    if "negative" not in labels or "positive" not in labels:
+        missing = "negative" if "negative" not in labels else "positive"
+        raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {missing} image")
+    parts: list[_Part] = []
+    skipped: list[str] = []
+    bar = tqdm(
+        _examine_rows(model, manifest),
+        total=len(manifest.rows),
+        desc="evaluating",
+        unit="image",
+        delay=2,
+        disable=None if progress else True,
+    )
+    for part in bar:
+        if isinstance(part, ImageError):
+            skipped.append(str(part))
+            logger.warning("skipped: %s", part)
+        else:
+            parts.append(part)
+    if not parts:
+        causes = "; ".join(skipped[:3])
+        raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
+    digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    names = dict.fromkeys(name for part in parts for name in part.samples)
+    samples = {name: tuple(part.samples[name] for part in parts if name in part.samples) for name in names}
+    return Evaluation(
+        _build_patch_table(parts, model.profile.reading),
+        _build_image_table(parts, model.name),
+        tuple(part.evaluated for part in parts),
+        samples,
+        tuple(skipped),
+        digest,
+    )
+
+
+def _examine_rows(model: Model, manifest: Manifest) -> Iterator[_Part | ImageError]:
+    """What each image adds, in manifest order; images are read ahead."""
+    lesions: dict[str, list[Lesion]] = {}
+    for lesion in manifest.lesions:
+        lesions.setdefault(lesion.image_id, []).append(lesion)
+    # masks are read here, and no two threads may read DICOM at a time (`read_ahead` says why)
+    ahead = 0 if any(lesion.mask_path is not None for lesion in manifest.lesions) else _AHEAD
+    for row, image in zip(manifest.rows, read_ahead(_try_reading, manifest.rows, ahead=ahead), strict=True):
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            yield _examine_row(model, row, image, lesions.get(row.image_id, ()))
+        except ImageError as error:
+            yield error
+
+
+def _try_reading(row: ManifestRow) -> Image | ImageError:
+    try:
+        return read_row(row)
+    except ImageError as error:
+        return error
+
+
+def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> _Part:
+    scored = examine_image(model, image)
+    prepared, size_px = scored.prepared, model.grid.size_px
+    labels = label_patches(row, lesions, prepared, scored.origins, size_px, model.profile.reading)
+    evaluated, samples = evaluate_image(model, row, lesions, scored)
+    patches = build_patch_set(prepared.pixels, scored.origins, size_px=size_px, mask=prepared.mask)
+    scores = {model.name: scored.scores}
+    if name_of(model.baseline) != model.name:
+        scores[name_of(model.baseline)] = score_patches(model.baseline, patches)
+    scores |= measure_controls(patches)
+    return _Part(evaluated, samples, scores, labels, scored.origins, patches.digest())
+
+
+def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable | None:
+    names = [*(reading.group_names if reading.groups else ()), NORMAL_LOOKING]
+    positives, groups, kept = [], dict[str, list[NDArray[np.bool_]]]((name, []) for name in names), []
+    for part in parts:
+        label, touches = part.evaluated.row.label, part.labels.touches
+        lesional = functools.reduce(np.logical_or, part.labels.contains.values())
+        # a patch beside the lesions of an image says how far images differ, rather than lesions
+        control = (label == "positive") & touches.any() & ~touches
+        positives.append(lesional & (label == "positive"))
+        kept.append(positives[-1] | control | ((label == "negative") & ~touches))
+        for name in names:
+            groups[name].append(control if name == NORMAL_LOOKING else part.labels.contains[name] & positives[-1])
+    chosen, positive = np.concatenate(kept), np.concatenate(positives)
+    joined = {name: np.concatenate(members)[chosen] for name, members in groups.items()}
+    if not positive.any() or not (chosen & ~positive).any() or not (~positive[chosen] & ~joined[NORMAL_LOOKING]).any():
+        return None
+    origins = np.concatenate([part.origins for part in parts])[chosen].astype(np.int64)
+    owner = np.repeat(np.arange(len(parts)), [len(part.origins) for part in parts])[chosen]
+    rows = [part.evaluated.row for part in parts]
+    return ScoreTable(
+        scores={name: np.concatenate([part.scores[name] for part in parts])[chosen] for name in parts[0].scores},
+        positive=positive[chosen],
+        groups=joined,
+        patient=np.asarray([row.patient_id for row in rows])[owner],
+        image=np.asarray([row.image_id for row in rows])[owner],
+        row=origins[:, 0],
+        col=origins[:, 1],
+        seed=0,
+        split="test",
+    )
+
+
+def _build_image_table(parts: Sequence[_Part], model: str) -> ScoreTable | None:
+    known = [
+        part
+        for part in parts
+        if part.evaluated.row.label is not None and part.evaluated.image_score is not None and len(part.origins)
+    ]
+    positive = np.asarray([part.evaluated.row.label == "positive" for part in known], bool)
+    if not positive.any() or positive.all():
+        return None
+
+    def score(part: _Part, name: str) -> Any:
+        return part.evaluated.image_score if name == model else part.scores[name].max()
+
+    return ScoreTable(
+        scores={name: np.asarray([score(part, name) for part in known], np.float64) for name in known[0].scores},
+        positive=positive,
+        groups={},
+        patient=np.asarray([part.evaluated.row.patient_id for part in known]),
+        image=np.asarray([part.evaluated.row.image_id for part in known]),
+        row=np.zeros(len(known), np.int64),
+        col=np.zeros(len(known), np.int64),
+        seed=0,
+        split="image",
+    )

@@ -1,0 +1,145 @@
+"""One image of a manifest evaluated: what a model finds in it, which lesions that hits, and a sample of its pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.froc import ImageOutcome
+from unary.evaluation.lesion_query import ALL_LESIONS, LesionQuery, build_outcome
+from unary.evaluation.matching import Match, Target, group_targets, match_findings
+from unary.evaluation.pixelwise import PixelSample, draw_truth, sample_pixels
+from unary.models.bundle import Model
+from unary.models.examination import ScoredImage, build_detection
+from unary.patches.collection import read_lesion_mask
+from unary.patches.preparation import enlarge
+from unary.profiles import Reading
+from unary.records import Finding, Lesion, ManifestRow
+
+MOST_CANDIDATES = 50
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedImage:
+    """What was found in one image, and which of its lesions were hit.
+
+    Attributes
+    ----------
+    row
+        The image.
+    normal
+        As `is_normal` says.
+    findings
+        All candidates, by rank, at most `MOST_CANDIDATES`.
+    match
+        Of these findings; its targets have no pixels (``parts`` is empty), which would fill the memory.
+    image_score, image_p_value, out_of_domain
+        As in `unary.records.Detection`.
+    patch_scores
+        Shape (n,), float64, of the model's patches.
+    """
+
+    row: ManifestRow
+    normal: bool
+    findings: tuple[Finding, ...]
+    match: Match
+    image_score: float | None
+    image_p_value: float | None
+    out_of_domain: tuple[str, ...] = ()
+    patch_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+
+    def score_target(self, place: int) -> float | None:
+        """Return the score of the best finding that hit a target; None where none did."""
+        return max((self.match.scores[rank] for rank in self.match.hits[place]), default=None)
+
+
+def is_normal(row: ManifestRow, lesions: Sequence[Lesion], reading: Reading) -> bool:
+    """Return whether an image is known to show nothing.
+
+    It does where its assessment is one of `Reading.normal`, or where it is labelled negative and has none. Images with
+    any listed lesion, or with a partial list, do not.
+    """
+    if row.assessment is None or not reading.normal:
+        clear = row.label == "negative"
+    else:
+        clear = row.assessment in reading.normal and row.label != "positive"
+    return clear and row.complete and not lesions
+
+
+def evaluate_image(
+    model: Model, row: ManifestRow, lesions: Sequence[Lesion], scored: ScoredImage
+) -> tuple[EvaluatedImage, dict[str, PixelSample]]:
+    """Match what a model says of an image with its lesions; return also samples of its pixels by group of lesions.
+
+    Parameters
+    ----------
+    model
+        Whose findings are drawn.
+    row, lesions
+        The image, and what is listed of it.
+    scored
+        Of `unary.models.examination.examine_image`, of the same model and image.
+
+    Raises
+    ------
+    ImageError
+        If the mask of a lesion cannot be used.
+    """
+    prepared, reading = scored.prepared, model.profile.reading
+    detection = build_detection(scored, model, None, most=MOST_CANDIDATES)
+    masks = {
+        place: read_lesion_mask(lesion.mask_path, prepared.stored_shape)
+        for place, lesion in enumerate(lesions)
+        if lesion.mask_path is not None
+    }
+    spacing = prepared.stored_spacing_mm
+    targets = group_targets(lesions, prepared.stored_shape, reading=reading, spacing_mm=spacing, masks=masks)
+    tissue_px = round(float(prepared.mask.sum()) * prepared.scale[0] * prepared.scale[1])
+    match = match_findings(detection, targets, spacing_mm=spacing, tissue_px=tissue_px)
+    evaluated = EvaluatedImage(
+        row,
+        is_normal(row, lesions, reading),
+        detection.findings,
+        dataclasses.replace(match, targets=tuple(dataclasses.replace(target, parts=()) for target in targets)),
+        detection.image_score,
+        detection.image_p_value,
+        detection.out_of_domain,
+        scored.scores,
+    )
+    return evaluated, _sample_image(scored, targets, evaluated, reading)
+
+
+def _sample_image(
+    scored: ScoredImage, targets: tuple[Target, ...], evaluated: EvaluatedImage, reading: Reading
+) -> dict[str, PixelSample]:
+    """Samples on the stored grid, which all detectors share; none of benign, unlabelled or uncertain images."""
+    row = evaluated.row
+    if not evaluated.normal and row.label != "positive":
+        return {}
+    scores = enlarge(scored.anomaly_map, scored.prepared)
+    names = [ALL_LESIONS, *(group.name for group in reading.groups)]
+    if evaluated.normal:
+        nothing = np.zeros(scores.shape, bool)
+        return dict.fromkeys(names, sample_pixels(scores, {ALL_LESIONS: nothing}, patient=row.patient_id)[ALL_LESIONS])
+    truths = {name: draw_truth(targets, scores.shape, group=None if name == ALL_LESIONS else name) for name in names}
+    # without any listed lesion, a positive image has one that nobody outlined
+    return sample_pixels(scores, truths, patient=row.patient_id, complete=row.complete and len(targets) > 0)
+
+
+def build_outcomes(images: Sequence[EvaluatedImage], query: LesionQuery) -> list[ImageOutcome]:
+    """Return what `unary.evaluation.froc` needs: normal images, and those whose lesions are to be found."""
+    return [
+        build_outcome(
+            image.match,
+            query,
+            patient=image.row.patient_id,
+            normal=image.normal,
+            complete=image.row.complete,
+        )
+        for image in images
+        if image.normal or query.selects_image(image.row)
+    ]
