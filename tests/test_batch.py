@@ -14,8 +14,8 @@ import pytest
 
 from unary.clinic.batch import list_inputs, run_batch
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.training.threads import count_threads, using_threads
 from unary.errors import ImageError
+from unary.training.threads import count_threads, using_threads
 
 
 @pytest.fixture(scope="module")

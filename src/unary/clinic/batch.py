@@ -8,8 +8,6 @@ what is there already, as long as the model, the file's bytes and the options ar
 
 from __future__ import annotations
 
-import csv
-import functools
 import json
 import logging
 import os
@@ -19,29 +17,28 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.datasets.folder import find_images
-from unary.training.threads import count_threads, map_in_threads, using_threads
 from unary.errors import ImageError
-from unary.files import replacing
+from unary.files import read_ahead, write_csv
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.bundle import MODEL_FILE, Model, hash_file
-from unary.models.scoring import ImageScores, score_image
-from unary.outputs.figures import figure_png, plot_overlay
-from unary.records import Image
+from unary.models.bundle import hash_file
+from unary.records import NOTICE, Image
+from unary.training.threads import count_threads, map_in_threads, using_threads
 
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
-NOTICE = "Research software. Not for diagnosis."
 _TOGETHER_PX = 16_000_000
 _LONGEST_NAME = 120  # of a result folder; some file systems end at 143 bytes
+
+Item = TypeVar("Item")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,13 +107,6 @@ def _make_safe(name: str) -> str:
     return kept[-_LONGEST_NAME:].lstrip(" .") or "_"
 
 
-_Found = dict[str, Any] | ImageError | tuple[Image, dict[str, Any]]
-"""A finished summary row, or why there is no image, or the image with its identity."""
-
-_Outcome = dict[str, Any] | ImageError | Future[dict[str, Any] | ImageError]
-"""A row that was finished before, or why there is none, or either once the results are written."""
-
-
 def run_batch(
     inputs: Sequence[Path],
     out: Path,
@@ -141,7 +131,8 @@ def run_batch(
         Works on one image and returns what will write its results into a folder and return its row of the summary.
         Called from as many threads as torch would use, which torch then does not divide its work among, while earlier
         results are written; but for a single image, and those of more than sixteen megapixels, several of which might
-        not fit in memory. An `ImageError` of either makes the image a failure.
+        not fit in memory. An `ImageError` of either makes the image a failure; what else is raised, such as a full
+        disk, is wrong with more than one image and ends the batch.
     identity
         What a result depends on beside the file: the model's hash, options. Kept results of another identity are done
         again.
@@ -159,99 +150,128 @@ def run_batch(
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(".*.partial"):
         shutil.rmtree(left, ignore_errors=True)
-    kept: list[str] = []
-    rows: dict[str, dict[str, Any]] = {}
-    failures: dict[str, Failure] = {}
-
-    def fail(name: str, error: ImageError) -> None:
-        where = show_path(files[name])
-        failures[name] = Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
-        logger.warning("skipped: %s", str(error))
-
-    def settle(name: str, outcome: _Outcome) -> None:
-        """Wait; what is wrong with more than one image, such as a full disk, ends the batch at once."""
-        if isinstance(outcome, dict):
-            kept.append(name)
-        row = outcome.result() if isinstance(outcome, Future) else outcome
-        if isinstance(row, ImageError):
-            fail(name, row)
-        else:
-            rows[name] = row
-
-    threads = count_threads()
-    places = _Places(_TOGETHER_PX * (threads + 1))
-
-    def admit(found: Iterable[tuple[str, _Found]]) -> Iterator[tuple[str, _Found]]:
-        for item in found:
-            if isinstance(item[1], tuple):
-                places.take(item[1][0].pixels.size)
-            yield item
-
-    broken: list[BaseException] = []
-
-    def put(name: str, write: Write, own: dict[str, Any]) -> dict[str, Any] | ImageError:
-        """Write results, unless those of another image could not be for a reason that ends the batch."""
-        if broken:
-            raise broken[0]
-        try:
-            return _write_folder(out / name, write, own)
-        except BaseException as error:
-            broken.append(error)
-            raise
-
-    with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
-
-        def work(item: tuple[str, _Found]) -> tuple[str, _Outcome]:
-            name, found = item
-            if not isinstance(found, tuple):
-                return name, found
-            size = found[0].pixels.size
-            try:
-                with using_threads(threads if size > _TOGETHER_PX else count_threads()):
-                    write = examine(found[0])
-                writing = writer.submit(put, name, write, found[1])
-            except BaseException as error:
-                places.give_back(size)
-                if isinstance(error, ImageError):
-                    return name, error.with_traceback(None)  # which would keep the image
-                raise
-            writing.add_done_callback(lambda _: places.give_back(size))
-            return name, writing
-
-        ahead = _read_ahead(files, out, identity, reader)
-        admitted = admit(ahead)  # a single image is worked on here, with all threads for itself
-        outcomes = map_in_threads(work, admitted) if len(files) > 1 else (work(item) for item in admitted)
+    ledger = _Ledger(files)
+    with IsolatedReader(limits) as reader, _Writer(out) as writer:
+        outcomes = _Worker(examine, _Source(files, out, identity, reader), writer).work()
         bar = tqdm(outcomes, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
-        before: tuple[str, _Outcome] | None = None
         try:
-            for latest in bar:
-                if before is not None:  # whose results were written meanwhile
-                    settle(*before)
-                before = latest
-            if before is not None:
-                settle(*before)
+            for outcome in _one_behind(bar):  # so that its results were written meanwhile
+                ledger.settle(outcome)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             outcomes.close()
-            ahead.close()
-    fresh = rows.keys() - set(kept)
-    done = tuple(name for name in files if name in fresh)
-    failed = tuple(failures[name] for name in files if name in failures)
-    ordered = tuple(rows[name] for name in files if name in rows)
-    write_table(out / "summary.csv", ordered)
-    write_table(out / "failures.csv", [vars(failure) for failure in failed])
-    return BatchSummary(done, tuple(kept), failed, ordered)
+    summary = ledger.summarise()
+    _write_table(out / "summary.csv", summary.rows)
+    _write_table(out / "failures.csv", [vars(failure) for failure in summary.failed])
+    return summary
 
 
-class _Places:
-    """Room for as many pixels as may be worked on, or wait to be written, at a time; a large image takes it whole."""
+def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield each item when the next one is there."""
+    before: list[Item] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An image that has been read, and what its results depend on."""
+
+    name: str
+    image: Image
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a file: its row of the summary, or why there is none, or either once the results are written."""
+
+    name: str
+    result: Row | ImageError | Future[Row | ImageError]
+    kept: bool = False
+
+
+class _Source:
+    """Reads files, unless their results are there already."""
+
+    def __init__(
+        self, files: Mapping[str, Path], out: Path, identity: Mapping[str, Any], reader: IsolatedReader
+    ) -> None:
+        self.files = files
+        self._out, self._identity, self._reader = out, identity, reader
+
+    def read(self, name: str) -> _Ready | _Outcome:
+        """Return an image, or what is known of its file without working on it."""
+        path = self.files[name]
+        try:
+            identity = {**self._identity, "file": path.name, "sha256": _hash_input(path, self._reader.limits)}
+            row = _read_result(self._out / name, identity)
+            if row is not None:
+                return _Outcome(name, row, kept=True)
+            return _Ready(name, self._reader.read(path), identity)
+        except ImageError as error:
+            return _Outcome(name, error)
+        except OSError as error:
+            reason = f"{show_path(path)}: cannot be opened ({error.strerror})"
+            return _Outcome(name, ImageError(reason, reason="NOT_READABLE"))
+
+
+class _Worker:
+    """Works on images side by side, as many as memory is for, and hands what they gave to a writer."""
+
+    def __init__(self, examine: Examine, source: _Source, writer: _Writer) -> None:
+        self._examine, self._source, self._writer = examine, source, writer
+        self._threads = count_threads()
+        self._buffer = _Buffer(_TOGETHER_PX * (self._threads + 1))
+
+    def work(self) -> Generator[_Outcome]:
+        """Yield the outcomes in the order of the files; a single image is worked on with all threads for itself."""
+        found = read_ahead(self._source.read, self._source.files, ahead=1)
+        admitted = self._admit(found)
+        if len(self._source.files) > 1:
+            outcomes = map_in_threads(self._work_on, admitted)
+        else:
+            outcomes = (self._work_on(item) for item in admitted)
+        try:
+            yield from outcomes
+        finally:
+            outcomes.close()
+            found.close()
+
+    def _admit(self, found: Iterable[_Ready | _Outcome]) -> Iterator[_Ready | _Outcome]:
+        for item in found:
+            if isinstance(item, _Ready):
+                self._buffer.take(item.image.pixels.size)
+            yield item
+
+    def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
+        if isinstance(found, _Outcome):
+            return found
+        size = found.image.pixels.size
+        try:
+            with using_threads(self._threads if size > _TOGETHER_PX else count_threads()):
+                write = self._examine(found.image)
+            writing = self._writer.submit(found.name, write, found.identity)
+        except BaseException as error:
+            self._buffer.give_back(size)
+            if isinstance(error, ImageError):
+                return _Outcome(found.name, error.with_traceback(None))  # which would keep the image
+            raise
+        writing.add_done_callback(lambda _: self._buffer.give_back(size))
+        return _Outcome(found.name, writing)
+
+
+class _Buffer:
+    """So many pixels may be worked on, or wait to be written, at a time; a large image takes all of it."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:
-        """Wait until there is room."""
+        """Wait until so much is free."""
         cost = self._cost(size)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= cost)
@@ -266,30 +286,65 @@ class _Places:
         return self._size if size > _TOGETHER_PX else size
 
 
-def _read_ahead(
-    files: Mapping[str, Path], out: Path, identity: Mapping[str, Any], reader: IsolatedReader
-) -> Generator[tuple[str, _Found]]:
-    """Yield a finished summary row, or the image with its identity, or why there is none; one file ahead."""
+class _Writer:
+    """A thread that writes results, one image after the other, and none after one that failed for good."""
 
-    def read(name: str) -> _Found:
-        path = files[name]
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._pool = ThreadPoolExecutor(1, "unary-results")
+        self._broken: BaseException | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+    def submit(self, name: str, write: Write, identity: Mapping[str, Any]) -> Future[Row | ImageError]:
+        """Have an image's results written, in its turn."""
+        return self._pool.submit(self._put, name, write, identity)
+
+    def _put(self, name: str, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
+        if self._broken is not None:
+            raise self._broken
         try:
-            own = {**identity, "file": path.name, "sha256": _hash_input(path, reader.limits)}
-            row = _read_result(out / name, own)
-            return row if row is not None else (reader.read(path), own)
-        except ImageError as error:
-            return error
-        except OSError as error:
-            return ImageError(f"{show_path(path)}: cannot be opened ({error.strerror})", reason="NOT_READABLE")
+            return _write_folder(self._out / name, write, identity)
+        except BaseException as error:
+            self._broken = error
+            raise
 
-    names = list(files)
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(read, names[0]) if names else None
-        for name, upcoming in zip(names, [*names[1:], None], strict=True):
-            assert following is not None
-            found = following.result()
-            following = pool.submit(read, upcoming) if upcoming is not None else None
-            yield name, found
+
+class _Ledger:
+    """Keeps what became of each file."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._kept: list[str] = []
+        self._rows: dict[str, Row] = {}
+        self._failures: dict[str, Failure] = {}
+
+    def settle(self, outcome: _Outcome) -> None:
+        """Wait for an outcome and enter it."""
+        result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
+        if isinstance(result, ImageError):
+            where = show_path(self._files[outcome.name])
+            detail = str(result).removeprefix(f"{where}: ")
+            self._failures[outcome.name] = Failure(where, result.reason or "NOT_USABLE", detail)
+            logger.warning("skipped: %s", str(result))
+            return
+        self._rows[outcome.name] = result
+        if outcome.kept:
+            self._kept.append(outcome.name)
+
+    def summarise(self) -> BatchSummary:
+        """Return all of it in the order of the files."""
+        fresh = self._rows.keys() - set(self._kept)
+        done = [name for name in self._files if name in fresh]
+        failed = [self._failures[name] for name in self._files if name in self._failures]
+        rows = [self._rows[name] for name in self._files if name in self._rows]
+        return BatchSummary(tuple(done), tuple(self._kept), tuple(failed), tuple(rows))
 
 
 def _hash_input(path: Path, limits: ReadingLimits) -> str:
@@ -297,7 +352,7 @@ def _hash_input(path: Path, limits: ReadingLimits) -> str:
     return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""
 
 
-def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> dict[str, Any] | ImageError:
+def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
     """Write one image's folder of results in one step; return its row of the summary, or why there is none."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -317,89 +372,19 @@ def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> di
     return row
 
 
-def _read_result(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_result(folder: Path, identity: Mapping[str, Any]) -> Row | None:
     """The summary row of a finished result of the same identity, or None."""
     try:
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        same = all(result[key] == value for key, value in identity.items())
+        return dict(result["summary"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    same = all(result.get(key) == value for key, value in identity.items())
-    return result["summary"] if same else None
 
 
-def score_files(
-    model: Model, inputs: Sequence[Path], out: Path, *, model_folder: Path, progress: bool = True
-) -> BatchSummary:
-    """Score files and folders patch by patch.
-
-    ``out/NAME/`` holds ``scores.csv`` (one row per patch, working-grid pixels), ``map.tiff`` (float32, NaN where
-    nothing was scored), ``overlay.png`` and ``result.json``; see `run_batch` for the rest.
-
-    Raises
-    ------
-    ImageError, UnaryError
-        As `run_batch`.
-    """
-    identity = {"model_sha256": hash_file(model_folder / MODEL_FILE)}
-
-    def examine(image: Image) -> Write:
-        return functools.partial(write_image_result, score_image(model, image), model)
-
-    return run_batch(inputs, out, examine, identity=identity, progress=progress)
-
-
-def write_image_result(scores: ImageScores, model: Model, folder: Path) -> dict[str, Any]:
-    """Write patch scores, map, overlay and what belongs to them into a folder; return the summary's row."""
-    import tifffile
-
-    threshold = model.thresholds["0.95"]
-    summary = {
-        "image_score": scores.image_score,
-        "patches": len(scores.scores),
-        **{f"patches_above_{level}": int((scores.scores > value).sum()) for level, value in model.thresholds.items()},
-    }
-    size = model.grid.size_px
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "col", "size_px", "score", *(f"above_{level}" for level in model.thresholds)])
-        for (row, col), value in zip(scores.origins.tolist(), scores.scores.tolist(), strict=True):
-            writer.writerow([row, col, size, repr(value), *(int(value > t) for t in model.thresholds.values())])
-    tifffile.imwrite(folder / "map.tiff", scores.anomaly_map, compression="zlib", software="unary")
-    flagged = scores.origins[scores.scores > threshold]
-    figure = plot_overlay(
-        scores.prepared.pixels,
-        scores.anomaly_map,
-        limits=find_limits(scores.anomaly_map),
-        boxes=[(row, col, row + size, col + size) for row, col in flagged.tolist()],
-        title=f"{len(flagged)} of {len(scores.scores)} patches above the 95 % threshold",
-    )
-    (folder / "overlay.png").write_bytes(figure_png(figure))
-    result = {
-        "detector": model.name,
-        "thresholds": model.thresholds,
-        "stored_shape": scores.prepared.stored_shape,
-        "stored_pixels_per_working_pixel": scores.prepared.scale,
-        "tissue_share": float(np.mean(scores.prepared.mask)),
-    }
-    (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
-    return summary
-
-
-def find_limits(anomaly_map: NDArray[np.float32]) -> tuple[float, float] | None:
-    """The colour range of an overlay: the quieter 95 % of the image stay clear, the strongest 0.05 % are brightest."""
-    found = anomaly_map[np.isfinite(anomaly_map)]
-    if found.size == 0:
-        return None
-    low, high = np.percentile(found[:: max(1, found.size // 2_000_000)], [95, 99.95])
-    return (float(low), float(high)) if high > low else None
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of the same keys as CSV; without rows, remove the table of a former run."""
-    if not rows:
+    if rows:
+        write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
+    else:
         path.unlink(missing_ok=True)
-        return
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
