@@ -10,6 +10,7 @@ from unary.images.reading import read_image, read_mask
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
+from unary.profiles import MAMMOGRAPHY
 
 HEADER = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,assessment,"
@@ -68,8 +69,8 @@ def test_lines_of_one_image_are_joined(download):
     assert set(rows) == {"Calc-Training_P_00005_RIGHT_CC", "Calc-Training_P_00007_LEFT_MLO"}
     first, second = rows.values()
     assert (first.patient_id, first.laterality, first.view, first.density) == ("P_00005", "R", "CC", "3")
-    assert (first.birads, first.label) == ("4", "positive")
-    assert (second.birads, second.label) == (None, None)
+    assert (first.assessment, first.label) == ("4", "positive")
+    assert (second.assessment, second.label) == (None, None)
     assert len(manifest.lesions_of(first.image_id)) == 2
     assert notices == ()
 
@@ -84,7 +85,9 @@ def test_swapped_mask_and_crop_are_told_apart_by_size(download):
 
 
 def test_masks_mark_patches(download):
-    collection = collect_patches(read_cbis_ddsm(download)[0], PreparationConfig(), GridConfig(40, 40))
+    collection = collect_patches(
+        read_cbis_ddsm(download)[0], PreparationConfig(), GridConfig(40, 40), MAMMOGRAPHY.reading
+    )
     own = collection.image == 0
     held = collection.origins[own & collection.contains["calcification"]].tolist()
     assert held == [[40, 40], [80, 40]]
@@ -173,7 +176,7 @@ def test_masses_and_calcifications_of_one_film_are_joined(download):
     manifest, notices = read_cbis_ddsm(download)
     assert notices == ()
     (row,) = [row for row in manifest.rows if row.patient_id == "P_00005"]
-    assert (row.birads, row.complete) == ("5", True)
+    assert (row.assessment, row.complete) == ("5", True)
     assert [lesion.name for lesion in manifest.lesions_of(row.image_id)] == ["Calcification", "Calcification", "Mass"]
 
 
@@ -195,7 +198,7 @@ def test_what_is_not_assessed_is_not_taken_as_benign(download, assessments, bira
     text = table.read_text().replace("N/A,2,", f"N/A,{first},", 1).replace("N/A,4,", f"N/A,{second},", 1)
     table.write_text(text)
     row = read_cbis_ddsm(download)[0].rows[0]
-    assert row.birads == birads
+    assert row.assessment == birads
     assert row.label == label_of_birads(birads)
 
 

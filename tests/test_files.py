@@ -1,7 +1,11 @@
+import csv
+import threading
+
+import numpy as np
 import pytest
 
 from unary.errors import MissingPackageError, UnaryError, require
-from unary.files import replacing
+from unary.files import read_ahead, replacing, write_csv
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -27,3 +31,55 @@ def test_a_missing_package_names_the_extra():
     with pytest.raises(MissingPackageError, match=r"unary\[dicom\]") as caught:
         require("no_such_package_here", extra="dicom")
     assert isinstance(caught.value, UnaryError)
+
+
+def test_a_table_keeps_every_digit_and_none_is_an_empty_cell(tmp_path):
+    path, numbers = tmp_path / "deep" / "t.csv", [0.1 + 0.2, 1e-17, np.float64(1 / 3), np.float32(0.1)]
+    write_csv(path, ("name", "value"), ((f'say "{n}", n', value) for n, value in enumerate([*numbers, None])))
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "value"]
+    assert rows[0][0] == 'say "0", n'
+    assert [float(row[1]) for row in rows[:3]] == numbers[:3]
+    assert np.float32(rows[3][1]) == numbers[3]
+    assert rows[4][1] == ""
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10])
+def test_reading_ahead_keeps_the_order_and_its_distance(count):
+    begun, taken = [], 0
+
+    def read(item):
+        begun.append(item)
+        assert item <= taken + 3
+        return item * item
+
+    found = read_ahead(read, range(count), ahead=2)
+    for number, value in enumerate(found):
+        assert value == number * number
+        taken = number
+    assert begun == list(range(count))
+
+
+def test_reading_ahead_raises_where_the_result_would_have_been_and_stops_when_closed():
+    release, begun = threading.Event(), []
+
+    def read(item):
+        begun.append(item)
+        if item == 1:
+            raise OSError("gone")
+        release.wait(10)
+        return item
+
+    release.set()
+    found = read_ahead(read, range(5), ahead=1)
+    assert next(found) == 0
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+    begun.clear()
+    release.clear()
+    found = read_ahead(lambda item: read(item) if item else item, range(9), ahead=3)
+    assert next(found) == 0
+    release.set()
+    found.close()
+    assert len(begun) <= 4

@@ -1,13 +1,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unary.datasets.manifest import label_of_birads, lesion_group, lesions_path, read_manifest, write_manifest
-from unary.errors import ManifestError
-from unary.records import Lesion, Manifest, ManifestRow
+from unary.datasets.manifest import build_manifest, label_of_birads, lesions_path, read_manifest, write_manifest
+from unary.errors import ImageError, ManifestError
+from unary.profiles import MAMMOGRAPHY
+from unary.records import Image, Lesion, Manifest, ManifestRow
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def write(folder, text, lesions=None):
 def test_round_trip(folder):
     rows = (
         ManifestRow(folder / "a.png", "1", "p", "negative", "L", "CC", "2", "3", True, 0.07),
-        ManifestRow(folder / "b.png", "2", "q", "positive", birads="4c", complete=False),
+        ManifestRow(folder / "b.png", "2", "q", "positive", assessment="4c", complete=False),
     )
     lesions = (
         Lesion("2", "Calcification", "point", ((1.25, 2.5),)),
@@ -123,7 +125,7 @@ def test_the_papers_rule_and_the_names_of_findings():
         "other": ["Unknown", "Point 3", ""],
     }
     for group, names in groups.items():
-        assert {lesion_group(name) for name in names} == {group}
+        assert {MAMMOGRAPHY.reading.find_group(name) for name in names} == {group}
 
 
 def test_select_keeps_the_lesions_of_what_is_kept():
@@ -194,7 +196,7 @@ def test_spreadsheet_exports_with_carriage_returns(folder):
     path = folder / "m.csv"
     path.write_bytes("\ufeffpath;birads;complete;spacing_mm\r\na.png;4A;FALSE;0,07\r\nb.png;2;;\r\n;;;\r\n".encode())
     first, second = read_manifest(path).rows
-    assert (first.birads, first.label, first.complete, first.spacing_mm) == ("4a", "positive", False, 0.07)
+    assert (first.assessment, first.label, first.complete, first.spacing_mm) == ("4a", "positive", False, 0.07)
     assert (second.label, second.complete, second.spacing_mm) == ("negative", True, None)
     path.write_bytes("path\na.png\n".encode("utf-16"))
     with pytest.raises(ManifestError, match="not saved as UTF-8"):
@@ -240,3 +242,64 @@ def test_whatever_is_written_reads_back_the_same(folder, data):
     manifest = Manifest(rows, tuple(data.draw(st.lists(lesions(ids, folder / "mask.png"), max_size=5))))
     write_manifest(manifest, folder / "out.csv")
     assert read_manifest(folder / "out.csv") == manifest
+
+
+def test_free_words_of_assessment_are_kept_and_imply_no_label(folder):
+    manifest = read_manifest(write(folder, "path,assessment\na.png,Lung-RADS 4B\nb.png,\n"))
+    assert [(row.assessment, row.label) for row in manifest.rows] == [("Lung-RADS 4B", None), (None, None)]
+    write_manifest(manifest, folder / "out.csv")
+    assert (folder / "out.csv").read_text().splitlines()[0].split(",")[6] == "assessment"
+    assert read_manifest(folder / "out.csv") == manifest
+    assert read_manifest(write(folder, "path,birads,assessment\na.png,5,5\nb.png,,5\n")).rows[1].label is None
+    with pytest.raises(ManifestError, match="line 2: birads is '5' but assessment '4'"):
+        read_manifest(write(folder, "path,birads,assessment\na.png,5,4\n"))
+
+
+def test_a_category_without_a_label_is_written_so_that_it_stays_without(folder):
+    rows = (
+        ManifestRow(folder / "a.png", "a", "p", "negative", assessment="1"),
+        ManifestRow(folder / "b.png", "b", "q", None, assessment="5"),
+    )
+    write_manifest(Manifest(rows), folder / "out.csv")
+    assert read_manifest(folder / "out.csv").rows == rows
+    write_manifest(Manifest(rows[:1]), folder / "out.csv")
+    assert ",birads," in (folder / "out.csv").read_text()
+    assert read_manifest(folder / "out.csv").rows == rows[:1]
+
+
+def test_a_manifest_of_what_is_in_memory_and_of_paths(folder):
+    array = np.arange(12.0).reshape(3, 4)
+    image = Image(array, (0, 11), folder / "scan.dcm", laterality="L", view="PA")
+    manifest = build_manifest([array, image, folder / "a.png", str(folder / "b.png")], labels=["negative"] * 3 + [None])
+    assert [row.image_id for row in manifest.rows] == ["image_1", "scan", "a", "b"]
+    assert [row.patient_id for row in manifest.rows] == ["image_1", "scan", "a", "b"]
+    assert [row.label for row in manifest.rows] == ["negative", "negative", "negative", None]
+    assert [row.path for row in manifest.rows] == [None, None, folder / "a.png", folder / "b.png"]
+    assert manifest.rows[0].image.pixels.dtype == np.float32
+    assert manifest.rows[1].image is image
+    assert (manifest.rows[1].laterality, manifest.rows[1].view) == ("L", "PA")
+    with pytest.raises(ManifestError, match="'image_1' is in memory alone"):
+        write_manifest(manifest, folder / "out.csv")
+
+
+def test_a_stack_of_images_is_a_sequence_and_equal_stems_are_told_apart(tmp_path):
+    stack = build_manifest(np.zeros((5, 8, 8)), patients=[1, 1, 2, 2, 3])
+    assert [row.patient_id for row in stack.rows] == ["1", "1", "2", "2", "3"]
+    twins = build_manifest([tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"])
+    assert [row.image_id for row in twins.rows] == ["1_1", "2_1"]
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "cause"),
+    [
+        ([], {}, "at least one image"),
+        ("scan.dcm", {}, "put it into a list"),
+        ([np.zeros((4, 4))], {"patients": ["a", "b"]}, "patients must be as many as the images: 1, not 2"),
+        ([np.zeros((4, 4))], {"labels": ["normal"]}, "labels must be 'negative', 'positive' or None, not 'normal'"),
+    ],
+)
+def test_a_manifest_cannot_be_made_of_everything(images, more, cause):
+    with pytest.raises(ManifestError, match=cause):
+        build_manifest(images, **more)
+    with pytest.raises(ImageError, match="two-dimensional"):
+        build_manifest(np.zeros((4, 4)))

@@ -2,46 +2,46 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-import unary.patches.grid
+import unary.patches.stitching
 from unary.patches.grid import GridConfig, extract_patches, grid_origins, pad_to_patch, tissue_origins, tissue_share
-from unary.patches.patch_set import build_patch_set, join_patch_sets
-from unary.patches.stitching import OverlapWeights, add_tapered, split_grid, stitch_patches, taper_window
+from unary.patches.patch_set import build_patch_set, cut_window, find_window, join_patch_sets
+from unary.patches.stitching import OverlapWeights, add_tapered, split_grid, taper_window
 
 SHAPES = [(1, 1), (5, 300), (16, 16), (31, 17), (64, 48), (100, 33)]
 
 
+def stitch(batches, shape):
+    """Lay maps back on their image."""
+    sums = np.zeros(shape, np.float32)
+    for maps, origins in batches:
+        add_tapered(sums, maps, origins)
+    OverlapWeights([(maps.shape[-1], origins) for maps, origins in batches], shape[1]).divide(sums)
+    return sums
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stride", [1, 7, 16])
-@pytest.mark.parametrize("blend", ["mean", "max", "taper"])
-def test_identity_stitches_back_exactly(shape, stride, blend):
+def test_identity_stitches_back_exactly(shape, stride):
     pixels = np.random.default_rng(0).integers(0, 65535, shape, dtype=np.uint16)
     config = GridConfig(size_px=16, stride_px=stride)
     origins = grid_origins(shape, config)
     maps = extract_patches(pixels, origins, size_px=16).astype(np.float32)
     halves = [(maps[::2], origins[::2]), (maps[1::2], origins[1::2])]
-    stitched = stitch_patches(halves, shape, blend=blend)
-    assert np.allclose(stitched, pixels, rtol=1e-5)
-
-
-def test_mean_and_max_where_patches_overlap():
-    origins = np.array([[0, 0], [0, 2]], np.int32)
-    maps = np.stack([np.full((4, 4), 1.0), np.full((4, 4), 3.0)]).astype(np.float32)
-    assert stitch_patches([(maps, origins)], (4, 6))[0].tolist() == [1, 1, 2, 2, 3, 3]
-    assert stitch_patches([(maps, origins)], (4, 6), blend="max")[0].tolist() == [1, 1, 3, 3, 3, 3]
-    with pytest.raises(ValueError, match="blend"):
-        stitch_patches([], (4, 6), blend="hann")
+    assert np.allclose(stitch(halves, shape), pixels, rtol=1e-5)
 
 
 def test_what_no_patch_covers_is_nan():
-    stitched = stitch_patches([(np.ones((1, 4, 4), np.float32), np.array([[1, 1]], np.int32))], (8, 8))
+    stitched = stitch([(np.ones((1, 4, 4), np.float32), np.array([[1, 1]], np.int32))], (8, 8))
     assert np.isnan(stitched).sum() == 64 - 16
     assert np.isnan(stitched[0]).all()
 
 
 def test_hundreds_of_overlaps_are_counted():
     origins = np.zeros((300, 2), np.int32)  # an 8-bit counter would have wrapped round
-    stitched = stitch_patches([(np.full((300, 4, 4), 2.0, np.float32), origins)], (4, 4))
+    stitched = stitch([(np.full((300, 4, 4), 2.0, np.float32), origins)], (4, 4))
     assert (stitched == 2).all()
 
 
@@ -87,10 +87,51 @@ def test_patch_set_gathers_what_extraction_gives_and_joins_in_order():
 
 
 def test_patch_set_keeps_only_the_box_that_it_needs():
-    image = np.ones((1000, 1000), np.uint16)
-    few = build_patch_set(image, np.array([[100, 200], [116, 200]], np.int32), size_px=16)
-    assert few.nbytes == 32 * 16 * 2
-    assert len(build_patch_set(image, np.zeros((0, 2), np.int32), size_px=16)) == 0
+    image = np.zeros((1000, 1000), np.uint16)
+    image[110:120, 205:210] = 1
+    few = build_patch_set(image, np.array([[100, 200], [200, 200]], np.int32), size_px=16)
+    rows, cols = 216 - (110 - 16), (210 + 16) - (205 - 16)  # the tissue with its margin, and all patches
+    assert few.nbytes == rows * cols * 2
+    assert few.index.tolist() == [[0, 100 - 94, 200 - 189], [0, 200 - 94, 200 - 189]]
+    none = np.zeros((0, 2), np.int32)
+    assert len(build_patch_set(image, none, size_px=16)) == 0
+    assert build_patch_set(np.zeros_like(image), none, size_px=16).images[0].size == 0
+
+
+@settings(deadline=None, database=None, max_examples=200)
+@given(data=st.data())
+def test_a_window_holds_all_tissue_and_all_patches(data):
+    shape = data.draw(st.tuples(st.integers(1, 90), st.integers(1, 90)))
+    mask = np.zeros(shape, bool)
+    for row, col in data.draw(st.lists(st.tuples(st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)))):
+        mask[row, col] = True
+    size_px = data.draw(st.sampled_from([4, 16, 128]))
+    corners = grid_origins(shape, GridConfig(size_px, 3))
+    origins = corners[sorted(data.draw(st.sets(st.integers(0, len(corners) - 1), max_size=4)))]
+    rows, cols = find_window(mask, origins, size_px=size_px)
+    kept = cut_window(mask, (rows, cols))
+    assert kept.shape == (rows.stop - rows.start, cols.stop - cols.start)
+    assert kept.sum() == mask.sum()
+    assert all(rows.start <= row and row + size_px <= rows.stop for row in origins[:, 0])
+    assert all(cols.start <= col and col + size_px <= cols.stop for col in origins[:, 1])
+    pixels = mask.astype(np.uint16) * 7
+    patches = build_patch_set(pixels, origins, size_px=size_px, mask=mask)
+    assert (patches.gather(slice(None)) == extract_patches(pixels, origins, size_px=size_px)).all()
+    for view, tissue, inside, which in patches.views():
+        assert np.array_equal(view, kept * 7)
+        assert np.array_equal(tissue, kept)
+        assert np.array_equal(inside + np.array([rows.start, cols.start]), origins)
+        assert which.tolist() == list(range(len(origins)))
+
+
+def test_a_digest_follows_pixels_and_places():
+    image = np.random.default_rng(0).integers(1, 9, (64, 64), dtype=np.uint16)
+    places = np.array([[0, 0], [16, 16]], np.int32)
+    first = build_patch_set(image, places, size_px=16)
+    assert first.digest() == build_patch_set(image.copy(), places, size_px=16).digest()
+    assert first.digest() != build_patch_set(image, places[::-1], size_px=16).digest()
+    assert first.digest() != build_patch_set(image + np.uint16(1), places, size_px=16).digest()
+    assert first.digest() != first.subset([0]).digest()
 
 
 def test_padding_leaves_large_images_alone():
@@ -107,10 +148,9 @@ def test_configuration_is_checked(wrong):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stride", [1, 5, 8, 16])
-@pytest.mark.parametrize("blend", ["mean", "max", "taper"])
-def test_constants_stay_constant_and_nothing_is_left_uncovered(shape, stride, blend):
+def test_constants_stay_constant_and_nothing_is_left_uncovered(shape, stride):
     origins = grid_origins(shape, GridConfig(size_px=16, stride_px=stride))
-    stitched = stitch_patches([(np.full((len(origins), 16, 16), -3.7, np.float32), origins)], shape, blend=blend)
+    stitched = stitch([(np.full((len(origins), 16, 16), -3.7, np.float32), origins)], shape)
     assert np.allclose(stitched, np.float32(-3.7), rtol=1e-5)
 
 
@@ -119,15 +159,17 @@ def test_taper_keeps_borders_and_corners_and_hides_the_seams():
     origins = grid_origins(shape, config)
     rng = np.random.default_rng(4)
     maps = rng.normal(size=(len(origins), 16, 16)).astype(np.float32)
-    stitched = stitch_patches([(maps, origins)], shape, blend="taper")
+    stitched = stitch([(maps, origins)], shape)
     for corner, number in (((0, 0), 0), ((0, -1), 5), ((-1, 0), -6), ((-1, -1), -1)):
         assert np.allclose(stitched[corner], maps[number][corner], rtol=1e-6), "one patch alone covers a corner"
     levels = np.arange(len(origins), dtype=np.float32)[:, None, None] * np.ones((16, 16), np.float32)
-    steps = {
-        blend: np.abs(np.diff(stitch_patches([(levels, origins)], shape, blend=blend), axis=1)).max()
-        for blend in ("mean", "taper")
-    }
-    assert steps["taper"] < steps["mean"] / 2
+    plain, counts = np.zeros(shape), np.zeros(shape)
+    for level, (row, col) in zip(levels, origins, strict=True):
+        plain[row : row + 16, col : col + 16] += level
+        counts[row : row + 16, col : col + 16] += 1
+    plain /= counts
+    step = np.abs(np.diff(stitch([(levels, origins)], shape), axis=1)).max()
+    assert step < np.abs(np.diff(plain, axis=1)).max() / 2
 
 
 def test_taper_against_loops():
@@ -142,20 +184,19 @@ def test_taper_against_loops():
     for patch, (row, col) in zip(maps, origins, strict=True):
         total[row : row + 8, col : col + 8] += window * patch
         weight[row : row + 8, col : col + 8] += window
-    stitched = stitch_patches([(maps.astype(np.float32), origins)], shape, blend="taper")
+    stitched = stitch([(maps.astype(np.float32), origins)], shape)
     assert np.allclose(stitched, total / weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("blend", ["mean", "taper"])
-def test_order_batches_and_bands_change_nothing(blend, monkeypatch):
+def test_order_batches_and_bands_change_nothing(monkeypatch):
     shape = (61, 45)
     origins = grid_origins(shape, GridConfig(size_px=16, stride_px=6))[::2]
     maps = np.random.default_rng(6).normal(size=(len(origins), 16, 16)).astype(np.float32)
-    whole = stitch_patches([(maps, origins)], shape, blend=blend)
+    whole = stitch([(maps, origins)], shape)
     order = np.random.default_rng(7).permutation(len(origins))
-    monkeypatch.setattr(unary.patches.grid, "_BAND_PX", 5)
+    monkeypatch.setattr(unary.patches.stitching, "_BAND_PX", 5)
     parts = [(maps[order[k : k + 7]], origins[order[k : k + 7]]) for k in range(0, len(order), 7)]
-    assert np.allclose(stitch_patches(parts, shape, blend=blend), whole, atol=1e-5, equal_nan=True)
+    assert np.allclose(stitch(parts, shape), whole, atol=1e-5, equal_nan=True)
     assert not np.isnan(whole).all()
 
 
@@ -174,7 +215,7 @@ def test_strips_of_the_grid_add_up_to_the_whole(rows):
     weights = OverlapWeights([(16, origins)], shape[1])
     for start in range(0, shape[0], 7):
         weights.divide(sums[start : start + 7], start)
-    assert np.allclose(sums, stitch_patches([(maps, origins)], shape, blend="taper"), rtol=1e-4, equal_nan=True)
+    assert np.allclose(sums, stitch([(maps, origins)], shape), rtol=1e-4, equal_nan=True)
 
 
 def test_no_patches_make_no_strips():
@@ -186,7 +227,7 @@ def test_a_map_that_is_not_finite_is_not_hidden():
     maps = np.ones((2, 4, 4), np.float32)
     maps[0, 1, 3] = np.nan
     maps[0, 2, 3] = np.inf
-    stitched = stitch_patches([(maps, origins)], (4, 6), blend="taper")
+    stitched = stitch([(maps, origins)], (4, 6))
     assert np.isnan(stitched[1, 3])
     assert np.isinf(stitched[2, 3])
     assert np.isfinite(stitched).sum() == 22

@@ -221,7 +221,7 @@ def test_the_manifest_tells_what_was_written(tmp_path: Path) -> None:
             row.laterality,
             row.view,
         )
-        assert (row.label, row.birads) == (
+        assert (row.label, row.assessment) == (
             ("positive", "5") if manifest.lesions_of(row.image_id) else ("negative", "1")
         )
         names.setdefault(row.patient_id, set()).update(item.name for item in manifest.lesions_of(row.image_id))

@@ -11,12 +11,13 @@ import pytest
 from unary.datasets.cbis_ddsm import read_cbis_ddsm
 from unary.datasets.folder import read_folder
 from unary.datasets.inbreast import read_inbreast
-from unary.datasets.manifest import BIRADS, label_of_birads, lesion_group, read_manifest, write_manifest
+from unary.datasets.manifest import BIRADS, label_of_birads, read_manifest, write_manifest
 from unary.datasets.mias import read_mias
 from unary.images.reading import describe_outside, read_image, read_mask, read_shape
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
+from unary.profiles import MAMMOGRAPHY
 
 
 def lay_out_inbreast(root, images):
@@ -93,15 +94,15 @@ def test_rows_are_unique_whole_and_say_what_they_may(dataset):
         assert row.image_id
         assert row.patient_id
         assert row.laterality in (None, "L", "R")
-        assert row.birads in (None, *BIRADS)
+        assert row.assessment in (None, *BIRADS)
         assert row.density in (None, "1", "2", "3", "4")
 
 
 def test_labels_follow_birads_wherever_there_is_one(dataset):
     manifest = dataset[1]
     for row in manifest.rows:
-        if row.birads is not None:
-            assert row.label == label_of_birads(row.birads)
+        if row.assessment is not None:
+            assert row.label == label_of_birads(row.assessment)
     assert {"negative", "positive"} <= {row.label for row in manifest.rows}
 
 
@@ -115,7 +116,7 @@ def test_every_lesion_lies_in_its_image_or_is_noticed(dataset):
             assert lesion.image_id in told
         if lesion.kind == "mask":
             assert read_mask(lesion.mask_path).shape == shape
-        assert lesion_group(lesion.name) in ("calcification", "mass")
+        assert MAMMOGRAPHY.reading.find_group(lesion.name) in ("calcification", "mass")
 
 
 def test_what_is_read_can_be_written_read_again_and_moved(dataset, tmp_path):
@@ -139,6 +140,8 @@ def test_reading_twice_gives_the_same_in_the_same_order(dataset, request):
 
 
 def test_patches_can_be_collected(dataset):
-    collection = collect_patches(dataset[1], PreparationConfig(), GridConfig(64, 64), progress=False)
+    collection = collect_patches(
+        dataset[1], PreparationConfig(), GridConfig(64, 64), MAMMOGRAPHY.reading, progress=False
+    )
     assert len(collection.rows) == 3
     assert len(collection.origins) > 0

@@ -52,3 +52,14 @@ def test_manifest_split_keeps_patients_whole_and_positives_out_of_training():
     assert len(train.rows) + len(test.rows) == len(rows)
     with pytest.raises(SplitError, match="between 0 and 1"):
         split_manifest(Manifest(rows), 1.0, np.random.default_rng(0))
+
+
+def test_a_seed_stands_for_a_generator():
+    patients = np.array([f"p{k}" for k in range(20)])
+    rows = tuple(ManifestRow(Path("x"), name, name, "negative") for name in patients)
+    for seed in (0, 7):
+        assert np.array_equal(split_by_patch(50, 0.3, seed), split_by_patch(50, 0.3, np.random.default_rng(seed)))
+        same = split_by_patient(patients, 0.3, np.random.default_rng(seed))
+        assert np.array_equal(split_by_patient(patients, 0.3, seed), same)
+        of_generator = split_manifest(Manifest(rows), 0.3, np.random.default_rng(seed))
+        assert split_manifest(Manifest(rows), 0.3, seed) == of_generator

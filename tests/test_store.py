@@ -8,7 +8,7 @@ import tifffile
 from unary.errors import ImageError
 from unary.patches import store
 from unary.patches.store import (
-    Room,
+    Buffer,
     is_stored,
     open_images,
     outgrows_memory,
@@ -48,9 +48,9 @@ def test_what_is_written_is_read_by_us_and_by_any_reader_of_tiff(tmp_path):
 def test_pixels_stay_the_same_through_reading_and_release(tmp_path, direct):
     images = make_images()
     stored = write_all(tmp_path / "s.tif", images)
-    room = Room()
+    buffer = Buffer()
     for chosen in ([3, 0, 1, 2], [2, 2], [], [1], [0, 3]):
-        read = read_images([stored[number] for number in chosen], room, direct=direct)
+        read = read_images([stored[number] for number in chosen], buffer, direct=direct)
         release_pages([*stored, *images, *read])
         for number, copy in zip(chosen, read, strict=True):
             assert not is_stored(copy)
@@ -65,15 +65,15 @@ def test_pages_that_begin_anywhere_are_read(tmp_path):
             writer.write(image, photometric="minisblack", metadata=None)
     stored = open_images(tmp_path / "s.tif")
     for direct in (False, True):
-        copies = read_images(stored, Room(), direct=direct)
+        copies = read_images(stored, Buffer(), direct=direct)
         assert all((copy == image).all() for copy, image in zip(copies, images, strict=True))
 
 
-def test_room_is_used_again(tmp_path):
+def test_a_buffer_is_used_again(tmp_path):
     stored = write_all(tmp_path / "s.tif", make_images())
-    room = Room()
-    first = read_images(stored, room)[0].ctypes.data
-    assert read_images(stored[:1], room)[0].ctypes.data == first
+    buffer = Buffer()
+    first = read_images(stored, buffer)[0].ctypes.data
+    assert read_images(stored[:1], buffer)[0].ctypes.data == first
 
 
 def test_a_file_system_that_cannot_read_past_the_cache_is_read_through_it(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_file_system_that_cannot_read_past_the_cache_is_read_through_it(tmp_pa
     opened = os.open
     monkeypatch.setattr(store, "_DIRECT", 1 << 27)
     monkeypatch.setattr(store.os, "open", refuse)
-    copies = read_images(stored, Room(), direct=True)
+    copies = read_images(stored, Buffer(), direct=True)
     assert refused
     assert all((copy == image).all() for copy, image in zip(copies, images, strict=True))
 
@@ -99,12 +99,12 @@ def test_a_store_that_was_cut_or_removed_is_named(tmp_path, direct):
     path = tmp_path / "s.tif"
     stored = write_all(path, make_images())
     os.truncate(path, path.stat().st_size // 2)
-    assert (read_images(stored[:1], Room(), direct=direct)[0] == make_images()[0]).all()
+    assert (read_images(stored[:1], Buffer(), direct=direct)[0] == make_images()[0]).all()
     with pytest.raises(ImageError, match=r"s\.tif: .* cannot be read any more: it ends after .* was the file changed"):
-        read_images(stored, Room(), direct=direct)
+        read_images(stored, Buffer(), direct=direct)
     path.unlink()
     with pytest.raises(ImageError, match=r"s\.tif: .* cannot be read any more"):
-        read_images(stored, Room(), direct=direct)
+        read_images(stored, Buffer(), direct=direct)
 
 
 def test_what_memory_holds_twice_stays_in_the_systems_cache(tmp_path, monkeypatch):

@@ -236,7 +236,7 @@ def _build_row(film: _Film, entries: Sequence[_Entry], *, complete: bool) -> Man
         label=label_of_birads(birads),
         laterality=_SIDES.get(first.side),
         view=first.view or None,
-        birads=birads,
+        assessment=birads,
         density=first.density if first.density in ("1", "2", "3", "4") else None,
         complete=complete,
     )

@@ -25,7 +25,7 @@ class _Listing:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the DICOM (by content), PNG, TIFF and PGM files below a folder, sorted.
+    """Return the image files below a folder, sorted: DICOM by content, others by suffix (`RASTER_SUFFIXES`).
 
     Hidden files, other files, a ``DICOMDIR`` and links that lead nowhere are left out.
     """
@@ -59,6 +59,7 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     if not classes:
         raise ManifestError(f"{folder}: a sub-folder 'normal' or 'abnormal' is needed, and there is none")
     rows: list[ManifestRow] = []
+    names: list[str] = []
     notices: list[str] = []
     for base in classes:
         listing = _list_files(base)
@@ -66,12 +67,13 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         for path in listing.images:
             row, remark = _build_row(path, folder, base)
             rows.append(row)
+            names.append(path.relative_to(folder).as_posix())
             notices.extend(remark)
     if not rows:
         raise ManifestError(
-            f"{folder}: no image (DICOM, PNG, TIFF, PGM) in {' or '.join(path.name for path in classes)}"
+            f"{folder}: no image (DICOM, {', '.join(RASTER_SUFFIXES)}) in {' or '.join(path.name for path in classes)}"
         )
-    unique = _make_unique(rows, folder)
+    unique = _make_unique(rows, names)
     return Manifest(unique), tuple(notices + _describe_patients(unique))
 
 
@@ -145,12 +147,11 @@ def _strip_suffix(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES else path
 
 
-def _make_unique(rows: list[ManifestRow], folder: Path) -> tuple[ManifestRow, ...]:
-    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back.
+def _make_unique(rows: list[ManifestRow], names: list[str]) -> tuple[ManifestRow, ...]:
+    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back, which ``names`` have.
 
     So it goes with one whose name without suffix is the whole name of another (``a.png.tif`` beside ``a.png``).
     """
-    names = [row.path.relative_to(folder.absolute()).as_posix() for row in rows]
     counts = Counter(name for row, full in zip(rows, names, strict=True) for name in {row.image_id, full})
     unique = []
     for row, full in zip(rows, names, strict=True):

@@ -81,7 +81,7 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
                 label=label_of_birads(birads),
                 laterality=match["side"].upper(),
                 view="MLO" if view == "ML" else view,
-                birads=birads,
+                assessment=birads,
                 density=known["density"] if known else None,
                 complete=image_id not in partial,
             )

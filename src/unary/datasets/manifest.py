@@ -2,6 +2,9 @@
 
 A person can write it by hand in a spreadsheet. Only ``path`` is needed; commas, semicolons or tabs separate; a
 byte-order mark, blank lines, upper-case headers and stray spaces do no harm. See ``docs/manifest.md``.
+
+The category of the reading stands in the column ``birads``, whose values are checked and imply a label, or, for any
+other kind of image, in the column ``assessment``, which holds free words.
 """
 
 from __future__ import annotations
@@ -13,38 +16,20 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+
+from numpy.typing import ArrayLike
 
 from unary.errors import ManifestError
-from unary.files import replacing
-from unary.records import LESION_KINDS, Label, Lesion, Manifest, ManifestRow
+from unary.files import write_csv
+from unary.profiles.mammography import MAMMOGRAPHY
+from unary.records import LESION_KINDS, Image, Label, Lesion, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = (
-    "path",
-    "image_id",
-    "patient_id",
-    "label",
-    "laterality",
-    "view",
-    "birads",
-    "density",
-    "complete",
-    "spacing_mm",
-)
+BIRADS = MAMMOGRAPHY.reading.assessments
 LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
-BIRADS = ("1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
 _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _FEWEST_POINTS = {"point": 1, "contour": 3, "circle": 1, "box": 2, "mask": 0}
-
-LesionGroup = Literal["calcification", "mass", "asymmetry", "distortion", "other"]
-_GROUPS: tuple[tuple[LesionGroup, tuple[str, ...]], ...] = (
-    ("calcification", ("calc", "cluster", "microcalc")),
-    ("mass", ("mass", "spiculated", "espiculated", "circ", "spic", "misc", "nodule")),
-    ("asymmetry", ("asym", "assym")),
-    ("distortion", ("distor", "arch")),
-)
 
 
 def label_of_birads(birads: str | None) -> Label | None:
@@ -54,17 +39,69 @@ def label_of_birads(birads: str | None) -> Label | None:
     return "negative" if birads[0] in "12" else "positive"
 
 
-def lesion_group(name: str) -> LesionGroup:
-    """Return the kind of finding behind the name that a data set gives it, spelling mistakes of INbreast included.
+def build_manifest(
+    images: Iterable[Image | ArrayLike | Path | str],
+    patients: Sequence[str] | None = None,
+    labels: Sequence[Label | None] | None = None,
+) -> Manifest:
+    """Make a manifest of images in memory, or of files, without a CSV.
 
-    >>> lesion_group("Calcification"), lesion_group("Espiculated Region"), lesion_group("Unnamed")
-    ('calcification', 'mass', 'other')
+    Parameters
+    ----------
+    images
+        Images as `unary.read_image` returns them, arrays of shape (rows, cols) (`Image.from_array`, which can also be
+        told the pixel spacing), or paths.
+    patients
+        Whose each image is; by default each is a patient of its own.
+    labels
+        ``"negative"``, ``"positive"`` or None of each; by default unknown.
+
+    Returns
+    -------
+    Manifest
+        Its ``image_id`` are the files' stems, and numbers where there is no file or two have one stem.
+
+    Raises
+    ------
+    ManifestError
+        If there is no image, or the other sequences differ in length or hold something else.
+    ImageError
+        If an array is no image.
     """
-    text = name.strip().lower()
-    for group, starts in _GROUPS:
-        if text.startswith(starts) or any(f" {start}" in text for start in starts):
-            return group
-    return "other"
+    if isinstance(images, (Image, Path, str)):
+        raise ManifestError("a sequence of images, arrays or paths is needed, got one alone; put it into a list")
+    given = [_take_image(one) for one in images]
+    if not given:
+        raise ManifestError("a manifest needs at least one image, there is none")
+    for name, values in (("patients", patients), ("labels", labels)):
+        if values is not None and len(values) != len(given):
+            raise ManifestError(f"{name} must be as many as the images: {len(given)}, not {len(values)}")
+    wrong = set(labels or ()) - {"negative", "positive", None}
+    if wrong:
+        raise ManifestError(f"labels must be 'negative', 'positive' or None, not {wrong.pop()!r}")
+    paths = [one.path if isinstance(one, Image) else one for one in given]
+    names = [f"image_{number}" if path is None else path.stem for number, path in enumerate(paths, 1)]
+    if len(set(names)) < len(names):
+        names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
+    rows = [
+        ManifestRow(
+            path=None if isinstance(one, Image) else one.absolute(),
+            image_id=name,
+            patient_id=name if patients is None else str(patients[number]),
+            label=None if labels is None else labels[number],
+            laterality=one.laterality if isinstance(one, Image) else None,
+            view=one.view if isinstance(one, Image) else None,
+            image=one if isinstance(one, Image) else None,
+        )
+        for number, (one, name) in enumerate(zip(given, names, strict=True))
+    ]
+    return Manifest(tuple(rows))
+
+
+def _take_image(image: Image | ArrayLike | Path | str) -> Image | Path:
+    if isinstance(image, Image):
+        return image
+    return Path(image) if isinstance(image, (str, Path)) else Image.from_array(image)
 
 
 def lesions_path(path: Path) -> Path:
@@ -91,7 +128,11 @@ def read_manifest(path: Path | str) -> Manifest:
     rows = [_parse_row(fields, path, line) for line, fields in lines]
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    missing = [f"line {line} {row.path}" for (line, _), row in zip(lines, rows, strict=True) if not row.path.is_file()]
+    missing = [
+        f"line {line} {row.path}"
+        for (line, _), row in zip(lines, rows, strict=True)
+        if row.path is not None and not row.path.is_file()
+    ]
     if missing:
         told = (
             f"{path}: {len(missing)} of {len(rows)} images are not there: {', '.join(missing[:10])}; moved, or "
@@ -159,9 +200,11 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
         raise ManifestError(f"{where}: the path is empty")
     image = manifest.parent.absolute() / fields["path"]
     image_id = fields.get("image_id") or image.stem
-    birads = (fields.get("birads") or "").lower() or None
+    birads, assessment = (fields.get("birads") or "").lower() or None, fields.get("assessment") or None
     if birads is not None and birads not in BIRADS:
         raise ManifestError(f"{where}: birads must be one of {', '.join(BIRADS)} or empty, not {birads!r}")
+    if birads is not None and assessment not in (None, birads):
+        raise ManifestError(f"{where}: birads is {birads!r} but assessment {assessment!r}; state one of them")
     label = (fields.get("label") or "").lower() or label_of_birads(birads)
     if label not in ("negative", "positive", None):
         raise ManifestError(f"{where}: label must be negative, positive or empty, not {label!r}")
@@ -178,7 +221,7 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
         label=label,  # type: ignore[arg-type]
         laterality=_parse_side(fields.get("laterality") or "", where),
         view=(fields.get("view") or "").upper() or None,
-        birads=birads,
+        assessment=birads or assessment,
         density=fields.get("density") or None,
         complete=complete,
         spacing_mm=spacing,
@@ -248,38 +291,52 @@ def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
 
 
 def write_manifest(manifest: Manifest, path: Path | str) -> None:
-    """Write a manifest and its lesions; paths below its folder are written relative, so that both can move together."""
+    """Write a manifest and its lesions; paths below its folder are written relative, so that both can move together.
+
+    Raises
+    ------
+    ManifestError
+        If an image is in memory alone.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        [
-            _shorten(row.path, path.parent),
-            row.image_id,
-            row.patient_id,
-            row.label or "",
-            row.laterality or "",
-            row.view or "",
-            row.birads or "",
-            row.density or "",
-            "yes" if row.complete else "no",
-            "" if row.spacing_mm is None else repr(row.spacing_mm),
-        ]
-        for row in manifest.rows
-    ]
+    rows = []
+    for row in manifest.rows:
+        if row.path is None:
+            raise ManifestError(f"{path}: the image {row.image_id!r} is in memory alone and has no path to list")
+        rows.append(
+            (
+                _shorten(row.path, path.parent),
+                row.image_id,
+                row.patient_id,
+                row.label,
+                row.laterality,
+                row.view,
+                row.assessment,
+                row.density,
+                "yes" if row.complete else "no",
+                row.spacing_mm,
+            )
+        )
+    # The column birads implies a label where none is given, so that rows without one need the other column.
+    is_birads = all(row.assessment is None or (row.assessment in BIRADS and row.label) for row in manifest.rows)
+    header = (
+        *("path", "image_id", "patient_id", "label", "laterality", "view"),
+        *("birads" if is_birads else "assessment", "density", "complete", "spacing_mm"),
+    )
+    write_csv(path, header, rows)
     lesions = [
-        [
+        (
             lesion.image_id,
             lesion.name,
             lesion.kind,
             "; ".join(f"{float(row)!r} {float(col)!r}" for row, col in lesion.points),
-            "" if lesion.radius_px is None else repr(float(lesion.radius_px)),
-            "" if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent),
-        ]
+            lesion.radius_px,
+            None if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent),
+        )
         for lesion in manifest.lesions
     ]
-    _write_csv(path, COLUMNS, rows)
     if lesions:
-        _write_csv(lesions_path(path), LESION_COLUMNS, lesions)
+        write_csv(lesions_path(path), LESION_COLUMNS, lesions)
     else:
         lesions_path(path).unlink(missing_ok=True)
 
@@ -287,10 +344,3 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
 def _shorten(path: Path, folder: Path) -> str:
     absolute, base = path.absolute(), folder.absolute()
     return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)

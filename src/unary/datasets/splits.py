@@ -15,17 +15,30 @@ from unary.errors import SplitError
 from unary.records import Manifest
 
 
-def split_by_patch(count: int, held_out: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which of ``count`` patches are held out, shape (count,), at random; at least one on each side."""
+def split_by_patch(count: int, held_out: float, rng: np.random.Generator | int) -> NDArray[np.bool_]:
+    """Return which of ``count`` patches are held out, shape (count,), at random; at least one on each side.
+
+    Parameters
+    ----------
+    held_out
+        Share of the patches, in (0, 1).
+    rng
+        A generator, which this call advances, or a seed.
+
+    Raises
+    ------
+    SplitError
+        If there are fewer than two patches.
+    """
     if count < 2:
         raise SplitError(f"at least two normal patches are needed to hold some out; there are {count}")
     chosen = np.zeros(count, bool)
     number = min(max(round(held_out * count), 1), count - 1)
-    chosen[rng.choice(count, number, replace=False)] = True
+    chosen[np.random.default_rng(rng).choice(count, number, replace=False)] = True
     return chosen
 
 
-def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random.Generator | int) -> NDArray[np.bool_]:
     """Return which patches are held out, shape (n,), whole patients at random.
 
     Parameters
@@ -34,6 +47,8 @@ def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random
         Shape (n,): the patient of each patch.
     held_out
         Share of the *patients*, in (0, 1), rounded up so that a small data set still holds one out.
+    rng
+        A generator, which this call advances, or a seed.
 
     Raises
     ------
@@ -44,7 +59,7 @@ def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random
     if len(names) < 2:
         raise SplitError(f"a split by patient needs normal images of at least two patients; there are {len(names)}")
     number = min(math.ceil(held_out * len(names)), len(names) - 1)
-    chosen = rng.choice(names, number, replace=False)
+    chosen = np.random.default_rng(rng).choice(names, number, replace=False)
     return np.isin(patients, chosen)
 
 
@@ -64,7 +79,7 @@ def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: 
         )
 
 
-def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator) -> tuple[Manifest, Manifest]:
+def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator | int) -> tuple[Manifest, Manifest]:
     """Divide a manifest into normals to fit and everything to evaluate, whole patients on one side.
 
     Parameters
@@ -73,6 +88,8 @@ def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator
         With at least two patients that have nothing but negative images.
     held_out
         Share, in (0, 1), of the patients with nothing but negative images that go to the evaluation side.
+    rng
+        A generator, which this call advances, or a seed.
 
     Returns
     -------

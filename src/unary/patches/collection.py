@@ -6,10 +6,8 @@ One unreadable image is reported and skipped; the others go on.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +17,42 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unary.datasets.manifest import lesion_group
 from unary.errors import ImageError, ManifestError
+from unary.files import read_ahead
 from unary.images.reading import read_image, read_mask
 from unary.patches.grid import GridConfig, Origins, tissue_origins
-from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.lesions import judge_patches, measure_lesion, rasterise_lesion
+from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
-from unary.patches.store import open_images, release_pages, writing_images
+from unary.patches.store import open_images, writing_images
+from unary.profiles import Reading
 from unary.records import Image, Lesion, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
 
-GROUPS = ("calcification", "mass", "asymmetry", "distortion", "other")
 STORE_NAME = "prepared.tif"
 _AHEAD = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PatchLabels:
+    """What is known of patches of one image, or of many.
+
+    Attributes
+    ----------
+    contains
+        Shape (n,) each, bool, by group of lesions (`unary.profiles.Reading.group_names`): the patch contains a lesion
+        of this group, by the rule of `unary.patches.lesions`.
+    touches
+        Shape (n,), bool: the patch shares a pixel with a lesion, or with tissue that may hide an unlisted one.
+    sizes_mm
+        Shape (n,) each, float64, by group: the longer side in mm of the largest contained lesion, as its outline
+        gives it (`unary.patches.lesions.measure_lesion`); NaN where none is contained or the pixel spacing is unknown.
+    """
+
+    contains: dict[str, NDArray[np.bool_]]
+    touches: NDArray[np.bool_]
+    sizes_mm: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +69,14 @@ class Collection:
         Shape (n,), int: position of each patch's image in ``rows``.
     origins
         Shape (n, 2), int32: (row, col) of each patch on the working grid.
-    contains
-        Shape (n,) each, bool: the patch contains a lesion of this group, by the rule of `unary.patches.lesions`.
-    touches
-        Shape (n,), bool: the patch shares a pixel with a lesion, or with tissue that may hide an unlisted one.
-    sizes_mm
-        Shape (n,) each, float64, by group: the longer side in mm of the largest contained lesion, as its outline
-        gives it (`unary.patches.lesions.measure_lesion`); NaN where none is contained or the pixel spacing is unknown.
+    contains, touches, sizes_mm
+        As in `PatchLabels`.
     spacings_mm
         Shape (images, 2), float64: (between rows, between columns) of the stored pixels; NaN where unknown.
     skipped
         One line per image that could not be used, naming file and cause.
     data_hash
-        SHA-256 over the prepared pixels and origins: equal data and preparation, equal hash.
+        `PatchSet.digest`: equal data, preparation and grid, equal hash.
     """
 
     patches: PatchSet
@@ -80,7 +94,7 @@ class Collection:
         return len(self.patches)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a manifest column per patch, shape (n,); unknown values are empty strings."""
+        """Return a field of `unary.records.ManifestRow` per patch, shape (n,), as text; unknown is an empty string."""
         values = np.asarray([str(getattr(row, name) or "") for row in self.rows] or [""])
         return values[self.image]
 
@@ -104,21 +118,24 @@ class _Unit:
 
     patches: PatchSet
     origins: Origins
-    contains: dict[str, NDArray[np.bool_]]
-    touches: NDArray[np.bool_]
-    sizes_mm: dict[str, NDArray[np.float64]]
+    labels: PatchLabels
     spacing_mm: tuple[float, float]
 
 
 def read_row(row: ManifestRow) -> Image:
-    """Read the image of one manifest row; the file's own pixel spacing wins over the manifest's.
+    """Return the image of one manifest row, in memory or read; its own pixel spacing wins over the manifest's.
 
     Raises
     ------
     ImageError
-        As `read_image`.
+        As `read_image`, or if the row has neither an image nor a path.
     """
-    image: Image = read_image(row.path)
+    if row.image is not None:
+        image = row.image
+    elif row.path is not None:
+        image = read_image(row.path)
+    else:
+        raise ImageError(f"the row {row.image_id!r} of the manifest has neither a path nor an image")
     if image.spacing_mm is None and row.spacing_mm is not None:
         image = dataclasses.replace(image, spacing_mm=(row.spacing_mm, row.spacing_mm))
     return image
@@ -139,6 +156,7 @@ def collect_patches(
     manifest: Manifest,
     preparation: PreparationConfig,
     grid: GridConfig,
+    reading: Reading,
     *,
     store: Path | None = None,
     progress: bool = True,
@@ -151,6 +169,8 @@ def collect_patches(
         Images and lesions.
     preparation, grid
         How images are prepared and where patches lie.
+    reading
+        The profile's, which groups lesions.
     store
         A folder where the prepared images are written, one at a time, instead of being kept in memory: one TIFF,
         ``prepared.tif``, with a page per image (`unary.patches.store`). It must stay while the collection is used.
@@ -162,11 +182,18 @@ def collect_patches(
     ManifestError
         If not one image could be used; the first causes are quoted.
     """
+
+    def read(row: ManifestRow) -> _Unit | ImageError:
+        try:
+            return _read_unit(row, manifest.lesions_of(row.image_id), preparation, grid, reading)
+        except ImageError as error:
+            return error
+
     units: list[_Unit] = []
     rows: list[ManifestRow] = []
     skipped: list[str] = []
     bar = tqdm(
-        _read_ahead(manifest, preparation, grid),
+        read_ahead(read, manifest.rows, ahead=_AHEAD),
         total=len(manifest.rows),
         desc="reading images",
         unit="image",
@@ -200,28 +227,20 @@ def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str], *
     patches = join_patch_sets([unit.patches for unit in units])
     if store is not None:
         patches = dataclasses.replace(patches, images=open_images(store / STORE_NAME))
-    origins = np.concatenate([unit.origins for unit in units])
+    labels = [unit.labels for unit in units]
+    groups = labels[0].contains
     return Collection(
         patches,
         tuple(rows),
         np.repeat(np.arange(len(units)), [len(unit.origins) for unit in units]),
-        origins,
-        {name: np.concatenate([unit.contains[name] for unit in units]) for name in GROUPS},
-        np.concatenate([unit.touches for unit in units]),
-        {name: np.concatenate([unit.sizes_mm[name] for unit in units]) for name in GROUPS},
+        np.concatenate([unit.origins for unit in units]),
+        {name: np.concatenate([one.contains[name] for one in labels]) for name in groups},
+        np.concatenate([one.touches for one in labels]),
+        {name: np.concatenate([one.sizes_mm[name] for one in labels]) for name in groups},
         np.asarray([unit.spacing_mm for unit in units]),
         tuple(skipped),
-        _hash_patches(patches, origins),
+        patches.digest(),
     )
-
-
-def _hash_patches(patches: PatchSet, origins: Origins) -> str:
-    digest = hashlib.sha256(origins.tobytes())
-    for number in np.unique(patches.index[:, 0]):
-        image = patches.images[number]
-        digest.update(np.ascontiguousarray(image).data)
-        release_pages([image])
-    return digest.hexdigest()
 
 
 def resample_collection(
@@ -250,62 +269,92 @@ def resample_collection(
         If an image cannot be prepared so.
     """
     sets, moved = [], np.zeros_like(collection.origins)
-    bar = tqdm(collection.rows, desc="resampling", unit="image", delay=2, disable=None if progress else True)
-    for number, row in enumerate(bar):
-        prepared = read_prepared(row, preparation)
+    bar = tqdm(
+        read_ahead(lambda row: read_prepared(row, preparation), collection.rows, ahead=_AHEAD),
+        total=len(collection.rows),
+        desc="resampling",
+        unit="image",
+        delay=2,
+        disable=None if progress else True,
+    )
+    for number, prepared in enumerate(bar):
         own = collection.image == number
         last = np.maximum(np.asarray(prepared.shape) - size_px, 0)
         moved[own] = np.clip(np.rint(collection.origins[own] / np.asarray(prepared.scale)), 0, last)
-        sets.append(build_patch_set(prepared.pixels, moved[own], size_px=size_px))
+        sets.append(build_patch_set(prepared.pixels, moved[own], size_px=size_px, mask=prepared.mask))
     patches = join_patch_sets(sets)
-    return dataclasses.replace(collection, patches=patches, origins=moved, data_hash=_hash_patches(patches, moved))
-
-
-def _read_ahead(manifest: Manifest, preparation: PreparationConfig, grid: GridConfig) -> Iterator[_Unit | ImageError]:
-    """Yield the images in order while one thread reads a few ahead.
-
-    One, because pydicom's warnings, which may quote a patient's data, can only be silenced for a whole process.
-    """
-
-    def read(row: ManifestRow) -> _Unit | ImageError:
-        try:
-            return _read_unit(row, manifest.lesions_of(row.image_id), preparation, grid)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(1) as pool:
-        window = [pool.submit(read, row) for row in manifest.rows[:_AHEAD]]
-        for row in [*manifest.rows[_AHEAD:], *[None] * len(window)]:
-            yield window.pop(0).result()
-            if row is not None:
-                window.append(pool.submit(read, row))
+    return dataclasses.replace(collection, patches=patches, origins=moved, data_hash=patches.digest())
 
 
 def _read_unit(
-    row: ManifestRow, lesions: tuple[Lesion, ...], preparation: PreparationConfig, grid: GridConfig
+    row: ManifestRow,
+    lesions: Sequence[Lesion],
+    preparation: PreparationConfig,
+    grid: GridConfig,
+    reading: Reading,
 ) -> _Unit:
     prepared = read_prepared(row, preparation)
     origins = tissue_origins(prepared.mask, grid)
-    contains = {name: np.zeros(len(origins), bool) for name in GROUPS}
+    labels = label_patches(row, lesions, prepared, origins, grid.size_px, reading)
+    patches = build_patch_set(prepared.pixels, origins, size_px=grid.size_px, mask=prepared.mask)
+    return _Unit(patches, origins, labels, prepared.stored_spacing_mm or (np.nan, np.nan))
+
+
+def label_patches(
+    row: ManifestRow,
+    lesions: Sequence[Lesion],
+    prepared: PreparedImage,
+    origins: Origins,
+    size_px: int,
+    reading: Reading,
+) -> PatchLabels:
+    """Say what patches of one image hold.
+
+    Parameters
+    ----------
+    row
+        The image's; says whether all of its lesions are listed.
+    lesions
+        Of this image.
+    prepared
+        The image.
+    origins
+        Shape (n, 2), int32: (row, col) of the patches' first pixels on the working grid.
+    size_px
+        Side of a patch in working pixels.
+    reading
+        The profile's, which groups lesions.
+
+    Raises
+    ------
+    ImageError
+        As `read_lesion_mask`.
+    """
+    contains = {name: np.zeros(len(origins), bool) for name in reading.group_names}
     # In a partly annotated image everything may be touched by a lesion that nobody listed.
     touches = np.full(len(origins), not row.complete)
-    sizes = {name: np.full(len(origins), np.nan) for name in GROUPS}
-    spacing = prepared.stored_spacing_mm
+    sizes = {name: np.full(len(origins), np.nan) for name in reading.group_names}
     for lesion in lesions:
-        mask = _read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
+        mask = read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
         inside, corner = rasterise_lesion(lesion, prepared.shape, scale=prepared.scale, mask=mask)
-        held, touched = judge_patches(inside, corner, origins, size_px=grid.size_px)
-        group = lesion_group(lesion.name)
+        held, touched = judge_patches(inside, corner, origins, size_px=size_px)
+        group = reading.find_group(lesion.name)
         contains[group] |= held
         touches |= touched
-        if spacing is not None:
-            size = measure_lesion(lesion, spacing, mask=mask)
+        if prepared.stored_spacing_mm is not None:
+            size = measure_lesion(lesion, prepared.stored_spacing_mm, mask=mask)
             sizes[group][held] = np.fmax(sizes[group][held], size)
-    patches = build_patch_set(prepared.pixels, origins, size_px=grid.size_px)
-    return _Unit(patches, origins, contains, touches, sizes, spacing or (np.nan, np.nan))
+    return PatchLabels(contains, touches, sizes)
 
 
-def _read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the mask of a lesion, shape (rows, cols), bool.
+
+    Raises
+    ------
+    ImageError
+        As `unary.images.reading.read_mask`, or if its shape is not ``shape``, the image's as stored.
+    """
     mask: NDArray[np.bool_] = read_mask(path)
     if mask.shape != shape:
         raise ImageError(f"{path}: the lesion mask has the shape {mask.shape} but its image has {shape}")

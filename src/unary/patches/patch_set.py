@@ -43,8 +43,9 @@ class PatchSet:
         return len(self.index)
 
     def views(self) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, NDArray[np.int64]]]:
-        """Yield, by image: its pixels and its mask of tissue, (rows, cols); its patches' origins, (n, 2); and which they
-        are, positions in this set, (n,)."""
+        """Yield, by image that has patches: its pixels and its mask of tissue, (rows, cols); its patches' origins,
+        (n, 2); and which patches they are, positions in this set, (n,).
+        """
         for number in np.unique(self.index[:, 0]).tolist():
             which = np.flatnonzero(self.index[:, 0] == number)
             pixels = self.images[number]
@@ -103,7 +104,7 @@ def find_window(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> t
         places = np.flatnonzero(mask.any(axis=1 - axis))
         inside = (
             [max(int(places[0]) - _MARGIN_PX, 0), min(int(places[-1]) + 1 + _MARGIN_PX, mask.shape[axis])]
-            if (len(places))
+            if len(places)
             else []
         )
         reached = [int(origins[:, axis].min()), int(origins[:, axis].max()) + size_px] if len(origins) else []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,45 +30,6 @@ def taper_window(size_px: int) -> NDArray[np.float32]:
     return window
 
 
-def stitch_patches(
-    batches: Iterable[tuple[NDArray[np.float32], Origins]],
-    shape: tuple[int, int],
-    *,
-    blend: Literal["mean", "max", "taper"] = "mean",
-) -> NDArray[np.float32]:
-    """Lay patch maps back on the image they came from, a batch at a time so that memory stays bounded.
-
-    Parameters
-    ----------
-    batches
-        Pairs of maps, shape (n, size, size), float32, and their origins, shape (n, 2).
-    shape
-        Rows and columns of the result.
-    blend
-        Where patches overlap: ``"mean"`` averages, ``"max"`` keeps the largest, ``"taper"`` averages with the weights
-        of `taper_window`, which hides the seams.
-
-    Returns
-    -------
-    NDArray
-        Shape ``shape``, float32. NaN where no patch lies: not scored is not the same as normal.
-    """
-    if blend not in ("mean", "max", "taper"):
-        raise ValueError(f"blend must be 'mean', 'max' or 'taper', not {blend!r}")
-    result = np.full(shape, np.nan, np.float32) if blend == "max" else np.zeros(shape, np.float32)
-    laid: list[tuple[int, Origins]] = []
-    for maps, origins in batches:
-        laid.append((int(maps.shape[-1]), origins))
-        if blend == "max":
-            for window, inside in _each_covered(result, maps, origins):
-                np.fmax(window, inside, out=window)
-        else:
-            _add_weighted(result, maps, origins, _blend_ramp(blend, int(maps.shape[-1])))
-    if blend != "max":
-        OverlapWeights(laid, shape[1], blend=blend).divide(result)
-    return result
-
-
 def split_grid(origins: Origins, rows: int) -> list[Origins]:
     """Split patches in reading order into runs of so many of the grid's rows each."""
     tops, number = np.unique(origins[:, 0], return_inverse=True)
@@ -78,8 +38,25 @@ def split_grid(origins: Origins, rows: int) -> list[Origins]:
 
 
 def add_tapered(sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins) -> None:
-    """Add patch maps, shape (n, size, size), float32, times the weights of `taper_window`, to an image's ``sums``."""
-    _add_weighted(sums, maps, origins, taper_ramp(int(maps.shape[-1])))
+    """Add the maps of patches, times the weights of `taper_window`, to the sums of their image, in place.
+
+    `OverlapWeights.divide` then makes means of the sums.
+
+    Parameters
+    ----------
+    sums
+        Shape (rows, cols), float32. What reaches past its border is left out.
+    maps
+        Shape (n, size, size), float32.
+    origins
+        Shape (n, 2).
+    """
+    size_px = int(maps.shape[-1])
+    weights = taper_window(size_px)
+    for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
+        window = sums[row : row + size_px, col : col + size_px]
+        high, wide = window.shape
+        window += weights[:high, :wide] * patch[:high, :wide]
 
 
 class OverlapWeights:
@@ -94,16 +71,12 @@ class OverlapWeights:
         Sides and origins of all patches.
     cols
         Of the image.
-    blend
-        As for `stitch_patches`.
     """
 
-    def __init__(
-        self, laid: Iterable[tuple[int, Origins]], cols: int, *, blend: Literal["mean", "taper"] = "taper"
-    ) -> None:
+    def __init__(self, laid: Iterable[tuple[int, Origins]], cols: int) -> None:
         self._lines: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
         for size_px, origins in laid:
-            ramp = _blend_ramp(blend, size_px)
+            ramp = taper_ramp(size_px)
             for top in np.unique(origins[:, 0]).tolist():
                 line = np.zeros(cols + size_px, np.float32)
                 for col in origins[origins[:, 0] == top, 1].tolist():
@@ -126,26 +99,3 @@ class OverlapWeights:
                     window += ramp[max(-row, 0) : max(-row, 0) + len(window)] * line
             total[total == 0] = np.nan
             band /= total
-
-
-def _each_covered(
-    image: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """What a patch covers of the image, and what of the patch lies in it."""
-    size_px = int(maps.shape[-1])
-    for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
-        window = image[row : row + size_px, col : col + size_px]
-        yield window, patch[: window.shape[0], : window.shape[1]]
-
-
-def _add_weighted(
-    sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins, ramp: NDArray[np.float32]
-) -> None:
-    weights = np.outer(ramp, ramp)
-    for window, inside in _each_covered(sums, maps, origins):
-        window += weights[: window.shape[0], : window.shape[1]] * inside
-
-
-def _blend_ramp(blend: Literal["mean", "taper"], size_px: int) -> NDArray[np.float32]:
-    """A patch's weights along one axis."""
-    return taper_ramp(size_px) if blend == "taper" else np.ones(size_px, np.float32)

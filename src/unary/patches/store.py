@@ -71,7 +71,7 @@ def is_stored(image: NDArray[np.uint16]) -> bool:
     return isinstance(image.base, _Mapping)
 
 
-class Room:
+class Buffer:
     """Memory that images are read into, again and again: pages that are new to a process cost it as much as reading."""
 
     def __init__(self) -> None:
@@ -85,8 +85,8 @@ class Room:
         return self._memory
 
 
-def read_images(images: Sequence[NDArray[np.uint16]], room: Room, *, direct: bool = False) -> Images:
-    """Read stored images of one file into memory; what was read into the same room before is overwritten.
+def read_images(images: Sequence[NDArray[np.uint16]], buffer: Buffer, *, direct: bool = False) -> Images:
+    """Read stored images of one file into memory; what was read into the same buffer before is overwritten.
 
     Other threads run meanwhile. With ``direct`` the system does not keep what was read, which takes it a tenth of the
     processor's time; where it cannot do without, it is read as usual.
@@ -102,7 +102,7 @@ def read_images(images: Sequence[NDArray[np.uint16]], room: Room, *, direct: boo
     path = places[0][0]
     spans = [(start // _BLOCK * _BLOCK, start + image.nbytes) for image, (_, start) in zip(images, places, strict=True)]
     offsets = np.cumsum([0, *(-(-(stop - start) // _BLOCK) * _BLOCK for start, stop in spans)]).tolist()
-    memory = room.require(offsets[-1])
+    memory = buffer.require(offsets[-1])
     parts = [memoryview(memory)[first:last] for first, last in itertools.pairwise(offsets)]
     try:
         try:

@@ -2,7 +2,7 @@
 
 A batch of patches from all over a store would touch images all over the disk. So the images are shuffled first and cut
 into windows of `WINDOW_BYTES`; within a window the patches are shuffled. A window is some 40 batches of the paper's,
-from about 30 mammograms; the next two are read while one is used, into the room of used ones. The order depends on the
+from about 30 images; the next two are read while one is used, into the buffer of used ones. The order depends on the
 generator alone, so that a resumed run goes on exactly.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.patches.patch_set import PatchSet
-from unary.patches.store import Images, Room, is_stored, outgrows_memory, read_images
+from unary.patches.store import Buffer, Images, is_stored, outgrows_memory, read_images
 
 WINDOW_BYTES = 1 << 28
 _WINDOWS = 3  # in memory at a time
@@ -68,24 +68,24 @@ def _reading(patches: PatchSet, windows: Sequence[NDArray[np.integer]]) -> Itera
         for window in windows
     ]
     stays = len(windows) <= _WINDOWS
-    rooms: list[Room] = []
-    spare: list[Room] = []
+    buffers: list[Buffer] = []
+    spare: list[Buffer] = []
     loading: list[Future[Images]] = []
     forgotten = known = 0
 
-    def load(number: int, room: Room) -> Images:
-        return read_images([patches.images[image] for image in stored[number]], room, direct=direct)
+    def load(number: int, buffer: Buffer) -> Images:
+        return read_images([patches.images[image] for image in stored[number]], buffer, direct=direct)
 
     def need(first: int, last: int) -> None:
         nonlocal forgotten, known
         while forgotten < first and not stays:
             for image in stored[forgotten]:
                 patches.loaded.pop(image, None)
-            spare.append(rooms[forgotten])
+            spare.append(buffers[forgotten])
             forgotten += 1
         while len(loading) < min(max(first + _WINDOWS, last + 1), len(windows)):
-            rooms.append(spare.pop() if spare else Room())
-            loading.append(reader.submit(load, len(loading), rooms[-1]))
+            buffers.append(spare.pop() if spare else Buffer())
+            loading.append(reader.submit(load, len(loading), buffers[-1]))
         while known <= last:
             patches.loaded.update(zip(stored[known], loading[known].result(), strict=True))
             known += 1
