@@ -1,0 +1,224 @@
+"""The one way from an image to patch scores, a map and findings: whoever applies a model goes through here.
+
+Prepare, lay the grid, cut the box of the tissue and its patches, let the detector examine it, lay the map back, take
+the rim away, draw what stands out at the model's level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.detectors import name_of
+from unary.detectors.protocol import Detector, Examination, View
+from unary.errors import CalibrationError, DetectorError, require
+from unary.models.bundle import Model
+from unary.models.calibration import MOST_FINDINGS
+from unary.models.domain import compare_domain
+from unary.models.findings import Candidates, describe_findings, find_candidates
+from unary.patches.grid import GridConfig, Origins, tissue_origins
+from unary.patches.patch_set import cut_window, find_window
+from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepare_image
+from unary.profiles import Lengths
+from unary.records import Detection, Image, OperatingPoint
+
+DEFAULT_POINT = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImage:
+    """What a model says of one image, before an operating point says what counts.
+
+    Attributes
+    ----------
+    prepared
+        The image as the detector saw it.
+    origins
+        Shape (n, 2), int32: (row, col) of the first pixel of each patch on the working grid.
+    scores
+        Shape (n,), float64, of the patches; higher is more abnormal.
+    anomaly_map
+        Shape (rows, cols) of the working grid, float32, in the detector's unit; NaN where nothing was scored: outside
+        the tissue and in its rim.
+    candidates
+        What stands out at the model's level, on the working grid.
+    out_of_domain
+        How the image differs from those that the model has learned from, one line each.
+    """
+
+    prepared: PreparedImage
+    origins: Origins
+    scores: NDArray[np.float64]
+    anomaly_map: NDArray[np.float32]
+    candidates: Candidates
+    out_of_domain: tuple[str, ...] = ()
+
+    @property
+    def image_score(self) -> float | None:
+        """The score of the most abnormal place, the strongest finding's; None where nothing was scored."""
+        return self.candidates.image_score
+
+    @property
+    def scored_px(self) -> int:
+        """How many working pixels were scored."""
+        return int(np.isfinite(self.anomaly_map).sum())
+
+    @property
+    def stored_map(self) -> NDArray[np.float32]:
+        """The map on the grid of the stored image, shape (rows, cols), float32."""
+        return enlarge(self.anomaly_map, self.prepared)
+
+    def to_frame(self) -> Any:
+        """Return the patches as a `pandas.DataFrame`: ``row``, ``col`` (working pixels) and ``score``.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        pandas = require("pandas", extra="tables")
+        return pandas.DataFrame({"row": self.origins[:, 0], "col": self.origins[:, 1], "score": self.scores})
+
+    def __repr__(self) -> str:
+        score = "nothing scored" if self.image_score is None else f"image score {self.image_score:.4g}"
+        return f"ScoredImage({score}, {len(self.scores)} patches, {len(self.candidates.scores)} candidates)"
+
+
+def examine_image(model: Model, image: Image) -> ScoredImage:
+    """Prepare and map an image, and draw what stands out at the model's level.
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be prepared as the model demands.
+    DetectorError
+        If the detector cannot examine it.
+    """
+    out_of_domain = compare_domain(image, model.domain)  # first, while memory is free for a copy of the pixels
+    return examine_prepared(model, prepare_image(image, model.preparation), out_of_domain=out_of_domain)
+
+
+def examine_prepared(model: Model, prepared: PreparedImage, *, out_of_domain: Sequence[str] = ()) -> ScoredImage:
+    """Do the same to an image that has been prepared as the model demands.
+
+    Raises
+    ------
+    DetectorError
+        If the detector cannot examine it.
+    """
+    origins, scores, anomaly_map = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
+    candidates = find_candidates(anomaly_map, model.level, model.findings, spacing_mm=prepared.spacing_mm)
+    return ScoredImage(prepared, origins, scores, anomaly_map, candidates, tuple(out_of_domain))
+
+
+def map_prepared(
+    detector: Detector, prepared: PreparedImage, grid: GridConfig, lengths: Lengths
+) -> tuple[Origins, NDArray[np.float64], NDArray[np.float32]]:
+    """Return patches, their scores, and the map of a prepared image, shape (rows, cols) of the working grid.
+
+    The map is NaN outside the tissue and in its rim, whose width ``lengths`` gives: folds of the skin, the border of
+    the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing but rim would
+    be left, all of it is kept.
+
+    Raises
+    ------
+    DetectorError
+        If the detector cannot examine the image, or answers with other shapes or infinite numbers.
+    """
+    origins = tissue_origins(prepared.mask, grid)
+    anomaly_map = np.full(prepared.shape, np.nan, np.float32)
+    if not prepared.mask.any():
+        return origins, np.empty(len(origins)), anomaly_map
+    window = find_window(prepared.mask, origins, size_px=grid.size_px)
+    view = View(cut_window(prepared.pixels, window), cut_window(prepared.mask, window))
+    corner = np.array([window[0].start, window[1].start], np.int32)
+    examination = detector.examine(view, origins - corner, size_px=grid.size_px, with_map=True)
+    found = _check_examination(examination, detector, view, len(origins))
+    mask = prepared.mask[window]
+    inner = erode_mask(mask, _rim_px(prepared, lengths))
+    place = anomaly_map[window]
+    np.copyto(place, found[: place.shape[0], : place.shape[1]], where=inner if inner.any() else mask)
+    return origins, examination.scores, anomaly_map
+
+
+def _rim_px(prepared: PreparedImage, lengths: Lengths) -> int:
+    spacing = prepared.spacing_mm
+    if spacing is None:
+        return lengths.rim_px
+    return max(round(lengths.rim_mm / spacing), 1) if lengths.rim_mm > 0 else 0
+
+
+def _check_examination(examination: Examination, detector: Detector, view: View, count: int) -> NDArray[np.float32]:
+    """The map of an examination that is what it must be."""
+    scores, found = examination.scores, examination.anomaly_map
+    name = name_of(detector)
+    if found is None or found.shape != view.shape or scores.shape != (count,):
+        raise DetectorError(
+            f"{name} must answer with {count} scores and a map of the shape {view.shape}, and answers with "
+            f"{scores.shape} and {None if found is None else found.shape}"
+        )
+    if not np.isfinite(scores).all() or np.isinf(found).any():
+        raise DetectorError(f"{name} answers with scores that are not finite; has training diverged?")
+    return found
+
+
+def choose_point(model: Model, name: str | float | None) -> OperatingPoint | None:
+    """Return the operating point of that name, by default one false finding per normal image; None if uncalibrated.
+
+    Raises
+    ------
+    CalibrationError
+        If a point is asked for by name and the model has none of that name, or no calibration; or if it counts patches,
+        not findings.
+    """
+    if model.calibration is None:
+        if name is None:
+            return None
+        raise CalibrationError(
+            f"the model has no operating point {str(name)!r}: it is not calibrated; see `unary calibrate`"
+        )
+    point = model.calibration.find_operating_point(DEFAULT_POINT if name is None else name)
+    if point.unit != "finding":
+        raise CalibrationError(
+            f"the operating point {point.name!r} counts patches, not findings; for findings there are "
+            + ", ".join(other.name for other in model.calibration.operating_points if other.unit == "finding")
+        )
+    return point
+
+
+def build_detection(
+    scored: ScoredImage, model: Model, point: OperatingPoint | None, *, most: int = MOST_FINDINGS
+) -> Detection:
+    """Return the findings above an operating point, the strongest ``most`` of them at the most.
+
+    Without a point, the strongest, whatever they score.
+    """
+    scores = scored.candidates.scores
+    count = min(len(scores) if point is None else int((scores > point.threshold).sum()), most)
+    calibration = model.calibration
+    p_values = [None if calibration is None else calibration.find_p_value(float(score)) for score in scores[:count]]
+    findings, labels = describe_findings(scored.candidates, scored.prepared, p_values, count=count)
+    highest = scored.image_score
+    p_value = None if calibration is None or highest is None else calibration.find_p_value(highest)
+    return Detection(findings, labels, highest, p_value, point, scored.out_of_domain)
+
+
+def detect_image(model: Model, image: Image, *, operating_point: str | float | None = None) -> Detection:
+    """Find what departs from normal tissue in one image.
+
+    Parameters
+    ----------
+    operating_point
+        False findings per normal image, by name: ``"0.1"``, ``"0.5"``, ``"1"`` (default) or ``"2"``, or as a number.
+
+    Raises
+    ------
+    ImageError, CalibrationError, DetectorError
+        As `examine_image` and `choose_point`.
+    """
+    point = choose_point(model, operating_point)
+    return build_detection(examine_image(model, image), model, point)
