@@ -16,8 +16,11 @@ nearer than ``hole_px`` - 1.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,21 +28,30 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.filters import correlate
+from unary.detectors.crops import draw_crop, find_sources, turn
+from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, sample_scale
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.engine import StepsConfig, train_steps
 from unary.training.threads import has_matrix_units, map_in_threads
-from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
 
-MEAN_WINDOW_PX = 15
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
 _LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
 _OUTSIDE = -9.0
+_CROP_PX = 64
 _TILE_PX = 192  # small enough to skip most of the background, and to stay in cache
+_BAND_PX = 256
+_MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 
 
 @dataclass(frozen=True)
 class BlindSpotConfig:
-    """Sizes of the network.
+    """The network, how a patch is scored, and training.
 
     Attributes
     ----------
@@ -51,18 +63,28 @@ class BlindSpotConfig:
         Odd side of the wide convolution.
     hole_px
         Features nearer than this to the centre are not used; at least 3, for the prediction to be blind at all.
+    strongest
+        How many of the largest pixels of a patch are averaged.
+    training
+        Optimisation.
     """
 
     features: int = 16
     hidden: int = 32
     window_px: int = 13
     hole_px: int = 4
+    strongest: int = 2
+    training: StepsConfig = field(default=StepsConfig(steps=1000, batch_size=8, learning_rate=8e-3))
 
     def __post_init__(self) -> None:
-        if self.features < 1 or self.hidden < 1:
-            raise ValueError(f"features and hidden must be positive: {self}")
+        if self.features < 1 or self.hidden < 1 or self.strongest < 1:
+            raise ValueError(
+                f"features, hidden and strongest must be positive: {self.features}, {self.hidden}, {self.strongest}"
+            )
         if self.window_px % 2 == 0 or not 3 <= self.hole_px < self.window_px // 2:
-            raise ValueError(f"need an odd window_px and 3 <= hole_px < window_px // 2: {self}")
+            raise ValueError(
+                f"need an odd window_px and 3 <= hole_px < window_px // 2, got {self.window_px} and {self.hole_px}"
+            )
 
 
 class BlindSpotNetwork(nn.Module):
@@ -84,7 +106,7 @@ class BlindSpotNetwork(nn.Module):
             return self.predict_inside(structure, (slice(None), slice(None)))
         # The same sums at once, with a hole in the weights, have the faster gradient.
         centre, hole = self.config.window_px // 2, self.config.hole_px
-        around = torch.ones(self.config.window_px, self.config.window_px)
+        around = torch.ones(self.config.window_px, self.config.window_px, device=structure.device)
         around[centre - hole : centre + hole + 1, centre - hole : centre + hole + 1] = 0
         features = self._find_features(structure)
         return self._predict(_multiply(features, self.wide.weight * around, self.wide.bias, padding=centre))
@@ -159,16 +181,6 @@ def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def subtract_local_mean(intensity: Tensor) -> Tensor:
-    """Return intensity minus its mean near by, borders repeated; (n, 1, rows, cols) both."""
-    window = np.full(MEAN_WINDOW_PX, 1 / MEAN_WINDOW_PX)
-    twice = np.convolve(window, window)
-    means = [
-        correlate(correlate(image[0], twice, axis=0, mode="edge"), twice, axis=1, mode="edge") for image in intensity
-    ]
-    return intensity - torch.stack(means)[:, None]
-
-
 def fine_structure(intensity: Tensor) -> Tensor:
     """Return intensity minus its local mean, scaled; (n, 1, rows, cols) both."""
     return subtract_local_mean(intensity) * _GAIN
@@ -189,61 +201,141 @@ def surprise_loss(target: Tensor, mean: Tensor, log_spread: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class BlindSpot:
-    """A trained network as a detector of bright specks."""
+    """Surprise of a pixel given its surroundings, by a network that never sees it.
 
-    network: BlindSpotNetwork
+    The map holds how much brighter a pixel is than expected, in units of the geometric mean of the spread stated there
+    and of the image's median spread: a network that has seen few images claims too much where tissue is quiet. The
+    score is the mean of a patch's strongest pixels.
 
-    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
-        """Return the standardised surprise, shape (rows, cols): how much brighter a pixel is than expected.
+    Attributes
+    ----------
+    config
+        Network, scoring, training.
+    network
+        The trained network; None before fitting.
+    """
 
-        In units of the geometric mean of the spread stated at the pixel and of the image's median spread: a network
-        that has seen few images claims too much where tissue is quiet.
-        """
-        shape = (int(tissue.mask.shape[0]), int(tissue.mask.shape[1]))
-        surprise = np.zeros(shape, np.float32)
-        samples = []
-        for strip in tissue.strips(self._halo_px + 2 * (MEAN_WINDOW_PX // 2)):
-            surprise[strip.rows], spread = self._examine_strip(strip)
-            samples.append(sample_scale(strip, spread, shape))
-        typical = find_typical(samples)
-        if typical is not None:  # the median is known only now; the network has run once all the same
-            surprise /= np.float32(np.sqrt(typical))
-        surprise[~tissue.mask] = _OUTSIDE
-        return surprise
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "normals only"
+    config: BlindSpotConfig = BlindSpotConfig()
+    network: BlindSpotNetwork | None = field(default=None, repr=False)
 
-    @property
-    def _halo_px(self) -> int:
-        """How far the network sees."""
-        return self.network.config.window_px // 2 + 3
+    def fit(self, normals: PatchSet, context: FitContext) -> BlindSpot:
+        """Learn to predict normal tissue from its surroundings; see `unary.detectors.protocol.Detector.fit`."""
+        # The crops are of the fine structure, taken once per image rather than once per crop.
+        sources = find_sources(normals, _describe_structure, size_px=_CROP_PX)
+        network = build_blind_spot(self.config, seed=context.seed)
 
-    def _examine_strip(self, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Error by the root of the stated spread, and that spread, on a strip's own rows, tile by tile."""
-        mask = strip.mask[strip.own]
-        error: NDArray[np.float32] = np.zeros(mask.shape, np.float32)
-        spread: NDArray[np.float32] = np.ones(mask.shape, np.float32)
-        with torch.inference_mode():
-            structure = fine_structure(torch.from_numpy(strip.intensity)[None, None])
-            target = smooth_target(structure)
-        corners = itertools.product(*(range(0, length, _TILE_PX) for length in mask.shape))
-        windows = [(slice(row, row + _TILE_PX), slice(col, col + _TILE_PX)) for row, col in corners]
-        windows = [window for window in windows if mask[window].any()]
-        tiles = map_in_threads(lambda window: self._examine_tile(structure, target, strip.own, window), windows)
-        for window, (tile_error, tile_spread) in zip(windows, tiles, strict=True):
-            error[window], spread[window] = tile_error, tile_spread
-        error /= np.sqrt(spread)
+        def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
+            batch = np.empty((count, 1, _CROP_PX, _CROP_PX), np.float32)
+            for crop in batch:
+                (structure,) = draw_crop(sources, rng, size_px=_CROP_PX)
+                crop[0] = turn(structure, int(rng.integers(8)))
+            return [torch.from_numpy(batch)]
+
+        def compute_loss(structure: Tensor) -> Tensor:
+            mean, log_spread = network(structure.contiguous(memory_format=torch.channels_last))
+            return surprise_loss(smooth_target(structure), mean, log_spread)
+
+        train_steps(
+            network,
+            draw,
+            compute_loss,
+            self.config.training,
+            context,
+            name="blind_spot",
+            settings={**dataclasses.asdict(self.config), "training": None},
+            data_hash=normals.digest(),
+        )
+        return dataclasses.replace(self, network=network)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        answer = measure_surprise(require_fitted(self.network, "blind_spot"), view.tissue)
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return configuration and weights."""
+        network = require_fitted(self.network, "blind_spot")
+        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> BlindSpot:
+        """Undo `get_state`."""
+        config = read_config(BlindSpotConfig, state.settings["config"])
+        network = build_blind_spot(config, seed=0)
+        import_network(network, state.tensors)
+        return cls(config, network)
+
+
+def _describe_structure(tissue: Tissue) -> tuple[NDArray[np.float32]]:
+    intensity = torch.from_numpy(tissue.read_intensity(0, tissue.shape[0]))
+    return (fine_structure(intensity[None, None])[0, 0].numpy(),)
+
+
+def measure_surprise(network: BlindSpotNetwork, tissue: Tissue) -> NDArray[np.float32]:
+    """Return the standardised surprise at each pixel, shape (rows, cols), float32; -9 outside the tissue."""
+    surprise = np.zeros(tissue.shape, np.float32)
+    samples = []
+    for strip in tissue.strips(_reach_px(network) + _MEAN_HALO_PX):
+        surprise[strip.rows], spread = _examine_strip(network, strip)
+        samples.append(sample_scale(strip, spread, tissue.shape))
+    typical = find_typical(samples)
+    if typical is not None:  # the median is known only now; the network has run once all the same
+        surprise /= np.float32(np.sqrt(typical))
+    np.copyto(surprise, np.float32(_OUTSIDE), where=~tissue.mask)
+    return surprise
+
+
+def _reach_px(network: BlindSpotNetwork) -> int:
+    """How far the network sees."""
+    return network.config.window_px // 2 + 3
+
+
+def _examine_strip(network: BlindSpotNetwork, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Error by the root of the stated spread, and that spread, on a strip's own rows, tile by tile."""
+    mask = strip.mask[strip.own]
+    error: NDArray[np.float32] = np.zeros(mask.shape, np.float32)
+    spread: NDArray[np.float32] = np.ones(mask.shape, np.float32)
+    corners = itertools.product(*(range(0, length, _TILE_PX) for length in mask.shape))
+    windows = [(slice(row, row + _TILE_PX), slice(col, col + _TILE_PX)) for row, col in corners]
+    windows = [window for window in windows if mask[window].any()]
+    if not windows:
         return error, spread
+    structure = _find_structure(strip.intensity)
+    tiles = map_in_threads(lambda window: _examine_tile(network, structure, strip.own, window), windows)
+    for window, (tile_error, tile_spread) in zip(windows, tiles, strict=True):
+        error[window], spread[window] = tile_error, tile_spread
+    error /= np.sqrt(spread)
+    return error, spread
 
-    def _examine_tile(
-        self, structure: Tensor, target: Tensor, own: slice, window: tuple[slice, slice]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
-        row, col = window[0].start, window[1].start
-        first_row, first_col = max(own.start + row - self._halo_px, 0), max(col - self._halo_px, 0)
-        last_row = min(own.start + row + _TILE_PX, own.stop)
-        top, left = own.start + row - first_row, col - first_col
-        tile = (slice(top, last_row - first_row), slice(left, left + _TILE_PX))
-        with torch.inference_mode():
-            part = structure[:, :, first_row : last_row + self._halo_px, first_col : col + _TILE_PX + self._halo_px]
-            mean, log_spread = self.network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
-            error = target[:, :, own.start + row : own.start + row + mean.shape[2], col : col + _TILE_PX] - mean
-            return error[0, 0].numpy(), torch.exp(log_spread)[0, 0].numpy()
+
+def _find_structure(intensity: NDArray[np.float32]) -> Tensor:
+    """The fine structure of a strip, (1, 1, rows, cols), by bands of a height that no number of threads changes."""
+    structure = torch.empty(1, 1, *intensity.shape)
+
+    def find(start: int) -> None:
+        first = max(start - _MEAN_HALO_PX, 0)
+        part = torch.from_numpy(intensity[first : start + _BAND_PX + _MEAN_HALO_PX])[None, None]
+        structure[:, :, start : start + _BAND_PX] = fine_structure(part)[:, :, start - first :][:, :, :_BAND_PX]
+
+    for _ in map_in_threads(find, range(0, len(intensity), _BAND_PX)):
+        pass
+    return structure
+
+
+def _examine_tile(
+    network: BlindSpotNetwork, structure: Tensor, own: slice, window: tuple[slice, slice]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
+    reach = _reach_px(network)
+    row, col = own.start + window[0].start, window[1].start
+    first_row, first_col = max(row - reach, 0), max(col - reach, 0)
+    last_row = min(row + _TILE_PX, own.stop)
+    tile = (slice(row - first_row, last_row - first_row), slice(col - first_col, col - first_col + _TILE_PX))
+    with torch.inference_mode():
+        part = structure[:, :, first_row : last_row + reach, first_col : col + _TILE_PX + reach]
+        mean, log_spread = network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
+        error = smooth_target(part)[:, :, tile[0], tile[1]] - mean
+        return error[0, 0].numpy(), torch.exp(log_spread)[0, 0].numpy()

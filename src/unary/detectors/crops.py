@@ -2,72 +2,82 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.tissue import Tissue
+from unary.detectors.protocol import View
+from unary.detectors.tissue import Tissue, measure_noise
 from unary.errors import TrainingError
+from unary.patches.patch_set import PatchSet
+from unary.training.threads import map_in_threads
 
-Grid = NDArray[np.float32]
+Plane = NDArray[np.float32]
 _THINNED = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One image to draw from: its tissue, and where a crop may be centred, shape (n, 2), int32."""
+    """One image to draw from: planes of its shape, and where a crop may be centred, shape (n, 2), int32."""
 
-    tissue: Tissue
+    planes: tuple[NDArray[Any], ...]
     places: NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False)
-class Crop:
-    """Planes of one crop, (size, size) float32 each; ``mask`` is 1 on tissue."""
-
-    intensity: Grid
-    noise: Grid
-    mask: Grid
-
-
-def find_sources(tissues: Sequence[Tissue], *, size_px: int) -> tuple[Source, ...]:
+def find_sources(
+    normals: PatchSet, describe: Callable[[Tissue], tuple[NDArray[Any], ...]], *, size_px: int
+) -> tuple[Source, ...]:
     """Return the images that can be drawn from.
+
+    The tissue near patches that are left out, since a benign lesion is there, is drawn from all the same, which a few
+    pixels in a million do not change.
+
+    Parameters
+    ----------
+    normals
+        Normal patches and their images.
+    describe
+        Returns the planes of an image, shape (rows, cols) each.
+    size_px
+        Side of a crop.
 
     Raises
     ------
     TrainingError
         If none is as large as a crop.
     """
-    sources = []
-    for tissue in tissues:
+
+    def find(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Any, Any]) -> Source | None:
+        pixels, mask, *_ = image
+        if min(mask.shape) < size_px:
+            return None
+        tissue = View(pixels, mask).tissue
         places = (np.argwhere(tissue.mask[::_THINNED, ::_THINNED]) * _THINNED).astype(np.int32)
-        if len(places) and min(tissue.mask.shape) >= size_px:
-            sources.append(Source(tissue, places))
+        return Source(describe(tissue), places) if len(places) else None
+
+    sources = tuple(source for source in map_in_threads(find, normals.views()) if source is not None)
     if not sources:
         raise TrainingError(f"no image of normal tissue is at least {size_px} px a side on the working grid")
-    return tuple(sources)
+    return sources
 
 
-def identify_sources(sources: Sequence[Source]) -> str:
-    """Return a short hash of what is drawn from, so that a checkpoint is never taken up with other images."""
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(np.ascontiguousarray(source.tissue.intensity[::_THINNED, ::_THINNED]).tobytes())
-    return digest.hexdigest()[:16]
+def describe_with_noise(tissue: Tissue) -> tuple[NDArray[Any], ...]:
+    """Return intensity, noise and mask."""
+    intensity = tissue.read_intensity(0, tissue.shape[0])
+    return intensity, measure_noise(intensity, tissue.mask), tissue.mask
 
 
-def draw_crop(sources: Sequence[Source], rng: np.random.Generator, *, size_px: int) -> Crop:
-    """Return a crop around a random place of tissue in a random image, as stored."""
+def draw_crop(sources: Sequence[Source], rng: np.random.Generator, *, size_px: int) -> list[Plane]:
+    """Return the planes of a crop around a random place of tissue in a random image, float32, not to be changed."""
     source = sources[int(rng.integers(len(sources)))]
     place = source.places[int(rng.integers(len(source.places)))]
-    limit = np.asarray(source.tissue.mask.shape) - size_px
+    limit = np.asarray(source.planes[0].shape) - size_px
     row, col = np.clip(place - rng.integers(0, size_px, 2), 0, limit).tolist()
     window = (slice(row, row + size_px), slice(col, col + size_px))
-    tissue = source.tissue
-    return Crop(tissue.intensity[window], tissue.noise[window], tissue.mask[window].astype(np.float32))
+    return [plane[window].astype(np.float32, copy=False) for plane in source.planes]
 
 
 def turn(plane: NDArray[np.generic], symmetry: int) -> NDArray[np.generic]:

@@ -3,8 +3,8 @@
 Kascenas et al. 2022 ("Denoising autoencoders for unsupervised anomaly detection in brain MRI") found that a U-Net
 trained to remove *coarse* noise from normal images, noise of about the lesions' size, beats reconstruction through a
 bottleneck by far: skip connections keep everything that is normal, and the noise is the only thing to learn to remove.
-Here the noise has the scale of calcifications, Gaussian blobs of either sign and noise enlarged from a grid of a few
-pixels (`unary.detectors.fit_denoising`).
+Here the noise has the scale of calcifications: Gaussian blobs of either sign, and noise enlarged from a grid of a few
+pixels.
 
 The network states what was added, in units of the local noise; the denoised image is the input less that. Only bright
 additions count, since a calcification is never darker than the tissue around it. Normals alone: the blobs have no
@@ -13,58 +13,223 @@ shape, sign or grouping of a lesion, but their size is a choice, made from what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy import ndimage
+from torch import Tensor, nn
 
-from unary.detectors.fusion import pool_patches
-from unary.detectors.protocol import ImageExamination
-from unary.detectors.segmentation import build_inputs, pad_planes
-from unary.detectors.tissue import Tissue, read_tissue
-from unary.detectors.unet import UNet
+from unary.detectors.crops import Plane, Source, describe_with_noise, draw_crop, find_sources, turn
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.tissue import examine_answer
+from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
 from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.engine import StepsConfig, mixed_precision, train_steps
 
-STRONGEST = 8
-_OUTSIDE = -20.0
+_CROP_PX = 96
+
+
+@dataclass(frozen=True)
+class CorruptionConfig:
+    """What is added to normal tissue; contrasts are in units of the local noise, all ranges log-uniform.
+
+    Attributes
+    ----------
+    blob_sigma_px, blob_contrast
+        Ranges of the width and the peak, of either sign, of the Gaussian blobs.
+    most_blobs
+        A crop gets between 1 and this many.
+    coarse_step_px, coarse_contrast
+        Ranges of the grid on which the coarse noise is drawn before it is enlarged, and of its standard deviation.
+    blob_share, coarse_share
+        How many of the crops get blobs, and, drawn independently, coarse noise. The rest stays clean: the network must
+        also learn to leave alone.
+    """
+
+    blob_sigma_px: tuple[float, float] = (0.5, 4.0)
+    blob_contrast: tuple[float, float] = (1.0, 12.0)
+    most_blobs: int = 20
+    coarse_step_px: tuple[int, int] = (2, 8)
+    coarse_contrast: tuple[float, float] = (0.3, 3.0)
+    blob_share: float = 0.7
+    coarse_share: float = 0.4
+
+    def __post_init__(self) -> None:
+        ranges = (self.blob_sigma_px, self.blob_contrast, self.coarse_step_px, self.coarse_contrast)
+        if any(not 0 < low <= high for low, high in ranges) or self.most_blobs < 1:
+            raise ValueError(f"ranges must be positive and ascending, most_blobs at least 1: {self}")
+        if not (0 <= self.blob_share <= 1 and 0 <= self.coarse_share <= 1) or self.blob_share + self.coarse_share == 0:
+            raise ValueError(f"blob_share and coarse_share must lie in [0, 1] and not both be 0: {self}")
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """The network, how a patch is scored, what is added to normal tissue, and training.
+
+    Attributes
+    ----------
+    widths
+        Feature maps of the U-Net at each resolution, finest first.
+    strongest
+        How many of the largest pixels of a patch are averaged.
+    corruption
+        What the network learns to remove.
+    training
+        Optimisation.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    strongest: int = 8
+    corruption: CorruptionConfig = CorruptionConfig()
+    training: StepsConfig = field(default=StepsConfig(steps=1500, batch_size=16))
+
+    def __post_init__(self) -> None:
+        UNetConfig(widths=self.widths)
+        if self.strongest < 1:
+            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
 
 
 @dataclass(frozen=True, eq=False)
 class Denoising:
-    """A trained network as a detector."""
+    """U-Net that removes coarse noise from normal tissue; what it removes from an image is abnormal.
 
-    network: UNet
+    The map holds what was removed in units of the local noise, bright being positive; the score is the mean of a
+    patch's strongest pixels.
 
-    def denoise(self, tissue: Tissue) -> NDArray[np.float32]:
-        """Return the intensity as the network believes it to have been, shape (rows, cols), float32."""
-        return tissue.intensity - self._estimate_addition(tissue) * tissue.noise
-
-    def map_tissue(self, tissue: Tissue) -> NDArray[np.float32]:
-        """Return input minus denoised input in units of the local noise, shape (rows, cols); bright is positive."""
-        result: NDArray[np.float32] = np.where(tissue.mask, self._estimate_addition(tissue), np.float32(_OUTSIDE))
-        return result
-
-    def examine_image(self, pixels: NDArray[np.uint16], origins: Origins, *, size_px: int) -> ImageExamination:
-        """Score patches of a prepared image by the mean of the strongest pixels of the map."""
-        tissue = read_tissue(pixels)
-        answer = self.map_tissue(tissue)
-        scores = pool_patches(answer, origins, size_px=size_px, strongest=STRONGEST)
-        return ImageExamination(scores, np.where(tissue.mask, answer, np.float32(np.nan)))
-
-    def _estimate_addition(self, tissue: Tissue) -> NDArray[np.float32]:
-        rows, cols = tissue.mask.shape
-        planes = pad_planes(tissue, self.network.config.multiple_px)
-        with torch.inference_mode():
-            added: NDArray[np.float32] = estimate_addition(self.network, *planes)[0, 0, :rows, :cols].numpy()
-        return added
-
-
-def estimate_addition(network: UNet, intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
-    """Return what does not belong, in units of the local noise, from and to (n, 1, rows, cols).
-
-    The network reads the channels of `unary.detectors.segmentation.build_inputs`.
+    Attributes
+    ----------
+    config
+        Network, scoring, corruption, training.
+    network
+        The trained network; None before fitting.
     """
-    added: Tensor = network(build_inputs(intensity, noise, mask).contiguous(memory_format=torch.channels_last))
+
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "normals only"
+    config: DenoisingConfig = DenoisingConfig()
+    network: UNet | None = field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Denoising:
+        """Learn to restore normal tissue; see `unary.detectors.protocol.Detector.fit`.
+
+        The loss is the squared difference between the restored and the clean crop, in units of the local noise, inside
+        the mask: its minimum is the expected corruption given the crop, which stays proportionate for faint blobs.
+        """
+        sources = find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        network = build_unet(UNetConfig(widths=self.config.widths), seed=context.seed)
+        _start_lively(network)
+
+        def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
+            return _draw_batch(sources, self.config.corruption, rng, count=count)
+
+        def compute_loss(clean: Tensor, noise: Tensor, mask: Tensor, added: Tensor) -> Tensor:
+            with mixed_precision():
+                estimated = network(build_inputs(clean + noise * added, noise, mask))
+            loss: Tensor = ((estimated.float() - added).square() * mask).mean()
+            return loss
+
+        train_steps(
+            network,
+            draw,
+            compute_loss,
+            self.config.training,
+            context,
+            name="denoising",
+            settings={**dataclasses.asdict(self.config), "training": None},
+            data_hash=normals.digest(),
+        )
+        return dataclasses.replace(self, network=network)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        answer = map_tissue(require_fitted(self.network, "denoising"), view.tissue)
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return configuration and weights."""
+        network = require_fitted(self.network, "denoising")
+        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Denoising:
+        """Undo `get_state`."""
+        config = read_config(DenoisingConfig, state.settings["config"])
+        network = build_unet(UNetConfig(widths=config.widths), seed=0)
+        import_network(network, state.tensors)
+        return cls(config, network)
+
+
+def _start_lively(network: UNet) -> None:
+    """Widen torch's default weights to He's spread, which a ReLU leaves unchanged from layer to layer.
+
+    With the default the answer hardly depends on the input at first, and "nothing was added" holds the network for
+    hundreds of steps.
+    """
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                assert module.bias is not None
+                module.bias.zero_()
+                if module is not network.head:
+                    module.weight.mul_(math.sqrt(6.0))  # uniform of variance 1 / (3 fan) becomes 2 / fan
+
+
+def draw_corruption(config: CorruptionConfig, rng: np.random.Generator, *, size_px: int) -> NDArray[np.float32]:
+    """Return what is added to a crop, shape (size_px, size_px), float32, in units of the local noise.
+
+    Zero in expectation; all zero for a crop that stays clean.
+    """
+    added = np.zeros((size_px, size_px), np.float32)
+    if rng.random() < config.blob_share:
+        for _ in range(int(rng.integers(1, config.most_blobs + 1))):
+            peak = rng.choice([-1.0, 1.0]) * _draw_log_uniform(config.blob_contrast, rng)
+            _add_blob(added, peak, _draw_log_uniform(config.blob_sigma_px, rng), rng.uniform(-0.5, size_px - 0.5, 2))
+    if rng.random() < config.coarse_share:
+        step = int(rng.integers(config.coarse_step_px[0], config.coarse_step_px[1] + 1))
+        side = size_px // step + 3
+        enlarged = ndimage.zoom(rng.standard_normal((side, side)), step, order=1)
+        row, col = rng.integers(0, step, 2).tolist()
+        added += np.float32(_draw_log_uniform(config.coarse_contrast, rng)) * enlarged[
+            row : row + size_px, col : col + size_px
+        ].astype(np.float32)
     return added
+
+
+def _draw_log_uniform(limits: tuple[float, float], rng: np.random.Generator) -> float:
+    return math.exp(rng.uniform(math.log(limits[0]), math.log(limits[1])))
+
+
+def _add_blob(added: Plane, peak: float, sigma: float, centre: NDArray[np.float64]) -> None:
+    """Add a Gaussian in place, as far as it lies inside."""
+    reach = math.ceil(4 * sigma)
+    low = np.clip(np.rint(centre).astype(int) - reach, 0, added.shape)
+    high = np.clip(np.rint(centre).astype(int) + reach + 1, 0, added.shape)
+    down, along = (np.exp(-0.5 * ((np.arange(low[axis], high[axis]) - centre[axis]) / sigma) ** 2) for axis in range(2))
+    added[low[0] : high[0], low[1] : high[1]] += (peak * np.outer(down, along)).astype(np.float32)
+
+
+def _draw_batch(
+    sources: Sequence[Source], corruption: CorruptionConfig, rng: np.random.Generator, *, count: int
+) -> Sequence[Tensor]:
+    """Return clean intensity, noise, mask and what is to be added, (count, 1, crop, crop) float32 each."""
+    planes = np.zeros((4, count, 1, _CROP_PX, _CROP_PX), np.float32)
+    for number in range(count):
+        intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
+        gain = np.float32(np.exp(0.15 * rng.normal()))
+        offset = np.float32(0.05 * rng.normal())
+        symmetry = int(rng.integers(8))
+        # Outside the tissue nothing is added: there is none in an image either.
+        added = draw_corruption(corruption, rng, size_px=_CROP_PX) * mask
+        for plane, values in zip(planes, (intensity * gain + offset, noise * gain, mask, added), strict=True):
+            plane[number, 0] = turn(values, symmetry)
+    return list(torch.from_numpy(planes))

@@ -1,76 +1,160 @@
 """The Laplacian of Gaussian over a whole image: what `unary.detectors.laplacian` does to patches, for the fusion.
 
-Three things differ from the yardstick, which stays as it is. The skin line is not an edge (`unary.detectors.tissue`).
-A patch's border is not a border, since the surroundings are there. And a response is divided by the geometric mean of
-its local and its image-wide root mean square: the local one alone lets a large ring hide in the noise that it makes
-itself, and forgives faint texture in quiet fat; the image-wide one alone lets dense tissue win. Nothing is learned but
-the mean and spread of each scale's pooled response on normal patches. Reason to exist: without any learning it is far
-ahead of the yardstick on calcifications (``docs/results.md``).
+Three things differ from the baseline, which stays as it is. The rim of the tissue is not an edge
+(`unary.detectors.tissue`). A patch's border is not a border, since the surroundings are there. And a response is
+divided by the geometric mean of its local and its image-wide root mean square: the local one alone lets a large ring
+hide in the noise that it makes itself, and forgives faint texture in quiet regions; the image-wide one alone lets dense
+tissue win. Nothing is learned but the mean and spread of each scale's pooled response on normal patches. Reason to
+exist: without any learning it is far ahead of the baseline on calcifications (``docs/results.md``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unary.detectors.filters import gaussian_laplace, smooth_gaussian
-from unary.detectors.laplacian import LaplacianConfig
-from unary.training.threads import map_in_threads
-from unary.detectors.tissue import Strip, Strips, find_typical, sample_scale
+from unary.detectors.filters import gaussian_kernel, gaussian_laplace, smooth_gaussian
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import read_config, require_fitted
+from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, pool_patches, sample_scale
 from unary.errors import TrainingError
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.threads import map_in_threads
 
-SIGMAS_PX = (0.7, 1.0, 1.5, 2.0)
-NEIGHBOURHOOD_PX = 8.0
-STRONGEST = 2
-_FLOOR = 1e-4
-_HALO_PX = 8 + 32  # both Gaussians to four of their widths
+_FLOOR = 1e-4  # of intensity, added to either root mean square
 _Measured = tuple[Strip, int, NDArray[np.float32], NDArray[np.float32]]
-COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)
-"""The yardstick's parameters on a grid of twice the spacing."""
 
 
 @dataclass(frozen=True)
+class DenseLaplacianConfig:
+    """Parameters of the filter bank.
+
+    Attributes
+    ----------
+    sigmas_px
+        Widths of the Gaussians in working pixels; a disc of radius r answers most at r / sqrt(2).
+    neighbourhood_px
+        Standard deviation of the Gaussian window of the local root mean square.
+    strongest
+        How many of the largest pixels of a patch are averaged.
+    """
+
+    sigmas_px: tuple[float, ...] = (0.7, 1.0, 1.5, 2.0)
+    neighbourhood_px: float = 8.0
+    strongest: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.sigmas_px or not all(0.1 <= sigma <= 100 for sigma in (*self.sigmas_px, self.neighbourhood_px)):
+            raise ValueError(
+                f"sigmas_px and neighbourhood_px must lie in [0.1, 100] px: {self.sigmas_px}, {self.neighbourhood_px}"
+            )
+        if self.strongest < 1:
+            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of one scale's pooled response on normal patches."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, eq=False)
 class DenseLaplacian:
-    """Per scale, mean and standard deviation of the pooled response on normal patches."""
+    """Multi-scale Laplacian of Gaussian over the whole image, in units of its local and image-wide strength.
 
-    means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    The score is the mean of a patch's strongest pixels; the map holds the best scale's response in standard deviations
+    of what normal patches reach.
 
-    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
-        """Return the best scale's standardised response, shape (rows, cols)."""
-        best = np.full(tissue.mask.shape, -np.inf, np.float32)
-        for rows, scale, response in _respond(tissue):
-            response -= np.float32(self.means[scale])
-            response /= np.float32(self.deviations[scale])
+    Attributes
+    ----------
+    config
+        The filter bank.
+    scales
+        How normal patches answer, one entry for each width; None before fitting.
+    """
+
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "no learning"
+    config: DenseLaplacianConfig = DenseLaplacianConfig()
+    scales: tuple[Scale, ...] | None = None
+
+    def fit(self, normals: PatchSet, context: FitContext) -> DenseLaplacian:
+        """Measure the pooled response of each scale; see `unary.detectors.protocol.Detector.fit`."""
+        if len(normals) < 2:
+            raise TrainingError(f"dense_laplacian needs at least two normal patches, there are {len(normals)}")
+
+        def pool(
+            image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, NDArray[np.int64]],
+        ) -> list[NDArray[np.float64]]:
+            pixels, mask, origins, _ = image
+            return [
+                pool_patches(response, origins, size_px=normals.size_px, strongest=self.config.strongest)
+                for response in measure_responses(View(pixels, mask).tissue, self.config)
+            ]
+
+        pooled = [np.concatenate(scale) for scale in zip(*map_in_threads(pool, normals.views()), strict=True)]
+        scales = tuple(Scale(float(values.mean()), float(values.std())) for values in pooled)
+        if not all(scale.deviation > 0 for scale in scales):
+            raise TrainingError("dense_laplacian: the normal patches all answer alike; are the images blank?")
+        return dataclasses.replace(self, scales=scales)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        scales = require_fitted(self.scales, "dense_laplacian")
+        best = np.full(view.shape, -np.inf, np.float32)
+        for rows, number, response in _respond(view.tissue, self.config):
+            response -= np.float32(scales[number].mean)
+            response /= np.float32(scales[number].deviation)
             np.maximum(best[rows], response, out=best[rows])
-        return best
+        return examine_answer(view, best, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return configuration and scales."""
+        scales = require_fitted(self.scales, "dense_laplacian")
+        return DetectorState(
+            {"config": dataclasses.asdict(self.config), "scales": [dataclasses.asdict(scale) for scale in scales]}
+        )
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> DenseLaplacian:
+        """Undo `get_state`."""
+        config = read_config(DenseLaplacianConfig, state.settings["config"])
+        scales = tuple(read_config(Scale, scale) for scale in state.settings["scales"])
+        if len(scales) != len(config.sigmas_px) or not all(scale.deviation > 0 for scale in scales):
+            raise ValueError(f"dense_laplacian: scales must be {len(config.sigmas_px)}, with positive deviations")
+        return cls(config, scales)
 
 
-def scale_responses(tissue: Strips) -> list[NDArray[np.float32]]:
-    """Return the normalised response of each scale, (rows, cols) each; 0 outside the breast."""
-    responses = [np.zeros(tissue.mask.shape, np.float32) for _ in SIGMAS_PX]
-    for rows, scale, response in _respond(tissue):
+def measure_responses(tissue: Tissue, config: DenseLaplacianConfig) -> list[NDArray[np.float32]]:
+    """Return the normalised response of each scale, (rows, cols) each; 0 outside the tissue."""
+    responses = [np.zeros(tissue.shape, np.float32) for _ in config.sigmas_px]
+    for rows, scale, response in _respond(tissue, config):
         responses[scale][rows] = response
     return responses
 
 
-def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
-    """Yield rows of the image, the number of a scale, and its normalised response there; 0 outside the breast.
+def _respond(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[tuple[slice, int, NDArray[np.float32]]]:
+    """Yield rows of the image, the number of a scale, and its normalised response there; 0 outside the tissue.
 
     The image is gone through twice, since the image-wide scale must be known first; one strip is measured once.
     """
-    shape = (int(tissue.mask.shape[0]), int(tissue.mask.shape[1]))
-    first: Iterable[_Measured] = _measure(tissue)
-    if tissue.strip_rows >= shape[0]:
+    first: Iterable[_Measured] = _measure(tissue, config)
+    if tissue.strip_rows >= tissue.shape[0]:
         first = list(first)
-    samples: list[list[NDArray[np.float32]]] = [[] for _ in SIGMAS_PX]
+    samples: list[list[NDArray[np.float32]]] = [[] for _ in config.sigmas_px]
     for strip, scale, _, local in first:
-        samples[scale].append(sample_scale(strip, local, shape))
+        samples[scale].append(sample_scale(strip, local, tissue.shape))
     typical = list(map_in_threads(find_typical, samples))
 
     def normalise(measured: _Measured) -> tuple[slice, int, NDArray[np.float32]]:
@@ -84,33 +168,21 @@ def _respond(tissue: Strips) -> Iterator[tuple[slice, int, NDArray[np.float32]]]
     if isinstance(first, list):
         yield from map_in_threads(normalise, first)
     else:  # one strip at a time, however many threads there are
-        yield from map(normalise, _measure(tissue))
+        yield from map(normalise, _measure(tissue, config))
 
 
-def _measure(tissue: Strips) -> Iterator[_Measured]:
+def _measure(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[_Measured]:
     """Yield strip, scale, response and its local root mean square on the strip's own rows, scales in their order."""
-    for strip in tissue.strips(_HALO_PX):
-        answers = map_in_threads(functools.partial(_measure_scale, strip), SIGMAS_PX)
-        for scale, (response, local) in enumerate(answers):
+    halo = len(gaussian_kernel(max(config.sigmas_px))) // 2 + len(gaussian_kernel(config.neighbourhood_px)) // 2
+    for strip in tissue.strips(halo):
+        measure = functools.partial(_measure_scale, strip, config.neighbourhood_px)
+        for scale, (response, local) in enumerate(map_in_threads(measure, config.sigmas_px)):
             yield strip, scale, response, local
 
 
-def _measure_scale(strip: Strip, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _measure_scale(
+    strip: Strip, neighbourhood_px: float, sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     response = gaussian_laplace(torch.from_numpy(strip.intensity), sigma).mul_(-(sigma**2))
-    local = smooth_gaussian(response.square(), NEIGHBOURHOOD_PX)[strip.own].clamp_(min=0).sqrt_()
+    local = smooth_gaussian(response.square(), neighbourhood_px)[strip.own].clamp_(min=0).sqrt_()
     return response[strip.own].numpy(), local.numpy()
-
-
-def fit_dense_laplacian(pooled: Sequence[NDArray[np.float64]]) -> DenseLaplacian:
-    """Return the detector from the pooled responses of normal patches, one array of shape (n,) per scale.
-
-    Raises
-    ------
-    TrainingError
-        If the patches show no structure.
-    """
-    means = tuple(float(values.mean()) for values in pooled)
-    deviations = tuple(float(values.std()) for values in pooled)
-    if not all(deviation > 0 for deviation in deviations):
-        raise TrainingError("the normal patches all answer alike; are the images blank?")
-    return DenseLaplacian(means, deviations)

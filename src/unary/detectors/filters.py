@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+MEAN_WINDOW_PX = 15
 _BLOCK_PX = 64
 _TRUNCATE = 4.0  # standard deviations, as in scipy
 
@@ -35,7 +36,7 @@ def correlate(
     Parameters
     ----------
     values
-        Shape (rows, cols), float32.
+        Shape (rows, cols), float32, on any device.
     kernel
         Shape (2r + 1,).
     mode
@@ -47,7 +48,7 @@ def correlate(
         Shape (rows, cols), float32.
     """
     reach, length = len(kernel) // 2, int(values.shape[axis])
-    matrix = _band(kernel.tobytes())
+    matrix = _band(kernel.tobytes()).to(values.device)
     result = torch.empty_like(values, memory_format=torch.contiguous_format)
     with torch.no_grad():
         for start in range(0, length, _BLOCK_PX):
@@ -73,7 +74,7 @@ def _take(values: Tensor, first: int, last: int, axis: int, mode: Literal["refle
     else:
         places %= 2 * length
         places = np.minimum(places, 2 * length - 1 - places)
-    return values.index_select(axis, torch.from_numpy(places))
+    return values.index_select(axis, torch.from_numpy(places).to(values.device))
 
 
 def smooth_gaussian(values: Tensor, sigma: float) -> Tensor:
@@ -88,6 +89,16 @@ def gaussian_laplace(values: Tensor, sigma: float) -> Tensor:
     answer = correlate(correlate(values, bent, axis=0), kernel, axis=1)
     answer += correlate(correlate(values, kernel, axis=0), bent, axis=1)
     return answer
+
+
+def subtract_local_mean(intensity: Tensor) -> Tensor:
+    """Return intensity minus its mean near by, (n, 1, rows, cols) both: two square windows, borders repeated."""
+    window = np.full(MEAN_WINDOW_PX, 1 / MEAN_WINDOW_PX)
+    twice = np.convolve(window, window)
+    means = [
+        correlate(correlate(image[0], twice, axis=0, mode="edge"), twice, axis=1, mode="edge") for image in intensity
+    ]
+    return intensity - torch.stack(means)[:, None]
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,39 +1,77 @@
 """Several detectors, one score: each calibrated on normal tissue alone, then added.
 
-A part answers with a map of the whole image; a patch takes from it the mean of the strongest pixels, or the mean. How
-unusual that is among normal patches becomes a surprisal, -log p, in natural units, the same for every part. Their
-weighted sum is Fisher's statistic for combining tests (R. A. Fisher, Statistical Methods for Research Workers, 1925):
-two parts that are each mildly surprised count as much as one that is very. No abnormal image has a say in it but for
-the weights, which are part of the configuration and fixed before any evaluation.
+How unusual a part's patch score is among those of normal patches becomes a surprisal, -log p, in natural units, the
+same for every part. Their weighted sum is Fisher's statistic for combining tests (R. A. Fisher, Statistical Methods for
+Research Workers, 1925): two parts that are each mildly surprised count as much as one that is very. No abnormal image
+has a say in it but for the weights, which are part of the configuration and fixed before any evaluation.
+
+A part is any detector, found by its name, examined on the same view of an image.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.protocol import ImageExamination
-from unary.training.threads import map_in_threads
-from unary.detectors.tissue import Strips, Tissue, scan_tissue
-from unary.errors import TrainingError
+from unary.detectors import DETECTORS, find_detector_class
+from unary.detectors.blind_spot import BlindSpotConfig
+from unary.detectors.dense_laplacian import DenseLaplacianConfig
+from unary.detectors.prominence import ProminenceConfig
+from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.segmentation import SegmentationConfig
+from unary.detectors.states import read_config, require_fitted
+from unary.errors import DetectorError, TrainingError
 from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.threads import map_in_threads
 
 _TAIL = 0.01
 _KNOTS = 400
 _BAND_PX = 256
+_FEWEST = 100  # normal patches, for the tail to hold one
 
 
-class Part(Protocol):
-    """Anything that answers with a map."""
+@dataclass(frozen=True)
+class FusionConfig:
+    """Which parts, how much each counts, and their own settings.
 
-    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
-        """Return shape (rows, cols), float32; higher is more abnormal. The array is the caller's own."""
-        ...
+    Attributes
+    ----------
+    parts
+        Names of detectors, each with its weight; a detector without settings here takes part with its defaults.
+    dense_laplacian, blind_spot, prominence, segmentation
+        Settings of the part of that name.
+    """
+
+    parts: tuple[tuple[str, float], ...] = (("dense_laplacian", 1.0), ("blind_spot", 1.0), ("prominence", 1.0))
+    dense_laplacian: DenseLaplacianConfig = dataclasses.field(default=DenseLaplacianConfig())
+    blind_spot: BlindSpotConfig = dataclasses.field(default=BlindSpotConfig())
+    prominence: ProminenceConfig = dataclasses.field(default=ProminenceConfig())
+    segmentation: SegmentationConfig = dataclasses.field(default=SegmentationConfig())
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.parts]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"the parts of a fusion must be distinct detectors, at least one; got {names}")
+        unknown = [name for name in names if name not in DETECTORS and ":" not in name]
+        if unknown:
+            raise ValueError(
+                f"the parts of a fusion must be detectors: {', '.join(DETECTORS)}, or your own as module:Class; "
+                f"there is no {unknown[0]!r}"
+            )
+        for name, weight in self.parts:
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weights of a fusion must be positive, that of {name} is {weight}")
+        for field in dataclasses.fields(self)[1:]:
+            if field.name not in names and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name} has settings but is no part of this fusion, whose parts are {names}")
 
 
 @dataclass(frozen=True)
@@ -55,10 +93,18 @@ class Surprisal:
     surprisals: tuple[float, ...]
     tail_start: float
     tail_scale: float
-    tail_surprisal: float = -math.log(_TAIL)
+    tail_surprisal: float
+
+    def __post_init__(self) -> None:
+        if not self.values or len(self.values) != len(self.surprisals):
+            raise ValueError(f"values and surprisals must be as many: {len(self.values)}, {len(self.surprisals)}")
+        if not np.isfinite([*self.values, *self.surprisals, self.tail_start, self.tail_surprisal]).all():
+            raise ValueError("a surprisal must be finite")
+        if not 0 < self.tail_scale < math.inf:
+            raise ValueError(f"tail_scale must be positive, got {self.tail_scale}")
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the surprisal of each value, float64, non-negative and never clamped above."""
+        """Return the surprisal of each value, float64, non-negative and never clamped above; NaN of NaN."""
         body = np.interp(values, self.values, self.surprisals)
         tail = self.tail_surprisal + (values - self.tail_start) / self.tail_scale
         result: NDArray[np.float64] = np.where(values > self.tail_start, tail, body)
@@ -73,8 +119,7 @@ def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
     TrainingError
         If there are fewer than 100 values, they are not finite, or they hardly differ.
     """
-    if len(normal) < 100:
-        raise TrainingError(f"calibrating a score needs at least 100 normal patches, there are {len(normal)}")
+    _require_enough(len(normal))
     ordered = np.sort(np.asarray(normal, np.float64))
     if not np.isfinite(ordered).all():
         raise TrainingError("a detector gave scores that are not finite on normal patches")
@@ -93,100 +138,176 @@ def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
     return Surprisal(tuple(knots.tolist()), tuple(heights.tolist()), start, scale, float(-np.log(share)))
 
 
+def _require_enough(count: int) -> None:
+    if count < _FEWEST:
+        raise TrainingError(
+            f"calibrating a fusion needs at least {_FEWEST} normal patches, there are {count}: give more images, or a "
+            "smaller --stride-px"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class FusedPart:
-    """One part with how a patch is read off its map and what is normal for it.
-
-    ``strongest`` is the number of pixels whose mean is a patch's value; None takes all of them.
-    """
+    """One fitted detector, how much it counts, and what is normal for it."""
 
     name: str
-    part: Part
-    strongest: int | None
+    detector: Detector
     weight: float
     surprisal: Surprisal
 
 
+Parts = tuple[FusedPart, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """The parts together, as a detector of whole images."""
+    """Several detectors, added up as surprisals among normal patches.
 
-    parts: tuple[FusedPart, ...]
+    The map holds, at each pixel, what a patch would score whose parts answered as they do there.
 
-    def examine_image(self, pixels: NDArray[np.uint16], origins: Origins, *, size_px: int) -> ImageExamination:
-        """Score patches of a prepared image by the weighted sum of surprisals.
+    Attributes
+    ----------
+    config
+        Which parts.
+    parts
+        The fitted ones; None before fitting.
+    """
 
-        The map holds, at each pixel, what a patch would score whose parts answered as they do there.
-        """
-        tissue = scan_tissue(pixels)
-        scores = np.zeros(len(origins))
-        total = np.zeros(pixels.shape, np.float32)
-        for fused in self.parts:
-            answer = fused.part.map_tissue(tissue)
-            pooled = pool_patches(answer, origins, size_px=size_px, strongest=fused.strongest)
-            scores += fused.weight * fused.surprisal(pooled)
-            _add_surprisal(fused, answer, total)
-            del answer
-        total[~tissue.mask] = np.nan
-        return ImageExamination(scores, total)
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "normals only"
+    config: FusionConfig = FusionConfig()
+    parts: Parts | None = dataclasses.field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Fusion:
+        """Fit each part, and calibrate it; see `unary.detectors.protocol.Detector.fit`."""
+        return dataclasses.replace(self, parts=_fit_parts(self.config, self.knowledge, normals, context))
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        parts = require_fitted(self.parts, "fusion")
+        return _examine_parts(parts, view, origins, size_px=size_px, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return the states of all parts, and what is normal for them."""
+        return _describe_parts(self.config, require_fitted(self.parts, "fusion"))
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Fusion:
+        """Undo `get_state`."""
+        return cls(*_restore_parts(state))
 
 
-def _add_surprisal(fused: FusedPart, answer: NDArray[np.float32], total: NDArray[np.float32]) -> None:
+@dataclass(frozen=True, eq=False)
+class FusionPrior:
+    """The fusion with one more part that has been told what calcifications look like.
+
+    Attributes
+    ----------
+    config, parts
+        As in `Fusion`.
+    """
+
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "normals + lesion prior"
+    config: FusionConfig = FusionConfig(
+        (("dense_laplacian", 1.0), ("blind_spot", 1.0), ("segmentation", 1.0), ("prominence", 1.0))
+    )
+    parts: Parts | None = dataclasses.field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:
+        """As `Fusion.fit`."""
+        return dataclasses.replace(self, parts=_fit_parts(self.config, self.knowledge, normals, context))
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """As `Fusion.examine`."""
+        parts = require_fitted(self.parts, "fusion_prior")
+        return _examine_parts(parts, view, origins, size_px=size_px, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """As `Fusion.get_state`."""
+        return _describe_parts(self.config, require_fitted(self.parts, "fusion_prior"))
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> FusionPrior:
+        """Undo `get_state`."""
+        return cls(*_restore_parts(state))
+
+
+def _fit_parts(config: FusionConfig, knowledge: Knowledge, normals: PatchSet, context: FitContext) -> Parts:
+    """Train all parts, then calibrate them on the same patches."""
+    _require_enough(len(normals))
+    prepared = [_build_part(config, name, knowledge) for name, _ in config.parts]
+    fitted = [part.fit(normals, context) for part in prepared]
+
+    def score(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, Any]) -> list[NDArray[np.float64]]:
+        pixels, mask, origins, _ = image
+        view = View(pixels, mask)
+        return [part.examine(view, origins, size_px=normals.size_px, with_map=False).scores for part in fitted]
+
+    # An image each keeps more threads busy than pieces of one.
+    scores = [np.concatenate(values) for values in zip(*map_in_threads(score, normals.views()), strict=True)]
+    return tuple(
+        FusedPart(name, part, weight, fit_surprisal(values))
+        for (name, weight), part, values in zip(config.parts, fitted, scores, strict=True)
+    )
+
+
+def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detector:
+    """Return a part with its settings, not fitted."""
+    found = find_detector_class(name)
+    order = get_args(Knowledge)
+    if order.index(found.knowledge) > order.index(knowledge):
+        raise DetectorError(
+            f"{name} knows more than this fusion may ({found.knowledge}, not {knowledge}): take it into fusion_prior"
+        )
+    part: Detector = found(getattr(config, name)) if name in _SETTINGS else found()
+    return part
+
+
+_SETTINGS = [field.name for field in dataclasses.fields(FusionConfig)[1:]]
+
+
+def _examine_parts(
+    parts: Sequence[FusedPart], view: View, origins: Origins, *, size_px: int, with_map: bool
+) -> Examination:
+    scores = np.zeros(len(origins))
+    total = np.zeros(view.shape, np.float32) if with_map else None
+    for part in parts:  # one after the other, so that no two of their maps are held at a time
+        examined = part.detector.examine(view, origins, size_px=size_px, with_map=with_map)
+        scores += part.weight * part.surprisal(examined.scores)
+        if total is not None and examined.anomaly_map is not None:
+            _add_surprisal(part, examined.anomaly_map, total)
+        del examined
+    return Examination(scores, total)
+
+
+def _add_surprisal(part: FusedPart, answer: NDArray[np.float32], total: NDArray[np.float32]) -> None:
     """Add a part's weighted surprisal, in bands, since it is float64."""
 
     def add(start: int) -> None:
         band = slice(start, start + _BAND_PX)
-        total[band] += (fused.weight * fused.surprisal(answer[band])).astype(np.float32)
+        total[band] += (part.weight * part.surprisal(answer[band])).astype(np.float32)
 
     for _ in map_in_threads(add, range(0, len(total), _BAND_PX)):
         pass
 
 
-def pool_patches(
-    answer: NDArray[np.float32], origins: Origins, *, size_px: int, strongest: int | None
-) -> NDArray[np.float64]:
-    """Return the mean of each patch's strongest pixels, or of all, shape (n,); patches may reach past the border."""
-    pooled = np.empty(len(origins))
-    for number, (row, col) in enumerate(origins.tolist()):
-        values = answer[row : row + size_px, col : col + size_px].ravel()
-        if strongest is not None and strongest < len(values):
-            values = np.partition(values, len(values) - strongest)[len(values) - strongest :]
-        pooled[number] = values.mean(dtype=np.float64)
-    return pooled
+def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
+    settings: dict[str, Any] = {}
+    tensors: dict[str, NDArray[Any]] = {}
+    for part in parts:
+        state = part.detector.get_state()
+        settings[part.name] = {"settings": state.settings, "surprisal": dataclasses.asdict(part.surprisal)}
+        tensors |= {f"{part.name}.{name}": tensor for name, tensor in state.tensors.items()}
+    return DetectorState({"config": dataclasses.asdict(config), "parts": settings}, tensors)
 
 
-def fuse_parts(
-    parts: Sequence[tuple[str, Part, int | None, float]],
-    normals: Sequence[tuple[Tissue, Origins]],
-    *,
-    size_px: int,
-) -> Fusion:
-    """Calibrate parts on the patches of normal images.
-
-    Parameters
-    ----------
-    parts
-        Name, part, ``strongest`` and weight; see `FusedPart`.
-    normals
-        Normal tissue with the origins of its normal patches, (n, 2).
-    size_px
-        Side of a patch.
-    """
-    pooled: list[list[NDArray[np.float64]]] = [[] for _ in parts]
-
-    def pool(normal: tuple[Tissue, Origins]) -> list[NDArray[np.float64]]:
-        tissue, origins = normal
-        return [
-            pool_patches(part.map_tissue(tissue), origins, size_px=size_px, strongest=strongest)
-            for _, part, strongest, _ in parts
-        ]
-
-    for answers in map_in_threads(pool, normals):  # an image each, which keeps more threads busy than pieces of one
-        for values, answer in zip(pooled, answers, strict=True):
-            values.append(answer)
-    return Fusion(
-        tuple(
-            FusedPart(name, part, strongest, weight, fit_surprisal(np.concatenate(values)))
-            for (name, part, strongest, weight), values in zip(parts, pooled, strict=True)
-        )
-    )
+def _restore_parts(state: DetectorState) -> tuple[FusionConfig, Parts]:
+    config = read_config(FusionConfig, state.settings["config"])
+    parts = []
+    for name, weight in config.parts:
+        entry, prefix = state.settings["parts"][name], f"{name}."
+        tensors = {key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)}
+        detector = find_detector_class(name).from_state(DetectorState(entry["settings"], tensors))
+        parts.append(FusedPart(name, detector, weight, read_config(Surprisal, entry["surprisal"])))
+    return config, tuple(parts)

@@ -1,31 +1,39 @@
-"""Prominence: how bright a region is within its own breast. No learning.
+"""Prominence: regional brightness relative to the image's own tissue. No learning.
 
 A mass is a region of several millimetres that is denser than the tissue around it. Its brightness in absolute terms
-says more about the patient than about the lesion; its standing among the regions of the same breast does not. The
-mean over some millimetres, less the median of the breast and divided by its spread, is that standing. Reason to
+says more about the patient than about the lesion; its standing among the regions of the same image does not. The mean
+over some millimetres, less the median of the image's tissue and divided by its spread, is that standing. Reason to
 exist: it needs no training, sees what the speck detectors cannot, and no learned mass detector was accepted here that
 did not beat it.
 
-What it assumes: that the whole breast is given, not a cut-out, and that the densest region deserves the look. The
-pectoral muscle of an oblique view is such a region and is its usual false alarm.
+What it assumes: that the whole organ is given, not a cut-out, and that the densest region deserves the look. A muscle
+at the image's border is such a region and its usual false alarm.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unary.detectors.tissue import Strips
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import read_config
+from unary.detectors.tissue import Tissue, examine_answer
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
 
 _COARSE = 4  # the mean over millimetres needs no fine grid
 
 
 @dataclass(frozen=True)
-class Prominence:
-    """Regional brightness against the breast's own distribution.
+class ProminenceConfig:
+    """How large a region is.
 
     Attributes
     ----------
@@ -36,24 +44,62 @@ class Prominence:
     region_px: float = 32.0
 
     def __post_init__(self) -> None:
-        if not self.region_px > 0:
+        if not 0 < self.region_px < math.inf:
             raise ValueError(f"region_px must be positive, got {self.region_px}")
 
-    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
-        """Return the standing of each pixel's region, shape (rows, cols), in spreads above the breast's median."""
-        strips = [
-            (_block_means(strip.mask.astype(np.float32)), _block_means(strip.intensity * strip.mask))
-            for strip in tissue.strips(0)  # a strip begins at a multiple of the block
-        ]
-        inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-        sigma = self.region_px / _COARSE
-        regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
-        own = regional[inside > 0.5]
-        rows, cols = tissue.mask.shape
-        if own.size == 0 or not own.std() > 0:
-            return np.zeros((rows, cols), np.float32)
-        standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
-        return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
+
+@dataclass(frozen=True, eq=False)
+class Prominence:
+    """Regional brightness relative to the image's own tissue.
+
+    The map holds spreads above the median of the image's regions; a patch's score is its mean. There is nothing to fit.
+
+    Attributes
+    ----------
+    config
+        The size of a region.
+    """
+
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "no learning"
+    config: ProminenceConfig = ProminenceConfig()
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Prominence:
+        """Return the same detector."""
+        return self
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        standing = _measure_standing(view.tissue, self.config.region_px)
+        return examine_answer(view, standing, origins, size_px=size_px, strongest=None, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return the configuration."""
+        return DetectorState({"config": dataclasses.asdict(self.config)})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Prominence:
+        """Undo `get_state`."""
+        return cls(read_config(ProminenceConfig, state.settings["config"]))
+
+
+def _measure_standing(tissue: Tissue, region_px: float) -> NDArray[np.float32]:
+    """Return the standing of each pixel's region, (rows, cols), in spreads above the median; 0 if all are alike."""
+    rows, cols = tissue.shape
+    if not tissue.mask.any():
+        return np.zeros((rows, cols), np.float32)
+    strips = [
+        (_block_means(strip.mask.astype(np.float32)), _block_means(strip.intensity * strip.mask))
+        for strip in tissue.strips(0)  # a strip begins at a multiple of the block
+    ]
+    inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
+    sigma = region_px / _COARSE
+    regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
+    own = regional[inside > 0.5]
+    if own.size == 0 or not own.std() > 0:
+        return np.zeros((rows, cols), np.float32)
+    standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
+    return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
 
 
 def _block_means(values: NDArray[np.float32]) -> NDArray[np.float32]:

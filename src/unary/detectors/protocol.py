@@ -19,7 +19,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
 if TYPE_CHECKING:
-    from unary.detectors.tissue import TissueScan
+    from unary.detectors.tissue import Tissue
 
 Grid = Literal["stored", "working"]
 Knowledge = Literal["no learning", "normals only", "normals + lesion prior"]
@@ -46,7 +46,7 @@ class View:
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     @cached_property
-    def tissue(self) -> TissueScan:
+    def tissue(self) -> Tissue:
         """Intensity with the outside filled in, computed once for all parts of a fusion."""
         from unary.detectors.tissue import scan_tissue
 

@@ -8,59 +8,164 @@ its strongest pixels); the second one is what makes it good where false alarms m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from unary.detectors.blind_spot import subtract_local_mean
-from unary.detectors.tissue import NOISE_HALO_PX, Strips, Tissue, measure_noise
-from unary.detectors.unet import UNet
+from unary.detectors.crops import Source, describe_with_noise, draw_crop, find_sources, turn
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
+from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.tissue import examine_answer
+from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.engine import StepsConfig, mixed_precision, train_steps
 
-INPUTS = 3
-STRONGEST = 8
-_OUTSIDE = -20.0
-_HALO_PX = NOISE_HALO_PX + 58  # what the network sees, up to a multiple of 32 altogether
+_CROP_PX = 96
+_PATCH_PX = 64
+_LESION_SHARE = 0.6  # of the crops
+_LESION_WEIGHT = 3.0  # of lesion pixels against the rest
+_PIXEL_WEIGHT = 0.5  # of the pixel loss against the patch loss
+_OUTSIDE = 30.0
 
 
-def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
-    """Return the network's channels, (n, 3, rows, cols), from three tensors of shape (n, 1, rows, cols).
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The network, how a patch is scored, what is simulated, and training.
 
-    Intensity roughly standardised; fine structure in units of the local noise, compressed so that a large calcification
-    does not drown a small one; the mask.
+    Attributes
+    ----------
+    widths
+        Feature maps of the U-Net at each resolution, finest first.
+    strongest
+        How many of the largest pixels of a patch are averaged.
+    simulation
+        Ranges of the simulated calcifications.
+    training
+        Optimisation.
     """
-    contrast = torch.asinh(subtract_local_mean(intensity) / noise / 4)
-    return torch.cat([(intensity - 0.4) / 0.2, contrast, mask], dim=1)
 
+    widths: tuple[int, ...] = (16, 32, 64)
+    strongest: int = 8
+    simulation: CalcificationConfig = field(default=CalcificationConfig())
+    training: StepsConfig = field(default=StepsConfig(steps=1500, batch_size=16))
 
-def pad_planes(tissue: Tissue, multiple_px: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return intensity, noise and mask, (1, 1, rows, cols) float32, repeated below and right up to a multiple."""
-    rows, cols = tissue.mask.shape
-    padding = (0, -cols % multiple_px, 0, -rows % multiple_px)
-    intensity, noise, mask = (
-        F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
-        for plane in (tissue.intensity, tissue.noise, tissue.mask)
-    )
-    return intensity, noise, mask
+    def __post_init__(self) -> None:
+        UNetConfig(widths=self.widths)
+        if not 1 <= self.strongest <= _PATCH_PX**2:
+            raise ValueError(f"strongest must lie in 1 to {_PATCH_PX**2}, got {self.strongest}")
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A trained network as a detector of calcifications."""
+    """U-Net on calcifications simulated in normal tissue.
 
-    network: UNet
+    The map holds the log-odds of a calcification; the score is the mean of a patch's strongest pixels.
 
-    def map_tissue(self, tissue: Strips) -> NDArray[np.float32]:
-        """Return the log-odds of calcification, shape (rows, cols)."""
-        answer = np.empty(tissue.mask.shape, np.float32)
-        for strip in tissue.strips(_HALO_PX):
-            rows, cols = strip.mask.shape
-            part = Tissue(strip.intensity, strip.mask, measure_noise(strip.intensity, strip.mask))
-            with torch.inference_mode():
-                inputs = build_inputs(*pad_planes(part, self.network.config.multiple_px))
-                log_odds = self.network(inputs.contiguous(memory_format=torch.channels_last))[0, 0, :rows, :cols]
-            answer[strip.rows] = np.where(strip.mask, log_odds.numpy(), np.float32(_OUTSIDE))[strip.own]
-        return answer
+    Attributes
+    ----------
+    config
+        Network, scoring, simulation, training.
+    network
+        The trained network; None before fitting.
+    """
+
+    grid: ClassVar[Grid] = "working"
+    knowledge: ClassVar[Knowledge] = "normals + lesion prior"
+    config: SegmentationConfig = SegmentationConfig()
+    network: UNet | None = field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Segmentation:
+        """Learn to find simulated calcifications; see `unary.detectors.protocol.Detector.fit`."""
+        sources = find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        library = build_library(self.config.simulation, np.random.default_rng(context.seed))
+        model = _WithCalibration(build_unet(UNetConfig(widths=self.config.widths), seed=context.seed))
+
+        def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
+            return _draw_batch(sources, library, rng, count=count)
+
+        def compute_loss(intensity: Tensor, noise: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+            with mixed_precision():
+                log_odds = model.network(build_inputs(intensity, noise, mask))
+            return _measure_loss(log_odds.float(), target, mask, model.patch, strongest=self.config.strongest)
+
+        train_steps(
+            model,
+            draw,
+            compute_loss,
+            self.config.training,
+            context,
+            name="segmentation",
+            settings={**dataclasses.asdict(self.config), "training": None},
+            data_hash=normals.digest(),
+        )
+        return dataclasses.replace(self, network=model.network)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
+        answer = map_tissue(require_fitted(self.network, "segmentation"), view.tissue)
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+
+    def get_state(self) -> DetectorState:
+        """Return configuration and weights."""
+        network = require_fitted(self.network, "segmentation")
+        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Segmentation:
+        """Undo `get_state`."""
+        config = read_config(SegmentationConfig, state.settings["config"])
+        network = build_unet(UNetConfig(widths=config.widths), seed=0)
+        import_network(network, state.tensors)
+        return cls(config, network)
+
+
+class _WithCalibration(nn.Module):
+    """The network and the two numbers that turn its strongest answers into a patch's log-odds; training only."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+        self.patch = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+
+def _draw_batch(
+    sources: Sequence[Source], library: CalcificationLibrary, rng: np.random.Generator, *, count: int
+) -> Sequence[Tensor]:
+    """Return intensity, noise, mask and target, (count, 1, crop, crop) float32 each."""
+    planes = np.zeros((4, count, 1, _CROP_PX, _CROP_PX), np.float32)
+    for number in range(count):
+        intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
+        target = np.zeros(mask.shape, bool)
+        if rng.random() < _LESION_SHARE:
+            intensity, target = add_calcifications(intensity, noise, library, rng)
+        gain = np.float32(np.exp(0.15 * rng.normal()))
+        offset = np.float32(0.05 * rng.normal())
+        symmetry = int(rng.integers(8))
+        drawn = (np.minimum(intensity, 1) * gain + offset, noise * gain, mask, target * mask)
+        for plane, values in zip(planes, drawn, strict=True):
+            plane[number, 0] = turn(values, symmetry)
+    return list(torch.from_numpy(planes))
+
+
+def _measure_loss(log_odds: Tensor, target: Tensor, mask: Tensor, calibration: Tensor, *, strongest: int) -> Tensor:
+    """Pixel loss inside the mask, and the loss of the central patch by the statistic that will score it."""
+    by_pixel = F.binary_cross_entropy_with_logits(
+        log_odds, target, weight=mask, pos_weight=log_odds.new_tensor(_LESION_WEIGHT)
+    )
+    margin = (_CROP_PX - _PATCH_PX) // 2
+    centre = (..., slice(margin, margin + _PATCH_PX), slice(margin, margin + _PATCH_PX))
+    inside = (log_odds - _OUTSIDE * (1 - mask))[centre].flatten(1)
+    pooled = inside.topk(strongest, dim=1).values.mean(dim=1)
+    holds_lesion = (target[centre].flatten(1).sum(dim=1) > 0).float()
+    by_patch = F.binary_cross_entropy_with_logits(pooled * calibration[0] + calibration[1], holds_lesion)
+    return _PIXEL_WEIGHT * by_pixel + by_patch

@@ -3,8 +3,8 @@
 Calcifications of 0.12 to 3 mm: compact with irregular outline, rings (calcified walls), rods, and clumps of several
 grains; single, in small groups, or in clusters of up to 25. Shapes are drawn four times finer than the grid, averaged
 onto it at a random sub-pixel position and blurred as by a detector. Contrast is drawn relative to the local noise,
-since it is noise that hides a speck. The ranges follow the radiology of calcifications (ACR BI-RADS atlas, 5th
-edition, morphology and distribution), not the annotations of any data set.
+since it is noise that hides a speck. The ranges follow the radiology of calcifications (reporting atlas of the American
+College of Radiology, 5th edition, 2013: morphology and distribution), not the annotations of any data set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Grid = NDArray[np.float32]
+Plane = NDArray[np.float32]
 Shape = Literal["compact", "ring", "rod", "clump"]
 
 _FINER = 4
@@ -31,7 +31,7 @@ _LESION_LEVEL = 0.4  # of the peak: what counts as lesion in the target
 
 @dataclass(frozen=True)
 class CalcificationConfig:
-    """Ranges of the simulation.
+    """Ranges of simulated calcifications.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class CalcificationLibrary:
 
     config: CalcificationConfig
     diameters_mm: NDArray[np.float64]
-    templates: tuple[Grid, ...]
+    templates: tuple[Plane, ...]
 
 
 def build_library(config: CalcificationConfig, rng: np.random.Generator, *, count: int = 3000) -> CalcificationLibrary:
@@ -74,7 +74,7 @@ def build_library(config: CalcificationConfig, rng: np.random.Generator, *, coun
     return CalcificationLibrary(config, diameters, tuple(templates))
 
 
-def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generator) -> Grid:
+def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generator) -> Plane:
     """Return one calcification with peak 1 on a square of odd side, float32."""
     radius = diameter_px / 2 * _FINER
     reach = {"compact": 1.4, "ring": 1.4, "rod": 2.2, "clump": 2.2}[shape]
@@ -99,7 +99,7 @@ def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generato
         thickness = np.clip(1 - distance**2, 0, None) ** flatness
     blocks = thickness.reshape(side // _FINER, _FINER, side // _FINER, _FINER).mean(axis=(1, 3))
     blurred = ndimage.gaussian_filter(blocks, rng.uniform(0.4, 0.9))
-    template: Grid = (blurred / blurred.max()).astype(np.float32)
+    template: Plane = (blurred / blurred.max()).astype(np.float32)
     return template
 
 
@@ -128,14 +128,14 @@ def _outline_distance(
 
 
 def add_calcifications(
-    intensity: Grid, noise: Grid, library: CalcificationLibrary, rng: np.random.Generator
-) -> tuple[Grid, NDArray[np.bool_]]:
+    intensity: Plane, noise: Plane, library: CalcificationLibrary, rng: np.random.Generator
+) -> tuple[Plane, NDArray[np.bool_]]:
     """Return a crop of normal tissue with calcifications added, and where they are.
 
     Parameters
     ----------
     intensity, noise
-        Shape (rows, cols), float32, of one crop; see `unary.detectors.tissue.Tissue`. Not changed.
+        Shape (rows, cols), float32, of one crop: see `unary.detectors.tissue.Tissue` and `measure_noise`. Not changed.
     library
         Templates and ranges.
     rng
@@ -169,11 +169,11 @@ def add_calcifications(
 
 
 def _paste(
-    changed: Grid,
+    changed: Plane,
     target: NDArray[np.bool_],
-    template: Grid,
+    template: Plane,
     corner: NDArray[np.int_],
-    noise: Grid,
+    noise: Plane,
     contrast: float,
 ) -> None:
     """Add one template in place, as far as it lies inside."""

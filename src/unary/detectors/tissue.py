@@ -1,9 +1,8 @@
-"""What the dense detectors read of an image: intensity with the outside filled, the mask, and the local noise.
+"""What the dense detectors read of an image: intensity with the outside filled in, the mask, and the local noise.
 
-The skin line, and the rim of the film or of the collimated field, are the strongest edges of a mammogram. Outside the
-breast a prepared image is zero; filled there with the mean of the tissue near by, the edge is gone, and the detectors
-can look at the last millimetres of tissue as at any other. The outermost pixels of the breast mix both and count as
-outside.
+The rim of the tissue, of a film or of a collimated field is often the strongest edge of an image. Outside the tissue a
+prepared image is zero; filled there with the mean of the tissue near by, the edge is gone, and the detectors can look
+at the last millimetres of tissue as at any other. The outermost pixels mix both and count as outside.
 
 Detectors read an image in strips of rows, each with a halo of all that its pixels depend on, so that an image of a
 hundred megapixels takes little more memory than its own map. An ordinary image is a single strip.
@@ -14,16 +13,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.filters import MEAN_WINDOW_PX, smooth_gaussian
+from unary.detectors.protocol import Examination, View
+from unary.patches.grid import Origins
+from unary.patches.preparation import FULL_SCALE, erode_mask
 from unary.training.threads import map_in_threads
-from unary.patches.preparation import FULL_SCALE
 
-MEAN_WINDOW_PX = 15
+STRIP_STEP = 32  # strips begin at multiples of it, as blocks of pixels and pooling networks need
 NOISE_WINDOW_PX = 31
 NOISE_SIGMA_PX = 2.0
 NOISE_HALO_PX = 2 * (NOISE_WINDOW_PX // 2) + 8  # two windows, and the Gaussian to four of its widths
@@ -31,7 +33,6 @@ _MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 _RIM_PX = 4
 _FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
 _STRIP_PX = 4_000_000
-_STRIP_STEP = 32  # strips begin at multiples of it, as blocks of pixels and pooling networks need
 _FLOAT64_PX = 300_000
 _SAMPLE_PX = 16_000_000
 
@@ -56,67 +57,21 @@ class Strip:
     mask: NDArray[np.bool_]
 
 
-class Strips(Protocol):
-    """Tissue that can be read in strips: `Tissue` or `TissueScan`."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Shape (rows, cols), as in `Tissue`."""
-        ...
-
-    @property
-    def strip_rows(self) -> int:
-        """How many rows a strip stands for; those of the image or more where there is a single one."""
-        ...
-
-    def strips(self, halo_px: int) -> Iterator[Strip]:
-        """Yield the strips from above, each with ``halo_px`` more rows on either side as far as there are any."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """One prepared image as the dense detectors see it, whole.
-
-    Attributes
-    ----------
-    intensity
-        Shape (rows, cols), float32, in [0, 1]; outside the mask the local mean of the tissue.
-    mask
-        Shape (rows, cols), bool: the breast without its outermost four pixels.
-    noise
-        Shape (rows, cols), float32, positive: the root mean square of the fine structure near each pixel.
-    """
-
-    intensity: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    noise: NDArray[np.float32]
-
-    @property
-    def strip_rows(self) -> int:
-        """All rows."""
-        return len(self.mask)
-
-    def strips(self, halo_px: int) -> Iterator[Strip]:
-        """Yield the image as one strip."""
-        whole = slice(0, len(self.mask))
-        yield Strip(whole, whole, self.intensity, self.mask)
-
-
-@dataclass(frozen=True, eq=False)
-class TissueScan:
-    """The same of an image of any size, computed strip by strip whenever it is read.
+    """One prepared image as the dense detectors see it, read strip by strip.
 
     Attributes
     ----------
     pixels
         The prepared image, shape (rows, cols), uint16.
     mask
-        As in `Tissue`.
+        Shape (rows, cols), bool: the tissue without its outermost four pixels.
     strip_rows
-        Rows of a strip.
+        Rows of a strip; those of the image or more where there is a single one.
     intensity
-        As in `Tissue`, kept where the image is a single strip; else None.
+        Shape (rows, cols), float32, in [0, 1]; outside the mask the local mean of the tissue. None where there are
+        several strips: then it is computed whenever one is read.
     """
 
     pixels: NDArray[np.uint16]
@@ -124,55 +79,66 @@ class TissueScan:
     strip_rows: int
     intensity: NDArray[np.float32] | None
 
-    def strips(self, halo_px: int) -> Iterator[Strip]:
-        """Yield the strips from above."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.mask.shape[0]), int(self.mask.shape[1])
+
+    def strips(self, halo_px: int, *, most_rows: int | None = None) -> Iterator[Strip]:
+        """Yield the strips from above.
+
+        Parameters
+        ----------
+        halo_px
+            So many more rows on either side, as far as there are any.
+        most_rows
+            A multiple of 32; strips are as low as this, if they are not lower anyway.
+        """
         rows = len(self.mask)
-        for start in range(0, rows, self.strip_rows):
-            stop = min(start + self.strip_rows, rows)
+        step = self.strip_rows if most_rows is None else min(self.strip_rows, most_rows)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
             first, last = max(start - halo_px, 0), min(stop + halo_px, rows)
-            if self.intensity is None:
-                intensity = fill_outside(self.pixels, self.mask, first, last)
-            else:
-                intensity = self.intensity[first:last]
-            yield Strip(slice(start, stop), slice(start - first, stop - first), intensity, self.mask[first:last])
+            yield Strip(
+                slice(start, stop),
+                slice(start - first, stop - first),
+                self.read_intensity(first, last),
+                self.mask[first:last],
+            )
+
+    def read_intensity(self, first: int, last: int) -> NDArray[np.float32]:
+        """Return the intensity of the rows from ``first`` up to ``last``, float32."""
+        if self.intensity is not None:
+            return self.intensity[first:last]
+        return _fill_outside(self.pixels, self.mask, first, last)
 
 
-def scan_tissue(pixels: NDArray[np.uint16]) -> TissueScan:
-    """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast, in memory for some strips."""
-    rows, cols = pixels.shape
-    mask = find_tissue(pixels)
-    strip_rows = max(_STRIP_PX // cols // _STRIP_STEP, 1) * _STRIP_STEP
-    intensity = fill_outside(pixels, mask, 0, rows) if rows <= strip_rows else None
-    return TissueScan(pixels, mask, strip_rows, intensity)
+def scan_tissue(pixels: NDArray[np.uint16], mask: NDArray[np.bool_]) -> Tissue:
+    """Describe a prepared image, in memory for some strips.
 
-
-def read_tissue(pixels: NDArray[np.uint16], *, with_noise: bool = True) -> Tissue:
-    """Describe a prepared image, shape (rows, cols), uint16, zero outside the breast.
-
-    Without noise, which takes as long as all else and which simulated lesions alone need, it is 1 everywhere.
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), uint16; 65535 is intensity 1.
+    mask
+        Shape (rows, cols), bool: where tissue is. No pixel outside has any influence.
     """
-    mask = find_tissue(pixels)
-    intensity = fill_outside(pixels, mask, 0, len(pixels))
-    noise = measure_noise(intensity, mask) if with_noise else np.broadcast_to(np.float32(1), mask.shape)
-    return Tissue(intensity, mask, noise)
+    rows, cols = pixels.shape
+    inner = find_tissue(mask)
+    strip_rows = max(_STRIP_PX // max(cols, 1) // STRIP_STEP, 1) * STRIP_STEP
+    intensity = _fill_outside(pixels, inner, 0, rows) if rows <= strip_rows else None
+    return Tissue(pixels, inner, strip_rows, intensity)
 
 
-def find_tissue(pixels: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Return the breast without its outermost pixels, shape (rows, cols); whole where nothing would be left."""
-    breast: NDArray[np.bool_] = ndimage.binary_fill_holes(pixels > 0)
-    inner = breast.copy()
-    for _ in range(_RIM_PX):
-        before = inner.copy()
-        inner[1:] &= before[:-1]
-        inner[:-1] &= before[1:]
-        inner[:, 1:] &= before[:, :-1]
-        inner[:, :-1] &= before[:, 1:]
-    return inner if inner.any() else breast
+def find_tissue(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask, (rows, cols), without its outermost four pixels; whole where nothing would be left."""
+    inner = erode_mask(mask, _RIM_PX)
+    return inner if inner.any() else mask
 
 
-def fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float32]:
-    """Return the intensity of the rows from ``first`` up to ``last``, float32: outside the mask the local mean."""
-    high = max(_FLOAT64_PX // mask.shape[1], 2 * _MEAN_HALO_PX)
+def _fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.float32]:
+    """Return the intensity of the rows from ``first`` up to ``last``: outside the mask the local mean."""
+    high = max(_FLOAT64_PX // max(mask.shape[1], 1), 2 * _MEAN_HALO_PX)
 
     def fill(start: int) -> NDArray[np.float32]:
         stop = min(start + high, last)
@@ -183,13 +149,14 @@ def fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: int
         local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)
         return np.where(mask[start:stop], raw[own], local_mean).astype(np.float32)
 
-    return np.concatenate(list(map_in_threads(fill, range(first, last, high))))
+    filled = list(map_in_threads(fill, range(first, last, high)))
+    return np.concatenate(filled) if filled else np.zeros((0, mask.shape[1]), np.float32)
 
 
 def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the root mean square of the fine structure near each pixel, (rows, cols) as both arguments."""
+    """Return the root mean square of the fine structure near each pixel, positive, (rows, cols) as both arguments."""
     inside = mask.astype(np.float64)
-    fine = (intensity - ndimage.gaussian_filter(intensity, NOISE_SIGMA_PX)) * inside
+    fine = (intensity - smooth_gaussian(torch.from_numpy(intensity), NOISE_SIGMA_PX).numpy()) * inside
     share = smooth(inside, NOISE_WINDOW_PX) + 1e-3
     noise: NDArray[np.float64] = np.sqrt(smooth(np.square(fine), NOISE_WINDOW_PX) / share) + _FLOOR
     return noise.astype(np.float32)
@@ -203,12 +170,14 @@ def sample_scale(strip: Strip, local: NDArray[np.float32], shape: tuple[int, int
 
     Parameters
     ----------
+    strip
+        Where.
     local
         Of the strip's own rows.
     shape
         Of the image.
     """
-    step = math.isqrt((shape[0] * shape[1] - 1) // _SAMPLE_PX) + 1
+    step = math.isqrt(max(shape[0] * shape[1] - 1, 0) // _SAMPLE_PX) + 1
     grid = (slice(-strip.rows.start % step, None, step), slice(None, None, step))
     sample: NDArray[np.float32] = local[grid][strip.mask[strip.own][grid]]
     return sample
@@ -216,7 +185,7 @@ def sample_scale(strip: Strip, local: NDArray[np.float32], shape: tuple[int, int
 
 def find_typical(samples: Sequence[NDArray[np.float32]]) -> float | None:
     """Return the median over all strips of an image; None where it holds no tissue."""
-    values = np.concatenate(samples)
+    values = np.concatenate([np.zeros(0, np.float32), *samples])
     return float(np.median(values, overwrite_input=True)) if values.size else None
 
 
@@ -228,3 +197,55 @@ def smooth(values: NDArray[np.floating], window_px: int) -> NDArray[np.float64]:
     once = ndimage.uniform_filter(values.astype(np.float64), window_px, mode="constant")
     twice: NDArray[np.float64] = np.maximum(ndimage.uniform_filter(once, window_px, mode="constant"), 0)
     return twice
+
+
+def examine_answer(
+    view: View,
+    answer: NDArray[np.float32],
+    origins: Origins,
+    *,
+    size_px: int,
+    strongest: int | None,
+    with_map: bool,
+) -> Examination:
+    """Read patch scores off a dense detector's answer, and make a map of it.
+
+    Parameters
+    ----------
+    view, origins, size_px, with_map
+        As in `unary.detectors.protocol.Detector.examine`.
+    answer
+        Shape (rows, cols), float32, finite; it becomes the map, NaN outside the tissue.
+    strongest
+        See `pool_patches`.
+    """
+    scores = pool_patches(answer, origins, size_px=size_px, strongest=strongest)
+    if not with_map:
+        return Examination(scores, None)
+    np.copyto(answer, np.float32(np.nan), where=~view.tissue.mask)
+    return Examination(scores, answer)
+
+
+def pool_patches(
+    answer: NDArray[np.float32], origins: Origins, *, size_px: int, strongest: int | None
+) -> NDArray[np.float64]:
+    """Return the mean of each patch's strongest pixels, or of all, shape (n,).
+
+    Parameters
+    ----------
+    answer
+        Shape (rows, cols).
+    origins
+        Shape (n, 2): (row, col). Of a patch that reaches past the border what lies inside counts.
+    size_px
+        Side of a patch.
+    strongest
+        How many pixels; None takes all.
+    """
+    pooled = np.empty(len(origins))
+    for number, (row, col) in enumerate(origins.tolist()):
+        values = answer[row : row + size_px, col : col + size_px].ravel()
+        if strongest is not None and strongest < len(values):
+            values = np.partition(values, len(values) - strongest)[len(values) - strongest :]
+        pooled[number] = values.mean(dtype=np.float64)
+    return pooled

@@ -1,13 +1,25 @@
-"""A small U-Net, the shape that the dense detectors share."""
+"""A small U-Net, what it reads of an image, and how it goes over one: shared by the detectors that learn from crops."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
+from unary.detectors.tissue import NOISE_HALO_PX, STRIP_STEP, Strip, Tissue, measure_noise
+from unary.training.threads import map_in_threads
+
+INPUTS = 3
+_OUTSIDE = -20.0
+_BAND_PX = 512
+_MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
+_MOST_LEVELS = 6  # bands begin at multiples of 32 rows
 
 
 @dataclass(frozen=True)
@@ -22,17 +34,22 @@ class UNetConfig:
         Feature maps at each resolution, finest first; each step down halves rows and columns.
     """
 
-    inputs: int
+    inputs: int = INPUTS
     widths: tuple[int, ...] = (16, 32, 64)
 
     def __post_init__(self) -> None:
-        if self.inputs < 1 or not self.widths or min(self.widths) < 1:
-            raise ValueError(f"inputs and widths must be positive: {self}")
+        if self.inputs < 1 or not 1 <= len(self.widths) <= _MOST_LEVELS or min(self.widths) < 1:
+            raise ValueError(f"inputs and up to {_MOST_LEVELS} widths must be positive: {self.inputs}, {self.widths}")
 
     @property
     def multiple_px(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def reach_px(self) -> int:
+        """How far the network sees, at most: two pixels down and one up at each resolution, and pooling blocks."""
+        return int(3 * 2 ** len(self.widths))
 
 
 class UNet(nn.Module):
@@ -73,3 +90,42 @@ def build_unet(config: UNetConfig, *, seed: int) -> UNet:
 
 def _convolve(inner: int, outer: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inner, outer, 3, padding=1), nn.ReLU(inplace=True))
+
+
+def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    """Return the network's channels, (n, 3, rows, cols), from three tensors of shape (n, 1, rows, cols).
+
+    Intensity roughly standardised; fine structure in units of the local noise, compressed so that a large speck does
+    not drown a small one; the mask.
+    """
+    contrast = torch.asinh(subtract_local_mean(intensity) / noise / 4)
+    inputs = torch.cat([(intensity - 0.4) / 0.2, contrast, mask], dim=1)
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def map_tissue(network: UNet, tissue: Tissue) -> NDArray[np.float32]:
+    """Return a network's answer to `build_inputs` at each pixel, shape (rows, cols), float32; -20 outside the tissue.
+
+    Band by band, of a height that no number of threads changes, each with a margin that holds all that it depends on.
+    """
+    answer = np.full(tissue.shape, _OUTSIDE, np.float32)
+    halo = -(-(NOISE_HALO_PX + _MEAN_HALO_PX + network.config.reach_px) // STRIP_STEP) * STRIP_STEP
+
+    def examine(strip: Strip) -> None:
+        rows, cols = strip.mask.shape
+        mask = strip.mask[strip.own]
+        if not mask.any():
+            return
+        planes = (strip.intensity, measure_noise(strip.intensity, strip.mask), strip.mask)
+        padding = (0, -cols % network.config.multiple_px, 0, -rows % network.config.multiple_px)
+        with torch.inference_mode():
+            intensity, noise, inside = (
+                F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
+                for plane in planes
+            )
+            found = network(build_inputs(intensity, noise, inside))[0, 0, :rows, :cols]
+        np.copyto(answer[strip.rows], found[strip.own].numpy(), where=mask)
+
+    for _ in map_in_threads(examine, tissue.strips(halo, most_rows=_BAND_PX)):
+        pass
+    return answer
