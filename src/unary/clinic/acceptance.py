@@ -1,9 +1,9 @@
 """Which files a model can use, told before it is run: each is accepted, or refused with a named reason.
 
-The header decides first, since it says what no pixel shows: an implant, a magnified view, a test object. Then the
-pixels are decoded, in a process of their own. What is unusual but usable is noted; `AcceptanceConfig.strict` refuses it
-too. An attribute that is absent is no reason to refuse, for many are absent in practice: a missing "implant present" is
-not a "no", only unknown.
+The header decides first, since it says what no pixel shows: an implant, a magnified view, a test object. The profile
+says what to look for in it. Then the pixels are decoded, in a process of their own. What is unusual but usable is
+noted; `AcceptanceConfig.strict` refuses it too. An attribute that is absent is no reason to refuse, for many are absent
+in practice: a missing "implant present" is not a "no", only unknown.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
@@ -23,9 +24,11 @@ from unary.images.attributes import Attributes
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.domain import compare_parts, describe_attributes, describe_image
+from unary.profiles import DEFAULT, Headers, Profile, find_profile
 from unary.records import Domain
 
-MAGNIFIED_FROM = 1.2  # contact mammograms have 1.0 to 1.1, magnified ones 1.5 to 2
+_WITH_INTENT = ("MG", "DX", "IO", "PX")  # others have no Presentation Intent Type (PS3.3 C.8.11.1)
+_COMPARABLE_UNITS = ("HU", "BQML", "GML", "CM2ML")  # HU, activity, and uptake by weight or by surface
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class AcceptanceConfig:
     headers_only
         Do not decode the pixels: milliseconds instead of a second per file, and damage inside them stays unseen.
     secondary_capture
-        Also take Secondary Capture objects whose modality is MG, as those of CBIS-DDSM are.
+        Also take Secondary Capture objects of the profile's modalities: scanned films, and screenshots too.
     spacing_needed
         Refuse images that do not state their pixel spacing.
     strict
-        Also refuse what is only noted otherwise: synthetic and contrast-enhanced images, and whatever differs from the
-        images that the model has learned from.
+        Also refuse what is only noted otherwise: what the profile notes, and whatever differs from the images that the
+        model has learned from.
     """
 
     headers_only: bool = False
@@ -72,6 +75,7 @@ class Check:
 
 def check_files(
     inputs: Sequence[Path],
+    profile: str | Profile = DEFAULT,
     *,
     config: AcceptanceConfig | None = None,
     domain: Domain | None = None,
@@ -84,18 +88,23 @@ def check_files(
 
     Parameters
     ----------
+    profile
+        Says which headers are accepted; a model has its own (``model.profile``).
     domain
         Of the model that is to be used; None checks without one.
 
     Raises
     ------
+    ProfileError
+        If there is no profile of that name.
     UnaryError
         If the process that reads images cannot be started.
     """
+    profile = find_profile(profile)
     paths = dict.fromkeys(path for given in inputs for path in _list_images(given))
     with IsolatedReader(limits) as reader:
         bar = tqdm(paths, desc="checking", unit="image", delay=2, disable=None if progress else True)
-        return tuple(check_file(path, reader, config=config, domain=domain) for path in bar)
+        return tuple(check_file(path, reader, profile, config=config, domain=domain) for path in bar)
 
 
 def _list_images(given: Path) -> list[Path]:
@@ -106,9 +115,14 @@ def _list_images(given: Path) -> list[Path]:
 
 
 def check_file(
-    path: Path, reader: IsolatedReader, *, config: AcceptanceConfig | None = None, domain: Domain | None = None
+    path: Path,
+    reader: IsolatedReader,
+    profile: Profile = DEFAULT,
+    *,
+    config: AcceptanceConfig | None = None,
+    domain: Domain | None = None,
 ) -> Check:
-    """Check one file.
+    """Check one file, as `check_files` does.
 
     Returns
     -------
@@ -117,12 +131,12 @@ def check_file(
     """
     config = config or AcceptanceConfig()
     if path.is_dir():
-        return Check(path, False, "NOT_READABLE", "no image (DICOM, PNG, TIFF, PGM) in this folder")
+        return Check(path, False, "NOT_READABLE", "no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
     try:
-        attributes = reader.read_attributes(path)
-        refusals = list(_find_refusals(attributes, config, domain))
+        attributes = reader.read_attributes(path, profile.headers)
+        refusals = list(_find_refusals(attributes, profile.headers, config, domain))
         notes = list(_describe_unknown(attributes))
-        flags = list(_find_flags(attributes))
+        flags = list(_find_flags(attributes, profile.headers, refused=False))
         if not refusals and not config.headers_only:
             part = describe_image(reader.read(path))
         else:
@@ -142,26 +156,15 @@ def check_file(
 
 
 def _find_refusals(
-    attributes: Attributes, config: AcceptanceConfig, domain: Domain | None
+    attributes: Attributes, headers: Headers, config: AcceptanceConfig, domain: Domain | None
 ) -> Iterator[tuple[Reason, str]]:
     """What the header says against using the image, what it is before how it was made."""
-    if attributes.frames != 1 or attributes.kind == "tomosynthesis":
+    if attributes.is_multiframe:
         yield "MULTIFRAME", f"{attributes.frames} frames; tomosynthesis and other multi-frame images are not supported"
-    if attributes.kind is not None and not _is_mammography(attributes, config):
-        yield "NOT_MG", _describe_kind(attributes)
+    yield from _check_kind(attributes, headers, config)
     if not attributes.decodable:
         yield "UNSUPPORTED_SYNTAX", "no decoder for its transfer syntax"
-    if attributes.quality_control:
-        yield "QC_IMAGE", "an image of a test object or for calibration, not of a patient"
-    if attributes.specimen:
-        yield "SPECIMEN", "an image of a specimen, not of a breast"
-    if attributes.implant:
-        yield "IMPLANT", "the breast has an implant (Breast Implant Present, or a view with the implant displaced)"
-    if attributes.magnified or (attributes.magnification or 1.0) >= MAGNIFIED_FROM:
-        factor = "" if attributes.magnification is None else f", magnification factor {attributes.magnification:g}"
-        yield "MAGNIFICATION", f"a magnification or spot compression view{factor}"
-    if attributes.partial:
-        yield "PARTIAL_VIEW", "it shows only a part of the breast"
+    yield from _find_flags(attributes, headers, refused=True)
     known = domain is not None and domain.intents and attributes.intent is not None
     if domain is not None and known and attributes.intent not in domain.intents:
         seen = f"{attributes.intent}, the model has seen {' and '.join(domain.intents)} alone"
@@ -173,38 +176,46 @@ def _find_refusals(
         yield "NO_SPACING", "the pixel spacing is not stated, and the model needs it"
 
 
-def _is_mammography(attributes: Attributes, config: AcceptanceConfig) -> bool:
-    if attributes.kind == "secondary capture":
-        return config.secondary_capture and attributes.modality == "MG"
-    return attributes.kind in ("mammogram", "tomosynthesis")
+def _check_kind(attributes: Attributes, headers: Headers, config: AcceptanceConfig) -> Iterator[tuple[Reason, str]]:
+    """Refuse what the profile does not list; an object of several frames has been refused for that already."""
+    if attributes.raster or attributes.sop_class in headers.sop_classes or attributes.is_multiframe:
+        return
+    code, words = headers.refusal
+    reason = cast(Reason, code)
+    modality = attributes.modality or "unknown"
+    if not attributes.is_capture:
+        if headers.sop_classes:
+            yield reason, f"{words}: another kind of object, modality {modality}"
+    elif attributes.modality not in headers.capture_modalities:
+        yield reason, f"{words}: a secondary capture, modality {modality}"
+    elif not config.secondary_capture:
+        yield reason, f"a secondary capture of modality {modality}, {words}; such are accepted when asked for"
 
 
-def _describe_kind(attributes: Attributes) -> str:
-    if attributes.kind == "secondary capture" and attributes.modality == "MG":
-        return "a secondary capture of modality MG, not a digital mammogram; such are accepted when asked for"
-    return f"not a digital mammogram: {attributes.kind} object, modality {attributes.modality or 'unknown'}"
-
-
-def _find_flags(attributes: Attributes) -> Iterator[tuple[Reason, str]]:
-    """What makes an image unlike an ordinary mammogram, though it can be used."""
-    if attributes.synthetic:
-        yield "SYNTHETIC_2D", "computed from tomosynthesis: specks in it are rendered, not imaged"
-    if attributes.contrast:
-        yield "CONTRAST_ENHANCED", "from a contrast-enhanced examination"
+def _find_flags(attributes: Attributes, headers: Headers, *, refused: bool) -> Iterator[tuple[Reason, str]]:
+    """What the profile looks for in a header, and has found: what is refused, or what is only noted."""
+    for flag in headers.flags:
+        if flag.reason in attributes.flags and flag.refused == refused:
+            known = flag.magnified_from is not None and attributes.magnification is not None
+            factor = f", magnification factor {attributes.magnification:g}" if known else ""
+            yield cast(Reason, flag.reason), flag.detail + factor
 
 
 def _describe_unknown(attributes: Attributes) -> Iterator[str]:
-    if attributes.kind is None:
+    if attributes.raster:
         yield "a raster: presentation intent, equipment, pixel spacing and kind of view are unknown"
-        return
-    values = {
-        "presentation intent": attributes.intent,
-        "manufacturer": attributes.manufacturer,
-        "pixel spacing": attributes.spacing_mm,
-    }
-    missing = [name for name, value in values.items() if value is None]
-    if missing:
-        yield f"not stated: {', '.join(missing)}"
+    else:
+        absent = {
+            "presentation intent": attributes.intent is None and attributes.modality in _WITH_INTENT,
+            "manufacturer": attributes.manufacturer is None,
+            "pixel spacing": attributes.spacing_mm is None,
+            "units": attributes.units is None and attributes.modality == "PT",
+        }
+        missing = [name for name, is_absent in absent.items() if is_absent]
+        if missing:
+            yield f"not stated: {', '.join(missing)}"
+    if attributes.units not in (None, *_COMPARABLE_UNITS):
+        yield f"values in {attributes.units}, which are comparable within one examination alone"
     if attributes.lossy:
         yield "has been compressed with loss"
 

@@ -6,34 +6,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
 from unary.errors import ImageError
 from unary.images.decoding import is_decodable, reading_dicom
-from unary.images.dicom import MAMMOGRAPHY, find_spacing, read_elements
+from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_spacing, find_word, read_elements
+from unary.images.raster import is_lossy
 from unary.images.reading import is_dicom, read_shape
+from unary.profiles.profile import HeaderFlag, Headers
 
-ObjectKind = Literal["mammogram", "tomosynthesis", "secondary capture", "other"]
-
-_TOMOSYNTHESIS = ("1.2.840.10008.5.1.4.1.1.13.1.3",)
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, .7.1 to .7.4
-# SNOMED CT, then the retired codes; PS3.16 CID 4015 (view modifiers) and CID 4014 (views).
-_IMPLANT_DISPLACED = {"399209000", "R-102D5"}
-_MAGNIFIED = {"399163009", "R-102D6", "399055006", "R-102D7"}  # magnification, spot compression
-_SPECIMEN = {"127457009", "G-8310"}
-_SYNTHETIC_TYPES = {"GENERATED_2D", "TOMO_2D"}
-_SYNTHETIC_SERIES = re.compile(r"c-?view|v-?preview|s-?view|insight ?2d|synthe(tic|si[sz]ed)|intelligent ?2d", re.I)
-_CONTRAST_TYPES = {"LOW_ENERGY", "HIGH_ENERGY", "RECOMBINED", "SUBTRACTION"}
+_SECONDARY_CAPTURE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[1-4])?")  # and its multi-frame kinds
+_CT, _PET = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
 _ELEMENTS = [
     "SOPClassUID", "Modality", "ImageType", "PresentationIntentType", "Manufacturer", "ManufacturerModelName",
-    "SeriesDescription", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing", "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor",
-    "ViewCodeSequence", "BreastImplantPresent", "PartialView", "PartialViewCodeSequence", "QualityControlImage",
-    "CalibrationImage", "SpecimenDescriptionSequence", "ContrastBolusAgent", "ContrastBolusAgentSequence",
-    "LossyImageCompression", "SpecificCharacterSet",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored",
+    "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence", "RescaleType",
+    "Units", "DecayCorrection", "LossyImageCompression", "SpecificCharacterSet",
 ]  # fmt: skip
 
 
@@ -45,10 +36,12 @@ class Attributes:
     ----------
     shape
         Rows and columns.
-    kind
-        Of the DICOM object, by its SOP class; None for rasters, which state nothing of what follows either.
+    raster
+        Whether it is no DICOM object; then nothing else is known but ``lossy``.
+    sop_class
+        What kind of DICOM object it is, a UID.
     modality
-        DICOM's word for it, ``"MG"`` for mammography; None when it is not a code of two to sixteen capitals.
+        DICOM's word for it, such as ``"CT"``; None when it is not a code of two to sixteen capitals.
     frames
         1 for a two-dimensional image.
     decodable
@@ -58,14 +51,20 @@ class Attributes:
     bits
         Bits of a stored value.
     magnification
-        Estimated Radiographic Magnification Factor; an ordinary mammogram has 1.0 to 1.1.
-    implant, magnified, partial, quality_control, specimen, synthetic, contrast, lossy
-        True where the header says so, by an attribute, a code or, for synthetic images, a maker's series description.
-        False is no proof of the contrary.
+        Estimated Radiographic Magnification Factor.
+    units
+        What the values of a CT or PET slice are, such as ``"HU"`` or ``"BQML"``; None for other images, and where it is
+        not stated.
+    lossy
+        Whether it has been compressed with loss.
+    flags
+        The reasons of those `unary.profiles.HeaderFlag` that the header bears. That one is missing is no proof of the
+        contrary: many devices leave such elements out.
     """
 
     shape: tuple[int, int]
-    kind: ObjectKind | None = None
+    raster: bool = False
+    sop_class: str | None = None
     modality: str | None = None
     frames: int = 1
     decodable: bool = True
@@ -75,18 +74,28 @@ class Attributes:
     spacing_mm: tuple[float, float] | None = None
     bits: int | None = None
     magnification: float | None = None
-    implant: bool = False
-    magnified: bool = False
-    partial: bool = False
-    quality_control: bool = False
-    specimen: bool = False
-    synthetic: bool = False
-    contrast: bool = False
+    units: str | None = None
     lossy: bool = False
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_capture(self) -> bool:
+        """Whether it is a secondary capture: a screenshot, or a scanned film."""
+        return _SECONDARY_CAPTURE.fullmatch(self.sop_class or "") is not None
+
+    @property
+    def is_multiframe(self) -> bool:
+        """Whether it is an object of several frames, even if it holds just one."""
+        return self.frames != 1 or self.sop_class in MULTIFRAME_CLASSES
 
 
-def read_attributes(path: Path) -> Attributes:
+def read_attributes(path: Path, headers: Headers) -> Attributes:
     """Read what a file's header says, without decoding pixels.
+
+    Parameters
+    ----------
+    headers
+        Of the profile: what to look for beside what every image has.
 
     Raises
     ------
@@ -94,46 +103,46 @@ def read_attributes(path: Path) -> Attributes:
         If the file is no image of a known format, its header is not readable, or it is compressed by deflate.
     """
     if not is_dicom(path):
-        return Attributes(read_shape(path))
+        return Attributes(read_shape(path), raster=True, lossy=is_lossy(path))
     with reading_dicom(path):
-        dataset = read_elements(path, _ELEMENTS)
+        sought = [name for flag in headers.flags for name in (*flag.keywords, *dict(flag.patterns))]
+        dataset = read_elements(path, list(dict.fromkeys(_ELEMENTS + sought)))
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?", reason="NOT_AN_IMAGE")
-        types = {str(value).upper() for value in _values(dataset, "ImageType")}
-        codes = set(_find_codes(dataset))
         factor = dataset.get("EstimatedRadiographicMagnificationFactor")
+        sop_class = str(dataset.get("SOPClassUID") or "")
         return Attributes(
             shape=(int(dataset.Rows), int(dataset.Columns)),
-            kind=_find_kind(dataset),
-            modality=_find_word(dataset, "Modality"),
+            sop_class=sop_class if re.fullmatch(r"[0-9.]{1,64}", sop_class) else None,
+            modality=find_word(dataset, "Modality"),
             frames=int(dataset.get("NumberOfFrames") or 1),
             decodable=is_decodable(dataset),
-            intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _find_word(dataset, "PresentationIntentType"),
+            intent=find_intent(dataset),
             manufacturer=_find_text(dataset, "Manufacturer"),
             model_name=_find_text(dataset, "ManufacturerModelName"),
             spacing_mm=find_spacing(dataset),
             bits=int(dataset.BitsStored) if "BitsStored" in dataset else None,
             magnification=float(factor) if factor is not None else None,
-            implant=_says_yes(dataset, "BreastImplantPresent") or bool(codes & _IMPLANT_DISPLACED),
-            magnified=bool(codes & _MAGNIFIED),
-            partial=_says_yes(dataset, "PartialView") or bool(dataset.get("PartialViewCodeSequence")),
-            quality_control=_says_yes(dataset, "QualityControlImage") or _says_yes(dataset, "CalibrationImage"),
-            specimen=_is_specimen(dataset, codes),
-            synthetic=bool(types & _SYNTHETIC_TYPES)
-            or bool(_SYNTHETIC_SERIES.search(str(dataset.get("SeriesDescription") or ""))),
-            contrast=bool(types & _CONTRAST_TYPES)
-            or bool(dataset.get("ContrastBolusAgent") or dataset.get("ContrastBolusAgentSequence")),
+            units=_find_units(dataset, sop_class),
             lossy=str(dataset.get("LossyImageCompression") or "") == "01",
+            flags=tuple(flag.reason for flag in headers.flags if _bears(dataset, flag)),
         )
 
 
-def _find_kind(dataset: Dataset) -> ObjectKind:
-    sop_class = str(dataset.get("SOPClassUID"))
-    if sop_class in MAMMOGRAPHY:
-        return "mammogram"
-    if sop_class in _TOMOSYNTHESIS:
-        return "tomosynthesis"
-    return "secondary capture" if re.fullmatch(re.escape(_SECONDARY_CAPTURE) + r"(\.[1-4])?", sop_class) else "other"
+def _bears(dataset: Dataset, flag: HeaderFlag) -> bool:
+    factor = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
+    return (
+        any(_is_stated(dataset, keyword) for keyword in flag.keywords)
+        or not set(flag.codes).isdisjoint(_find_codes(dataset))
+        or not set(flag.image_types).isdisjoint(str(value).upper() for value in _values(dataset, "ImageType"))
+        or any(re.search(pattern, str(dataset.get(name) or ""), re.I) for name, pattern in flag.patterns)
+        or (flag.magnified_from is not None and factor >= flag.magnified_from)
+    )
+
+
+def _is_stated(dataset: Dataset, keyword: str) -> bool:
+    value = dataset.get(keyword)
+    return str(value or "").strip().upper() == "YES" if dictionary_VR(keyword) == "CS" else bool(value)
 
 
 def _find_codes(dataset: Dataset) -> Iterator[str]:
@@ -144,24 +153,19 @@ def _find_codes(dataset: Dataset) -> Iterator[str]:
             yield str(modifier.get("CodeValue"))
 
 
-def _is_specimen(dataset: Dataset, codes: set[str]) -> bool:
-    stated = bool(codes & _SPECIMEN) or bool(dataset.get("SpecimenDescriptionSequence"))
-    return stated or "SPECIMEN" in str(dataset.get("BodyPartExamined") or "").upper()
-
-
-def _says_yes(dataset: Dataset, keyword: str) -> bool:
-    return str(dataset.get(keyword) or "").strip().upper() == "YES"
+def _find_units(dataset: Dataset, sop_class: str) -> str | None:
+    """Of CT, HU unless it says otherwise (PS3.3 C.11.1.1.2); of PET, Units (C.8.9.1)."""
+    if sop_class == _CT:
+        return find_word(dataset, "RescaleType") or "HU"
+    if sop_class != _PET:
+        return None
+    units = find_word(dataset, "Units")
+    return f"{units} without decay correction" if units and dataset.get("DecayCorrection") == "NONE" else units
 
 
 def _values(dataset: Dataset, keyword: str) -> list[str]:
     value = dataset.get(keyword)
     return [] if value is None else [value] if isinstance(value, str) else list(value)
-
-
-def _find_word(dataset: Dataset, keyword: str) -> str | None:
-    """A code in capitals; what a damaged header holds in its place is not passed on."""
-    text = str(dataset.get(keyword) or "").strip()
-    return text if re.fullmatch(r"[A-Z0-9][A-Z0-9_ ]{1,15}", text) else None
 
 
 def _find_text(dataset: Dataset, keyword: str) -> str | None:

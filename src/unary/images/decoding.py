@@ -138,7 +138,7 @@ def decode_pixels(dataset: Dataset, path: Path) -> NDArray[Any]:
 
 
 def _find_surplus(dataset: Dataset, shape: tuple[int, int]) -> str | None:
-    """Plain pixels must be as many as declared: pydicom drops a surplus, with a false number of rows half a breast."""
+    """Plain pixels must be as many as declared: pydicom drops a surplus, with a false number of rows half the image."""
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
         return None
     found, needed = (

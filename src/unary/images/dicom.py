@@ -1,13 +1,14 @@
-"""Reading a mammogram, or another single grey image, from DICOM.
+"""Reading a single grey image from DICOM.
 
-The rules are those of the standard's mammography modules and of what goes wrong in the field: polarity is undone,
-padding is told apart from measurement, spacing is what the file states or None, and the window that is stored for
-display is ignored.
+The rules are the standard's, and those of what goes wrong in the field: polarity is undone, values are those of the
+modality transform (HU, activity), padding is told apart from measurement, spacing is what the file states or None, and
+the window that is stored for display is ignored. What cannot be read right is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,31 @@ from unary.errors import ImageError
 from unary.images.decoding import check_bits, decode_pixels, find_limits, reading_dicom
 from unary.records import Image
 
-MAMMOGRAPHY = {
-    "1.2.840.10008.5.1.4.1.1.1.2": "FOR PRESENTATION",
-    "1.2.840.10008.5.1.4.1.1.1.2.1": "FOR PROCESSING",
-}
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# The X-ray classes that come in two kinds, with .1 at the end for the second (PS3.4 B.5).
+_PRESENTATION = tuple(f"{_STORAGE}1.{number}" for number in (1, 2, 3))
+_INTENTS = dict.fromkeys(_PRESENTATION, "FOR PRESENTATION")
+_INTENTS |= {f"{kind}.1": "FOR PROCESSING" for kind in _PRESENTATION}
+# Objects whose frames carry spacing and rescale each for itself: enhanced CT, MR, PET, angiography, tomosynthesis,
+# ultrasound volumes, whole slides, parametric maps.
+MULTIFRAME_CLASSES = frozenset(
+    _STORAGE + ending
+    for ending in (
+        "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "12.1.1", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5",
+        "30", "77.1.6", "128.1", "130",
+    )
+)  # fmt: skip
+_RESCALED = {f"{_STORAGE}2": "CT", f"{_STORAGE}128": "PET"}
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"}
 _LARGEST_PIXELS = 400_000_000
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
 _OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
-# SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4014.
+# SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4010 and 4014.
 _VIEWS = {
+    "399348003": "AP", "R-10206": "AP",
+    "272479007": "PA", "R-10214": "PA", "R-40888": "PA",
+    "399173006": "LL", "R-10236": "LL",
+    "399198007": "RL", "R-10232": "RL",
     "399162004": "CC", "R-10242": "CC",
     "399368009": "MLO", "R-10226": "MLO",
     "399260004": "ML", "R-10224": "ML",
@@ -104,13 +120,16 @@ def read_dicom(path: Path) -> Image:
     Returns
     -------
     Image
-        Pixels after the modality transform where there is one, MONOCHROME1 inverted; no window applied.
+        Pixels after the modality transform where there is one, MONOCHROME1 inverted; no window applied. Where values
+        are only shifted (slope 1, a whole intercept, as in nearly all CT) they stay integers, exactly; otherwise a
+        rescale gives float32.
 
     Raises
     ------
     ImageError
         If the file is no readable DICOM image, has several frames or colour, is compressed by deflate (a small file can
-        unpack to gigabytes), does not decode to the size that it declares, or holds values that are not finite.
+        unpack to gigabytes), does not decode to the size that it declares, or holds values that are not finite; if it
+        is a CT or PET slice that does not say how to get HU or activity from what is stored.
     """
     with reading_dicom(path):
         _refuse_deflated(path)
@@ -128,7 +147,7 @@ def read_dicom(path: Path) -> Image:
             spacing_mm=find_spacing(dataset),
             laterality=_find_laterality(dataset),
             view=_find_view(dataset),
-            intent=MAMMOGRAPHY.get(str(dataset.get("SOPClassUID"))) or _clean(dataset, "PresentationIntentType"),
+            intent=find_intent(dataset),
             manufacturer=_clean(dataset, "Manufacturer"),
             model_name=_clean(dataset, "ManufacturerModelName"),
             instance_uid=_clean(dataset, "SOPInstanceUID"),
@@ -166,11 +185,18 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
             f"{path}: a DICOM object without pixels; truncated, or a report or annotation?",
             reason="CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE",
         )
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
+    frames, kind = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("SOPClassUID"))
+    if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in dataset:
         raise ImageError(
-            f"{path}: it has {frames} frames; single-frame images are supported, tomosynthesis is not",
+            f"{path}: it has {frames} frames, or is of a kind that can have several; single-frame images are "
+            "supported, tomosynthesis and other volumes are not",
             reason="MULTIFRAME",
+        )
+    if kind in _RESCALED and None in (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")):
+        raise ImageError(
+            f"{path}: a {_RESCALED[kind]} slice without Rescale Slope or Rescale Intercept; what its values mean is "
+            "unknown",
+            reason="NO_RESCALE",
         )
     photometric = str(dataset.get("PhotometricInterpretation"))
     if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -194,8 +220,10 @@ def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] |
     if value is None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if limit is None else limit)))
-    padding = (stored >= low) & (stored <= high)
+    ends = [int(value), int(value if limit is None else limit)]
+    if stored.dtype.kind == "i":  # some devices write a negative value as an unsigned one
+        ends = [end - 2 ** int(dataset.BitsAllocated) if end > np.iinfo(stored.dtype).max else end for end in ends]
+    padding = (stored >= min(ends)) & (stored <= max(ends))
     return padding if padding.any() else None
 
 
@@ -210,15 +238,32 @@ def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
     low, high = find_limits(dataset)
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    slope, intercept = _find_number(dataset, "RescaleSlope", 1.0), _find_number(dataset, "RescaleIntercept", 0.0)
     if (slope, intercept) == (1.0, 0.0):
         return stored, (float(low), float(high))
     ends = sorted((low * slope + intercept, high * slope + intercept))
-    if not np.isfinite(ends).all():
+    if slope == 0 or not np.isfinite(ends).all() or max(map(abs, ends)) > np.finfo(np.float32).max:
         raise ImageError(
-            f"{path}: its rescale slope and intercept give values that are not finite", reason="CORRUPT_PIXELS"
+            f"{path}: its rescale slope and intercept give values that are all the same or not finite",
+            reason="CORRUPT_PIXELS",
         )
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), (ends[0], ends[1])
+    limits = (ends[0], ends[1])
+    reach = abs(ends[0]) + abs(ends[1])  # room for the sum of both ends, from which MONOCHROME1 is inverted
+    if slope == 1 and intercept.is_integer() and max(reach, abs(intercept)) <= np.iinfo(np.int32).max:
+        pixels = np.add(stored, int(intercept), dtype=np.int32, casting="unsafe")
+        return pixels.astype(np.int16 if reach <= np.iinfo(np.int16).max else np.int32, copy=False), limits
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), limits
+
+
+def find_intent(dataset: Dataset) -> str | None:
+    """Return the Presentation Intent Type, which the SOP class says too where it matters most."""
+    return _INTENTS.get(str(dataset.get("SOPClassUID"))) or find_word(dataset, "PresentationIntentType")
+
+
+def find_word(dataset: Dataset, keyword: str) -> str | None:
+    """Return a code in capitals; what a damaged header holds in its place is not passed on."""
+    text = str(dataset.get(keyword) or "").strip()
+    return text if re.fullmatch(r"[A-Z0-9][A-Z0-9_ ]{1,15}", text) else None
 
 
 def find_spacing(dataset: Dataset) -> tuple[float, float] | None:
@@ -243,6 +288,11 @@ def _find_pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
         return None
     pair = (float(value[0]), float(value[1]))
     return pair if min(pair) > 0 and np.isfinite(pair).all() else None
+
+
+def _find_number(dataset: Dataset, keyword: str, absent: float) -> float:
+    value = dataset.get(keyword)
+    return absent if value is None else float(value)
 
 
 def _find_laterality(dataset: Dataset) -> str | None:

@@ -27,13 +27,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 import unary
 from unary.errors import REASONS, ImageError, UnaryError
 from unary.images.attributes import Attributes
-from unary.images.isolation_process import ReadingLimits
+from unary.images.isolation_process import ReadingLimits, Request
+from unary.profiles.profile import Headers
 from unary.records import Image
 
 _BOOT = (
@@ -119,12 +121,12 @@ class IsolatedReader:
         """
         path = Path(path)
         with self._lock:
-            head, pixels, padding = self._ask("pixels", path)
+            head, pixels, padding = self._ask(path, None)
         if pixels is None:
             raise _build_nonsense(path)
         return _build_image(head, pixels, padding, path)
 
-    def read_attributes(self, path: Path | str) -> Attributes:
+    def read_attributes(self, path: Path | str, headers: Headers) -> Attributes:
         """Return what `unary.images.attributes.read_attributes` returns.
 
         Raises
@@ -134,15 +136,23 @@ class IsolatedReader:
         """
         path = Path(path)
         with self._lock:
-            head, _, _ = self._ask("attributes", path)
-        return _build_attributes(head, path)
+            head, _, _ = self._ask(path, headers)
+        try:
+            return msgspec.convert(head, Attributes)
+        except msgspec.ValidationError as error:
+            raise _build_nonsense(path) from error
 
-    def _ask(self, task: str, path: Path) -> tuple[dict[str, Any], NDArray[Any] | None, NDArray[np.bool_] | None]:
-        """Return the helper's answer; unless it came whole, the helper has ended with the exception."""
+    def _ask(
+        self, path: Path, headers: Headers | None
+    ) -> tuple[dict[str, Any], NDArray[Any] | None, NDArray[np.bool_] | None]:
+        """Return the helper's answer, with pixels where no headers are asked for.
+
+        Unless it came whole, the helper has ended with the exception.
+        """
         _check_file(path, self.limits)
         whole = False
         try:
-            deadline = self._deliver({"task": task, "path": os.path.abspath(path)})
+            deadline = self._deliver(Request(os.path.abspath(path), headers))
             assert self._helper is not None
             head = _receive_head(self._helper, deadline)
             pixels, padding = _receive_pixels(self._helper, head, self.limits, deadline)
@@ -172,13 +182,13 @@ class IsolatedReader:
             )
         return head, pixels, padding
 
-    def _deliver(self, request: dict[str, str]) -> float:
+    def _deliver(self, request: Request) -> float:
         """Hand over the request and return the deadline of its answer.
 
         A helper that ended before it took the request, killed while idle for example, says nothing about the file: then
         another one is asked.
         """
-        line = json.dumps(request).encode("ascii") + b"\n"
+        line = json.dumps(asdict(request)).encode("ascii") + b"\n"
         for attempt in (1, 2):
             if self._helper is None:
                 self._helper = _start(self.limits)
@@ -332,17 +342,6 @@ def _build_image(head: dict[str, Any], pixels: NDArray[Any], padding: NDArray[np
             manufacturer=_take_text(head, "manufacturer"),
             model_name=_take_text(head, "model_name"),
             instance_uid=_take_text(head, "instance_uid"),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _build_nonsense(path) from error
-
-
-def _build_attributes(head: dict[str, Any], path: Path) -> Attributes:
-    try:
-        (rows, cols), spacing = head["shape"], head["spacing_mm"]
-        shape = (int(rows), int(cols))
-        return Attributes(
-            **{**head, "shape": shape, "spacing_mm": None if spacing is None else (spacing[0], spacing[1])}
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise _build_nonsense(path) from error

@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from unary.errors import ImageError
 from unary.images.attributes import read_attributes
 from unary.images.reading import read_image, read_shape
+from unary.profiles.profile import Headers
 from unary.records import Image
 
 _GRACE_S = 5.0  # after which a helper whose parent has vanished ends by itself
@@ -42,7 +44,7 @@ class ReadingLimits:
     file_mib
         Size of the file.
     megapixels
-        Rows times columns, in millions, before anything is decoded. A large mammogram has 30.
+        Rows times columns, in millions, before anything is decoded. A large radiograph has 30.
     """
 
     timeout_s: float = 60.0
@@ -61,6 +63,22 @@ class ReadingLimits:
         return self.file_mib * 2**20
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the helper.
+
+    Attributes
+    ----------
+    path
+        Absolute.
+    headers
+        What to look for in the header, if only that is asked for; None asks for the pixels.
+    """
+
+    path: str
+    headers: Headers | None
+
+
 def serve(arguments: list[str]) -> None:
     """Be the helper: answer requests from standard input until it closes.
 
@@ -77,8 +95,8 @@ def serve(arguments: list[str]) -> None:
         os.write(answers, b"+")
         # Ends the helper, stuck inside a codec or not, when the parent that should do so is no more.
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + _GRACE_S)
-        request = json.loads(line)
-        for part in _answer(request["task"], Path(request["path"]), limits, complaints):
+        request = msgspec.convert(json.loads(line), Request)
+        for part in _answer(request, limits, complaints):
             _write(answers, memoryview(part))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -118,11 +136,12 @@ def _limit_process(limits: ReadingLimits) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _answer(task: str, path: Path, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
+def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
     """Return the parts of one answer. What is no `ImageError` ends the helper, which is an answer too."""
+    path = Path(request.path)
     try:
-        if task == "attributes":
-            return [_pack(asdict(read_attributes(path)))]
+        if request.headers is not None:
+            return [_pack(asdict(read_attributes(path, request.headers)))]
         rows, cols = read_shape(path)
         if rows * cols > limits.megapixels * 1e6:
             raise ImageError(

@@ -1,7 +1,7 @@
-"""Reading PNG, TIFF and PGM without losing a bit.
+"""Reading PNG, TIFF, PGM and JPEG without losing a bit of what they hold.
 
 Grey images of 8 to 16 bits and finite floats come back as they are stored. Nothing is squeezed to 8 bits or blown up to
-three channels: common imaging libraries clip 16-bit greys at 255 on the way to RGB, and a mammogram is gone.
+three channels: common imaging libraries clip 16-bit greys at 255 on the way to RGB, and a radiograph is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from unary.errors import ImageError, Reason
 from unary.records import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-RASTER_SUFFIXES = (".png", *TIFF_SUFFIXES, ".pgm")
+RASTER_SUFFIXES = (".png", *TIFF_SUFFIXES, ".pgm", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "PPM", "JPEG", "TIFF")
 _LARGEST_PIXELS = 400_000_000
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
@@ -38,7 +39,8 @@ def read_raster(path: Path) -> Image:
     Parameters
     ----------
     path
-        A PNG, TIFF or PGM file. A colour file whose channels are all equal counts as grey.
+        A PNG, TIFF, PGM or JPEG file, as it is stored: an orientation that a camera notes beside it is not applied. A
+        colour file whose channels are all equal counts as grey.
 
     Returns
     -------
@@ -88,6 +90,12 @@ def read_raster_shape(path: Path) -> tuple[int, int]:
         return int(file.height), int(file.width)
 
 
+def is_lossy(path: Path) -> bool:
+    """Return whether a raster has lost something to its compression: whether it is a JPEG, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
 @contextmanager
 def _opening(path: Path) -> Iterator[PIL.Image.Image]:
     """Open with Pillow; what goes wrong inside the block is the file's fault."""
@@ -95,7 +103,7 @@ def _opening(path: Path) -> Iterator[PIL.Image.Image]:
         with warnings.catch_warnings():
             # Of decompression bombs (100 megapixels are an ordinary size here) and of damage, which shows by itself.
             warnings.simplefilter("ignore")
-            with PIL.Image.open(path) as file:
+            with PIL.Image.open(path, formats=_FORMATS) as file:
                 _check_size(int(file.height), int(file.width), path)
                 yield file
     except PIL.Image.DecompressionBombError as error:
@@ -128,6 +136,8 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
             raise ImageError(f"{path}: it holds {frames} images; one is needed", reason="MULTIFRAME")
+        if file.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            raise ImageError(f"{path}: it is in colour ({file.mode}); grey values are needed", reason="COLOUR")
         # A palette holds 8-bit colours; whether they are all grey is seen afterwards.
         return np.asarray(file.convert("RGBA") if file.mode in ("P", "PA") else file)
 

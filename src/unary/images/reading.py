@@ -16,7 +16,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 def read_image(path: Path | str) -> Image:
-    """Read a DICOM, PNG, TIFF or PGM image as it is stored.
+    """Read a DICOM, PNG, TIFF, PGM or JPEG image as it is stored.
 
     Parameters
     ----------
@@ -70,15 +70,15 @@ def check_pixels(image: Image) -> None:
         If it is.
     """
     if image.pixels.size == 0:
-        raise ImageError(f"{image.path}: it has no pixels, its shape is {image.shape}", reason="BLANK")
+        raise ImageError(f"{image.name}: it has no pixels, its shape is {image.shape}", reason="BLANK")
     low, high = image.pixels.min(), image.pixels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(
-            f"{image.path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS"
+            f"{image.name}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS"
         )
     if low == high:
         raise ImageError(
-            f"{image.path}: every pixel has the value {low}; the image is blank or damaged", reason="BLANK"
+            f"{image.name}: every pixel has the value {low}; the image is blank or damaged", reason="BLANK"
         )
 
 
