@@ -11,6 +11,9 @@ from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds
 from unary.evaluation.roc import EvaluationError
 from unary.profiles import Comparison, is_among
 
+BY_LABEL = "label_negative_against_positive"
+"""The name of the comparison that needs no assessment."""
+
 
 def compare_images(
     scores: ArrayLike,

@@ -186,7 +186,7 @@ def group_targets(
     seen = [place for place, (inside, _) in enumerate(parts) if inside.size]
     groups = [reading.find_group(lesion.name) for lesion in lesions]
     clustered = {group.name for group in reading.groups if group.clustered}
-    members = [(place,) for place in seen if groups[place] not in clustered]
+    members: list[tuple[int, ...]] = [(place,) for place in seen if groups[place] not in clustered]
     for group in clustered:
         own = [place for place in seen if groups[place] == group]
         regions = np.asarray([_is_cluster(lesions[place]) for place in own], bool)

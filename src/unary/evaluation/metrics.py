@@ -59,7 +59,6 @@ from unary.evaluation.roc import (
     weighted_sensitivities,
 )
 from unary.files import replacing
-from unary.patches.collection import Collection
 
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
@@ -134,44 +133,6 @@ class ScoreTable:
         if group == ALL:
             return self.positive, ~self.positive & ~control
         return self.groups.get(group, np.zeros(len(self), bool)), ~self.positive & ~control
-
-
-def build_table(
-    collection: Collection,
-    scores: Mapping[str, NDArray[Any]],
-    kept: NDArray[Any],
-    *,
-    positive: NDArray[Any],
-    groups: Mapping[str, NDArray[Any]],
-    seed: int = 0,
-    split: str = "test",
-) -> ScoreTable:
-    """Return the table of some patches of a collection.
-
-    Parameters
-    ----------
-    collection
-        Where the patches come from.
-    scores
-        By detector, one per kept patch.
-    kept
-        Which patches: a mask, or positions.
-    positive, groups
-        As in `ScoreTable`, but one per patch of the collection.
-    seed, split
-        As in `ScoreTable`.
-    """
-    return ScoreTable(
-        scores=scores,
-        positive=positive[kept],
-        groups={name: member[kept] for name, member in groups.items()},
-        patient=collection.column("patient_id")[kept],
-        image=collection.column("image_id")[kept],
-        row=collection.origins[kept, 0].astype(np.int64),
-        col=collection.origins[kept, 1].astype(np.int64),
-        seed=seed,
-        split=split,
-    )
 
 
 def select_runs(tables: Sequence[ScoreTable], *, detector: str, group: str = ALL) -> list[Run | None]:

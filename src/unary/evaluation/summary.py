@@ -1,4 +1,4 @@
-"""The figures of an evaluation: lesions found, false alarms beside what was guaranteed, images and pixels told apart."""
+"""The figures of an evaluation: lesions found, false alarms beside what was guaranteed, images, pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FrocSummary, summarise_froc
-from unary.evaluation.image_level import compare_images
+from unary.evaluation.image_level import BY_LABEL, compare_images
 from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds
 from unary.evaluation.lesion_query import list_queries
 from unary.evaluation.metrics import FEW_PATIENTS
@@ -21,8 +21,6 @@ from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
 from unary.models.calibration import MOST_FINDINGS
 from unary.profiles import Reading
 from unary.records import OperatingPoint
-
-BY_LABEL = "label_negative_against_positive"
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from unary.evaluation.froc import FalseOn, FrocSummary, Outcomes, sensitivity_at_rates
 from unary.outputs.figures import (
-    _CYCLE,
-    _DASHES,
-    _FAINT,
-    _INK,
+    FAINT,
     FIGURE_DPI,
+    INK,
     OVERLAY_LONG_SIDE_PX,
-    _plain_axes,
+    line_style,
     new_figure,
+    plain_axes,
     reduce_mean,
 )
 from unary.records import Finding
@@ -92,14 +91,12 @@ def plot_froc(
         raise ValueError(f"the axis must end above {lowest}, got {highest_rate}")
     grid = (np.geomspace if logarithmic else np.linspace)(lowest, highest_rate, 2001)
     with new_figure(6.4, 4.6) as figure:
-        axes = _plain_axes(figure, left=0.75, bottom=0.68)
+        axes = plain_axes(figure, left=0.75, bottom=0.68)
         for number, (name, outcomes) in enumerate(runs.items()):
-            style: dict[str, Any] = {
-                "color": _CYCLE[number % len(_CYCLE)],
-                "linestyle": _DASHES[(number + number // len(_CYCLE)) % len(_DASHES)],
-            }
             mean = np.mean([sensitivity_at_rates(run, rates=grid, on=on) for run in outcomes], axis=0)
-            axes.step(grid, mean, where="post", linewidth=1.8, label=_describe(name, summaries[name]), **style)
+            axes.step(
+                grid, mean, where="post", linewidth=1.8, label=_describe(name, summaries[name]), **line_style(number)
+            )
             shift = (number - (len(runs) - 1) / 2) / max(len(runs), 8)
             _draw_intervals(axes, summaries[name], number, shift=shift, logarithmic=logarithmic, highest=highest_rate)
         if logarithmic:
@@ -127,7 +124,7 @@ def _draw_intervals(
         if estimate.low is None or estimate.high is None or rate > highest or (logarithmic and rate < _LOWEST_RATE):
             continue
         place = rate * 1.25**shift if logarithmic else rate + 0.1 * shift
-        colour = _CYCLE[number % len(_CYCLE)]
+        colour = line_style(number)["color"]
         axes.plot([place, place], [estimate.low, estimate.high], color=colour, linewidth=1.1, solid_capstyle="butt")
         axes.plot([place], [estimate.value], color=colour, marker="o", markersize=3.5)
 
@@ -140,7 +137,7 @@ def plot_findings(
     hits: Sequence[Sequence[int]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw the outlines of findings over their mammogram, numbered by rank, and those of the lesions.
+    """Draw the outlines of findings over their image, numbered by rank, and those of the lesions.
 
     Parameters
     ----------
@@ -188,7 +185,7 @@ def plot_findings(
             _write_rank(axes, finding.rank, outline, look.colour)
         axes.set(xlim=(-0.5, cols - 0.5), ylim=(rows - 0.5, -0.5))
         axes.spines[:].set_visible(False)
-        figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", color=_INK, parse_math=False)
+        figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", color=INK, parse_math=False)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if handles:
             names = sorted(handles)
@@ -200,7 +197,7 @@ def plot_findings(
                 bbox_to_anchor=place_below,
                 ncols=2,
                 fontsize=7,
-                labelcolor=_FAINT,
+                labelcolor=FAINT,
             )
     return figure
 

@@ -10,34 +10,47 @@ from typing import Any
 
 import numpy as np
 
+from unary.detectors import name_of
 from unary.errors import ManifestError
-from unary.evaluation.detection_evaluation import DetectionEvaluation, document_summary, summarise_detection
+from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL, ScoreTable, select_runs, summarise, write_metrics, write_scores
+from unary.evaluation.summary import document_summary, summarise_evaluation
 from unary.models.bundle import Model, describe_versions
-from unary.models.detection import require_settings
-from unary.models.pipeline import Evaluation
-from unary.outputs.detection_report import build_detection_sections, describe_detection, write_tables
+from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
 from unary.outputs.report import Picture, Report, Section, build_results_section, describe_outcome, write_report
+from unary.outputs.words import IMAGE_GROUP, name_groups
+from unary.records import NOTICE
 
-IMAGE_GROUP = "image"
-NO_FINDINGS = "Findings were not evaluated: the model was fitted by a version of unary that knew none."
+_PATCH_POINT = "patch_0.95"
 
 
 def write_evaluation(
-    evaluation: Evaluation,
-    model: Model,
-    out: Path,
-    *,
-    detection: DetectionEvaluation | None = None,
-    banners: tuple[str, ...] = (),
-    resamples: int = 2000,
+    evaluation: Evaluation, model: Model, out: Path, *, banners: tuple[str, ...] = (), resamples: int = 2000
 ) -> tuple[str, ...]:
-    """Write ``metrics.json``, ``scores.parquet`` and ``report.html`` under ``out``; return the outcome as lines.
+    """Write ``metrics.json``, ``scores.parquet``, ``report.html`` and the tables of `write_tables`.
 
-    Patch-level groups are those of the lesions; the group ``image`` ranks whole images by their highest patch. With
-    ``detection``, the figures of findings are added, and the tables of `write_tables`.
+    Groups of patches are those of the profile's lesions; the group ``image`` ranks whole images, the model's by the
+    image score, those of baseline and controls by their highest patch.
+
+    Parameters
+    ----------
+    evaluation
+        Of `unary.evaluate`.
+    model
+        The one that was evaluated.
+    out
+        A folder; it is created.
+    banners
+        What the report must not leave unseen, such as synthetic data.
+    resamples
+        Of each interval.
+
+    Returns
+    -------
+    tuple
+        The outcome as lines for a terminal.
 
     Raises
     ------
@@ -52,41 +65,37 @@ def write_evaluation(
         summary = summarise([table], rng=np.random.default_rng(0), resamples=resamples)
         for name, groups in summary.items():
             metrics[name] |= {IMAGE_GROUP: groups[ALL]} if table is evaluation.images else groups
-    collection = evaluation.collection
     meta = {
-        "notice": "Research software. Not for diagnosis.",
+        "notice": NOTICE,
         "command": shlex.join(["unary", *sys.argv[1:]]),
         "versions": describe_versions(),
-        "data_hash": collection.data_hash,
-        "model": {"detector": model.name, "provenance_data_hash": model.provenance.data_hash},
+        "data_hash": evaluation.data_hash,
+        "model": {
+            "detector": model.name,
+            "profile": model.profile.name,
+            "provenance_data_hash": model.provenance.data_hash,
+        },
         "preparation": dataclasses.asdict(model.preparation),
         "grid": dataclasses.asdict(model.grid),
-        "seed": model.provenance.training.get("seed"),
+        "seed": model.provenance.seed,
         "notices": list(banners),
-        "skipped": list(collection.skipped),
+        "skipped": list(evaluation.skipped),
     }
+    reading, calibration = model.profile.reading, model.calibration
+    points = () if calibration is None else calibration.operating_points
+    found = summarise_evaluation(evaluation, points, reading=reading, resamples=resamples)
     write_scores(out / "scores.parquet", tables)
+    write_tables(evaluation, out)
     report = _build_report(metrics, tables, model, banners=banners, meta=meta)
-    found_lines: list[str] = []
-    document = None
-    if detection is not None:
-        calibration = require_settings(model).calibration
-        found = summarise_detection(detection, calibration.operating_points if calibration else (), resamples=resamples)
-        document, found_lines = document_summary(found), describe_detection(found)
-        write_tables(detection, out)
-        sections = (*report.sections, *build_detection_sections(detection, found))
-        skipped = (line for line in detection.skipped if line not in report.notices)
-        report = dataclasses.replace(report, sections=sections, notices=(*report.notices, *skipped))
-    elif model.detection is None:
-        report = dataclasses.replace(report, notices=(*report.notices, NO_FINDINGS))
-    write_metrics(out / "metrics.json", metrics, meta=meta, detection=document)
-    write_report(report, out / "report.html")
+    sections = (*report.sections, *build_findings_sections(evaluation, found, reading))
+    write_metrics(out / "metrics.json", metrics, meta=meta, detection=document_summary(found))
+    write_report(dataclasses.replace(report, sections=sections), out / "report.html")
     lines = [
-        f"{name:18s} {group:14s} AUROC {found['auroc']:.3f}{_between(found)}"
+        f"{name:18s} {group:14s} AUROC {entry['auroc']:.3f}{_between(entry)}"
         for name, groups in metrics.items()
-        for group, found in groups.items()
+        for group, entry in groups.items()
     ]
-    return (*lines, *found_lines, str(out / "report.html"))
+    return (*lines, *describe_findings(found, reading), str(out / "report.html"))
 
 
 def _between(found: dict[str, Any]) -> str:
@@ -97,40 +106,40 @@ def _between(found: dict[str, Any]) -> str:
 def _build_report(
     metrics: dict[str, Any], tables: list[ScoreTable], model: Model, *, banners: tuple[str, ...], meta: dict[str, Any]
 ) -> Report:
-    table = tables[0]
+    table, baseline = tables[0], name_of(model.baseline)
     group = ALL if ALL in metrics[model.name] else IMAGE_GROUP
     outcomes = {name: groups[group] for name, groups in metrics.items()}
-    if model.name == "laplacian":
+    if model.name == baseline:
         found = outcomes[model.name]
-        lead = f"The laplacian reaches an AUROC of {found['auroc']:.3f}{_between(found)}."
+        lead = f"The {model.name} reaches an AUROC of {found['auroc']:.3f}{_between(found)}."
     else:
-        lead = describe_outcome(outcomes, first=model.name, second="laplacian", difference=None)
+        unit = "patch" if group == ALL else "image"
+        lead = describe_outcome(outcomes, first=model.name, second=baseline, difference=None, unit=unit)
     curves = {name: [run for run in select_runs([table], detector=name) if run is not None] for name in table.scores}
     estimates = {
         name: Estimate(found["auroc"], *(found["auroc_ci95"] or (None, None))) for name, found in outcomes.items()
     }
     positive, negative = table.roles(ALL)
     kept = positive | negative
+    threshold, caption = None, "Scores by class"
+    if model.calibration is not None and group == ALL:
+        points = [point for point in model.calibration.operating_points if point.name == _PATCH_POINT]
+        threshold = points[0].threshold if points else None
+    if threshold is not None:
+        caption += f"; the line is the operating point {_PATCH_POINT}, set on held-out normal patients"
+    histogram = plot_histogram(
+        table.scores[model.name][kept], positive[kept], label=f"score of {model.name}", threshold=threshold
+    )
     pictures = (
         Picture(figure_png(plot_roc(curves, estimates=estimates)), "ROC curves", "ROC curves by detector"),
-        Picture(
-            figure_png(
-                plot_histogram(
-                    table.scores[model.name][kept],
-                    positive[kept],
-                    label=f"score of {model.name}",
-                    threshold=model.thresholds["0.95"],
-                )
-            ),
-            "Scores by class; the line is the threshold that 95 % of held-out normal patches stay below",
-            "Histogram of scores",
-        ),
+        Picture(figure_png(histogram), caption, "Histogram of scores"),
     )
+    results = build_results_section("Results", metrics, titles=name_groups(model.profile.reading))
     return Report(
         title=f"Evaluation of {model.name}",
         lead=lead,
         banners=banners,
         notices=tuple(meta["skipped"]),
-        sections=(build_results_section("Results", metrics), Section("ROC and scores by class", pictures=pictures)),
+        sections=(results, Section("ROC and scores by class", pictures=pictures)),
         provenance={key: value for key, value in meta.items() if key != "skipped"},
     )

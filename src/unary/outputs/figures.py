@@ -1,4 +1,4 @@
-"""The figures of the paper, redrawn, and the overlay of an anomaly map on its mammogram.
+"""The figures of the paper, redrawn, and the overlay of an anomaly map on its image.
 
 Every function returns a new matplotlib `Figure` drawn off screen and touches no state of matplotlib; `figure_png`
 turns it into bytes. Positives are green and negatives blue, as in the paper, in shades that colour-blind readers can
@@ -18,30 +18,30 @@ from numpy.typing import NDArray
 from unary.evaluation.intervals import Estimate, Run
 from unary.evaluation.roc import roc_curve
 from unary.patches.preparation import FULL_SCALE
+from unary.records import NOTICE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DISCLAIMER = "Research software - not for diagnosis"
 FIGURE_DPI = 150
 OVERLAY_LONG_SIDE_PX = 1200
 
 _POSITIVE, _NEGATIVE = "#009E73", "#0072B2"
-_INK, _FAINT = "#222222", "#767676"
+INK, FAINT = "#222222", "#767676"
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)), (0, (3, 3)))
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
     "axes.edgecolor": "#999999",
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
@@ -107,7 +107,7 @@ def plot_reconstructions(
                     picture, cmap=colours, vmin=lowest, vmax=max(highest, lowest + 1e-6), interpolation="nearest"
                 )
                 if line == 0 and titles is not None:
-                    axes.set_title(titles[which], fontsize=7.5, pad=3, color=_FAINT, parse_math=False)
+                    axes.set_title(titles[which], fontsize=7.5, pad=3, color=FAINT, parse_math=False)
                 if place == 0:
                     axes.set_ylabel(names[line], rotation=0, ha="right", va="center", labelpad=6)
         for part, name, colour in (
@@ -155,7 +155,7 @@ def plot_histogram(
     edges = np.linspace(low, high, 41)
     beyond = int(np.count_nonzero(values > high))
     with new_figure(6.4, 3.9) as figure:
-        axes = _plain_axes(figure, left=0.75, bottom=0.68)
+        axes = plain_axes(figure, left=0.75, bottom=0.68)
         for chosen, name, colour, hatch in (
             (~truth, "negative", _NEGATIVE, None),
             (truth, "positive", _POSITIVE, "////"),
@@ -167,7 +167,7 @@ def plot_histogram(
             axes.stairs(densities, edges, fill=True, alpha=0.35, facecolor=colour, edgecolor=colour, hatch=hatch)
             axes.stairs(densities, edges, color=colour, linewidth=1.5, label=f"{name}, {count:,} patches")
         if threshold is not None:
-            axes.axvline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.3g}")
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.3g}")
         axes.set_xlim(low, high)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label + (f"; {beyond} patches lie beyond the right edge" if beyond else ""))
@@ -191,14 +191,11 @@ def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estim
     """
     grid = np.linspace(0, 1, 1001)
     with new_figure(6.4, 5.6) as figure:
-        axes = _plain_axes(figure, left=0.75, bottom=0.68)
+        axes = plain_axes(figure, left=0.75, bottom=0.68)
         axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, zorder=1)
         for number, (name, seeds) in enumerate(runs.items()):
             curves = [roc_curve(run.scores, run.positive)[:2] for run in seeds]
-            style: dict[str, Any] = {
-                "color": _CYCLE[number % len(_CYCLE)],
-                "linestyle": _DASHES[(number + number // len(_CYCLE)) % len(_DASHES)],
-            }
+            style = line_style(number)
             estimate = estimates[name]
             text = f"{name}  {estimate.value:.3f}"
             if estimate.low is not None and estimate.high is not None:
@@ -229,10 +226,10 @@ def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str
         Mean squared errors by name, drawn level: a curve that does not fall below them has learned no structure.
     """
     with new_figure(6.4, 3.9) as figure:
-        axes = _plain_axes(figure, left=0.85, bottom=0.68)
+        axes = plain_axes(figure, left=0.85, bottom=0.68)
         longest = max((len(values) for values in losses.values()), default=1)
         for name, value in (baselines or {}).items():
-            axes.axhline(value, color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
                 name,
                 (1, value),
@@ -241,18 +238,17 @@ def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str
                 textcoords="offset points",
                 ha="right",
                 fontsize=8,
-                color=_FAINT,
+                color=FAINT,
             )
         for number, (seed, values) in enumerate(losses.items()):
             marker = "o" if len(values) == 1 else None
             axes.plot(
                 np.arange(1, len(values) + 1),
                 values,
-                color=_CYCLE[number % len(_CYCLE)],
-                linestyle=_DASHES[number % len(_DASHES)],
                 linewidth=1.4,
                 marker=marker,
                 label=f"seed {seed}",
+                **line_style(number),
             )
         axes.set_yscale("log")
         axes.set_xlim(1, max(longest, 2))
@@ -272,7 +268,7 @@ def plot_overlay(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     title: str = "",
 ) -> Figure:
-    """Lay a translucent anomaly map over a mammogram, with lesions outlined.
+    """Lay a translucent anomaly map over its image, with lesions outlined.
 
     Parameters
     ----------
@@ -292,7 +288,7 @@ def plot_overlay(
 
     Notes
     -----
-    The long side is reduced by a whole factor to 1200 px or a little less: the mammogram by the mean of each block,
+    The long side is reduced by a whole factor to 1200 px or a little less: the image by the mean of each block,
     the map by its maximum, so that a hot speck of one pixel survives. The grey window spans the scored tissue.
     """
     if pixels.shape != anomaly_map.shape or pixels.ndim != 2:
@@ -358,7 +354,7 @@ def reduce_maximum(values: NDArray[np.floating[Any]], factor: int) -> NDArray[np
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """Give a figure of a size in inches, in the house style while it is drawn, with the disclaimer at its foot."""
+    """Give a figure of a size in inches, in one style while it is drawn, with the notice at its foot."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -367,7 +363,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
         yield figure
-        figure.text(1 - 0.06 / width, 0.06 / height, DISCLAIMER, ha="right", va="bottom", fontsize=6.5, color=_FAINT)
+        figure.text(1 - 0.06 / width, 0.06 / height, NOTICE, ha="right", va="bottom", fontsize=6.5, color=FAINT)
 
 
 def _add_colour_bar(
@@ -392,8 +388,16 @@ def _add_colour_bar(
     bar.ax.set_title(name, fontsize=7.5, loc="left")
 
 
-def _plain_axes(figure: Figure, *, left: float, bottom: float) -> Axes:
-    """One pair of axes with margins in inches."""
+def line_style(number: int) -> dict[str, Any]:
+    """Return colour and dashes of a figure's lines, from 0; none of the first 49 look alike."""
+    return {
+        "color": _CYCLE[number % len(_CYCLE)],
+        "linestyle": _DASHES[(number + number // len(_CYCLE)) % len(_DASHES)],
+    }
+
+
+def plain_axes(figure: Figure, *, left: float, bottom: float) -> Axes:
+    """Return one pair of axes with margins in inches."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes(
         (left / width, bottom / height, (width - left - 0.2) / width, (height - bottom - 0.15) / height)

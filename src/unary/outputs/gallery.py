@@ -41,7 +41,7 @@ def plot_gallery(
     rows, columns = -(-len(patches) // columns), min(columns, len(patches))
     step_down, step_right = _INCHES + _TITLE, _INCHES + _GAP
     width, height = columns * step_right + _GAP, rows * step_down + _FOOT
-    width = max(width, 3.0)  # room for the disclaimer
+    width = max(width, 3.0)  # wide enough for the notice
     with new_figure(width, height) as figure:
         for place, (patch, title, framed) in enumerate(zip(patches, titles, boxes, strict=True)):
             line, column = divmod(place, columns)

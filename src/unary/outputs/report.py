@@ -15,47 +15,11 @@ from typing import Any
 
 from unary.evaluation.intervals import Estimate
 from unary.files import replacing
-from unary.outputs.figures import DISCLAIMER, FIGURE_DPI
+from unary.outputs.figures import FIGURE_DPI
+from unary.outputs.words import GROUP_TITLES, IMAGE_GROUP, MEANINGS, SPLIT_TITLES
+from unary.records import NOTICE
 
 Cell = str | int | float | None
-
-SPLIT_NAMES = {
-    "patch": "Split by patch (as in the paper)",
-    "patient": "Split by patient (the honest one)",
-}
-GROUP_NAMES = {
-    "all": "All lesions",
-    "calcification_birads5": "Calcifications in images of BI-RADS 5",
-    "calcification_birads2_4": "Calcifications in images of BI-RADS 2 to 4",
-    "calcification": "Calcifications",
-    "mass": "Masses",
-    "asymmetry": "Asymmetries",
-    "distortion": "Architectural distortions",
-    "other": "Other lesions",
-    "normal_looking": "Control: normal-looking patches of images with lesions",
-}
-MEANINGS = {
-    "wei2018": (
-        "The detector of the paper: a convolutional autoencoder that has seen normal patches only. Its score is the "
-        "root mean square of what it fails to reconstruct."
-    ),
-    "laplacian": (
-        "A control without learning: a blob filter (Laplacian of Gaussian) with local normalisation, averaged over "
-        "the few strongest pixels. A learned detector that does not beat it has no claim."
-    ),
-    "mean_brightness": "A control: the mean brightness of the patch, and nothing else.",
-    "standard_deviation": "A control: the standard deviation of the patch's pixels, and nothing else.",
-    "normal_looking": (
-        "A control: patches without a lesion, but from images with one, play the positives. An AUROC near 0.5 is the "
-        "wish. What lies above it measures how far the images differ (scanner, density, exposure) rather than disease, "
-        "and the same advantage is hidden in every other row."
-    ),
-    "patch": (
-        "Test patches are a random share of all normal patches. Other patches of the same image were trained on, "
-        "which flatters a detector that remembers images."
-    ),
-    "patient": "All patches of the test patients were kept out of training. This is what a new patient would meet.",
-}
 
 
 @dataclass(frozen=True)
@@ -86,10 +50,13 @@ class MetricsTable:
         Of the table.
     detectors
         ``{NAME: {SPLIT: {GROUP: {...}}}}`` of ``metrics.json``, or without the level SPLIT.
+    titles
+        What groups are called, in the order of the table, as `unary.outputs.words.name_groups` gives them.
     """
 
     caption: str
     detectors: Mapping[str, Any]
+    titles: Mapping[str, str] = field(default_factory=lambda: GROUP_TITLES)
 
 
 @dataclass(frozen=True)
@@ -119,7 +86,7 @@ class Report:
         What would repeat the run: command, commit, seeds, data hash, versions, configuration. Values may be nested
         mappings and lists.
     banners
-        What must not be overlooked, such as synthetic data. The disclaimer is always there and is not given here.
+        What must not be overlooked, such as synthetic data. `unary.records.NOTICE` is always there, and not given here.
     notices
         Warnings met on the way, such as images that were skipped.
     """
@@ -160,7 +127,7 @@ def build_report(report: Report) -> str:
         tables += len(section.tables)
         figures += len(section.pictures)
     return environment.get_template("report.html").render(
-        report=report, sections=sections, provenance=_flatten(report.provenance), disclaimer=DISCLAIMER
+        report=report, sections=sections, provenance=_flatten(report.provenance), notice=NOTICE
     )
 
 
@@ -171,14 +138,16 @@ def write_report(report: Report, path: Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section:
+def build_results_section(
+    heading: str, detectors: Mapping[str, Any], *, titles: Mapping[str, str] = GROUP_TITLES
+) -> Section:
     """Return the section with the table of all detectors and an explanation of every control in it.
 
     Parameters
     ----------
     heading
         Of the section.
-    detectors
+    detectors, titles
         As for `MetricsTable`.
     """
     by_split = {name: _by_split(groups) for name, groups in detectors.items()}
@@ -186,7 +155,7 @@ def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section
         [*by_split, *(s for splits in by_split.values() for s in splits)]
         + [group for splits in by_split.values() for groups in splits.values() for group in groups]
     )
-    names = {**GROUP_NAMES, **SPLIT_NAMES}
+    names = {**titles, **SPLIT_TITLES}
     return Section(
         heading,
         paragraphs=(
@@ -195,12 +164,14 @@ def build_results_section(heading: str, detectors: Mapping[str, Any]) -> Section
             "1. Average precision depends on the share of positives and compares only within one group. Sensitivity "
             "is the share of lesion patches found when 90, 95 or 99 % of normal patches pass.",
         ),
-        tables=(MetricsTable("Detectors and controls on the same patches, means over seeds.", detectors),),
+        tables=(MetricsTable("Detectors and controls on the same patches, means over seeds.", detectors, titles),),
         terms=tuple((names.get(name, name), MEANINGS[name]) for name in present if name in MEANINGS),
     )
 
 
-def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, difference: Estimate | None) -> str:
+def describe_outcome(
+    groups: Mapping[str, Any], *, first: str, second: str, difference: Estimate | None, unit: str = "patch"
+) -> str:
     """Say in plain words which of two detectors wins, by how much, and what that does not mean.
 
     Parameters
@@ -211,6 +182,8 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
         Names of the two.
     difference
         AUROC of ``first`` minus ``second`` with its paired interval; None when unknown.
+    unit
+        What is told apart: ``"patch"`` or ``"image"``.
     """
     if groups[first]["auroc"] < groups[second]["auroc"]:
         first, second = second, first
@@ -219,8 +192,11 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
             low, high = (None if bound is None else -bound for bound in reversed(bounds))
             difference = Estimate(-difference.value, low, high)
     best, other = groups[first], groups[second]
+    positives, normals = (
+        ("patches with a lesion", "normal patches") if unit == "patch" else ("positive images", "normal images")
+    )
     words = [
-        f"The detector {first} separates patches with a lesion from normal ones better than {second}: its AUROC is "
+        f"The detector {first} separates {positives} from normal ones better than {second}: its AUROC is "
         f"{_with_interval(best)}, against {_with_interval(other)}."
     ]
     if difference is not None and difference.low is not None and difference.high is not None:
@@ -234,11 +210,12 @@ def describe_outcome(groups: Mapping[str, Any], *, first: str, second: str, diff
             f"{verdict}."
         )
     found = best["sensitivity_at_specificity"]["0.95"]
-    words.append(
-        f"Let 95 % of normal patches pass, and {first} flags {100 * found:.0f} % of the patches with a lesion. These "
-        "are patches, not patients: one image holds hundreds of patches, so that even few false alarms per patch are "
-        "many per image, and nothing here says how well anyone would be diagnosed."
-    )
+    words.append(f"Let 95 % of {normals} pass, and {first} flags {100 * found:.0f} % of the {positives}.")
+    if unit == "patch":
+        words.append(
+            "These are patches, not patients: one image holds hundreds of patches, so that even few false alarms per "
+            "patch are many per image, and nothing here says how well anyone would be diagnosed."
+        )
     return " ".join(words)
 
 
@@ -267,13 +244,14 @@ def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
     by_split = {name: _by_split(groups) for name, groups in table.detectors.items()}
     splits = list(dict.fromkeys(split for splits in by_split.values() for split in splits))
     groups = list(dict.fromkeys(g for found in by_split.values() for by_group in found.values() for g in by_group))
-    groups.sort(key=lambda name: list(GROUP_NAMES).index(name) if name in GROUP_NAMES else len(GROUP_NAMES) - 1.5)
+    order = list(table.titles)
+    groups.sort(key=lambda name: order.index(name) if name in order else len(order) - 1.5)
     notes: dict[str, int] = {}
-    bodies = [_lay_out_group(group, by_split, splits=splits, notes=notes) for group in groups]
+    bodies = [_lay_out_group(group, by_split, table.titles, splits=splits, notes=notes) for group in groups]
     return {
         "kind": "metrics",
         "caption": table.caption,
-        "splits": [SPLIT_NAMES.get(split, split) for split in splits],
+        "splits": [SPLIT_TITLES.get(split, split) for split in splits],
         "levels": ["90", "95", "99"],
         "bodies": bodies,
         "columns": 1 + 6 * len(splits),
@@ -283,15 +261,16 @@ def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
 
 
 def _lay_out_group(
-    group: str, by_split: Mapping[str, Any], *, splits: list[str], notes: dict[str, int]
+    group: str, by_split: Mapping[str, Any], titles: Mapping[str, str], *, splits: list[str], notes: dict[str, int]
 ) -> dict[str, Any]:
     """Rows of one group; ``notes`` collects footnotes and their numbers."""
     counts: dict[str, list[str]] = {}
     for split in splits:
         known = [found[split][group] for found in by_split.values() if group in found.get(split, {})]
         if known:
-            text = "{n_positive:,} against {n_negative:,} patches, {n_patients:,} patients".format_map(known[0])
-            counts.setdefault(text, []).append(SPLIT_NAMES.get(split, split))
+            unit = "images" if group == IMAGE_GROUP else "patches"
+            text = "{n_positive:,} against {n_negative:,} {}, {n_patients:,} patients".format(unit, **known[0])
+            counts.setdefault(text, []).append(SPLIT_TITLES.get(split, split))
     told = [text if len(counts) == 1 else f"{' and '.join(names)}: {text}" for text, names in counts.items()]
     rows = []
     best: list[float | None] = [None] * len(splits)
@@ -307,7 +286,7 @@ def _lay_out_group(
             if group != "normal_looking":  # where no detector should win, none is printed bold
                 best[place] = max(numbers["auroc"], best[place] or 0.0)
         rows.append({"name": name, "cells": cells})
-    title = GROUP_NAMES.get(group, group.replace("_", " ").capitalize())
+    title = titles.get(group, group.replace("_", " ").capitalize())
     return {"name": title, "counts": told, "rows": rows, "best": best}
 
 
