@@ -10,6 +10,7 @@ other kind of image, in the column ``assessment``, which holds free words.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import logging
@@ -17,6 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from unary.errors import ManifestError
@@ -52,7 +54,8 @@ def build_manifest(
         Images as `unary.read_image` returns them, arrays of shape (rows, cols) (`Image.from_array`, which can also be
         told the pixel spacing), or paths.
     patients
-        Whose each image is; by default each is a patient of its own.
+        Whose each image is; by default each is a patient of its own, who in memory is known by the pixels, so that an
+        image that a model has learned from is recognised and another is not taken for it.
     labels
         ``"negative"``, ``"positive"`` or None of each; by default unknown.
 
@@ -87,7 +90,7 @@ def build_manifest(
         ManifestRow(
             path=None if isinstance(one, Image) else one.absolute(),
             image_id=name,
-            patient_id=name if patients is None else str(patients[number]),
+            patient_id=_name_patient(one, name) if patients is None else str(patients[number]),
             label=None if labels is None else labels[number],
             laterality=one.laterality if isinstance(one, Image) else None,
             view=one.view if isinstance(one, Image) else None,
@@ -96,6 +99,13 @@ def build_manifest(
         for number, (one, name) in enumerate(zip(given, names, strict=True))
     ]
     return Manifest(tuple(rows))
+
+
+def _name_patient(image: Image | Path, name: str) -> str:
+    """The file's stem, as in a manifest that says nothing of patients; without a file, a hash of the pixels."""
+    if isinstance(image, Path) or image.path is not None:
+        return name
+    return hashlib.sha256(np.ascontiguousarray(image.pixels).tobytes()).hexdigest()[:16]
 
 
 def _take_image(image: Image | ArrayLike | Path | str) -> Image | Path:
