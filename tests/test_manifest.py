@@ -272,7 +272,10 @@ def test_a_manifest_of_what_is_in_memory_and_of_paths(folder):
     image = Image(array, (0, 11), folder / "scan.dcm", laterality="L", view="PA")
     manifest = build_manifest([array, image, folder / "a.png", str(folder / "b.png")], labels=["negative"] * 3 + [None])
     assert [row.image_id for row in manifest.rows] == ["image_1", "scan", "a", "b"]
-    assert [row.patient_id for row in manifest.rows] == ["image_1", "scan", "a", "b"]
+    assert [row.patient_id for row in manifest.rows][1:] == ["scan", "a", "b"]
+    again, other = build_manifest([array.copy(), array + 1]).rows
+    assert again.patient_id == manifest.rows[0].patient_id, "the pixels tell whose it is, not the place in a list"
+    assert other.patient_id not in {row.patient_id for row in manifest.rows}
     assert [row.label for row in manifest.rows] == ["negative", "negative", "negative", None]
     assert [row.path for row in manifest.rows] == [None, None, folder / "a.png", folder / "b.png"]
     assert manifest.rows[0].image.pixels.dtype == np.float32
