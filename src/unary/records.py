@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.errors import ImageError
+from unary.errors import ImageError, require
 
 NOTICE = "Research software. Not for diagnosis."
 
@@ -327,6 +327,22 @@ class Detection:
     image_p_value: float | None
     operating_point: OperatingPoint | None
     out_of_domain: tuple[str, ...] = ()
+
+    def to_frame(self) -> Any:
+        """Return the findings as a `pandas.DataFrame`, one row each; places are (row, col) of the stored image.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        pandas = require("pandas", extra="tables")
+        columns = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
+        rows = [
+            (one.rank, one.score, one.p_value, *one.box, *one.peak, one.regions, one.area_mm2, one.diameter_mm)
+            for one in self.findings
+        ]
+        return pandas.DataFrame(rows, columns=[*columns, "area_mm2", "diameter_mm"])
 
 
 @dataclass(frozen=True)

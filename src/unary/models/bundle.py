@@ -118,7 +118,7 @@ class Model:
     def __repr__(self) -> str:
         spacing = self.preparation.working_spacing_mm
         place = "stored pixels" if spacing is None else f"{spacing:g} mm"
-        known = "not calibrated" if self.calibration is None else f"{self.calibration.patients} patients calibrated it"
+        known = "not calibrated" if self.calibration is None else f"calibrated on {self.calibration.patients} patients"
         return (
             f"Model({self.name}, {self.profile.name}, {self.grid.size_px} px patches at {place}, "
             f"{self.provenance.patches} patches of {self.provenance.images} images, {known})"
