@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from unary.datasets import READERS
-
+_READERS: dict[str, str] = importlib.import_module("unary.datasets").READERS  # names alone, no reader
 _HOME = {
     "BenchConfig": "unary.experiments.bench",
     "DEFAULT": "unary.profiles",
@@ -35,7 +34,7 @@ _HOME = {
     "score": "unary.models.api",
     "split_manifest": "unary.datasets.splits",
     "write_manifest": "unary.datasets.manifest",
-} | {f"read_{name}": place.partition(":")[0] for name, place in READERS.items()}
+} | {f"read_{name}": place.partition(":")[0] for name, place in _READERS.items()}
 
 __all__ = [*sorted(_HOME), "__version__"]
 
