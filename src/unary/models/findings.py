@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, Delaunay
 from scipy.spatial.distance import pdist
 
-from unary.patches.preparation import PreparedImage
+from unary.patches.preparation import PreparedImage, enlarge
 from unary.records import Finding
 
 _NEIGHBOURS = np.ones((3, 3), bool)
@@ -59,7 +59,7 @@ class FindingsConfig:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The findings of one image before any is judged, on the working grid.
+    """What stands out in one image, before an operating point says what counts, on the working grid.
 
     Attributes
     ----------
@@ -285,18 +285,11 @@ def enlarge_labels(labels: NDArray[np.int32], prepared: PreparedImage, *, count:
     """Return labels 1 to ``count`` of the working grid on the stored grid, uint8; each pixel takes its nearest."""
     if not 0 <= count <= 255:
         raise ValueError(f"at most 255 findings can be labelled, got {count}")
-    enlarged = np.zeros(prepared.stored_shape, np.uint8)
-    rows, cols = (
-        np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
-        for length, factor, size in zip(prepared.stored_shape, prepared.scale, labels.shape, strict=True)
-    )
-    for band in _bands(len(enlarged)) if count else ():
-        first, last = rows[band.start], rows[band.stop - 1] + 1
-        block = labels[first:last]
-        small = np.where(block <= count, block, 0).astype(np.uint8)
-        if small.any():
-            enlarged[band] = small[rows[band] - first][:, cols]
-    return enlarged
+    if count == 0:
+        return np.zeros(prepared.stored_shape, np.uint8)
+    small = labels.astype(np.uint8)
+    small[labels > count] = 0
+    return enlarge(small, prepared)
 
 
 def _find_outline(

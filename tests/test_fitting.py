@@ -1,0 +1,309 @@
+import dataclasses
+import logging
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import unary
+from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
+from unary.detectors.scoring import measure_controls
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import TrainingConfig
+from unary.errors import CalibrationError, DetectorError, ImageError, ManifestError, ProfileError, TrainingError
+from unary.images.reading import read_image
+from unary.models.api import score
+from unary.models.bundle import hash_patients
+from unary.models.fitting import FitConfig, choose_grid, find_level, fit, measure_images
+from unary.patches.collection import collect_patches
+from unary.patches.grid import GridConfig, extract_patches
+from unary.patches.preparation import PreparationConfig
+from unary.profiles import GENERAL, MAMMOGRAPHY
+from unary.records import Image
+
+QUICK = FitConfig(size_px=64, stride_px=32)
+WEI2018 = Wei2018(Wei2018Config(training=TrainingConfig(epochs=3, batch_size=20)))
+
+
+@pytest.fixture(scope="module")
+def parts(phantoms):
+    return unary.split_manifest(phantoms, 0.4, 0)
+
+
+@pytest.fixture(scope="module")
+def model(parts):
+    return fit(parts[0], QUICK, detector=WEI2018)
+
+
+@pytest.fixture(scope="module")
+def laplacian(parts):
+    return fit(parts[0], QUICK, detector="laplacian")
+
+
+def patients_of(manifest):
+    return sorted({row.patient_id for row in manifest.rows})
+
+
+def choose(manifest, patients):
+    return manifest.select(tuple(row for row in manifest.rows if row.patient_id in patients))
+
+
+def test_positives_and_unknown_labels_are_refused(phantoms):
+    with pytest.raises(TrainingError, match=r"6 of 18 images .* positive or unlabelled"):
+        fit(phantoms, QUICK)
+    unlabelled = tuple(dataclasses.replace(row, label=None) for row in phantoms.rows[:2])
+    with pytest.raises(TrainingError, match="2 of 2"):
+        fit(phantoms.select(unlabelled), QUICK)
+
+
+def test_patch_scores_are_those_of_the_patches_and_the_image_score_that_of_the_strongest_place(model, parts):
+    result = score(model, parts[1].rows[0].path)
+    patches = extract_patches(result.prepared.pixels, result.origins, size_px=64)
+    assert np.allclose(result.scores, model.detector.examine_patches(patches).scores, rtol=1e-5)
+    assert result.image_score == result.candidates.scores[0]
+    assert np.isnan(result.anomaly_map[~result.prepared.mask]).all()
+    row, col = result.origins[result.scores.argmax()]
+    assert np.isfinite(result.anomaly_map[row : row + 64, col : col + 64]).any()
+
+
+def test_held_out_patients_set_operating_points_and_count_as_seen(normals):
+    model = fit(normals, dataclasses.replace(QUICK, held_out=0.3), detector="laplacian")
+    assert model.provenance.held_out_patches > 0
+    assert len(model.provenance.patient_hashes) == 6
+    assert model.calibration.patients == 2
+    names = [point.name for point in model.calibration.operating_points]
+    assert names == ["0.1", "0.5", "1", "2", "patch_0.95", "patch_0.99"]
+    assert model.domain.manufacturers == ("unary",)
+    assert model.domain.bits == (12,)
+    without = fit(normals, dataclasses.replace(QUICK, held_out=0.0), detector="laplacian")
+    assert without.provenance.held_out_patches == 0
+    assert without.provenance.patches == model.provenance.patches + model.provenance.held_out_patches
+
+
+def test_the_seed_chooses_who_is_held_out(normals):
+    def find_held_out(seed):
+        model = fit(normals, dataclasses.replace(QUICK, seed=seed), detector="laplacian", progress=False)
+        return model.calibration.scores, model.provenance.seed
+
+    assert find_held_out(0) == find_held_out(0)
+    assert len({find_held_out(seed)[0] for seed in range(4)}) > 1
+    # The draw is over the sorted names: the same patients as ever for a seed.
+    drawn = np.random.default_rng(0).choice(np.asarray(patients_of(normals)), 2, replace=False)
+    model = fit(normals, QUICK, detector="laplacian", progress=False)
+    rows = [row for row in normals.rows if row.patient_id in drawn]
+    scores = sorted(score(model, row.path).image_score for row in rows)
+    assert model.calibration.scores == tuple(scores)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.3])
+def test_where_nobody_is_held_out_there_are_no_operating_points_and_a_warning_says_so(normals, held_out, caplog):
+    config = dataclasses.replace(QUICK, held_out=held_out)
+    with caplog.at_level(logging.WARNING):
+        model = fit(choose(normals, patients_of(normals)[:2]), config, detector="laplacian", progress=False)
+    assert model.calibration is None
+    assert np.isfinite(model.level)
+    assert "no operating points" in caplog.text
+    assert "unary calibrate" in caplog.text
+
+
+def test_controls_against_numpy(normals):
+    collection = collect_patches(
+        normals.select(normals.rows[:1]), PreparationConfig(), GridConfig(64, 32), MAMMOGRAPHY.reading
+    )
+    patches = collection.patches
+    values = patches.gather(slice(None)).reshape(len(patches), -1) / 65535
+    controls = measure_controls(patches)
+    assert np.allclose(controls["mean_brightness"], values.mean(axis=1))
+    assert np.allclose(controls["standard_deviation"], values.std(axis=1))
+
+
+def test_a_file_that_is_no_image_is_an_error(laplacian, tmp_path):
+    (tmp_path / "notes.png").write_text("not a picture")
+    with pytest.raises(ImageError, match=r"notes\.png"):
+        score(laplacian, tmp_path / "notes.png")
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (64, 64), (30, 700), (900, 50)])
+def test_images_smaller_than_a_patch_and_of_any_aspect_are_scored(model, shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(2000, 4000, shape, dtype=np.uint16)
+    pixels[: shape[0] // 4] = 10  # background
+    PIL.Image.fromarray(pixels).save(tmp_path / "odd.png")
+    whole = dataclasses.replace(
+        model, preparation=PreparationConfig(mask="none"), grid=GridConfig(64, 32, 0.1), profile=GENERAL
+    )
+    result = score(whole, tmp_path / "odd.png")
+    assert result.anomaly_map.shape == shape
+    assert np.isfinite(result.anomaly_map).sum() == result.scored_px > 0
+    assert len(result.scores) >= 1
+
+
+def test_every_field_is_chosen_on_its_own(normals):
+    def choose_for(config, detector_grid="working", profile=MAMMOGRAPHY):
+        return choose_grid(normals, config, detector_grid=detector_grid, profile=profile)
+
+    assert choose_for(FitConfig()) == (PreparationConfig(working_spacing_mm=0.14), GridConfig(64, 64))
+    assert choose_for(FitConfig(), "stored") == (PreparationConfig(), GridConfig(128, 128))
+    # A mask that is asked for leaves the working spacing as it is, and so on.
+    preparation, grid = choose_for(FitConfig(mask="none", stride_px=32))
+    assert preparation == PreparationConfig(mask="none", working_spacing_mm=0.14)
+    assert grid == GridConfig(64, 32)
+    preparation, grid = choose_for(FitConfig(intensity="full_scale", min_tissue=0.9))
+    assert preparation == PreparationConfig(intensity="full_scale", working_spacing_mm=0.14)
+    assert grid == GridConfig(64, 64, 0.9)
+    assert choose_for(FitConfig(window=(0, 4095)))[0].intensity == "window"
+    preparation, grid = choose_for(FitConfig(working_spacing_mm=0.28))
+    assert (preparation.working_spacing_mm, grid.size_px) == (0.28, 32), "a patch keeps its size in mm"
+    preparation, grid = choose_for(FitConfig(working_spacing_mm=0.28), "stored")
+    assert (preparation.working_spacing_mm, grid.size_px) == (0.28, 128)
+    assert choose_for(FitConfig(), profile=GENERAL) == (PreparationConfig(mask="none"), GridConfig(64, 64))
+
+
+def test_images_without_a_spacing_are_taken_as_stored_and_that_is_said(caplog):
+    images = list(np.random.default_rng(0).integers(0, 255, (3, 80, 80), np.uint8))
+    manifest = unary.build_manifest(images)
+    with caplog.at_level(logging.WARNING):
+        preparation, grid = choose_grid(manifest, FitConfig(), detector_grid="working", profile=MAMMOGRAPHY)
+    assert preparation.working_spacing_mm is None
+    assert grid == GridConfig(64, 64)
+    assert "do not state their pixel spacing" in caplog.text
+    with pytest.raises(TrainingError, match=r"working_spacing_mm is 0\.2, but the images do not state"):
+        fit(images, FitConfig(working_spacing_mm=0.2), detector="laplacian")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("held_out", 1.0),
+        ("held_out", float("nan")),
+        ("seed", -1),
+        ("size_px", 0),
+        ("stride_px", -3),
+        ("min_tissue", 1.5),
+        ("mask", "moon"),
+        ("intensity", "bright"),
+        ("window", (5.0, 1.0)),
+        ("working_spacing_mm", 0.0),
+        ("working_spacing_mm", float("inf")),
+    ],
+)
+def test_a_setting_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        FitConfig(**{field: value})
+
+
+def test_a_window_and_another_intensity_contradict_each_other():
+    with pytest.raises(ValueError, match="window"):
+        FitConfig(window=(0.0, 100.0), intensity="percentile")
+    with pytest.raises(ValueError, match="window"):
+        FitConfig(intensity="window")
+
+
+def test_detectors_are_named_built_or_refused(normals, laplacian):
+    own = fit(normals, QUICK, detector=Laplacian(LaplacianConfig(strongest=3)), progress=False)
+    assert own.name == "laplacian"
+    assert own.detector.config.strongest == 3
+    assert fit(normals, QUICK, detector=Laplacian, progress=False).detector.config == LaplacianConfig()
+    by_place = fit(normals, QUICK, detector="unary.detectors.laplacian:Laplacian", progress=False)
+    assert by_place.name == "laplacian"
+    with pytest.raises(DetectorError, match="no detector is called 'laplace'"):
+        fit(normals, QUICK, detector="laplace")
+    with pytest.raises(DetectorError, match="object is no detector: it has no grid"):
+        fit(normals, QUICK, detector=object())
+    with pytest.raises(ProfileError, match="no profile is called 'ct'"):
+        fit(normals, QUICK, detector="laplacian", profile="ct")
+    assert laplacian.baseline.config == LaplacianConfig()
+
+
+def test_the_baseline_of_a_detector_of_the_working_grid_has_finer_filters(normals):
+    model = fit(normals, dataclasses.replace(QUICK, held_out=0.0), detector="dense_laplacian", progress=False)
+    assert model.preparation.working_spacing_mm == 0.14
+    assert model.baseline.config == COARSE_LAPLACIAN
+
+
+def test_too_few_patches_are_told_before_training(normals):
+    with pytest.raises(TrainingError, match=r"normal patches were found .* smaller than 4000 px"):
+        fit(normals, FitConfig(size_px=4000), detector=WEI2018, progress=False)
+
+
+def test_arrays_images_and_paths_are_fitted_alike(normals):
+    rows = normals.rows[:6]
+    images = [read_image(row.path) for row in rows]
+    arrays = [
+        unary.Image.from_array(image.pixels, spacing_mm=image.spacing_mm, value_range=(0, 4095)) for image in images
+    ]
+    models = [
+        fit(given, QUICK, detector="laplacian", progress=False)
+        for given in (images, [row.path for row in rows], [str(row.path) for row in rows])
+    ]
+    assert len({model.level for model in models}) == 1
+    assert len({model.provenance.data_hash for model in models}) == 1
+    plain = fit(arrays, QUICK, detector="laplacian", progress=False)
+    assert plain.provenance.data_hash == models[0].provenance.data_hash
+    assert plain.calibration.patients == 2
+    stack = np.stack([image.pixels for image in images])
+    assert fit(stack, QUICK, detector="laplacian", progress=False).provenance.data_hash == plain.provenance.data_hash
+    for alone in (images[0], rows[0].path, str(rows[0].path)):
+        with pytest.raises(ManifestError, match="one alone"):
+            fit(alone, QUICK, detector="laplacian")
+    with pytest.raises(ImageError, match="two-dimensional"):
+        fit(images[0].pixels, QUICK, detector="laplacian")
+
+
+def test_arrays_that_were_learned_from_are_recognised_and_others_are_not(normals):
+    stack = np.stack([read_image(row.path).pixels for row in normals.rows])
+    model = fit(stack[:6], QUICK, detector="laplacian", progress=False)
+    assert unary.calibrate_model(model, stack[6:], progress=False).calibration.patients == 6
+    with pytest.raises(unary.UnaryError, match=r"1 patient\(s\)"):
+        unary.calibrate_model(model, stack[5:], progress=False)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_level_lies_below_four_regions_per_image(images):
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(200, 150)).astype(np.float32) for _ in range(images)]
+    maps[0][:50] = np.nan
+    level = find_level(maps)
+    highest = []
+    for values in maps:
+        for row in range(0, 200, 36):
+            for col in range(0, 150, 36):
+                block = values[row : row + 36, col : col + 36]
+                if np.isfinite(block).any():
+                    highest.append(np.nanmax(block))
+    assert (np.asarray(highest) > level).sum() == 4 * images
+    assert level in highest
+    small = find_level([np.ones((5, 5), np.float32)])
+    assert small == 1
+    for nothing in ([], [np.full((5, 5), np.nan, np.float32)]):
+        with pytest.raises(CalibrationError, match="no training image has a scored pixel"):
+            find_level(nothing)
+
+
+def test_the_level_comes_from_images_spread_over_the_rows(laplacian, normals, monkeypatch):
+    read = []
+    real = unary.models.calibrating.read_row
+
+    def remember(row):
+        read.append(row.image_id)
+        return real(row)
+
+    monkeypatch.setattr("unary.models.calibrating.read_row", remember)
+    monkeypatch.setattr("unary.models.fitting._LEVEL_IMAGES", 3)
+    rest = (laplacian.preparation, laplacian.grid, laplacian.profile)
+    rows = normals.rows[:8]
+    measure_images(laplacian.detector, rows, *rest, progress=False)
+    assert read == [rows[0].image_id, rows[4].image_id, rows[7].image_id]
+    with pytest.raises(CalibrationError, match="no training image"):
+        measure_images(laplacian.detector, [], *rest, progress=False)
+
+
+def test_patients_are_known_by_hashes_alone(laplacian, parts, tmp_path):
+    assert laplacian.provenance.patient_hashes == hash_patients(row.patient_id for row in parts[0].rows)
+    laplacian.save(tmp_path / "m")
+    text = (tmp_path / "m" / "model.json").read_text()
+    assert not any(f'"{row.patient_id}"' in text for row in parts[0].rows)
+
+
+def test_a_blank_array_is_refused_by_name():
+    with pytest.raises(ManifestError, match="the array"):
+        fit([Image.from_array(np.zeros((200, 200), np.uint8))], QUICK, detector="laplacian")
