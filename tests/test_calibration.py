@@ -194,6 +194,68 @@ def test_the_sentences_say_what_is_guaranteed():
         calibration.find_operating_point("3")
 
 
+def test_a_number_names_its_point():
+    normals = [NormalScores(str(number), (float(number),), float(number)) for number in range(20)]
+    calibration = calibrate(normals)
+    for name, point in (("1", 1), ("1", 1.0), ("0.5", 0.5), ("2", np.float32(2))):
+        assert calibration.find_operating_point(point) == calibration.find_operating_point(name)
+
+
+def draw_patches(rng, name):
+    """Images of one patient whose patches share an effect; some images have none."""
+    effect = rng.normal()
+    sizes = rng.integers(0, 30, rng.integers(1, 4))
+    return [NormalScores(name, (), 9.0, effect + rng.normal(size=size)) for size in sizes]
+
+
+def share_above(image, threshold):
+    return float((image.patches > threshold).mean()) if len(image.patches) else 0.0
+
+
+@pytest.mark.parametrize("count", [2, 19, 40])
+def test_guaranteed_shares_of_patches_hold_over_calibrations(count):
+    rng, repeats = np.random.default_rng(count), 1500
+    above = np.zeros((repeats, 2))
+    for number in range(repeats):
+        normals = list(itertools.chain.from_iterable(draw_patches(rng, f"P{k}") for k in range(count)))
+        points = calibrate(normals, specificities=(0.9, 0.95)).operating_points[-2:]
+        test = draw_patches(rng, "new")
+        above[number] = [np.mean([share_above(image, point.threshold) for image in test]) for point in points]
+    assert [point.name for point in points] == ["patch_0.9", "patch_0.95"]
+    guaranteed = np.asarray([point.guaranteed for point in points])
+    assert guaranteed.tolist() == [2 / (count + 1) <= rate for rate in (0.1, 0.05)]
+    error = 3 * above.std(axis=0) / math.sqrt(repeats)
+    assert (above.mean(axis=0) <= np.asarray([0.1, 0.05]) + error)[guaranteed].all()
+
+
+@pytest.mark.parametrize("count", [3, 17, 42])
+def test_thresholds_of_patches_agree_with_loops(count):
+    rng = np.random.default_rng(count)
+    normals = list(itertools.chain.from_iterable(draw_patches(rng, f"P{k}") for k in range(count)))
+    patients = {image.patient: [other for other in normals if other.patient == image.patient] for image in normals}
+
+    def measure(threshold):
+        shares = [np.mean([share_above(image, threshold) for image in images]) for images in patients.values()]
+        return float(np.mean(shares))
+
+    for point in calibrate(normals).operating_points[-2:]:
+        assert (point.unit, point.false_alarm_rate, point.patients) == ("patch", None, count)
+        most = (point.rate * (count + 1) - 1) / count if point.guaranteed else point.rate
+        scores = np.sort(np.concatenate([image.patches for image in normals]))
+        expected = next(score for score in scores if measure(score) <= most + 1e-12)
+        assert point.threshold == expected
+        assert point.measured_rate == pytest.approx(measure(expected))
+
+
+def test_without_patches_no_point_counts_them_and_specificities_are_checked():
+    normals = [NormalScores(name, (), 1.0) for name in "ab"]
+    assert {point.unit for point in calibrate(normals).operating_points} == {"finding"}
+    with pytest.raises(CalibrationError, match="specificities must lie between"):
+        calibrate(normals, specificities=(1.0,))
+    with pytest.raises(CalibrationError, match="finite"):
+        NormalScores("a", (), 1.0, np.array([math.nan]))
+
+
 def test_what_cannot_be_calibrated_is_refused():
     one = NormalScores("a", (2.0, 1.0), 2.0)
     with pytest.raises(CalibrationError, match="at least two patients"):
