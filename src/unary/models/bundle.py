@@ -314,11 +314,26 @@ def _restore(
     """The detector of a state; what its class makes of a damaged one is told in one line."""
     part = {key.removeprefix(prefix): values for key, values in tensors.items() if key.startswith(prefix)}
     try:
-        return own.from_state(DetectorState(settings, part))
+        restored = own.from_state(DetectorState(settings, part))
+        again = restored.get_state()
     except KeyError as error:
         raise BundleError(f"{where}: {error} is missing; damaged, or of another version?") from error
     except (TypeError, ValueError, RuntimeError, DetectorError) as error:
         raise BundleError(f"{where}: damaged, or of another version: {error}") from error
+    foreign = _find_foreign(settings, again.settings) or _find_foreign(part, again.tensors)
+    if foreign is not None:
+        raise BundleError(f"{where}: {foreign!r} is unknown to {own.__name__}; damaged, or of another version?")
+    return restored
+
+
+def _find_foreign(given: object, kept: object) -> str | None:
+    """A name that a detector has passed over, at any depth; None if there is none."""
+    if isinstance(given, Mapping) and isinstance(kept, Mapping):
+        for key, value in given.items():
+            foreign = str(key) if key not in kept else _find_foreign(value, kept[key])
+            if foreign is not None:
+                return foreign
+    return None
 
 
 def hash_file(path: Path) -> str:

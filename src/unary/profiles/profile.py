@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,13 @@ class Lengths:
     rim_px: int
     merge_mm: float
     merge_px: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is None:
+                continue
+            if not 0 <= value < math.inf or (value == 0 and not name.startswith("rim")):
+                raise ValueError(f"{name} must be positive and finite, of a rim also 0; got {value}")
 
 
 @dataclass(frozen=True)
