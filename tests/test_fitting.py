@@ -249,6 +249,15 @@ def test_arrays_images_and_paths_are_fitted_alike(normals):
         fit(images[0].pixels, QUICK, detector="laplacian")
 
 
+@pytest.mark.parametrize("detector", ["laplacian", "dense_laplacian", WEI2018])
+def test_a_store_changes_nothing(normals, detector, tmp_path):
+    few = normals.select(normals.rows[:6])
+    one = fit(few, QUICK, detector=detector, progress=False)
+    other = fit(few, QUICK, detector=detector, store=tmp_path, progress=False)
+    assert (one.level, one.provenance) == (other.level, other.provenance)
+    assert any(tmp_path.iterdir())
+
+
 def test_arrays_that_were_learned_from_are_recognised_and_others_are_not(normals):
     stack = np.stack([read_image(row.path).pixels for row in normals.rows])
     model = fit(stack[:6], QUICK, detector="laplacian", progress=False)

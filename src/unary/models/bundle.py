@@ -166,7 +166,9 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
         raise BundleError(f"{folder}: a folder is needed, and there is a file of that name")
     if (folder / MODEL_FILE).exists():
         if not overwrite:
-            raise BundleError(f"{folder}: there is a model already; choose another folder, or allow it with overwrite")
+            raise BundleError(
+                f"{folder}: there is a model already; choose another folder, or replace it (overwrite=True, --overwrite)"
+            )
     elif folder.exists() and any(folder.iterdir()):
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
 

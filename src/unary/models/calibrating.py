@@ -22,7 +22,7 @@ from unary.records import Image, Manifest, ManifestRow
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Images = Manifest | Sequence[Image | NDArray[Any] | Path | str]
+Images = Manifest | Sequence[Image | NDArray[Any] | Path | str] | NDArray[Any]
 """A manifest; or images, arrays or paths, each of another patient and vouched for as normal."""
 
 

@@ -2,7 +2,7 @@
 
 All findings of an image are drawn at one level, which belongs to the model and lies below its operating points, so
 that a finding has the same outline whichever operating point is chosen; the operating point then keeps those that score
-above its threshold. Regions nearer to each other than ``merge_mm`` are one finding: the calcifications of a cluster are
+above its threshold. Regions nearer to each other than ``merge_mm`` are one finding: the specks of a cluster are
 reported once, as a radiologist would.
 """
 
