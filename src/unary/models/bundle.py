@@ -167,7 +167,8 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
     if (folder / MODEL_FILE).exists():
         if not overwrite:
             raise BundleError(
-                f"{folder}: there is a model already; choose another folder, or replace it (overwrite=True, --overwrite)"
+                f"{folder}: there is a model already; choose another folder, or replace it (overwrite=True, "
+                "--overwrite)"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
