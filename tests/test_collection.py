@@ -2,16 +2,27 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from unary.errors import ManifestError
+from unary.datasets.manifest import build_manifest
+from unary.errors import ImageError, ManifestError
 from unary.images.reading import read_image
-from unary.patches.collection import collect_patches
+from unary.patches.collection import (
+    collect_patches,
+    label_patches,
+    read_lesion_mask,
+    read_prepared,
+    read_row,
+    resample_collection,
+)
 from unary.patches.grid import GridConfig, extract_patches, tissue_origins
 from unary.patches.lesions import judge_patches, rasterise_lesion
+from unary.patches.patch_set import cut_window, find_window
 from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.patches.store import is_stored
-from unary.profiles import MAMMOGRAPHY
+from unary.profiles import GENERAL, MAMMOGRAPHY, LesionGroup, Reading
+from unary.records import Image, Lesion, ManifestRow
 
 GRID = GridConfig(64, 32)
 READING = MAMMOGRAPHY.reading
@@ -85,3 +96,86 @@ def test_a_store_changes_where_pixels_lie_and_nothing_else(phantoms, tmp_path):
     assert stored.data_hash == memory.data_hash
     assert (stored.origins == memory.origins).all()
     assert (stored.touches == memory.touches).all()
+
+
+def test_a_collection_keeps_the_window_that_a_detector_sees_in_use(phantoms):
+    few = phantoms.select(phantoms.rows[:3])
+    collection = collect_patches(few, PreparationConfig(), GRID, READING)
+    for pixels, mask, origins, which in collection.patches.views():
+        row = collection.rows[collection.image[which[0]]]
+        prepared = read_prepared(row, PreparationConfig())
+        window = find_window(prepared.mask, tissue_origins(prepared.mask, GRID), size_px=64)
+        assert np.array_equal(pixels, cut_window(prepared.pixels, window))
+        assert np.array_equal(mask, cut_window(prepared.mask, window))
+        assert np.array_equal(origins + np.array([window[0].start, window[1].start]), collection.origins[which])
+
+
+def test_images_in_memory_make_the_same_patches_as_their_files(phantoms):
+    few = phantoms.select(phantoms.rows[:3])
+    files = collect_patches(few, PreparationConfig(), GRID, READING)
+    manifest = build_manifest([read_image(row.path) for row in few.rows], labels=[row.label for row in few.rows])
+    memory = collect_patches(manifest, PreparationConfig(), GRID, READING)
+    assert memory.data_hash == files.data_hash
+    assert (memory.spacings_mm == files.spacings_mm).all()
+    arrays = build_manifest([read_image(row.path).pixels for row in few.rows])
+    plain = collect_patches(arrays, PreparationConfig(), GRID, GENERAL.reading)
+    assert plain.data_hash == files.data_hash
+    assert np.isnan(plain.spacings_mm).all()
+    assert list(plain.contains) == ["other"]
+
+
+def test_an_image_in_memory_wins_over_a_path_and_its_spacing_over_the_rows(phantoms):
+    pixels = np.arange(64.0).reshape(8, 8)
+    row = dataclasses.replace(phantoms.rows[0], image=Image.from_array(pixels), spacing_mm=0.3)
+    assert (read_row(row).pixels == pixels).all()
+    assert read_row(row).spacing_mm == (0.3, 0.3)
+    known = dataclasses.replace(row, image=Image.from_array(pixels, spacing_mm=(0.1, 0.2)))
+    assert read_row(known).spacing_mm == (0.1, 0.2)
+    with pytest.raises(ImageError, match="'empty' of the manifest has neither a path nor an image"):
+        read_row(ManifestRow(None, "empty", "p"))
+
+
+def test_labels_follow_the_groups_of_the_profile():
+    pixels = np.random.default_rng(0).integers(100, 4000, (64, 64), dtype=np.uint16)
+    prepared = prepare_image(Image.from_array(pixels, spacing_mm=0.5), PreparationConfig(mask="none"))
+    origins = tissue_origins(prepared.mask, GridConfig(32, 32))
+    reading = Reading(groups=(LesionGroup("nodule", "nodules", ("nodul",)),))
+    lesions = (
+        Lesion("a", "Nodule, solid", "box", ((2, 2), (10, 14))),
+        Lesion("a", "Nodule", "box", ((4, 4), (9, 9))),
+        Lesion("a", "Fracture", "box", ((30, 40), (50, 44))),
+    )
+    row = ManifestRow(None, "a", "p")
+    found = label_patches(row, lesions, prepared, origins, 32, reading)
+    assert {name: held.tolist() for name, held in found.contains.items()} == {
+        "nodule": [True, False, False, False],
+        "other": [False, False, False, True],
+    }
+    assert found.touches.tolist() == [True, True, False, True]
+    assert found.sizes_mm["nodule"][0] == 6.0, "the larger of two"
+    assert np.isnan(found.sizes_mm["nodule"][1:]).all()
+    partly = label_patches(dataclasses.replace(row, complete=False), lesions, prepared, origins, 32, reading)
+    assert partly.touches.all()
+
+
+def test_a_lesion_mask_has_the_shape_of_its_image(tmp_path):
+    inside = np.zeros((20, 30), np.uint8)
+    inside[4:9, 5:7] = 255
+    PIL.Image.fromarray(inside).save(tmp_path / "mask.png")
+    assert np.array_equal(read_lesion_mask(tmp_path / "mask.png", (20, 30)), inside > 0)
+    with pytest.raises(ImageError, match=r"mask\.png: the lesion mask has the shape \(20, 30\) but its image has"):
+        read_lesion_mask(tmp_path / "mask.png", (30, 20))
+
+
+def test_the_same_patches_on_a_coarser_grid(phantoms):
+    few = phantoms.select(phantoms.rows[-3:])
+    fine = collect_patches(few, PreparationConfig(), GRID, READING)
+    spacing = read_image(few.rows[0].path).spacing_mm[0]
+    coarse = resample_collection(fine, PreparationConfig(working_spacing_mm=2 * spacing), size_px=32)
+    assert np.abs(coarse.origins * 2 - fine.origins).max() <= 1
+    assert (coarse.image == fine.image).all()
+    assert (coarse.touches == fine.touches).all()
+    assert coarse.data_hash != fine.data_hash
+    small, large = coarse.patches.gather(slice(None)), fine.patches.gather(slice(None))
+    means = large.reshape(len(large), 32, 2, 32, 2).mean(axis=(2, 4))
+    assert np.corrcoef(small.ravel(), means.ravel())[0, 1] > 0.98

@@ -180,9 +180,9 @@ class ManifestRow:
     laterality, view
         As in `Image`.
     assessment
-        The category of the reading, such as ``"4a"``, one of the profile's (`unary.profiles.Reading`); None when unknown.
+        The category of the reading, such as ``"4a"``, by the profile (`unary.profiles.Reading`); None when unknown.
     density
-        ACR breast density, ``"1"`` to ``"4"``; None when unknown.
+        ACR density of the tissue, ``"1"`` to ``"4"``; None when unknown.
     complete
         Whether every lesion of the image is annotated. Where False, what lies outside the listed lesions is unknown
         and is never taken as normal.

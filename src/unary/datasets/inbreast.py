@@ -176,6 +176,18 @@ def read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
     Points are stored as text, ``"(x, y)"`` with x to the right; one point makes a lesion of kind point, two a box, more
     a contour.
 
+    Parameters
+    ----------
+    path
+        Of the property list.
+    image_id
+        Written into the lesions.
+
+    Returns
+    -------
+    tuple
+        The lesions; and a remark for every region that has no readable points.
+
     Raises
     ------
     ManifestError

@@ -257,7 +257,14 @@ def _parse_number(text: str | None, name: str, where: str) -> float | None:
 
 
 def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
-    """Read a file of lesions, each of which must belong to one of ``image_ids``.
+    """Read a file of lesions.
+
+    Parameters
+    ----------
+    path
+        Of the CSV. Relative mask paths count from its folder.
+    image_ids
+        To one of which each lesion must belong.
 
     Raises
     ------
@@ -302,6 +309,15 @@ def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
 
 def write_manifest(manifest: Manifest, path: Path | str) -> None:
     """Write a manifest and its lesions; paths below its folder are written relative, so that both can move together.
+
+    The category of the reading goes into the column ``birads`` where all of them are BI-RADS, else into ``assessment``.
+
+    Parameters
+    ----------
+    manifest
+        Of images that have a path.
+    path
+        Of the CSV; lesions, if there are any, go to `lesions_path`. A file there is replaced.
 
     Raises
     ------

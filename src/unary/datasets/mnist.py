@@ -93,7 +93,7 @@ def _read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
     if len(content) - start != math.prod(shape):
         raise ManifestError(
-            f"{path}: the header promises {' x '.join(map(str, shape))} = {math.prod(shape)} bytes, "
+            f"{path}: the header says {' x '.join(map(str, shape))} = {math.prod(shape)} bytes, "
             f"{len(content) - start} follow; is the download incomplete?"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -66,6 +66,13 @@ def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random
 def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: tuple[str, str]) -> None:
     """Refuse a patient on two sides of a split.
 
+    Parameters
+    ----------
+    left, right
+        Shape (n,) and (m,): the patients of what lies on either side; any may be repeated.
+    sides
+        What a message calls them.
+
     Raises
     ------
     SplitError

@@ -73,6 +73,13 @@ def pad_to_patch(pixels: NDArray[T], size_px: int) -> NDArray[T]:
     """Return the image grown at its lower and right border, by zeros, until one patch fits; unchanged if it does.
 
     Zeros are what preparation leaves outside the tissue.
+
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), any dtype.
+    size_px
+        Side of a patch.
     """
     short = [max(size_px - length, 0) for length in pixels.shape]
     return np.pad(pixels, [(0, n) for n in short]) if any(short) else pixels
@@ -81,7 +88,16 @@ def pad_to_patch(pixels: NDArray[T], size_px: int) -> NDArray[T]:
 def tissue_share(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> NDArray[np.float64]:
     """Return the share of each patch that is tissue, shape (n,), in [0, 1].
 
-    Exact, from an integral image of the patches' corners. Pixels past the border count as background.
+    Exact, from an integral image of the patches' corners.
+
+    Parameters
+    ----------
+    mask
+        Shape (rows, cols), bool.
+    origins
+        Shape (n, 2): (row, col) of the patches' first pixels. What of a patch lies past the border is background.
+    size_px
+        Side of a patch.
     """
     top, left = origins[:, 0], origins[:, 1]
     bottom, right = np.minimum(origins + size_px, mask.shape).T
@@ -98,14 +114,32 @@ def tissue_share(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> 
 
 
 def tissue_origins(mask: NDArray[np.bool_], config: GridConfig) -> Origins:
-    """Return the grid's patches that hold at least ``min_tissue`` of tissue, shape (n, 2)."""
+    """Return the grid's patches that hold at least ``min_tissue`` of tissue, and any at all; shape (n, 2), int32.
+
+    Parameters
+    ----------
+    mask
+        Shape (rows, cols), bool: True where tissue is.
+    config
+        Of the grid.
+    """
     origins = grid_origins((int(mask.shape[0]), int(mask.shape[1])), config)
     share = tissue_share(mask, origins, size_px=config.size_px)
     return origins[(share >= config.min_tissue) & (share > 0)]
 
 
 def extract_patches(pixels: NDArray[T], origins: Origins, *, size_px: int) -> NDArray[T]:
-    """Copy patches out of one image, shape (n, size_px, size_px), zero past the border."""
+    """Copy patches out of one image, shape (n, size_px, size_px), zero past the border.
+
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), any dtype.
+    origins
+        Shape (n, 2), as `grid_origins` gives them: past the border only where the image is smaller than a patch.
+    size_px
+        Side of a patch.
+    """
     padded = pad_to_patch(pixels, size_px)
     patches = np.empty((len(origins), size_px, size_px), padded.dtype)
     for patch, (row, col) in zip(patches, origins.tolist(), strict=True):

@@ -145,7 +145,17 @@ def patch_overlaps(
 def judge_patches(
     inside: NDArray[np.bool_], corner: tuple[int, int], origins: Origins, *, size_px: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which patches contain the lesion and which touch it, two bool arrays of shape (n,)."""
+    """Return which patches contain the lesion and which touch it, two bool arrays of shape (n,).
+
+    Parameters
+    ----------
+    inside, corner
+        From `rasterise_lesion`.
+    origins
+        Shape (n, 2): (row, col) of the patches' first pixels on the same grid.
+    size_px
+        Side of a patch.
+    """
     overlap = patch_overlaps(inside, corner, origins, size_px=size_px)
     enough = min(LESION_SHARE * int(inside.sum()), PATCH_SHARE * size_px * size_px)
     touches = overlap > 0

@@ -84,7 +84,16 @@ def build_patch_set(
 ) -> PatchSet:
     """Return the patches of one image, keeping of it the box of its tissue and its patches (`find_window`).
 
-    ``mask``, shape (rows, cols), is where tissue is; by default where pixels are not 0.
+    Parameters
+    ----------
+    pixels
+        Shape (rows, cols), as `unary.patches.preparation.PreparedImage` has them.
+    origins
+        Shape (n, 2): (row, col) of the patches' first pixels.
+    size_px
+        Side of a patch.
+    mask
+        Shape (rows, cols), bool: where tissue is; by default where pixels are not 0.
     """
     window = find_window(pixels > 0 if mask is None else mask, origins, size_px=size_px)
     kept = cut_window(pixels, window)
@@ -98,6 +107,15 @@ def find_window(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> t
 
     It may reach past the lower and right border, as patches may. What a detector sees of an image is always this box,
     in training as in use. Without tissue or patches it is empty.
+
+    Parameters
+    ----------
+    mask
+        Shape (rows, cols), bool: True where tissue is.
+    origins
+        Shape (n, 2): (row, col) of the patches' first pixels.
+    size_px
+        Side of a patch.
     """
     bounds = []
     for axis in (0, 1):
@@ -114,7 +132,7 @@ def find_window(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> t
 
 
 def cut_window(values: NDArray[T], window: tuple[slice, slice]) -> NDArray[T]:
-    """Copy a window of `find_window` out of an image, zero past the border."""
+    """Copy a window of `find_window` out of an image, of shape (rows, cols) and any dtype; zero past the border."""
     rows, cols = window
     kept = np.zeros((rows.stop - rows.start, cols.stop - cols.start), values.dtype)
     part = values[rows, cols]

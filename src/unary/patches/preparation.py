@@ -188,6 +188,13 @@ def _block_means(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
 def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     """Prepare one image.
 
+    Parameters
+    ----------
+    image
+        In any unit and dtype; it stays as it is.
+    config
+        What to do.
+
     Raises
     ------
     ImageError
@@ -252,7 +259,15 @@ def _erode_down(grown: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def enlarge(values: NDArray[T], prepared: PreparedImage) -> NDArray[T]:
-    """Return values of the working grid, shape (rows, cols), on the stored grid, each pixel taking its nearest."""
+    """Return values of the working grid on the stored grid, each stored pixel taking the nearest working pixel.
+
+    Parameters
+    ----------
+    values
+        Shape (rows, cols) of the working grid, any dtype.
+    prepared
+        The image; says how both grids lie.
+    """
     rows, cols = (
         np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
         for length, factor, size in zip(prepared.stored_shape, prepared.scale, values.shape, strict=True)

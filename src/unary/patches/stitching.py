@@ -31,7 +31,7 @@ def taper_window(size_px: int) -> NDArray[np.float32]:
 
 
 def split_grid(origins: Origins, rows: int) -> list[Origins]:
-    """Split patches in reading order into runs of so many of the grid's rows each."""
+    """Split patches, shape (n, 2), in reading order into runs of so many of the grid's rows each."""
     tops, number = np.unique(origins[:, 0], return_inverse=True)
     bounds = np.searchsorted(number, np.arange(rows, len(tops), rows))
     return [run for run in np.split(origins, bounds) if len(run)]
