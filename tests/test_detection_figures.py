@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from unary.evaluation.froc import ImageOutcome, sensitivity_at_rates, summarise_froc
 from unary.outputs.detection_figures import plot_findings, plot_froc
-from unary.outputs.figures import DISCLAIMER, figure_png
-from unary.records import Finding
+from unary.outputs.figures import figure_png
+from unary.records import NOTICE, Finding
 
 
 def draw_run(seed: int) -> list[ImageOutcome]:
@@ -57,7 +57,7 @@ def test_every_figure_says_what_it_is_not_and_is_a_reproducible_png() -> None:
     before = dict(mpl.rcParams)
     first, again = draw_all(), draw_all()
     for name, figure in first.items():
-        assert DISCLAIMER in [text.get_text() for text in figure.texts], name
+        assert NOTICE in [text.get_text() for text in figure.texts], name
         assert figure_png(figure) == figure_png(again[name]), name
     assert dict(mpl.rcParams) == before
 

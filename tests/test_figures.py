@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from unary.evaluation.intervals import Estimate, Run
 from unary.outputs.figures import (
-    DISCLAIMER,
     figure_png,
     plot_histogram,
     plot_losses,
@@ -23,6 +22,7 @@ from unary.outputs.figures import (
     reduce_maximum,
     reduce_mean,
 )
+from unary.records import NOTICE
 
 
 def draw_run(seed: int) -> Run:
@@ -50,7 +50,7 @@ def test_every_figure_says_what_it_is_not_and_is_a_reproducible_png() -> None:
     before = dict(mpl.rcParams)
     first, again = draw_all(), draw_all()
     for name, figure in first.items():
-        assert DISCLAIMER in [text.get_text() for text in figure.texts], name
+        assert NOTICE in [text.get_text() for text in figure.texts], name
         png = figure_png(figure)
         assert png.startswith(b"\x89PNG")
         assert png == figure_png(again[name]), name

@@ -12,7 +12,7 @@ import pytest
 
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ScoreTable, summarise
-from unary.outputs.figures import DISCLAIMER, figure_png, plot_losses
+from unary.outputs.figures import figure_png, plot_losses
 from unary.outputs.report import (
     MetricsTable,
     Picture,
@@ -24,6 +24,9 @@ from unary.outputs.report import (
     describe_outcome,
     write_report,
 )
+from unary.outputs.words import name_groups
+from unary.profiles import GENERAL
+from unary.records import NOTICE
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"steal()\" <img src='http://evil.example/a.png'> {{ 7 * 7 }}"
 
@@ -130,6 +133,33 @@ def test_rows_belong_to_their_detector_group_and_split() -> None:
             assert f"{detectors[name]['patch'][group]['auroc']:.3f}" in row
 
 
+def test_titles_are_those_of_the_profile() -> None:
+    flat = {name: splits["patient"] for name, splits in build_detectors().items()}
+    for name, groups in flat.items():
+        flat[name] = {"image": groups["all"], **groups}
+    section = build_results_section("R", flat, titles=name_groups(GENERAL.reading))
+    page = Page(build_report(build_sample(sections=(section,))))
+    for words in (
+        "All lesions",
+        "Whole images, by label",
+        "Mass",
+        "Control: normal-looking",
+        "210 images, ",
+        "210 patches, ",
+    ):
+        assert words in page.text
+    assert page.text.index("Odd kind") < page.text.index("Control: normal-looking")
+    assert "Masses" not in page.text
+
+
+def test_outcome_of_images_speaks_of_images() -> None:
+    found = {"auroc": 0.9, "auroc_ci95": None, "sensitivity_at_specificity": {"0.95": 0.5}}
+    groups = {"one": found, "two": {**found, "auroc": 0.4}}
+    text = describe_outcome(groups, first="two", second="one", difference=None, unit="image")
+    assert "one separates positive images from normal ones better than two" in text
+    assert "patch" not in text
+
+
 def test_metrics_without_splits_have_one_column_group() -> None:
     flat = {name: splits["patient"] for name, splits in build_detectors().items()}
     page = Page(build_report(build_sample(sections=(build_results_section("R", flat),))))
@@ -209,7 +239,7 @@ def test_each_picture_is_there_once_with_its_words_and_number() -> None:
 def test_the_answer_comes_first_and_nothing_given_is_lost() -> None:
     page = Page(build_report(build_sample(banners=("Synthetic data.",), notices=("One image was skipped.",))))
     text = " ".join(page.text.split())
-    order = [text.index(words) for words in (DISCLAIMER, "Synthetic data.", "The answer.", "AUROC is how often")]
+    order = [text.index(words) for words in (NOTICE, "Synthetic data.", "The answer.", "AUROC is how often")]
     assert order == sorted(order)
     for words in ("One image was skipped.", "unary demo", "0, 1", "versions.numpy", "2.4.6", "unknown"):
         assert words in text
