@@ -1,81 +1,48 @@
-"""The commands that a hospital runs: check, detect, calibrate, send."""
+"""The commands that a hospital runs: check, detect, send."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from unary.cli.models import NOT_CALIBRATED, add_reading_options, read_reading_options
+from unary.cli.options import Command, end_partly
 from unary.errors import UnaryError
-
-NOTICE = "Research software. Not for diagnosis."
-EXIT_FAILED, EXIT_PARTLY = 2, 3
-KINDS = ("report", "segmentation", "capture", "heat_map", "presentation")
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
+from unary.records import NOTICE
 
 
-def add_detection_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add ``check``, ``detect``, ``calibrate`` and ``send`` to the parser."""
-    check = commands.add_parser("check", help="say of each file whether it can be used, or why not; changes nothing")
-    check.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
-    check.add_argument("--model", type=Path, metavar="MODEL/", help="check against what this model has learned from")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON too")
-    check.add_argument("--headers-only", action="store_true", help="do not decode pixels")
-    check.add_argument(
-        "--allow-secondary-capture", action="store_true", help="accept secondary captures of modality MG (CBIS-DDSM)"
+def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    from unary.profiles import DEFAULT, PROFILES
+
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", type=Path, metavar="MODEL/", help="check against what this model has learned from")
+    which.add_argument(
+        "--profile", metavar="NAME", help=f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
     )
-    check.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
-    check.set_defaults(run=_run_check)
-    _add_detect(commands)
-    calibrate = commands.add_parser("calibrate", help="set a model's operating points on normal images of your own")
-    calibrate.add_argument("model", type=Path, metavar="MODEL/")
-    calibrate.add_argument("manifest", type=Path, metavar="M.csv", help="normal images of patients not trained on")
-    calibrate.add_argument("--out", type=Path, metavar="MODEL/", help="default: the model itself is changed")
-    calibrate.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every promise")
-    calibrate.set_defaults(run=_run_calibrate)
-    send = commands.add_parser("send", help="send DICOM results to a PACS")
-    send.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
-    where = send.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dimse", metavar="AET@HOST:PORT", help="by C-STORE")
-    where.add_argument("--web", metavar="URL", help="by STOW-RS; password or token from UNARY_WEB_PASSWORD, _TOKEN")
-    send.add_argument("--calling-title", default="UNARY", help="own AE title (default: %(default)s)")
-    send.add_argument("--user", help="of the DICOMweb server")
-    send.set_defaults(run=_run_send)
-
-
-def _add_detect(commands: Commands[argparse.ArgumentParser]) -> None:
-    detect = commands.add_parser("detect", help="find what departs from normal tissue, with place, size and p-value")
-    detect.add_argument("model", type=Path, metavar="MODEL/")
-    detect.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
-    detect.add_argument("--out", type=Path, required=True, metavar="DIR/")
-    detect.add_argument(
-        "--operating-point",
-        metavar="RATE",
-        help="false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)",
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON too")
+    parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
+    parser.add_argument(
+        "--allow-secondary-capture",
+        action="store_true",
+        help="accept secondary captures of the profile's modalities too, such as scanned films",
     )
-    detect.add_argument("--stride-px", type=int, help="step between windows of patch detectors (default: half a patch)")
-    detect.add_argument(
-        "--dicom",
-        metavar="A,B,C",
-        help=f"DICOM results, of {', '.join(KINDS)}; or none (default: report,segmentation,capture)",
-    )
-    detect.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
-    detect.add_argument("--spacing-mm", type=float, help="pixel spacing of files that do not state it")
-    detect.add_argument("--timeout-s", type=float, default=60.0, help="for reading one file (default: %(default)s)")
-    detect.add_argument("--memory-mib", type=int, default=4096, help="for reading one file (default: %(default)s)")
-    detect.set_defaults(run=_run_detect)
+    parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
 
 
 def _run_check(options: argparse.Namespace) -> int:
     from unary.clinic.acceptance import AcceptanceConfig, check_files, format_checks, write_checks
+    from unary.profiles import DEFAULT, find_profile
 
-    domain, spacing_needed = None, False
+    profile, domain, spacing_needed = find_profile(options.profile or DEFAULT), None, False
     if options.model is not None:
         from unary.models.bundle import read_model
 
         model = read_model(options.model)
-        domain = None if model.detection is None else model.detection.domain
+        profile, domain = model.profile, model.domain
         spacing_needed = model.preparation.working_spacing_mm is not None
     config = AcceptanceConfig(
         headers_only=options.headers_only,
@@ -83,34 +50,55 @@ def _run_check(options: argparse.Namespace) -> int:
         spacing_needed=spacing_needed,
         strict=options.strict,
     )
-    checks = check_files(options.inputs, config=config, domain=domain)
+    checks = check_files(options.inputs, profile, config=config, domain=domain)
     print(format_checks(checks))
     if options.json is not None:
         write_checks(checks, options.json)
     accepted = sum(check.accepted for check in checks)
-    if accepted == len(checks):
-        return 0
-    return EXIT_PARTLY if accepted else EXIT_FAILED
+    return end_partly(accepted, len(checks) - accepted)
+
+
+def _add_detect_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    from unary.outputs.dicom import DEFAULT_KINDS, KINDS
+
+    parser.add_argument("model", type=Path, metavar="MODEL/")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    parser.add_argument(
+        "--operating-point",
+        metavar="RATE",
+        help="false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)",
+    )
+    parser.add_argument(
+        "--dicom",
+        metavar="A,B,C",
+        help=f"DICOM results, of {', '.join(KINDS)}; or none (default: {','.join(DEFAULT_KINDS)})",
+    )
+    parser.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
+    add_reading_options(parser)
+
+
+def _read_kinds(text: str | None) -> Any:
+    """The kinds of DICOM results; None where nothing was said."""
+    from unary.outputs.dicom import KINDS
+
+    if text is None:
+        return None
+    kinds = tuple(kind for kind in text.split(",") if kind != "none")
+    wrong = [kind for kind in kinds if kind not in KINDS]
+    if wrong:
+        raise UnaryError(f"--dicom knows {', '.join(KINDS)} and none, not {wrong[0]!r}")
+    return kinds
 
 
 def _run_detect(options: argparse.Namespace) -> int:
     from unary.clinic.batch_detection import DetectConfig, detect_files
-    from unary.images.isolation_process import ReadingLimits
     from unary.models.bundle import read_model
-    from unary.models.calibration import describe_promise
-    from unary.models.detection import choose_point
+    from unary.models.calibration import describe_guarantee
+    from unary.models.examination import choose_point
 
-    dicom = None if options.dicom is None else tuple(kind for kind in options.dicom.split(",") if kind != "none")
-    wrong = [kind for kind in dicom or () if kind not in KINDS]
-    if wrong:
-        raise UnaryError(f"--dicom knows {', '.join(KINDS)} and none, not {wrong[0]!r}")
-    try:
-        limits = ReadingLimits(timeout_s=options.timeout_s, memory_mib=options.memory_mib)
-        config = DetectConfig(
-            options.operating_point, options.stride_px, dicom, options.maps, options.spacing_mm, limits
-        )
-    except ValueError as error:
-        raise UnaryError(str(error)) from error
+    kinds, limits = _read_kinds(options.dicom), read_reading_options(options)
+    config = DetectConfig(options.operating_point, kinds, options.maps, options.spacing_mm, limits)
     model = read_model(options.model)
     point = choose_point(model, options.operating_point)
     summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
@@ -122,55 +110,65 @@ def _run_detect(options: argparse.Namespace) -> int:
     )
     if outside:
         print(f"{outside} images differ from those that the model has learned from; their scores mean little")
-    print(describe_promise(point) if point else "The model is not calibrated: nothing is promised (unary calibrate).")
+    print(describe_guarantee(point) if point else NOT_CALIBRATED)
     print(NOTICE)
-    if not summary.failed:
-        return 0
-    return EXIT_PARTLY if summary.rows else EXIT_FAILED
+    return end_partly(len(summary.rows), len(summary.failed))
 
 
-def _run_calibrate(options: argparse.Namespace) -> int:
-    from unary.datasets.manifest import read_manifest
-    from unary.models.bundle import read_model, write_model
-    from unary.models.calibration import describe_promise
-    from unary.models.commissioning import calibrate_model
-    from unary.models.detection import require_settings
-
-    model = calibrate_model(read_model(options.model), read_manifest(options.manifest), allow_seen=options.allow_seen)
-    write_model(model, options.out or options.model)
-    calibration = require_settings(model).calibration
-    assert calibration is not None
-    for point in calibration.operating_points:
-        print(f"operating point {point.name}: score above {point.threshold:.4g}. {describe_promise(point)}")
-    if options.allow_seen:
-        print("Patients that the model was trained on were allowed: no promise holds.")
-    print(NOTICE)
-    return 0
+def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dimse", metavar="AET@HOST:PORT", help="by C-STORE")
+    where.add_argument("--web", metavar="URL", help="by STOW-RS; password or token from UNARY_WEB_PASSWORD, _TOKEN")
+    parser.add_argument("--calling-title", metavar="AET", help="own title, with --dimse (default: UNARY)")
+    parser.add_argument("--user", help="of the DICOMweb server, with --web")
 
 
 def _run_send(options: argparse.Namespace) -> int:
-    import os
+    from unary.clinic.pacs import DeliveryError
 
-    from unary.clinic.pacs import DeliveryError, DimseAddress, WebAddress, store_dimse, store_web
-
-    paths = [path for given in options.inputs for path in (sorted(given.rglob("*.dcm")) if given.is_dir() else [given])]
+    given = options.inputs
+    paths = [path for one in given for path in (sorted(one.rglob("*.dcm")) if one.is_dir() else [one])]
     if not paths:
         raise UnaryError("no .dcm file among the inputs")
     try:
-        if options.dimse is not None:
-            title, _, rest = options.dimse.rpartition("@")
-            host, _, port = rest.rpartition(":")
-            if not (title and host and port.isdigit()):
-                raise UnaryError(f"--dimse needs AET@HOST:PORT, got {options.dimse!r}")
-            deliveries = store_dimse(paths, DimseAddress(host, int(port), title, options.calling_title))
-        else:
-            password, token = os.environ.get("UNARY_WEB_PASSWORD"), os.environ.get("UNARY_WEB_TOKEN")
-            deliveries = store_web(paths, WebAddress(options.web, user=options.user, password=password, token=token))
+        deliveries = _send(paths, options)
     except ValueError as error:
-        raise UnaryError(str(error)) from error
+        raise UnaryError(f"{'--web' if options.dimse is None else '--dimse'}: {error}") from error
     except DeliveryError as error:
         print(f"unary: {error}", file=sys.stderr)
         stored = sum(delivery.stored for delivery in error.deliveries)
-        return EXIT_PARTLY if stored else EXIT_FAILED
+        return end_partly(stored, len(error.deliveries) - stored)
     print(f"{len(deliveries)} objects stored")
     return 0
+
+
+def _send(paths: list[Path], options: argparse.Namespace) -> tuple[Any, ...]:
+    """Send files by the way that was asked for."""
+    import os
+
+    from unary.clinic.pacs import DimseAddress, WebAddress, store_dimse, store_web
+
+    if options.dimse is None:
+        if options.calling_title is not None:
+            raise UnaryError("--calling-title goes with --dimse alone")
+        password, token = os.environ.get("UNARY_WEB_PASSWORD"), os.environ.get("UNARY_WEB_TOKEN")
+        return store_web(paths, WebAddress(options.web, user=options.user, password=password, token=token))
+    if options.user is not None:
+        raise UnaryError("--user goes with --web alone")
+    title, _, rest = options.dimse.rpartition("@")
+    host, _, port = rest.rpartition(":")
+    if not (title and host and port.isdigit()):
+        raise UnaryError(f"--dimse needs AET@HOST:PORT, not {options.dimse!r}")
+    return store_dimse(paths, DimseAddress(host, int(port), title, options.calling_title or "UNARY"))
+
+
+COMMANDS = (
+    Command(
+        "check", "say of each file whether it can be used, or why not; changes nothing", _add_check_options, _run_check
+    ),
+    Command(
+        "detect", "find what departs from normal tissue, with place, size and p-value", _add_detect_options, _run_detect
+    ),
+    Command("send", "send DICOM results to a PACS", _add_send_options, _run_send),
+)

@@ -1,0 +1,109 @@
+"""The commands about data: manifest, split."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unary.cli.options import Command, add_number, add_whole_number
+from unary.errors import UnaryError
+
+if TYPE_CHECKING:
+    from unary.records import Manifest
+
+DATA_SETS = ("inbreast", "cbis-ddsm", "mias", "folder")
+
+
+def read_data_set(kind: str, path: Path, annotation: Path | None) -> tuple[Manifest, tuple[str, ...]]:
+    """Return the manifest of a data set, and notices.
+
+    Parameters
+    ----------
+    kind
+        One of `DATA_SETS`, or ``"manifest"``.
+    path
+        Of the folder, or of the manifest.
+    annotation
+        Which images list only part of their lesions; of INbreast alone.
+
+    Raises
+    ------
+    ManifestError, UnaryError
+        If it cannot be read, or has no use for the annotation.
+    """
+    from unary.datasets.cbis_ddsm import read_cbis_ddsm
+    from unary.datasets.folder import read_folder
+    from unary.datasets.inbreast import read_inbreast
+    from unary.datasets.manifest import read_manifest
+    from unary.datasets.mias import read_mias
+
+    if annotation is not None and kind != "inbreast":
+        raise UnaryError("--annotation goes with inbreast alone")
+    if kind == "inbreast":
+        return read_inbreast(path, annotation=annotation)
+    if kind == "manifest":
+        return read_manifest(path), ()
+    return {"cbis-ddsm": read_cbis_ddsm, "mias": read_mias, "folder": read_folder}[kind](path)
+
+
+def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    parser.add_argument("kind", choices=DATA_SETS)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="M.csv")
+    parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
+    parser.add_argument(
+        "--annotation", type=Path, metavar="CSV", help="inbreast: which images list only part of their lesions"
+    )
+
+
+def _run_manifest(options: argparse.Namespace) -> int:
+    from unary.datasets.manifest import write_manifest
+
+    manifest, notices = read_data_set(options.kind, options.folder, options.annotation)
+    if options.only is not None:
+        manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
+    for notice in notices:
+        print(f"unary: {notice}", file=sys.stderr)
+    write_manifest(manifest, options.out)
+    labels = [row.label or "unlabelled" for row in manifest.rows]
+    counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
+    patients = len({row.patient_id for row in manifest.rows})
+    print(f"{options.out}: {len(labels)} images ({counts}) of {patients} patients, {len(manifest.lesions)} lesions")
+    return 0
+
+
+def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    parser.add_argument("manifest", type=Path, metavar="M.csv")
+    parser.add_argument("--train", type=Path, required=True, metavar="T.csv")
+    parser.add_argument("--test", type=Path, required=True, metavar="E.csv")
+    add_number(parser, "--held-out", default=0.2, help="share of the normal patients that goes to the test side")
+    add_whole_number(parser, "--seed", default=0, help="of the draw")
+
+
+def _run_split(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from unary.datasets.manifest import read_manifest, write_manifest
+    from unary.datasets.splits import split_manifest
+
+    train, test = split_manifest(read_manifest(options.manifest), options.held_out, np.random.default_rng(options.seed))
+    for part, path in ((train, options.train), (test, options.test)):
+        write_manifest(part, path)
+        print(f"{path}: {len(part.rows)} images of {len({row.patient_id for row in part.rows})} patients")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "manifest", "list a data set's images, labels and lesions in one CSV", _add_manifest_options, _run_manifest
+    ),
+    Command(
+        "split",
+        "divide a manifest by patient into normals to fit and the rest to evaluate",
+        _add_split_options,
+        _run_split,
+    ),
+)

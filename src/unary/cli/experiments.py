@@ -1,0 +1,153 @@
+"""The commands that rerun and compare: reproduce, bench, demo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from unary.cli.data import DATA_SETS, read_data_set
+from unary.cli.options import (
+    EXIT_PARTLY,
+    Command,
+    add_choice,
+    add_config_options,
+    add_notes,
+    add_whole_number,
+    read_config_options,
+)
+from unary.records import NOTICE
+
+_TRAINING, _GRID, _PREPARATION = "training", "grid", "preparation"
+
+
+def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    experiments = parser.add_subparsers(required=True, metavar="EXPERIMENT", dest="experiment")
+    paper = experiments.add_parser("wei2018", help="section 5, on INbreast", allow_abbrev=False)
+    _add_common_options(paper, runs=3)
+    paper.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    add_notes(paper)
+    if words and words[0] == "wei2018":
+        from unary.detectors.wei2018.learning import TrainingConfig
+        from unary.patches.grid import GridConfig
+        from unary.patches.preparation import PreparationConfig
+
+        for name, config in ((_TRAINING, TrainingConfig()), (_GRID, GridConfig()), (_PREPARATION, PreparationConfig())):
+            add_config_options(paper.add_argument_group(name), config, scope=name)
+    for name, title in (("mnist", "section 4.1, on MNIST"), ("cifar10", "section 4.2, on CIFAR-10")):
+        small = experiments.add_parser(name, help=title, allow_abbrev=False)
+        _add_common_options(small, runs=10)
+        add_whole_number(small, "--epochs", default=None, least=1, help="of each training (default: see the docs)")
+
+
+def _add_common_options(parser: argparse.ArgumentParser, *, runs: int) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_whole_number(parser, "--runs", default=runs, least=1, help="independent runs")
+    add_whole_number(parser, "--seed", default=0, help="of the first run")
+
+
+def _run_reproduce(options: argparse.Namespace) -> int:
+    return _run_wei2018(options) if options.experiment == "wei2018" else _run_small_images(options)
+
+
+def _run_small_images(options: argparse.Namespace) -> int:
+    from unary.experiments.small_images import reproduce_small_images
+
+    document = reproduce_small_images(
+        options.experiment, options.data, options.out, runs=options.runs, epochs=options.epochs, seed=options.seed
+    )
+    for name, classes in document["detectors"].items():
+        print(f"{name:18s} mean AUROC over {len(classes) - 1} classes {classes['mean']['auroc']:.3f}")
+    print(f"{options.out / 'report.html'}")
+    return 0
+
+
+def _run_wei2018(options: argparse.Namespace) -> int:
+    from unary.datasets.inbreast import read_inbreast
+    from unary.detectors.wei2018.learning import TrainingConfig
+    from unary.experiments.wei2018 import PaperConfig, run_wei2018
+    from unary.experiments.wei2018_report import describe_result, write_wei2018_report
+    from unary.patches.grid import GridConfig
+    from unary.patches.preparation import PreparationConfig
+    from unary.training.devices import require_device
+
+    config = PaperConfig(
+        training=read_config_options(options, TrainingConfig(), scope=_TRAINING),
+        grid=read_config_options(options, GridConfig(), scope=_GRID),
+        preparation=read_config_options(options, PreparationConfig(), scope=_PREPARATION),
+        seeds=tuple(range(options.seed, options.seed + options.runs)),
+    )
+    require_device(config.training.device, "--device")
+    manifest, notices = read_inbreast(options.data, annotation=options.annotation)
+    result = run_wei2018(manifest, options.out, config, notices=(*options.note, *notices))
+    write_wei2018_report(result, options.out / "report.html", banners=tuple(options.note))
+    for line in describe_result(result):
+        print(line)
+    print(f"{options.out / 'report.html'}")
+    return 0
+
+
+def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    from unary.profiles import DEFAULT, PROFILES
+
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR-OR-M.csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    kinds = (*DATA_SETS, "manifest")
+    add_choice(parser, "--kind", kinds, help="of the data (default: manifest for a file, inbreast for a folder)")
+    add_choice(parser, "--profile", tuple(PROFILES), default=DEFAULT.name, help="kind of image")
+    parser.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    parser.add_argument(
+        "--detectors", metavar="A,B,C", help="rows of the bench, your own as module:Class (default: all that it lists)"
+    )
+    add_whole_number(parser, "--folds", default=3, least=1, help="at least 2")
+    add_whole_number(parser, "--runs", default=1, least=1, help="independent runs")
+    add_whole_number(parser, "--seed", default=0, help="of the first run")
+    add_notes(parser)
+
+
+def _run_bench(options: argparse.Namespace) -> int:
+    from unary.experiments.bench import BenchConfig, run_bench
+    from unary.experiments.bench_report import describe_bench, write_bench_report
+    from unary.experiments.contenders import find_contenders, list_contenders
+    from unary.profiles import find_profile
+
+    contenders = list_contenders()
+    if options.detectors is not None:
+        contenders = find_contenders(list(dict.fromkeys(name.strip() for name in options.detectors.split(","))))
+    seeds = tuple(range(options.seed, options.seed + options.runs))
+    config = BenchConfig(profile=find_profile(options.profile), folds=options.folds, seeds=seeds)
+    kind = options.kind or ("manifest" if options.data.is_file() else "inbreast")
+    manifest, notices = read_data_set(kind, options.data, options.annotation)
+    result = run_bench(manifest, contenders, options.out, config, notices=notices, banners=options.note)
+    write_bench_report(result, options.out)
+    for line in describe_bench(result):
+        print(line)
+    print(f"{options.out / 'report.html'}")
+    print(NOTICE)
+    return EXIT_PARTLY if result.data.fine.skipped or result.failures else 0
+
+
+def _add_demo_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_whole_number(parser, "--seed", default=0, help="of the images and of the training")
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from unary.experiments.demo import run_demo
+
+    for line in run_demo(options.out, seed=options.seed):
+        print(line)
+    return 0
+
+
+COMMANDS = (
+    Command("reproduce", "rerun an experiment of Wei et al. 2018", _add_reproduce_options, _run_reproduce),
+    Command(
+        "bench",
+        "compare detectors on the same patches, cross-validated over patients",
+        _add_bench_options,
+        _run_bench,
+    ),
+    Command("demo", "the whole chain on synthetic images, in minutes", _add_demo_options, _run_demo),
+)
