@@ -17,6 +17,16 @@ from unary.errors import ImageError, require
 
 NOTICE = "Research software. Not for diagnosis."
 
+
+def count_words(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count_words(1, "finding"), count_words(2000, "finding")
+    ('1 finding', '2,000 findings')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 LesionKind = Literal["point", "contour", "circle", "box", "mask"]
 LESION_KINDS: tuple[LesionKind, ...] = ("point", "contour", "circle", "box", "mask")
 

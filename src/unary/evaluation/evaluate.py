@@ -30,7 +30,7 @@ from unary.patches.collection import PatchLabels, label_patches, read_row
 from unary.patches.grid import Origins
 from unary.patches.patch_set import build_patch_set
 from unary.profiles import Reading
-from unary.records import Image, Lesion, Manifest, ManifestRow
+from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     seen = set(hash_patients(row.patient_id for row in manifest.rows)) & set(model.provenance.patient_hashes)
     if seen and not allow_seen:
         raise SplitError(
-            f"{len(seen)} patient(s) of the manifest were in the training set of the model, which flatters every "
+            f"the model was trained on {count_words(len(seen), 'patient')} of the manifest, which flatters every "
             "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
         )
     labels = [row.label for row in manifest.rows]

@@ -59,6 +59,7 @@ from unary.evaluation.roc import (
     weighted_sensitivities,
 )
 from unary.files import replacing
+from unary.records import count_words
 
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
@@ -341,7 +342,7 @@ def _note(runs: Sequence[Run], estimate: Estimate) -> str:
         notes.append("no interval: too few patients")
     elif min(positives, negatives) < FEW_PATIENTS:
         notes.append(
-            f"the interval rests on {positives} patients with positives and {negatives} with negatives, "
+            f"the interval rests on {count_words(positives, 'patient')} with positives and {negatives} with negatives, "
             "and is probably too narrow"
         )
     return "; ".join(notes)

@@ -20,7 +20,7 @@ from unary.evaluation.metrics import FEW_PATIENTS
 from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
 from unary.models.calibration import MOST_FINDINGS
 from unary.profiles import Reading
-from unary.records import OperatingPoint
+from unary.records import OperatingPoint, count_words
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ def document_froc(froc: FrocSummary) -> dict[str, Any]:
     names = [f"{rate:g}" for rate in froc.rates]
     few = min(froc.target_patients, froc.image_patients) < FEW_PATIENTS
     note = (
-        f"the intervals rest on {froc.target_patients} patients with lesions and {froc.image_patients} normal ones, "
-        "and are probably too narrow"
+        f"the intervals rest on {count_words(froc.target_patients, 'patient')} with lesions and "
+        f"{froc.image_patients} normal ones, and are probably too narrow"
     )
     return {
         "sensitivity": {name: found.value for name, found in zip(names, froc.sensitivities, strict=True)},

@@ -22,9 +22,8 @@ from unary.evaluation.matching import STANDARD, Target
 from unary.models.calibration import MOST_FINDINGS
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.gallery import Box, plot_gallery
-from unary.outputs.words import count_words
 from unary.patches.collection import read_row
-from unary.records import Image
+from unary.records import Image, count_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from unary.outputs.detection_figures import plot_froc
 from unary.outputs.detection_pictures import Place, list_false_alarms, list_lesions, plot_evaluated, plot_places
 from unary.outputs.figures import figure_png
 from unary.outputs.report import Cell, Picture, Section, Table
-from unary.outputs.words import count_words, name_figures, with_interval
+from unary.outputs.words import name_figures, with_interval
 from unary.profiles import Reading
+from unary.records import count_words
 
 _CROPS, _WHOLE = 12, 2
 
@@ -97,7 +98,7 @@ def _list_targets(image: EvaluatedImage) -> Iterable[Sequence[object]]:
 
 def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]:
     """Return the figures as lines for a terminal, in the words of the profile."""
-    names, lines = name_figures(reading), []
+    names, titles, lines = name_figures(reading), _name_pixels(reading), []
     for name, froc in summary.froc.items():
         found = ", ".join(
             f"{with_interval(sensitivity)} at {rate:g}"
@@ -118,11 +119,16 @@ def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]
         )
     lines += [f"images, {names[name]}: AUROC {with_interval(found)}" for name, found in summary.images.items()]
     lines += [
-        f"pixels, {names[name]}: AUROC {with_interval(found.auroc)}, "
+        f"pixels, {titles[name]}: AUROC {with_interval(found.auroc)}, "
         f"average precision {with_interval(found.average_precision)}"
         for name, found in summary.pixels.items()
     ]
     return lines
+
+
+def _name_pixels(reading: Reading) -> dict[str, str]:
+    """What samples of pixels are of; there are no clusters among them."""
+    return {ALL_LESIONS: "all lesions", **{group.name: group.title for group in reading.groups}}
 
 
 def _expect(measured: MeasuredPoint) -> str:
@@ -133,11 +139,11 @@ def build_findings_sections(
     evaluation: Evaluation, summary: EvaluationSummary, reading: Reading
 ) -> tuple[Section, ...]:
     """Return the sections of the report: FROC, false alarms guaranteed and measured, images, pixels, pictures."""
-    names, threshold = name_figures(reading), _choose_threshold(summary)
+    threshold = _choose_threshold(summary)
     return (
         _build_froc_section(evaluation, summary, reading),
         *((_build_points_section(summary),) if summary.points else ()),
-        _build_ranking_section(summary, names),
+        _build_ranking_section(summary, reading),
         *_build_picture_sections(evaluation.evaluated, threshold, reading),
     )
 
@@ -224,10 +230,11 @@ def _count_images(points: Sequence[MeasuredPoint]) -> str:
     return f"measured on {images} of {patients}"
 
 
-def _build_ranking_section(summary: EvaluationSummary, names: Mapping[str, str]) -> Section:
+def _build_ranking_section(summary: EvaluationSummary, reading: Reading) -> Section:
+    names, titles = name_figures(reading), _name_pixels(reading)
     images = tuple((names[name], with_interval(found)) for name, found in summary.images.items())
     pixels = tuple(
-        (names[name], with_interval(p.auroc), with_interval(p.average_precision), p.positives, p.negatives, p.unscored)
+        (titles[name], with_interval(p.auroc), with_interval(p.average_precision), p.positives, p.negatives, p.unscored)
         for name, p in summary.pixels.items()
     )
     header = ("lesions", "AUROC", "average precision", "lesion pixels", "other pixels", "lesion pixels not scored")

@@ -60,15 +60,6 @@ def name_figures(reading: Reading) -> dict[str, str]:
     return {**name_queries(reading), **comparisons, BY_LABEL: "label negative against positive"}
 
 
-def count_words(count: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> count_words(1, "finding"), count_words(2000, "finding")
-    ('1 finding', '2,000 findings')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def with_interval(found: Estimate) -> str:
     """Return a value with its interval, to two decimals, or three significant digits below 0.1.
 
