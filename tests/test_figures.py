@@ -106,7 +106,7 @@ def test_histogram_shows_densities() -> None:
     assert len(stairs) == 4
     for values, edges, _ in stairs:
         assert np.sum(values * np.diff(edges)) == pytest.approx(1, abs=0.06)  # but for scores beyond the edge
-    assert "1 patches lie beyond" in axes.get_xlabel()
+    assert "beyond the right edge: 1 patch" in axes.get_xlabel()
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["negative, 180 patches", "positive, 20 patches"]
     figure_png(plot_histogram(np.ones(5), np.array([True, False, False, False, False])))

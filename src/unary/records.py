@@ -21,10 +21,11 @@ NOTICE = "Research software. Not for diagnosis."
 def count_words(count: int, noun: str) -> str:
     """Return a number with its noun.
 
-    >>> count_words(1, "finding"), count_words(2000, "finding")
-    ('1 finding', '2,000 findings')
+    >>> count_words(1, "finding"), count_words(2000, "finding"), count_words(0, "patch")
+    ('1 finding', '2,000 findings', '0 patches')
     """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    ending = "" if count == 1 else "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 LesionKind = Literal["point", "contour", "circle", "box", "mask"]

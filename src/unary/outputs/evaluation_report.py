@@ -107,13 +107,12 @@ def _build_report(
     metrics: dict[str, Any], tables: list[ScoreTable], model: Model, *, banners: tuple[str, ...], meta: dict[str, Any]
 ) -> Report:
     table, baseline = tables[0], name_of(model.baseline)
-    group = ALL if ALL in metrics[model.name] else IMAGE_GROUP
+    group, unit = (ALL, "patch") if ALL in metrics[model.name] else (IMAGE_GROUP, "image")
     outcomes = {name: groups[group] for name, groups in metrics.items()}
     if model.name == baseline:
         found = outcomes[model.name]
         lead = f"The {model.name} reaches an AUROC of {found['auroc']:.3f}{_between(found)}."
     else:
-        unit = "patch" if group == ALL else "image"
         lead = describe_outcome(outcomes, first=model.name, second=baseline, difference=None, unit=unit)
     curves = {name: [run for run in select_runs([table], detector=name) if run is not None] for name in table.scores}
     estimates = {
@@ -128,10 +127,10 @@ def _build_report(
     if threshold is not None:
         caption += f"; the line is the operating point {_PATCH_POINT}, set on held-out normal patients"
     histogram = plot_histogram(
-        table.scores[model.name][kept], positive[kept], label=f"score of {model.name}", threshold=threshold
+        table.scores[model.name][kept], positive[kept], label=f"score of {model.name}", threshold=threshold, unit=unit
     )
     pictures = (
-        Picture(figure_png(plot_roc(curves, estimates=estimates)), "ROC curves", "ROC curves by detector"),
+        Picture(figure_png(plot_roc(curves, estimates=estimates, unit=unit)), "ROC curves", "ROC curves by detector"),
         Picture(figure_png(histogram), caption, "Histogram of scores"),
     )
     results = build_results_section("Results", metrics, titles=name_groups(model.profile.reading))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unary.evaluation.intervals import Estimate, Run
 from unary.evaluation.roc import roc_curve
 from unary.patches.preparation import FULL_SCALE
-from unary.records import NOTICE
+from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,6 +129,7 @@ def plot_histogram(
     *,
     label: str = "Reconstruction error (RMSE)",
     threshold: float | None = None,
+    unit: str = "patch",
 ) -> Figure:
     """Draw the densities of scores by class, as figure 2a of the paper.
 
@@ -142,6 +143,8 @@ def plot_histogram(
         Of the horizontal axis, with the unit.
     threshold
         An operating point to mark.
+    unit
+        What has a score, singular.
 
     Notes
     -----
@@ -165,18 +168,24 @@ def plot_histogram(
                 continue
             densities = np.histogram(values[chosen], edges)[0] / (count * np.diff(edges))
             axes.stairs(densities, edges, fill=True, alpha=0.35, facecolor=colour, edgecolor=colour, hatch=hatch)
-            axes.stairs(densities, edges, color=colour, linewidth=1.5, label=f"{name}, {count:,} patches")
+            axes.stairs(densities, edges, color=colour, linewidth=1.5, label=f"{name}, {count_words(count, unit)}")
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.3g}")
         axes.set_xlim(low, high)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(label + (f"; {beyond} patches lie beyond the right edge" if beyond else ""))
+        axes.set_xlabel(label + (f"; beyond the right edge: {count_words(beyond, unit)}" if beyond else ""))
         axes.set_ylabel("Density")
         axes.legend(loc="upper right")
     return figure
 
 
-def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estimate], each_seed: bool = True) -> Figure:
+def plot_roc(
+    runs: Mapping[str, Sequence[Run]],
+    *,
+    estimates: Mapping[str, Estimate],
+    each_seed: bool = True,
+    unit: str = "patch",
+) -> Figure:
     """Draw ROC curves, as figure 2b of the paper, with AUROC and 95 % interval in the legend.
 
     Parameters
@@ -188,6 +197,8 @@ def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estim
         By detector: what to print.
     each_seed
         Whether the thin curves are drawn; of many detectors they would hide each other.
+    unit
+        What has a score, singular.
     """
     grid = np.linspace(0, 1, 1001)
     with new_figure(6.4, 5.6) as figure:
@@ -209,8 +220,8 @@ def plot_roc(runs: Mapping[str, Sequence[Run]], *, estimates: Mapping[str, Estim
             mean[0] = 0.0
             axes.plot(grid, mean, linewidth=2, label=text, **style)
         axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
-        axes.set_xlabel("False-positive rate (1 \u2212 specificity), per patch")
-        axes.set_ylabel("Sensitivity, per patch")
+        axes.set_xlabel(f"False-positive rate (1 \u2212 specificity), per {unit}")
+        axes.set_ylabel(f"Sensitivity, per {unit}")
         axes.legend(loc="lower right", title="AUROC [95 % interval]", title_fontsize=8.5, fontsize=8.5)
     return figure
 
