@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 
 from unary.cli.main import main
 from unary.clinic.batch_detection import DetectConfig, detect_files
+from unary.clinic.batch_scoring import score_files
 from unary.images.reading import read_image
-from unary.models.bundle import write_model
-from unary.models.pipeline import FitConfig, fit
+from unary.models.bundle import read_model, write_model
+from unary.models.examination import examine_image
+from unary.models.fitting import FitConfig, fit
 
 
 @pytest.fixture(scope="module")
 def model_folder(normals, tmp_path_factory):
     """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
     folder = tmp_path_factory.mktemp("model") / "laplacian"
-    write_model(fit(normals, FitConfig("laplacian", held_out=0.5), progress=False), folder)
+    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
     return folder
 
 
@@ -57,7 +60,7 @@ def test_a_planted_cluster_is_found_in_every_output(model_folder, phantoms, lesi
     points = np.concatenate([lesion.points for lesion in phantoms.lesions_of(lesional.image_id)])
     box = result["findings"][0]["box"]
     assert ((points >= box[:2]) & (points < box[2:])).all(axis=1).any()
-    assert "promise" in result
+    assert "guaranteed" in result["guarantee"] or "estimate" in result["guarantee"]
     assert "not for diagnosis" in result["notice"].lower()
     with (folder / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -66,6 +69,48 @@ def test_a_planted_cluster_is_found_in_every_output(model_folder, phantoms, lesi
     assert len(segments.SegmentSequence) == len(rows)
     source = pydicom.dcmread(lesional.path)
     assert pydicom.dcmread(folder / "report.dcm").StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_score_and_detect_give_the_same_map_and_image_score(model_folder, lesional, tmp_path):
+    outs = [tmp_path / "scored", tmp_path / "detected"]
+    assert main(["score", str(model_folder), str(lesional.path), "--out", str(outs[0])]) == 0
+    assert main(["detect", str(model_folder), str(lesional.path), "--out", str(outs[1]), "--maps", "--dicom=none"]) == 0
+    scored, detected = (out / lesional.path.stem for out in outs)
+    expected = examine_image(read_model(model_folder), read_image(lesional.path))
+    for folder in (scored, detected):
+        assert np.array_equal(tifffile.imread(folder / "map.tiff"), expected.anomaly_map, equal_nan=True)
+        assert read_result(folder)["image_score"] == expected.image_score
+        assert read_result(folder)["summary"]["image_score"] == expected.image_score
+    assert (scored / "map.tiff").read_bytes() == (detected / "map.tiff").read_bytes()
+    with (scored / "scores.csv").open(newline="") as file:
+        assert [float(row["score"]) for row in csv.DictReader(file)] == expected.scores.tolist()
+
+
+def test_a_model_that_is_not_calibrated_marks_no_patch(normals, lesional, tmp_path):
+    model = fit(normals, FitConfig(held_out=0.0), detector="laplacian", progress=False)
+    write_model(model, tmp_path / "model")
+    score_files(model, [lesional.path], tmp_path / "out", model_folder=tmp_path / "model", progress=False)
+    folder = tmp_path / "out" / lesional.path.stem
+    with (folder / "scores.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["row", "col", "size_px", "score"]
+    assert read_result(folder)["operating_points"] == []
+    assert set(read_result(folder)["summary"]) == {"image", "image_score", "patches"}
+
+
+def test_results_of_a_general_model_speak_of_no_breast(normals, lesional, tmp_path):
+    model = fit(normals, FitConfig(held_out=0.5, size_px=64), detector="laplacian", profile="general", progress=False)
+    write_model(model, tmp_path / "model")
+    kinds = "report,segmentation,capture,heat_map,presentation"
+    plain = pydicom.dcmread(lesional.path)
+    plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    plain.Modality, plain.StudyDescription = "DX", "Thorax"
+    plain.save_as(tmp_path / "film.dcm")
+    arguments = ["detect", str(tmp_path / "model"), str(tmp_path / "film.dcm"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--maps", "--dicom", kinds]) == 0
+    files = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".dcm", ".json", ".csv")]
+    assert len([path for path in files if path.suffix == ".dcm"]) == 5
+    for path in files:
+        assert not [word for word in (b"mammo", b"breast") if word in path.read_bytes().lower()], path.name
 
 
 def test_a_rerun_skips_and_a_redone_result_has_the_same_bytes(model_folder, lesional, tmp_path):
@@ -113,9 +158,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(model_folder, lesional, tmp
 
 
 def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, normals, lesional, tmp_path):
-    model = dataclasses.replace(
-        fit(normals, FitConfig("laplacian", held_out=0.0), progress=False),
-    )
+    model = fit(normals, FitConfig(held_out=0.0), detector="laplacian", progress=False)
     model = dataclasses.replace(model, preparation=dataclasses.replace(model.preparation, working_spacing_mm=0.3))
     write_model(model, tmp_path / "coarse")
     dataset = pydicom.dcmread(lesional.path)
