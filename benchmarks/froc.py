@@ -27,25 +27,24 @@ from reserved import explored_patients
 
 from unary.datasets.inbreast import read_inbreast
 from unary.datasets.manifest import read_manifest
-from unary.evaluation.detection_evaluation import (
-    as_pair,
-    compare_judged,
-    count_findings,
-    describe_froc,
-    estimate_patient_means,
-)
+from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FALSE_RATES, Outcomes, compare_froc, summarise_froc
 from unary.evaluation.intervals import Estimate
-from unary.evaluation.judged_images import JudgedImage, Sought, build_outcomes
+from unary.evaluation.lesion_query import LesionQuery
+from unary.evaluation.summary import as_pair, compare_evaluated, count_findings, document_froc, estimate_patient_means
 from unary.files import replacing
 from unary.models.bundle import describe_versions
-from unary.outputs.detection_report import NAMES, with_interval
+from unary.outputs.words import name_figures, with_interval
+from unary.profiles import DEFAULT
+from unary.records import NOTICE
 
 GROUPS = {
-    "calcification groups, BI-RADS 5": Sought(("calcification",), birads="5", complete_only=True),
-    "calcification clusters, BI-RADS 5": Sought(("calcification",), True, birads="5", complete_only=True),
-    "calcification groups, BI-RADS 2 to 4": Sought(("calcification",), birads="234", complete_only=True),
-    "masses": Sought(("mass",), complete_only=True),
+    "calcification groups, BI-RADS 5": LesionQuery(("calcification",), assessments=("5",), complete_only=True),
+    "calcification clusters, BI-RADS 5": LesionQuery(("calcification",), True, assessments=("5",), complete_only=True),
+    "calcification groups, BI-RADS 2 to 4": LesionQuery(
+        ("calcification",), assessments=("2", "3", "4"), complete_only=True
+    ),
+    "masses": LesionQuery(("mass",), complete_only=True),
 }
 FIRST = "fusion"
 RATE = 1.0
@@ -58,33 +57,33 @@ def fresh() -> np.random.Generator:
 
 
 def select_outcomes(
-    runs: Sequence[RunResult], sought: Sought, keep: Callable[[JudgedImage], bool] = lambda image: True
+    runs: Sequence[RunResult], query: LesionQuery, keep: Callable[[EvaluatedImage], bool] = lambda image: True
 ) -> list[Outcomes]:
     """Return the outcomes of each run that has lesions of the kind."""
-    found = [build_outcomes([image for image in run.images if keep(image)], sought) for run in runs]
+    found = [build_outcomes([image for image in run.images if keep(image)], query) for run in runs]
     return [outcomes for outcomes in found if any(outcome.target_scores for outcome in outcomes)]
 
 
 def list_sensitivities(runs: Runs, explored: set[str]) -> Iterable[dict[str, Any]]:
     """Yield a row per group of lesions, half of the patients and detector."""
-    halves: dict[str, Callable[[JudgedImage], bool]] = {
+    halves: dict[str, Callable[[EvaluatedImage], bool]] = {
         "all": lambda image: True,
         "reserved": lambda image: image.normal or image.row.patient_id not in explored,
     }
-    for (group, sought), half in itertools.product(GROUPS.items(), halves):
+    for (group, query), half in itertools.product(GROUPS.items(), halves):
         for detector, own in runs.items():
-            outcomes = select_outcomes(own, sought, halves[half])
+            outcomes = select_outcomes(own, query, halves[half])
             if not outcomes:
                 continue
             froc = summarise_froc(outcomes, rng=fresh(), rates=FALSE_RATES)
             hit = [[score is not None for o in run for score in o.target_scores] for run in outcomes]
-            row = {"group": group, "patients": half, "detector": detector, **describe_froc(froc)}
+            row = {"group": group, "patients": half, "detector": detector, **document_froc(froc)}
             yield row | {"hit_by_any": float(np.mean([np.mean(each) for each in hit])), "runs": len(outcomes)}
 
 
 def list_differences(runs: Runs) -> Iterable[dict[str, Any]]:
     """Yield a row per group and other detector: sensitivity of the first minus that of the other, paired."""
-    for (group, sought), other in itertools.product(GROUPS.items(), runs):
+    for (group, query), other in itertools.product(GROUPS.items(), runs):
         if other == FIRST or FIRST not in runs:
             continue
         pairs: tuple[list[Outcomes], list[Outcomes]] = ([], [])
@@ -92,7 +91,7 @@ def list_differences(runs: Runs) -> Iterable[dict[str, Any]]:
             names = [{image.row.image_id for image in run.images} for run in (one, two)]
             shared = names[0] & names[1]
             both = [
-                build_outcomes([image for image in run.images if image.row.image_id in shared], sought)
+                build_outcomes([image for image in run.images if image.row.image_id in shared], query)
                 for run in (one, two)
             ]
             if any(outcome.target_scores for outcome in both[0]):
@@ -108,12 +107,12 @@ def list_image_areas(runs: Runs) -> Iterable[dict[str, Any]]:
     for detector, own in runs.items():
         images = [image for run in own for image in run.images]
         number = [place for place, run in enumerate(own) for _ in run.images]
-        for name, found in compare_judged(images, rng=fresh, runs=number).items():
+        for name, found in compare_evaluated(images, reading=DEFAULT.reading, rng=fresh, runs=number).items():
             yield {"images": name, "detector": detector, **as_pair("auroc", found)}
 
 
 def list_false_alarms(runs: Runs) -> Iterable[dict[str, Any]]:
-    """Yield a row per detector and operating point: promised and measured on held-out normal patients."""
+    """Yield a row per detector and operating point: guaranteed and measured on held-out normal patients."""
     for detector, own in runs.items():
         for place, name in enumerate(point.name for point in own[0].points):
             points = [run.points[place] for run in own]
@@ -126,12 +125,12 @@ def list_false_alarms(runs: Runs) -> Iterable[dict[str, Any]]:
             yield {
                 "detector": detector,
                 "point": name,
-                "expected_false_findings": points[0].false_findings_per_image,
-                "runs_with_promise": sum(point.promised for point in points),
+                "expected_false_findings": points[0].rate,
+                "runs_with_guarantee": sum(point.guaranteed for point in points),
                 "runs": len(points),
                 "calibration_patients": sorted({point.patients for point in points}),
                 **as_pair("false_findings", found),
-                "promised_false_alarm_rate": float(np.mean([point.false_alarm_rate for point in points])),
+                "guaranteed_false_alarm_rate": float(np.mean([point.false_alarm_rate or 1.0 for point in points])),
                 **as_pair("false_alarm_rate", alarms),
                 "images": len(counts),
                 "images_with_finding": int((counts > 0).sum()),
@@ -193,18 +192,21 @@ def print_tables(result: dict[str, Any]) -> None:
     print_table(
         "Whole images told apart, AUROC:",
         ["images", "detector", "AUROC"],
-        ([NAMES[row["images"]], row["detector"], show(row, "auroc")] for row in result["images"]),
+        (
+            [name_figures(DEFAULT.reading)[row["images"]], row["detector"], show(row, "auroc")]
+            for row in result["images"]
+        ),
     )
     print_table(
-        "False alarms on held-out normal patients, promised and measured:",
-        ["detector", "point", "false findings, expected", "measured", "images with any, promised", "measured"],
+        "False alarms on held-out normal patients, guaranteed and measured:",
+        ["detector", "point", "false findings, expected", "measured", "images with any, guaranteed", "measured"],
         (
             [
                 row["detector"],
                 row["point"],
-                f"{row['expected_false_findings']:g} (promised in {row['runs_with_promise']} of {row['runs']} runs)",
+                f"{row['expected_false_findings']:g} (guaranteed in {row['runs_with_guarantee']} of {row['runs']})",
                 show(row, "false_findings"),
-                f"at most {row['promised_false_alarm_rate']:.2f}",
+                f"at most {row['guaranteed_false_alarm_rate']:.2f}",
                 show(row, "false_alarm_rate"),
             ]
             for row in result["false_alarms"]
@@ -254,7 +256,7 @@ def main() -> None:
         for number, fold in enumerate(draw_image_folds(manifest, count=options.folds, seed=seed)):
             for detector in detectors:
                 plan = Plan(detector, seed, number, options.folds, options.epochs, options.held_out)
-                print(f"{plan.name}: {len(fold.fit)} images to fit, {len(fold.test)} to judge", flush=True)
+                print(f"{plan.name}: {len(fold.fit)} images to fit, {len(fold.test)} to evaluate", flush=True)
                 runs[detector].append(run_plan(manifest, fold, plan, options.out, data_hash=data_hash))
     result = {
         "sensitivities": list(list_sensitivities(runs, explored_patients(manifest))),
@@ -265,10 +267,10 @@ def main() -> None:
         "runs": [{**dataclasses.asdict(run.plan), **run.facts} for own in runs.values() for run in own],
         "data": data_hash,
         "versions": describe_versions(),
-        "notice": "Research software. Not for diagnosis.",
+        "notice": NOTICE,
     }
     print_tables(result)
-    print(f"\nData: `{data_hash[:16]}`. Research software. Not for diagnosis.")
+    print(f"\nData: `{data_hash[:16]}`. {NOTICE}")
     with replacing(options.out / "froc.json") as partial:
         partial.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_figures(runs, GROUPS, options.out)

@@ -1,4 +1,4 @@
-"""Folds over patients, and one detector fitted and judged in one of them; what is done is kept as JSON."""
+"""Folds over patients, and one detector fitted and evaluated in one of them; what is done is kept as JSON."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from typing import Any
 import numpy as np
 
 from unary.datasets.splits import require_disjoint, split_by_patient
+from unary.detectors import find_detector_class
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import SplitError
-from unary.evaluation.detection_evaluation import as_pair, evaluate_detection
-from unary.evaluation.judged_images import JudgedImage, is_normal
+from unary.evaluation.evaluate import evaluate
+from unary.evaluation.evaluated_image import EvaluatedImage, evaluate_image, is_normal
 from unary.evaluation.matching import Match, Target
 from unary.evaluation.pixelwise import summarise_pixels
+from unary.evaluation.summary import as_pair
 from unary.files import replacing
-from unary.models.bundle import MODEL_FILE, DetectorName, Model, hash_file, read_model, write_model
+from unary.models.bundle import MODEL_FILE, Model, hash_file, read_model, write_model
 from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate
-from unary.models.detection import require_settings
-from unary.models.pipeline import FitConfig, fit
+from unary.models.examination import examine_image
+from unary.models.fitting import FitConfig, fit
+from unary.patches.collection import read_row
+from unary.profiles import DEFAULT
 from unary.records import Finding, Manifest, ManifestRow, OperatingPoint
-from unary.training.engine import TrainingConfig
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Plan:
     """One run: which detector, which division of the patients, which of its folds."""
 
-    detector: DetectorName
+    detector: str
     seed: int
     fold: int
     folds: int
@@ -50,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fold:
-    """Normal images to fit and calibrate on, and images of other patients to judge."""
+    """Normal images to fit and calibrate on, and images of other patients to evaluate."""
 
     fit: tuple[ManifestRow, ...]
     test: tuple[ManifestRow, ...]
@@ -65,7 +70,7 @@ class RunResult:
     """
 
     plan: Plan
-    images: tuple[JudgedImage, ...]
+    images: tuple[EvaluatedImage, ...]
     points: tuple[OperatingPoint, ...]
     pixels: dict[str, dict[str, Any]]
     facts: dict[str, Any]
@@ -78,7 +83,7 @@ def draw_image_folds(manifest: Manifest, *, count: int, seed: int) -> tuple[Fold
     was learned.
     """
     lesional = {lesion.image_id for lesion in manifest.lesions}
-    normal = [row for row in manifest.rows if row.image_id not in lesional and is_normal(row, ())]
+    normal = [row for row in manifest.rows if row.image_id not in lesional and is_normal(row, (), DEFAULT.reading)]
     chosen = {row.image_id for row in normal}
     others = [row for row in manifest.rows if row.image_id not in chosen]
     names, sizes = np.unique([row.patient_id for row in normal], return_counts=True)
@@ -105,13 +110,21 @@ def hash_manifest(manifest: Manifest) -> str:
     """Return a SHA-256 over the files' bytes, and over all that is known of images and lesions."""
     digest = hashlib.sha256(repr([dataclasses.replace(lesion, mask_path=None) for lesion in manifest.lesions]).encode())
     for row in manifest.rows:
-        known = [row.image_id, row.patient_id, row.label, row.birads, row.complete, row.spacing_mm, hash_file(row.path)]
+        known = [
+            row.image_id,
+            row.patient_id,
+            row.label,
+            row.assessment,
+            row.complete,
+            row.spacing_mm,
+            hash_file(row.path),
+        ]
         digest.update(json.dumps(known).encode())
     return digest.hexdigest()
 
 
 def run_plan(manifest: Manifest, fold: Fold, plan: Plan, out: Path, *, data_hash: str) -> RunResult:
-    """Fit on a fold and judge its test images, or read what was kept of it.
+    """Fit on a fold and evaluate its test images, or read what was kept of it.
 
     Parameters
     ----------
@@ -134,7 +147,7 @@ def run_plan(manifest: Manifest, fold: Fold, plan: Plan, out: Path, *, data_hash
         started = time.monotonic()
         model = _fit_or_read(manifest, fold, plan, out / "models" / kept.stem)
         fitted = time.monotonic()
-        document = _judge(model, manifest, fold, hold_out(fold, plan))
+        document = _evaluate(model, manifest, fold, hold_out(fold, plan))
         seconds = {"fit": fitted - started, "detect": time.monotonic() - fitted}
         document |= {**known, "fit_patients": len({row.patient_id for row in fold.fit}), "seconds": seconds}
         with replacing(kept) as partial:
@@ -145,12 +158,12 @@ def run_plan(manifest: Manifest, fold: Fold, plan: Plan, out: Path, *, data_hash
 def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Model:
     if (folder / MODEL_FILE).exists():
         return read_model(folder)
-    config = FitConfig(
-        plan.detector, training=TrainingConfig(epochs=plan.epochs, seed=plan.seed), held_out=plan.held_out
-    )
+    kind = find_detector_class(plan.detector)
+    detector = kind(Wei2018Config(training=TrainingConfig(epochs=plan.epochs))) if kind is Wei2018 else kind()
+    config = FitConfig(held_out=plan.held_out, seed=plan.seed)
     checkpoint = folder.with_suffix(".checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model = fit(manifest.select(fold.fit), config, checkpoint=checkpoint, progress=False)
+    model = fit(manifest.select(fold.fit), config, detector=detector, checkpoint=checkpoint, progress=False)
     write_model(model, folder)
     for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
         file.unlink()
@@ -158,22 +171,19 @@ def _fit_or_read(manifest: Manifest, fold: Fold, plan: Plan, folder: Path) -> Mo
 
 
 def hold_out(fold: Fold, plan: Plan) -> tuple[ManifestRow, ...]:
-    """Return the normal images that `unary.models.pipeline.fit` holds out to set operating points."""
+    """Return the normal images that `unary.fit` holds out to set operating points."""
     patients = np.asarray([row.patient_id for row in fold.fit])
     held = split_by_patient(patients, plan.held_out, np.random.default_rng(plan.seed))
     return tuple(row for row, out in zip(fold.fit, held, strict=True) if out)
 
 
-def _judge(model: Model, manifest: Manifest, fold: Fold, held: Sequence[ManifestRow]) -> dict[str, Any]:
-    calibration = require_settings(model).calibration
-    if calibration is None:
+def _evaluate(model: Model, manifest: Manifest, fold: Fold, held: Sequence[ManifestRow]) -> dict[str, Any]:
+    if model.calibration is None:
         raise SplitError("there are too few patients with normal images to hold any out for operating points")
-    normals = evaluate_detection(model, manifest.select(tuple(held)), progress=False)
-    evaluation = evaluate_detection(model, manifest.select(fold.test), progress=False)
-    assert normals is not None
-    assert evaluation is not None
-    scores = sorted(image.image_score for image in normals.images if image.image_score is not None)
-    if len(scores) != len(calibration.scores) or not np.allclose(scores, calibration.scores, rtol=1e-5):
+    normals = [evaluate_image(model, row, (), examine_image(model, read_row(row)))[0] for row in held]
+    evaluation = evaluate(model, manifest.select(fold.test), progress=False)
+    scores = sorted(image.image_score for image in normals if image.image_score is not None)
+    if len(scores) != len(model.calibration.scores) or not np.allclose(scores, model.calibration.scores, rtol=1e-5):
         raise SplitError("the model was calibrated on other images than those that are held out here")
     pixels = {}
     for name, samples in evaluation.pixels.items():
@@ -188,12 +198,12 @@ def _judge(model: Model, manifest: Manifest, fold: Fold, held: Sequence[Manifest
     return {
         "pixels": pixels,
         "skipped": list(evaluation.skipped),
-        "held_out": [_write_image(image) for image in normals.images],
-        "images": [_write_image(image) for image in evaluation.images],
+        "held_out": [_write_image(image) for image in normals],
+        "images": [_write_image(image) for image in evaluation.evaluated],
     }
 
 
-def _write_image(image: JudgedImage) -> dict[str, Any]:
+def _write_image(image: EvaluatedImage) -> dict[str, Any]:
     return {
         "image_id": image.row.image_id,
         "normal": image.normal,
@@ -208,6 +218,7 @@ def _write_image(image: JudgedImage) -> dict[str, Any]:
                 "outline": target.outline.tolist(),
                 "area_mm2": target.area_mm2,
                 "cluster": target.cluster,
+                "single": target.single,
             }
             for target in image.match.targets
         ],
@@ -225,12 +236,12 @@ def _read_run(path: Path, manifest: Manifest, plan: Plan) -> RunResult:
     return RunResult(plan, images, points, document["pixels"], facts)
 
 
-def _as_normal(image: JudgedImage) -> NormalScores:
+def _as_normal(image: EvaluatedImage) -> NormalScores:
     scores = tuple(finding.score for finding in image.findings[:MOST_FINDINGS])
     return NormalScores(image.row.patient_id, scores, float(image.image_score or 0.0))
 
 
-def _read_image(entry: dict[str, Any], row: ManifestRow) -> JudgedImage:
+def _read_image(entry: dict[str, Any], row: ManifestRow) -> EvaluatedImage:
     findings = tuple(
         Finding(
             **{
@@ -248,4 +259,4 @@ def _read_image(entry: dict[str, Any], row: ManifestRow) -> JudgedImage:
     )
     match = Match(targets, tuple(tuple(ranks) for ranks in entry["hits"]), {f.rank: f.score for f in findings})
     domain = tuple(entry["out_of_domain"])
-    return JudgedImage(row, entry["normal"], findings, match, entry["score"], entry["p_value"], domain)
+    return EvaluatedImage(row, entry["normal"], findings, match, entry["score"], entry["p_value"], domain)

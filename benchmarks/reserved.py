@@ -24,8 +24,8 @@ GROUPS = ("calcification_birads5", "calcification_birads2_4", "mass")
 
 def explored_patients(manifest: Manifest) -> set[str]:
     """Return the lesion patients that choices were made on."""
-    malignant = sorted({row.patient_id for row in manifest.rows if row.birads == "5"})
-    others = sorted({row.patient_id for row in manifest.rows if row.birads not in ("1", "5")} - set(malignant))
+    malignant = sorted({row.patient_id for row in manifest.rows if row.assessment == "5"})
+    others = sorted({row.patient_id for row in manifest.rows if row.assessment not in ("1", "5")} - set(malignant))
     return {*malignant[::2], *others[::2]}
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from unary.errors import SplitError
-from unary.evaluation.detection_evaluation import evaluate_detection
-from unary.evaluation.judged_images import SOUGHT, build_outcomes
+from unary.evaluation.evaluate import evaluate
+from unary.evaluation.evaluated_image import build_outcomes
+from unary.evaluation.lesion_query import list_queries
+from unary.profiles import DEFAULT
 
 FOLDS = 6  # of six patients with normal images: five are left to fit and calibrate on
 
@@ -39,27 +41,28 @@ def test_too_many_folds_are_refused(froc_runs, phantoms):
         froc_runs.draw_image_folds(phantoms, count=7, seed=0)
 
 
-def test_a_kept_run_is_read_and_equals_what_was_judged(froc_runs, phantoms, tmp_path, monkeypatch):
+def test_a_kept_run_is_read_and_equals_what_was_evaluated(froc_runs, phantoms, tmp_path, monkeypatch):
     fold = froc_runs.draw_image_folds(phantoms, count=FOLDS, seed=0)[0]
     plan = froc_runs.Plan("laplacian", 0, 0, FOLDS, 1, 0.4)
     data_hash = froc_runs.hash_manifest(phantoms)
     first = froc_runs.run_plan(phantoms, fold, plan, tmp_path, data_hash=data_hash)
     (folder,) = (tmp_path / "models").iterdir()
     model = froc_runs.read_model(folder)
-    fresh = evaluate_detection(model, phantoms.select(fold.test), progress=False)
-    assert first.points == model.detection.calibration.operating_points
-    for one, other in zip(first.images, fresh.images, strict=True):
+    fresh = evaluate(model, phantoms.select(fold.test), progress=False)
+    points = model.calibration.operating_points
+    assert first.points == tuple(point for point in points if point.unit == "finding")
+    for one, other in zip(first.images, fresh.evaluated, strict=True):
         assert one.findings == other.findings
         assert one.match.hits == other.match.hits
         assert (one.row, one.normal, one.image_score) == (other.row, other.normal, other.image_score)
-    for sought in SOUGHT.values():
-        assert build_outcomes(first.images, sought) == build_outcomes(fresh.images, sought)
+    for query in list_queries(DEFAULT.reading).values():
+        assert build_outcomes(first.images, query) == build_outcomes(fresh.evaluated, query)
 
     def refuse(*_arguments, **_options):
         raise AssertionError("this was done before")
 
     monkeypatch.setattr(froc_runs, "fit", refuse)
-    monkeypatch.setattr(froc_runs, "evaluate_detection", refuse)
+    monkeypatch.setattr(froc_runs, "evaluate", refuse)
     again = froc_runs.run_plan(phantoms, fold, plan, tmp_path, data_hash=data_hash)
     assert [image.findings for image in again.images] == [image.findings for image in first.images]
     with pytest.raises(AssertionError, match="done before"):
