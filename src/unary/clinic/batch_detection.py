@@ -28,7 +28,7 @@ from unary.outputs.dicom import DEFAULT_KINDS, Kind
 from unary.outputs.dicom.header import Run
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
-from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity
+from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity, count_words
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, 
         )
         for finding in detection.findings
     ]
-    title = f"{len(shown)} finding{'' if len(shown) == 1 else 's'}. {NOTICE}"
+    title = f"{count_words(len(shown), 'finding')}. {NOTICE}"
     figure = plot_findings(scored.prepared.pixels, shown, title=title)
     (folder / "findings.png").write_bytes(figure_png(figure))
     if maps:
