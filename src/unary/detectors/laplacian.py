@@ -1,4 +1,4 @@
-"""The no-learning yardstick: a multi-scale Laplacian of Gaussian with local normalisation.
+"""The no-learning baseline: a multi-scale Laplacian of Gaussian with local normalisation.
 
 A microcalcification is a bright speck of a few pixels. The negative Laplacian of a Gaussian of matching width responds
 to it; divided by the response's own local root mean square it no longer favours busy tissue, and the mean of the
@@ -9,19 +9,33 @@ this has no claim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.protocol import Examination
+from unary.detectors.filters import gaussian_kernel
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import describe_config, read_config, read_size, require_fitted, require_size
+from unary.detectors.windows import (
+    PatchExamination,
+    examine_in_batches,
+    examine_windows,
+    spread_evenly,
+    to_intensity,
+)
 from unary.errors import TrainingError
+from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
-from unary.patches.preparation import FULL_SCALE
+from unary.training.context import FitContext
 
 _FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise
-_CHUNK = 64
+_FITTED_PATCHES = 4000  # more say nothing new
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class LaplacianConfig:
     Attributes
     ----------
     sigmas_px
-        Widths of the Gaussians in working pixels; a disc of radius r answers most at r / sqrt(2).
+        Widths of the Gaussians in pixels; a disc of radius r answers most at r / sqrt(2).
     neighbourhood_px
         Standard deviation of the Gaussian window of the local root mean square.
     strongest
@@ -43,97 +57,135 @@ class LaplacianConfig:
     strongest: int = 8
 
     def __post_init__(self) -> None:
-        if not self.sigmas_px or min(self.sigmas_px) <= 0 or self.neighbourhood_px <= 0 or self.strongest < 1:
-            raise ValueError(f"sigmas_px, neighbourhood_px and strongest must be positive: {self}")
+        if not self.sigmas_px or not all(0 < sigma < math.inf for sigma in self.sigmas_px):
+            raise ValueError(f"sigmas_px must be one or more positive widths, got {self.sigmas_px}")
+        if not 0 < self.neighbourhood_px < math.inf:
+            raise ValueError(f"neighbourhood_px must be positive and finite, got {self.neighbourhood_px}")
+        if self.strongest < 1:
+            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
 
 
-@dataclass(frozen=True)
+COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)
+"""The baseline's parameters on a working grid of about twice the stored spacing."""
+
+
+@dataclass(frozen=True, eq=False)
 class Laplacian:
-    """The fitted filter bank: per scale, mean and standard deviation of the pooled response on normal patches."""
+    """Laplacian of Gaussian at several scales, locally normalised, strongest pixels; nothing is learned.
 
-    config: LaplacianConfig
-    means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    Attributes
+    ----------
+    config
+        The filter bank.
+    means, deviations
+        Per scale, of the pooled response on normal patches; None before `fit`.
+    size_px
+        Side of the patches it was fitted on.
+    """
 
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+    grid: ClassVar[Grid] = "stored"
+    knowledge: ClassVar[Knowledge] = "no learning"
+
+    config: LaplacianConfig = LaplacianConfig()
+    means: tuple[float, ...] | None = field(default=None, repr=False)
+    deviations: tuple[float, ...] | None = field(default=None, repr=False)
+    size_px: int | None = None
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Estimate the response of normal tissue on at most 4,000 evenly spaced patches.
+
+        Raises
+        ------
+        TrainingError
+            If there are fewer than two patches, or they show no structure at all.
+        """
+        return self.fit_values(normals, to_intensity, name="laplacian")
+
+    def fit_values(self, normals: PatchSet, convert: ConvertPatches, *, name: str) -> Self:
+        """Do the same to what is made of patches, such as the error of a reconstruction.
+
+        Parameters
+        ----------
+        normals
+            Normal patches.
+        convert
+            From patches, shape (n, rows, cols), uint16, to values of that shape, float32.
+        name
+            Of the detector, for messages.
+
+        Raises
+        ------
+        TrainingError
+            If there are fewer than two patches, or their values are all alike or not finite.
+        """
+        if len(normals) < 2:
+            raise TrainingError(f"{name} needs at least two normal patches, there are {len(normals)}")
+        pooled = examine_in_batches(
+            lambda patches: pool_values(convert(patches), self.config),
+            normals.gather,
+            spread_evenly(len(normals), _FITTED_PATCHES),
+        )
+        if not np.isfinite(pooled).all():
+            raise TrainingError(f"{name}: normal patches do not answer with finite numbers; has training diverged?")
+        deviations = pooled.std(axis=0)
+        if not (deviations > 0).all():
+            raise TrainingError(f"{name}: the normal patches all answer alike; are the images blank?")
+        means, spread = tuple(pooled.mean(axis=0).tolist()), tuple(deviations.tolist())
+        return dataclasses.replace(self, means=means, deviations=spread, size_px=normals.size_px)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the largest standardised pooled response over scales.
 
         The map holds, at each pixel, the response of the best scale in standard deviations of what the strongest
         pixels of normal patches reach.
         """
-        return self.examine_values(_to_intensity(patches))
+        require_size(size_px, require_fitted(self.size_px, "laplacian"), "laplacian")
+        return examine_windows(self.examine_patches, view, origins, size_px=size_px, with_map=with_map)
 
-    def examine_values(self, values: NDArray[np.float32]) -> Examination:
+    def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
+        """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
+        return self.examine_values(to_intensity(patches))
+
+    def examine_values(self, values: NDArray[np.float32]) -> PatchExamination:
         """Do the same to what is not an image of intensities, shape (n, rows, cols), such as a residual."""
+        means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
         maps = np.full(values.shape, -np.inf, np.float32)
         scores = np.full(len(values), -np.inf)
-        responses = _responses(values, self.config)
-        for response, mean, deviation in zip(responses, self.means, self.deviations, strict=True):
+        responses = compute_responses(values, self.config)
+        for response, mean, deviation in zip(responses, means, deviations, strict=True):
             np.maximum(scores, (_pool(response, self.config.strongest) - mean) / deviation, out=scores)
             np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
-        return Examination(scores, maps)
+        return PatchExamination(scores, maps)
+
+    def get_state(self) -> DetectorState:
+        """Return configuration, means and deviations as arrays, float64, and the side of patches."""
+        means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
+        settings = {"config": describe_config(self.config), "size_px": self.size_px}
+        return DetectorState(settings, {"means": np.asarray(means), "deviations": np.asarray(deviations)})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """Return the detector of a state."""
+        config = read_config(LaplacianConfig, state.settings["config"])
+        means, deviations = np.asarray(state.tensors["means"]), np.asarray(state.tensors["deviations"])
+        for name, values in (("means", means), ("deviations", deviations)):
+            if values.shape != (len(config.sigmas_px),) or values.dtype != np.float64 or not np.isfinite(values).all():
+                raise ValueError(f"{name} must hold one finite number for each of the {len(config.sigmas_px)} scales")
+        if not (deviations > 0).all():
+            raise ValueError("deviations must be positive")
+        return cls(config, tuple(means.tolist()), tuple(deviations.tolist()), read_size(state))
 
 
-def fit_laplacian(patches: PatchSet, config: LaplacianConfig, *, at_most: int = 4000) -> Laplacian:
-    """Estimate the response of normal tissue on at most ``at_most`` evenly spaced patches.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer than two patches, or they show no structure at all.
-    """
-    if len(patches) < 2:
-        raise TrainingError(f"laplacian needs at least two normal patches, there are {len(patches)}")
-    chosen = np.unique(np.linspace(0, len(patches) - 1, at_most).round().astype(int))
-    chunks = [pooled_responses(patches.gather(chosen[k : k + _CHUNK]), config) for k in range(0, len(chosen), _CHUNK)]
-    return standardise_scales(np.concatenate(chunks), config)
-
-
-def standardise_scales(pooled: NDArray[np.float64], config: LaplacianConfig) -> Laplacian:
-    """Return the filter bank from the pooled responses of normal patches, shape (n, scales).
-
-    Raises
-    ------
-    TrainingError
-        If they are all alike, or not finite.
-    """
-    deviations = pooled.std(axis=0)
-    if not (deviations > 0).all():
-        raise TrainingError("laplacian: the normal patches all answer alike; are the images blank?")
-    return Laplacian(config, tuple(pooled.mean(axis=0).tolist()), tuple(deviations.tolist()))
-
-
-def pooled_responses(patches: NDArray[np.uint16], config: LaplacianConfig) -> NDArray[np.float64]:
-    """Return the mean of the strongest pixels per scale, shape (n, scales), float64."""
-    return pool_values(_to_intensity(patches), config)
+ConvertPatches = Callable[[NDArray[np.uint16]], NDArray[np.float32]]
 
 
 def pool_values(values: NDArray[np.float32], config: LaplacianConfig) -> NDArray[np.float64]:
-    """Do the same to what is not an image of intensities, shape (n, rows, cols)."""
-    return np.stack([_pool(response, config.strongest) for response in _responses(values, config)], axis=1)
+    """Return the mean of the strongest pixels per scale, shape (n, scales), float64, of values (n, rows, cols)."""
+    return np.stack([_pool(response, config.strongest) for response in compute_responses(values, config)], axis=1)
 
 
-def local_rms(values: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
-    """Return the root mean square in a Gaussian window around each pixel, (n, rows, cols), borders mirrored."""
-    rows, cols = values.shape[1:]
-    window_rows, window_cols = _smoothing_matrix(rows, sigma_px, 0), _smoothing_matrix(cols, sigma_px, 0).T
-    rms: NDArray[np.float32] = np.sqrt(window_rows @ (values * values) @ window_cols)
-    return rms
-
-
-def _to_intensity(patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-    return patches.astype(np.float32) / np.float32(FULL_SCALE)
-
-
-def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
-    flat = response.reshape(len(response), -1)
-    first = max(flat.shape[1] - strongest, 0)
-    pooled: NDArray[np.float64] = np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64)
-    return pooled
-
-
-def _responses(values: NDArray[np.float32], config: LaplacianConfig) -> list[NDArray[np.float32]]:
-    """Locally normalised responses, one (n, size, size) float32 array per scale, bright blobs positive."""
+def compute_responses(values: NDArray[np.float32], config: LaplacianConfig) -> list[NDArray[np.float32]]:
+    """Return locally normalised responses, (n, rows, cols), float32, one array per scale; bright blobs positive."""
     rows, cols = values.shape[1:]
     responses = []
     for sigma in config.sigmas_px:
@@ -144,19 +196,31 @@ def _responses(values: NDArray[np.float32], config: LaplacianConfig) -> list[NDA
     return responses
 
 
+def local_rms(values: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    """Return the root mean square in a Gaussian window around each pixel, (n, rows, cols), borders mirrored."""
+    rows, cols = values.shape[1:]
+    window_rows, window_cols = _smoothing_matrix(rows, sigma_px, 0), _smoothing_matrix(cols, sigma_px, 0).T
+    rms: NDArray[np.float32] = np.sqrt(window_rows @ (values * values) @ window_cols)
+    return rms
+
+
+def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
+    flat = response.reshape(len(response), -1)
+    first = max(flat.shape[1] - strongest, 0)
+    pooled: NDArray[np.float64] = np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64)
+    return pooled
+
+
 @cache
-def _smoothing_matrix(length: int, sigma: float, order: int) -> NDArray[np.float32]:
+def _smoothing_matrix(length: int, sigma: float, order: Literal[0, 2]) -> NDArray[np.float32]:
     """A Gaussian filter, or its second derivative, as a (length, length) matrix with mirrored borders.
 
     A separable filter of a fixed-size patch is two matrix products, which BLAS does faster than any filtering loop.
     """
-    radius = int(4 * sigma + 0.5)
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
+    kernel = gaussian_kernel(sigma, order)
     if order == 2:
-        kernel *= offsets**2 / sigma**4 - 1 / sigma**2
         kernel -= kernel.mean()  # flat tissue must answer exactly 0, whatever the truncation
+    offsets = np.arange(len(kernel)) - len(kernel) // 2
     matrix = np.zeros((length, length))
     for row in range(length):
         reflected = (row + offsets) % (2 * length)

@@ -4,141 +4,247 @@ A patch-wide RMSE drowns a speck in thousands of quiet pixels, takes dark for br
 busy. `Residual` keeps the sign of the error (a calcification is brighter than what was expected there), divides it by
 the error that is usual around the pixel, looks for blobs of several sizes and takes the strongest. `Dssim` compares
 local structure instead of intensity: structural dissimilarity (Wang et al. 2004), which Hou et al. 2022 call the key
-advance of their detector of calcifications. The network is the same in all of them, so that what they differ by is
-the score alone.
+advance of their detector of calcifications. The network is the same in all of them, and trained once for all that
+share a checkpoint, so that what they differ by is the score alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms, pool_values, standardise_scales
-from unary.detectors.protocol import Examination
-from unary.detectors.wei2018.autoencoder import ReconstructionDetector
+from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import describe_config, read_config, require_fitted
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import TrainingConfig
+from unary.detectors.windows import PatchExamination, examine_windows, to_intensity
 from unary.errors import TrainingError
+from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
-from unary.patches.preparation import FULL_SCALE
+from unary.training.context import FitContext
 
 _FLOOR = 1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
-_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """The network and the filters that its error is seen through.
+
+    Attributes
+    ----------
+    widths
+        Feature maps after each halving of the patch.
+    bottleneck
+        Numbers of a dense layer that narrows the code further; the paper has none.
+    training
+        Optimisation of the network.
+    bank
+        The filter bank; bright blobs answer positively. Its ``neighbourhood_px`` is also the window of the whitening.
+    """
+
+    widths: tuple[int, ...] = AutoencoderConfig.widths
+    bottleneck: int | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    bank: LaplacianConfig = field(default_factory=LaplacianConfig)
+
+    def __post_init__(self) -> None:
+        self.network  # refuses what it cannot be built from  # noqa: B018
+
+    @property
+    def network(self) -> Wei2018Config:
+        """The settings of the network alone."""
+        return Wei2018Config(self.widths, self.bottleneck, self.training)
 
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """Signed, whitened and matched-filtered error of a reconstruction.
+    """The network of wei2018; its signed error, whitened and seen through matched filters, strongest pixels.
 
     Attributes
     ----------
-    reconstruction
-        The trained network.
-    bank
-        The filter bank, standardised on the whitened errors of normal patches; bright blobs answer positively. Its
-        ``neighbourhood_px`` is also the window of the whitening.
-    """
-
-    reconstruction: ReconstructionDetector
-    bank: Laplacian
-
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
-        """Score by the largest standardised pooled response over scales; see `unary.detectors.laplacian`."""
-        return self.bank.examine_values(whiten_error(self.reconstruction, patches, self.bank.config.neighbourhood_px))
-
-
-def whiten_error(
-    reconstruction: ReconstructionDetector, patches: NDArray[np.uint16], neighbourhood_px: float
-) -> NDArray[np.float32]:
-    """Return input minus reconstruction in units of its local root mean square, shape (n, size, size), float32."""
-    error = reconstruction.error_maps(patches)
-    whitened: NDArray[np.float32] = error / (local_rms(error, neighbourhood_px) + np.float32(_FLOOR))
-    return whitened
-
-
-def fit_residual(
-    reconstruction: ReconstructionDetector,
-    patches: PatchSet,
-    config: LaplacianConfig | None = None,
-    *,
-    at_most: int = 4000,
-) -> Residual:
-    """Measure how normal patches answer, on at most ``at_most`` of them, evenly spaced.
-
-    Parameters
-    ----------
-    reconstruction
-        A trained network.
-    patches
-        Normal patches, those that it was trained on.
     config
-        Scales, neighbourhood and pooling; by default those of the yardstick.
-    at_most
-        More say nothing new.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer than two patches, all are reconstructed alike, or the reconstruction is not finite.
+        The network and the filters.
+    reconstruction
+        The trained network; None before `fit`.
+    bank
+        The filter bank, standardised on the whitened errors of normal patches.
     """
-    if len(patches) < 2:
-        raise TrainingError(f"residual needs at least two normal patches, there are {len(patches)}")
-    config = config or LaplacianConfig()
-    chosen = np.unique(np.linspace(0, len(patches) - 1, at_most).round().astype(int))
-    pooled = []
-    for start in range(0, len(chosen), _CHUNK):
-        batch = patches.gather(chosen[start : start + _CHUNK])
-        pooled.append(pool_values(whiten_error(reconstruction, batch, config.neighbourhood_px), config))
-    answers = np.concatenate(pooled)
-    if not np.isfinite(answers).all():
-        raise TrainingError("residual: the network's reconstructions are not finite; its training has diverged")
-    return Residual(reconstruction, standardise_scales(answers, config))
+
+    grid: ClassVar[Grid] = "stored"
+    knowledge: ClassVar[Knowledge] = "normals only"
+
+    config: ResidualConfig = field(default_factory=ResidualConfig)
+    reconstruction: Wei2018 | None = field(default=None, repr=False)
+    bank: Laplacian | None = field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Train the network, and measure how at most 4,000 evenly spaced normal patches answer.
+
+        Raises
+        ------
+        TrainingError
+            If there are fewer than two patches, all are reconstructed alike, or training diverges.
+        """
+        trained = dataclasses.replace(self, reconstruction=Wei2018(self.config.network).fit(normals, context))
+        return trained.calibrate(normals)
+
+    def calibrate(self, normals: PatchSet) -> Self:
+        """Measure how normal patches answer through the network as it is."""
+        bank = Laplacian(self.config.bank).fit_values(normals, self.whiten_error, name="residual")
+        return dataclasses.replace(self, bank=bank)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score by the largest standardised pooled response over scales; see `unary.detectors.laplacian`."""
+        require_fitted(self.reconstruction, "residual").require_size(size_px, "residual")
+        return examine_windows(self.examine_patches, view, origins, size_px=size_px, with_map=with_map)
+
+    def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
+        """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
+        return require_fitted(self.bank, "residual").examine_values(self.whiten_error(patches))
+
+    def whiten_error(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return input minus reconstruction in units of its local root mean square, shape (n, size, size), float32."""
+        error = require_fitted(self.reconstruction, "residual").error_maps(patches)
+        usual = local_rms(error, self.config.bank.neighbourhood_px)
+        whitened: NDArray[np.float32] = error / (usual + np.float32(_FLOOR))
+        return whitened
+
+    def get_state(self) -> DetectorState:
+        """Return configuration, network and filter bank."""
+        network = require_fitted(self.reconstruction, "residual").get_state()
+        bank = require_fitted(self.bank, "residual").get_state()
+        settings = {"config": describe_config(self.config), "network": network.settings, "bank": bank.settings}
+        tensors = {f"network.{name}": tensor for name, tensor in network.tensors.items()}
+        return DetectorState(settings, tensors | {f"bank.{name}": tensor for name, tensor in bank.tensors.items()})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """Return the detector of a state."""
+        config = read_config(ResidualConfig, state.settings["config"])
+        reconstruction, bank = Wei2018.from_state(_pick(state, "network")), Laplacian.from_state(_pick(state, "bank"))
+        if (reconstruction.config, bank.config) != (config.network, config.bank):
+            raise ValueError(f"network and filter bank must be those of the configuration {config}")
+        return cls(config, reconstruction, bank)
 
 
-@dataclass(frozen=True, eq=False)
-class Dssim:
-    """Structural dissimilarity of patch and reconstruction.
+def _pick(state: DetectorState, part: str) -> DetectorState:
+    """The state of one part."""
+    prefix = f"{part}."
+    tensors = {name.removeprefix(prefix): values for name, values in state.tensors.items() if name.startswith(prefix)}
+    return DetectorState(state.settings[part], tensors)
+
+
+@dataclass(frozen=True)
+class DssimConfig:
+    """The network, and how its reconstruction is compared with the patch.
 
     Attributes
     ----------
-    reconstruction
-        The trained network.
+    widths
+        Feature maps after each halving of the patch.
+    bottleneck
+        Numbers of a dense layer that narrows the code further; the paper has none.
+    training
+        Optimisation of the network.
     window_px
         Odd side of the square window.
     strongest_share
         The share, in (0, 1], of a patch's pixels whose mean is its score: the most dissimilar ones; 1 takes all.
     """
 
-    reconstruction: ReconstructionDetector
+    widths: tuple[int, ...] = AutoencoderConfig.widths
+    bottleneck: int | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     window_px: int = 7
     strongest_share: float = 0.01
 
     def __post_init__(self) -> None:
+        self.network  # refuses what it cannot be built from  # noqa: B018
         if self.window_px < 3 or self.window_px % 2 == 0:
             raise ValueError(f"window_px must be odd and at least 3, got {self.window_px}")
         if not 0 < self.strongest_share <= 1:
             raise ValueError(f"strongest_share must lie in (0, 1], got {self.strongest_share}")
 
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
-        """Score by the mean of the most dissimilar pixels; the map is (1 - SSIM) / 2, in [0, 1]."""
-        maps = self.dissimilarity_maps(patches)
-        flat = maps.reshape(len(maps), -1)
-        first = flat.shape[1] - max(round(self.strongest_share * flat.shape[1]), 1)
-        scores = np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64)
-        return Examination(scores, maps)
+    @property
+    def network(self) -> Wei2018Config:
+        """The settings of the network alone."""
+        return Wei2018Config(self.widths, self.bottleneck, self.training)
 
-    def dissimilarity_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+
+@dataclass(frozen=True, eq=False)
+class Dssim:
+    """The network of wei2018; structural dissimilarity of patch and reconstruction, strongest pixels.
+
+    Attributes
+    ----------
+    config
+        The network and the comparison.
+    reconstruction
+        The trained network; None before `fit`.
+    """
+
+    grid: ClassVar[Grid] = "stored"
+    knowledge: ClassVar[Knowledge] = "normals only"
+
+    config: DssimConfig = field(default_factory=DssimConfig)
+    reconstruction: Wei2018 | None = field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Train the network.
+
+        Raises
+        ------
+        TrainingError
+            As `unary.detectors.wei2018.detector.Wei2018.fit`; if the window does not fit into a patch.
+        """
+        if normals.size_px < self.config.window_px:
+            raise TrainingError(
+                f"a window of {self.config.window_px} px does not fit into patches of {normals.size_px} px"
+            )
+        return dataclasses.replace(self, reconstruction=Wei2018(self.config.network).fit(normals, context))
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """Score by the mean of the most dissimilar pixels; the map is (1 - SSIM) / 2, in [0, 1]."""
+        require_fitted(self.reconstruction, "residual_dssim").require_size(size_px, "residual_dssim")
+        return examine_windows(self.examine_patches, view, origins, size_px=size_px, with_map=with_map)
+
+    def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
+        """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
+        maps = self.map_dissimilarity(patches)
+        flat = maps.reshape(len(maps), -1)
+        first = flat.shape[1] - max(round(self.config.strongest_share * flat.shape[1]), 1)
+        return PatchExamination(np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64), maps)
+
+    def map_dissimilarity(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Return (1 - SSIM) / 2 at each pixel, shape (n, size, size), float32; the range of the data is 1."""
         from skimage.metrics import structural_similarity
 
-        if patches.shape[1] < self.window_px:
-            raise TrainingError(f"a window of {self.window_px} px does not fit into patches of {patches.shape[1]} px")
-        restored = self.reconstruction.reconstruct(patches)
+        restored = require_fitted(self.reconstruction, "residual_dssim").reconstruct(patches)
         maps = np.empty(patches.shape, np.float32)
-        for result, patch, expected in zip(maps, patches, restored, strict=True):
-            intensity = patch.astype(np.float32) / np.float32(FULL_SCALE)
+        for result, intensity, expected in zip(maps, to_intensity(patches), restored, strict=True):
             _, similarity = structural_similarity(
-                intensity, expected, win_size=self.window_px, data_range=1.0, full=True
+                intensity, expected, win_size=self.config.window_px, data_range=1.0, full=True
             )
             result[...] = (1 - similarity) / 2
         return maps
+
+    def get_state(self) -> DetectorState:
+        """Return configuration and network."""
+        network = require_fitted(self.reconstruction, "residual_dssim").get_state()
+        settings = {"config": describe_config(self.config), "network": network.settings}
+        return DetectorState(settings, {f"network.{name}": tensor for name, tensor in network.tensors.items()})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """Return the detector of a state."""
+        config = read_config(DssimConfig, state.settings["config"])
+        reconstruction = Wei2018.from_state(_pick(state, "network"))
+        if reconstruction.config != config.network:
+            raise ValueError(f"the network must be that of the configuration {config}")
+        return cls(config, reconstruction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,8 +21,14 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
+def describe_config(config: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON would read it back, for `read_config`: objects, lists, numbers, text."""
+    described: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return described
+
+
 def read_config(kind: type[C], values: object) -> C:
-    """Return a dataclass from what `dataclasses.asdict` and JSON made of it.
+    """Return a dataclass from what `describe_config` and JSON made of it.
 
     Raises
     ------

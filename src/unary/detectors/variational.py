@@ -5,33 +5,44 @@ Kullback-Leibler divergence (Kingma and Welling 2014). That bounds what the code
 bottleneck does by its width alone: the two belong in one comparison. The score is the paper's, the RMSE of a
 reconstruction, here of the one from the mean of the code, so that nothing is drawn at scoring; the divergence may be
 added to it, by configuration.
-
-A dense bottleneck has no image pyramid to start from (`unary.detectors.wei2018.autoencoder.build_autoencoder`), and from a
-random start the network explains less than each patch's own mean after hundreds of steps, whatever the width of its
-code. `start_as_pyramid` lays the pyramid through the bottleneck, so that a comparison of widths compares widths.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.protocol import Examination
-from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, layer_sizes
-from unary.patches.preparation import FULL_SCALE
+from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.states import (
+    describe_config,
+    export_network,
+    import_network,
+    read_config,
+    require_fitted,
+    require_size,
+)
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
+from unary.detectors.wei2018.learning import shape_network
+from unary.detectors.windows import PatchExamination, examine_windows
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.training.context import FitContext
+from unary.training.engine import StepsConfig, train_steps
 
 _LOG_VARIANCE = (-12.0, 6.0)
 
 
 @dataclass(frozen=True)
 class VariationalConfig:
-    """What is particular to the variational network.
+    """The variational network, its loss and its score.
 
     Attributes
     ----------
@@ -42,15 +53,25 @@ class VariationalConfig:
         intensity; less lets the code say more.
     score_kl
         Whether the score is the squared error plus the divergence as weighted in training, instead of the RMSE alone.
+    widths
+        Feature maps after each halving of the patch.
+    training
+        Optimisation.
     """
 
     latent: int = 32
     kl_weight: float = 1.0
     score_kl: bool = False
+    widths: tuple[int, ...] = AutoencoderConfig.widths
+    training: StepsConfig = field(default_factory=lambda: StepsConfig(steps=900, batch_size=100, weight_decay=0.0))
 
     def __post_init__(self) -> None:
-        if self.latent < 1 or not self.kl_weight >= 0:
-            raise ValueError(f"latent must be positive and kl_weight not negative: {self}")
+        if self.latent < 1:
+            raise ValueError(f"latent must be positive, got {self.latent}")
+        if not 0 <= self.kl_weight < math.inf:
+            raise ValueError(f"kl_weight must be finite and not negative, got {self.kl_weight}")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be one or more positive numbers, got {self.widths}")
 
 
 class VariationalNetwork(nn.Module):
@@ -61,7 +82,6 @@ class VariationalNetwork(nn.Module):
             raise ValueError("a variational network needs a dense bottleneck")
         super().__init__()
         self.body = build_autoencoder(config, seed=seed)
-        start_as_pyramid(self.body, seed=seed)
         assert self.body.squeeze is not None
         self.spread = nn.Linear(self.body.squeeze.in_features, config.bottleneck)
         with torch.no_grad():  # starts as a nearly certain code, so that structure is learned before noise is
@@ -88,42 +108,6 @@ class VariationalNetwork(nn.Module):
         return self.body.decode(code), measure_divergence(mean, log_variance)
 
 
-def start_as_pyramid(network: Autoencoder, *, seed: int) -> None:
-    """Let a network with a dense bottleneck reproduce each patch coarsely before its first step, in place.
-
-    Of the code, one number per block of the smallest image carries that block's mean; a code of 16 numbers or more
-    holds all of the paper's 4 x 4. What is left of the code starts random. A network without a dense bottleneck, with
-    too few feature maps, or with fewer numbers than channels is left as it is.
-    """
-    config = network.config
-    side, _ = layer_sizes(config)[-1]
-    blocks = min(side, math.isqrt((config.bottleneck or 0) // config.channels))
-    if network.squeeze is None or network.expand is None or blocks < 1 or min(config.widths) < 2 * config.channels:
-        return
-    pyramid = build_autoencoder(dataclasses.replace(config, bottleneck=None, initialisation="pyramid"), seed=seed)
-    network.encoder.load_state_dict(pyramid.encoder.state_dict())
-    network.decoder.load_state_dict(pyramid.decoder.state_dict())
-    edges, pixels = np.arange(blocks + 1) * side / blocks, np.arange(side)
-    # overlap[block, pixel]: how much of the pixel lies in the block, along one axis
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    overlap = np.maximum(overlap, 0)
-    widening = torch.from_numpy(np.kron(overlap, overlap).T).float()  # (pixels, blocks): each pixel's shares sum to 1
-    narrowing = widening.T * (blocks / side) ** 2
-    area, count = side * side, blocks * blocks
-    with torch.no_grad():
-        for channel in range(config.channels):
-            own = slice(channel * count, (channel + 1) * count)
-            plus = slice(2 * channel * area, (2 * channel + 1) * area)
-            minus = slice((2 * channel + 1) * area, (2 * channel + 2) * area)
-            network.squeeze.weight[own] = 0
-            network.squeeze.weight[own, plus] = narrowing
-            network.squeeze.weight[own, minus] = -narrowing
-            network.expand.weight[plus] = 0
-            network.expand.weight[minus] = 0
-            network.expand.weight[plus, own] = widening
-            network.expand.weight[minus, own] = -widening
-
-
 def measure_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Kullback-Leibler divergence of a diagonal Gaussian, (n, latent), from the standard normal; shape (n,), nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
@@ -145,23 +129,84 @@ def _bound(
 
 @dataclass(frozen=True, eq=False)
 class Variational:
-    """A trained variational network as a detector."""
+    """A variational autoencoder of the paper's sizes; root mean square error of the mean reconstruction.
 
-    network: VariationalNetwork
-    config: VariationalConfig
+    Attributes
+    ----------
+    config
+        The network, its training and its score.
+    network
+        Trained, on the CPU; None before `fit`.
+    """
 
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
+    grid: ClassVar[Grid] = "stored"
+    knowledge: ClassVar[Knowledge] = "normals only"
+
+    config: VariationalConfig = field(default_factory=VariationalConfig)
+    network: VariationalNetwork | None = field(default=None, repr=False)
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Learn to reconstruct normal patches from a code of bounded information.
+
+        Raises
+        ------
+        TrainingError
+            If there are too few patches, they are blank or too small to be halved so often, or training diverges.
+        """
+        config = self.config
+        sizes, _ = shape_network(normals, config.widths, config.latent)
+        network = VariationalNetwork(sizes, seed=context.seed)
+
+        def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
+            which = rng.choice(len(normals), min(count, len(normals)), replace=False)
+            deviates = rng.standard_normal((len(which), config.latent), dtype=np.float32)
+            return to_tensor(normals.gather(which)), torch.from_numpy(deviates)
+
+        def compute_loss(patches: Tensor, deviates: Tensor) -> Tensor:
+            return variational_loss(network, patches, deviates, kl_weight=config.kl_weight)
+
+        train_steps(
+            network,
+            draw,
+            compute_loss,
+            config.training,
+            context,
+            name="variational",
+            settings=[dataclasses.asdict(sizes), config.kl_weight],
+            data_hash=normals.digest() if context.checkpoint is not None else "",
+        )
+        return dataclasses.replace(self, network=network)
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the RMSE, in intensity units, or by the bound; the map is the absolute error."""
+        require_size(size_px, require_fitted(self.network, "variational").body.config.size_px, "variational")
+        return examine_windows(self.examine_patches, view, origins, size_px=size_px, with_map=with_map)
+
+    def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
+        """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
+        network = require_fitted(self.network, "variational")
         with torch.inference_mode():
-            values = torch.from_numpy(patches).float().div_(FULL_SCALE)[:, None]
-            restored, divergence = self.network(values)
+            values = to_tensor(patches)
+            restored, divergence = network(values)
             error = (values - restored)[:, 0].abs().numpy()
-            bound = _bound(self.network, values, restored, divergence, self.config.kl_weight)
+            bound = _bound(network, values, restored, divergence, self.config.kl_weight)
         if self.config.score_kl:
-            return Examination(bound.double().numpy(), error)
-        return Examination(np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2))), error)
+            return PatchExamination(bound.double().numpy(), error)
+        return PatchExamination(np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2))), error)
 
+    def get_state(self) -> DetectorState:
+        """Return configuration, what the input is standardised by, and the network's weights."""
+        network = require_fitted(self.network, "variational")
+        settings = {"config": describe_config(self.config), "network": describe_config(network.body.config)}
+        return DetectorState(settings, export_network(network))
 
-def build_variational(config: VariationalConfig, body: AutoencoderConfig, *, seed: int) -> VariationalNetwork:
-    """Return an untrained network of the body's sizes; equal seeds give equal weights."""
-    return VariationalNetwork(dataclasses.replace(body, bottleneck=config.latent), seed=seed)
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """Return the detector of a state."""
+        config = read_config(VariationalConfig, state.settings["config"])
+        sizes = read_config(AutoencoderConfig, state.settings["network"])
+        if (sizes.widths, sizes.bottleneck) != (config.widths, config.latent):
+            raise ValueError(f"the network's sizes must be those of the configuration: {sizes} and {config}")
+        network = VariationalNetwork(sizes, seed=0)
+        import_network(network, state.tensors)
+        return cls(config, network)

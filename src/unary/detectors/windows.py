@@ -1,8 +1,8 @@
 """From what sees a patch at a time to a detector of images: windows, taper and blending.
 
-The map is the mean of overlapping windows, half a patch apart, with weights that fall towards a window's border, so that
-no pixel is lost there nor at the borders and corners of the image. The scores are those of the patches asked for, each
-on its own. Both are the same to the last bit for any number of threads.
+The map is the mean of overlapping windows, half a patch apart, with weights that fall towards a window's border, so
+that no pixel is lost there nor at the borders and corners of the image. The scores are those of the patches asked for,
+each on its own. Both are the same to the last bit for any number of threads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import Examination, View
-from unary.training.threads import map_in_threads
 from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
+from unary.patches.preparation import FULL_SCALE
 from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
+from unary.training.threads import map_in_threads
 
 _BATCH = 64
 _GRID_ROWS = 4  # of windows that a thread adds up at a time
@@ -44,6 +45,11 @@ ExaminePatches = Callable[[NDArray[np.uint16]], PatchExamination]
 
 AddMaps = Callable[[NDArray[np.uint16], Origins, NDArray[np.float32]], None]
 """Add the maps of an image's patches, times `unary.patches.stitching.taper_window`, to sums of the image's shape."""
+
+
+def to_intensity(patches: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return patches as intensities in [0, 1], float32."""
+    return patches.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def examine_windows(

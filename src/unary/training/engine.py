@@ -1,12 +1,13 @@
 """The one training loop of everything that learns: checkpoints, exact resume, divergence, progress.
 
-What is learned, and from which draws, is the detector's own; so is what a round is, a step or an epoch. Each round draws
-from a generator that depends on the seed and the round's number alone, so that a run that was interrupted and resumed
-ends with the same weights, bit for bit on a CPU, whatever the number of threads.
+What is learned, and from which draws, is the detector's own; so is what a round is, a step or an epoch. Each round
+draws from a generator that depends on the seed and the round's number alone, so that a run that was interrupted and
+resumed ends with the same weights, bit for bit on a CPU, whatever the number of threads.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -256,7 +257,7 @@ def compute_gradient(
     count = len(batch[0])
     shares_at_most = _SHARES if torch.device(device).type == "cpu" else 1
     cuts = np.linspace(0, count, min(shares_at_most, count) + 1).round().astype(int)
-    shares = [[part[low:high] for part in batch] for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
+    shares = [[part[low:high] for part in batch] for low, high in itertools.pairwise(cuts)]
 
     def differentiate(share: Sequence[Tensor]) -> tuple[float, tuple[Tensor, ...]]:
         with torch.enable_grad():

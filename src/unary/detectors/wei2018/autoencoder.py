@@ -14,6 +14,7 @@ initialisation that starts as an image pyramid (`build_autoencoder`). With the u
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.protocol import Examination
 from unary.patches.preparation import FULL_SCALE
 
 Initialisation = Literal["pyramid", "random"]
@@ -44,8 +44,8 @@ class AutoencoderConfig:
         None: the last halving is the bottleneck, as in equation 3 (4 x 4 x 32 = 512 numbers). Otherwise one dense
         layer each way narrows it further to this many numbers.
     input_mean, input_scale
-        Subtracted from and divided into the input, and undone at the output; `train` sets them to the mean and
-        standard deviation of its patches. The error is measured in the original units.
+        Subtracted from and divided into the input, and undone at the output: the mean and standard deviation of what it
+        is trained on. The error is measured in the original units.
     initialisation
         See `build_autoencoder`.
     """
@@ -65,8 +65,8 @@ class AutoencoderConfig:
             )
         if self.channels < 1 or min(self.widths) < 1 or (self.bottleneck is not None and self.bottleneck < 1):
             raise ValueError(f"channels, widths and bottleneck must be positive: {self}")
-        if not self.input_scale > 0:
-            raise ValueError(f"input_scale must be positive, got {self.input_scale}")
+        if not math.isfinite(self.input_mean) or not 0 < self.input_scale < math.inf:
+            raise ValueError(f"input_mean must be finite and input_scale positive: {self}")
 
 
 def layer_sizes(config: AutoencoderConfig) -> tuple[tuple[int, int], ...]:
@@ -152,8 +152,10 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
     ``"pyramid"`` then overwrites two feature maps per layer and input channel: one carries the positive part of the
     halved image, one the negative part, smoothed by the binomial kernel (1, 2, 1) on the way down and interpolated on
     the way up. Before its first step the network thus reproduces the patch at bottleneck resolution; the other feature
-    maps, random as before, learn what is missing. Where a layer has fewer than two maps per input channel, or a dense
-    bottleneck lies between, the start stays random.
+    maps, random as before, learn what is missing. Through a dense bottleneck as much of the pyramid is laid as its
+    numbers hold: one of them carries the mean of one block of the smallest image, so that 16 hold all of the paper's
+    4 x 4. Where a layer has fewer than two maps per input channel, or the bottleneck fewer numbers than channels, the
+    start stays random.
     """
     network = Autoencoder(config)
     generator = torch.Generator().manual_seed(seed)
@@ -173,9 +175,10 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
         last = network.decoder[-1]
         assert isinstance(last, nn.ConvTranspose2d)
         last.weight.mul_(0.1)
-        fits = config.bottleneck is None and min(config.widths) >= 2 * config.channels
-        if config.initialisation == "pyramid" and fits:
+        blocks = _count_blocks(config)
+        if config.initialisation == "pyramid" and blocks >= 1 and min(config.widths) >= 2 * config.channels:
             _start_as_pyramid(network)
+            _lead_through_bottleneck(network, blocks)
     # One memory layout for training and for a model read back, so that both give the same numbers to the last bit.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -208,37 +211,39 @@ def _start_as_pyramid(network: Autoencoder) -> None:
         weight[plus, number], weight[minus, number] = doubling, -doubling
 
 
-@dataclass(frozen=True, eq=False)
-class ReconstructionDetector:
-    """The paper's one-class classifier: a trained autoencoder scored by its reconstruction error."""
-
-    network: Autoencoder
-
-    def reconstruct(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Return reconstructions in intensity units, shape (n, size, size), float32."""
-        with torch.inference_mode():
-            restored: NDArray[np.float32] = self.network(_to_tensor(patches, self.network)).cpu().numpy()[:, 0]
-        return restored
-
-    def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Return the signed error, input minus reconstruction, in intensity units; positive where too bright."""
-        with torch.inference_mode():
-            given = _to_tensor(patches, self.network)
-            error: NDArray[np.float32] = given.sub_(self.network(given)).cpu().numpy()[:, 0]
-        return error
-
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
-        """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error."""
-        error = self.error_maps(patches)
-        np.abs(error, out=error)
-        scores = np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2)))
-        return Examination(scores, error)
+def _count_blocks(config: AutoencoderConfig) -> int:
+    """Into how many blocks a side the bottleneck can divide the smallest image: without one, into single pixels."""
+    side, _ = layer_sizes(config)[-1]
+    return side if config.bottleneck is None else min(side, math.isqrt(config.bottleneck // config.channels))
 
 
-def _to_tensor(patches: NDArray[np.uint16], network: nn.Module) -> Tensor:
-    """Return (n, 1, size, size) float32 intensities where the network lives."""
-    device = next(network.parameters()).device
-    return torch.from_numpy(patches).to(device).float().div_(FULL_SCALE)[:, None]
+def _lead_through_bottleneck(network: Autoencoder, blocks: int) -> None:
+    """Overwrite weights of a dense bottleneck, if there is one, so that it carries the smallest image's blocks."""
+    if network.squeeze is None or network.expand is None:
+        return
+    side, _ = layer_sizes(network.config)[-1]
+    edges, pixels = np.arange(blocks + 1) * side / blocks, np.arange(side)
+    # overlap[block, pixel]: how much of the pixel lies in the block, along one axis
+    overlap = np.maximum(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0)
+    widening = torch.from_numpy(np.kron(overlap, overlap).T).float()  # (pixels, blocks): each pixel's shares sum to 1
+    narrowing = widening.T * (blocks / side) ** 2
+    area, count = side * side, blocks * blocks
+    for channel in range(network.config.channels):
+        own = slice(channel * count, (channel + 1) * count)
+        plus = slice(2 * channel * area, (2 * channel + 1) * area)
+        minus = slice((2 * channel + 1) * area, (2 * channel + 2) * area)
+        network.squeeze.weight[own] = 0
+        network.squeeze.weight[own, plus] = narrowing
+        network.squeeze.weight[own, minus] = -narrowing
+        network.expand.weight[plus] = 0
+        network.expand.weight[minus] = 0
+        network.expand.weight[plus, own] = widening
+        network.expand.weight[minus, own] = -widening
+
+
+def to_tensor(patches: NDArray[np.uint16]) -> Tensor:
+    """Return patches, shape (n, size, size), uint16, as the network sees them: (n, 1, size, size) in [0, 1]."""
+    return torch.from_numpy(patches).float().div_(FULL_SCALE)[:, None]
 
 
 def reconstruction_rmse(patches: Tensor, reconstructions: Tensor) -> Tensor:

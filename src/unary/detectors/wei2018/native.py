@@ -1,7 +1,7 @@
 """The autoencoder's loss and gradient, and its errors, in C (``autoencoder.c``), behind one call per batch.
 
-The arithmetic is that of `unary.detectors.wei2018.autoencoder` in float32, in another order of summation. Weights, gradients
-and the optimiser's state stay torch's.
+The arithmetic is that of `unary.detectors.wei2018.autoencoder` in float32, in another order of summation. Weights,
+gradients and the optimiser's state stay torch's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.protocol import Examination
-from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, ReconstructionDetector
+from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig
 from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
 from unary.patches.grid import Origins
@@ -152,10 +151,15 @@ class NativeLearner:
         return float(self._group_squares[:groups].sum())
 
 
-class CompiledReconstruction(ReconstructionDetector):
-    """The paper's classifier with its errors computed in C, of the weights that the network had when it was built.
+class CompiledErrors:
+    """The errors of a network's reconstructions, computed in C, of the weights that it had when this was built.
 
-    A patch's result does not depend on the patches beside it. May be called from several threads.
+    A patch's result does not depend on the patches beside it. May be called from several threads, copied and pickled.
+
+    Parameters
+    ----------
+    network
+        On the CPU, its configuration supported (`why_unsupported`).
 
     Raises
     ------
@@ -165,37 +169,49 @@ class CompiledReconstruction(ReconstructionDetector):
         If the configuration is not supported.
     """
 
-    _compiled: _Network
-    _own: threading.local
-
     def __init__(self, network: Autoencoder) -> None:
-        super().__init__(network)
-        own = copy.deepcopy(network).float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        compiled = _Network(own)
-        compiled.pack()
-        object.__setattr__(self, "_compiled", compiled)
-        object.__setattr__(self, "_own", threading.local())
+        self._copy = copy.deepcopy(network).float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._side = network.config.size_px
+        self._compiled = _Network(self._copy)
+        self._compiled.pack()
+        self._own = threading.local()
 
-    def __reduce__(self) -> tuple[type[CompiledReconstruction], tuple[Autoencoder]]:
-        return CompiledReconstruction, (self.network,)
+    def __reduce__(self) -> tuple[type[CompiledErrors], tuple[Autoencoder]]:
+        return CompiledErrors, (self._copy,)
 
-    def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """As `ReconstructionDetector.error_maps`."""
-        return self._examine(patches)[0]
+    def examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return the signed error of each pixel, input minus reconstruction, in intensity units, and its RMSE by patch.
 
-    def examine(self, patches: NDArray[np.uint16]) -> Examination:
-        """As `ReconstructionDetector.examine`."""
-        errors, squares = self._examine(patches)
-        np.abs(errors, out=errors)
-        return Examination(np.sqrt(squares / self.network.config.size_px**2), errors)
+        Parameters
+        ----------
+        patches
+            Shape (n, size, size), uint16, of the network's size.
 
-    def add_maps(
-        self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32], *, size_px: int
-    ) -> None:
-        """As `unary.detectors.protocol.BlendingDetector.add_maps`."""
-        side = self.network.config.size_px
-        if size_px != side:
-            raise ValueError(f"the network sees patches of {side} px, not of {size_px}")
+        Returns
+        -------
+        tuple
+            Errors, shape (n, size, size), float32, and root mean squares, shape (n,), float64.
+        """
+        side = self._side
+        if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
+            raise ValueError(f"need (n, {side}, {side}) uint16, got {patches.shape} {patches.dtype}")
+        given = np.ascontiguousarray(patches)
+        errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
+        self._compiled.library.unary_examine(
+            *(*self._compiled.arguments, _pointer(given), len(given), *self._compiled.intensity),
+            *(_pointer(self._find_workplace()), _pointer(errors), _pointer(squares)),
+        )
+        return errors, np.sqrt(squares / side**2)
+
+    def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
+        """Add absolute errors to sums of the image's shape; see `unary.detectors.windows.AddMaps`.
+
+        Raises
+        ------
+        ValueError
+            If the sums are no float32 array of the image's shape, or a patch reaches past the image.
+        """
+        side = self._side
         given, places = _with_whole_rows(pixels), np.ascontiguousarray(origins, np.int32)
         if sums.shape != given.shape or sums.dtype != np.float32 or sums.strides[1] != sums.itemsize:
             raise ValueError(f"need sums of shape {given.shape}, float32, got {sums.shape} {sums.dtype}")
@@ -208,18 +224,6 @@ class CompiledReconstruction(ReconstructionDetector):
             *(_pointer(self._find_workplace()), _pointer(sums), ctypes.c_int64(sums.strides[0] // sums.itemsize)),
         )
 
-    def _examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        side = self.network.config.size_px
-        if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
-            raise ValueError(f"need (n, {side}, {side}) uint16, got {patches.shape} {patches.dtype}")
-        given = np.ascontiguousarray(patches)
-        errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
-        self._compiled.library.unary_examine(
-            *(*self._compiled.arguments, _pointer(given), len(given), *self._compiled.intensity),
-            *(_pointer(self._find_workplace()), _pointer(errors), _pointer(squares)),
-        )
-        return errors, squares
-
     def _find_workplace(self) -> NDArray[np.uint8]:
         """This thread's own."""
         if not hasattr(self._own, "workplace"):
@@ -228,16 +232,15 @@ class CompiledReconstruction(ReconstructionDetector):
         return workplace
 
 
-def build_reconstruction(network: Autoencoder) -> ReconstructionDetector:
-    """Return the paper's classifier around a trained network, compiled where the network and the machine allow it."""
-    network.eval()
+def compile_errors(network: Autoencoder) -> CompiledErrors | None:
+    """Return a network's errors in C, or None where the network or the machine does not allow it."""
     if why_unsupported(network.config) is not None or any(p.device.type != "cpu" for p in network.parameters()):
-        return ReconstructionDetector(network)
+        return None
     try:
-        return CompiledReconstruction(network)
+        return CompiledErrors(network)
     except CompilerError as error:
         logger.warning("torch applies this network, several times slower than compiled code would: %s", error)
-        return ReconstructionDetector(network)
+        return None
 
 
 def _locate(images: tuple[NDArray[np.uint16], ...], patches: PatchSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

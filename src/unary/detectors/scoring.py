@@ -1,0 +1,56 @@
+"""What is asked of any detector: the scores of a set of patches, its size, and what knows nothing to compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.detectors.protocol import Detector, View
+from unary.detectors.windows import examine_in_batches
+from unary.patches.patch_set import PatchSet
+from unary.patches.preparation import FULL_SCALE
+
+
+def score_patches(detector: Detector, patches: PatchSet) -> NDArray[np.float64]:
+    """Return the score of each patch, shape (n,), float64, higher being more abnormal; an image at a time, no maps.
+
+    Raises
+    ------
+    DetectorError
+        If the detector is not fitted, or was fitted for patches of another size.
+    """
+    scores = np.empty(len(patches))
+    for pixels, mask, origins, which in patches.views():
+        found = detector.examine(View(pixels, mask), origins, size_px=patches.size_px, with_map=False)
+        scores[which] = found.scores
+    return scores
+
+
+def measure_controls(patches: PatchSet) -> dict[str, NDArray[np.float64]]:
+    """Return the scores that know nothing of lesions: each patch's mean and standard deviation of intensity.
+
+    A detector that does not beat them has learned brightness or contrast, not anatomy.
+
+    Returns
+    -------
+    dict
+        By name, shape (n,), float64, in intensity: ``mean_brightness`` and ``standard_deviation``.
+    """
+
+    def measure(some: NDArray[np.uint16]) -> NDArray[np.float64]:
+        values = some.reshape(len(some), -1) / np.float64(FULL_SCALE)
+        return np.stack([values.mean(axis=1), values.std(axis=1)], axis=1)
+
+    found = examine_in_batches(measure, patches.gather, np.arange(len(patches))) if len(patches) else np.empty((0, 2))
+    return {"mean_brightness": found[:, 0], "standard_deviation": found[:, 1]}
+
+
+def count_weights(detector: Detector) -> int:
+    """Return how many fitted numbers a detector's tensors hold.
+
+    Raises
+    ------
+    DetectorError
+        If the detector is not fitted.
+    """
+    return sum(int(np.asarray(tensor).size) for tensor in detector.get_state().tensors.values())

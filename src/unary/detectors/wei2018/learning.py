@@ -1,0 +1,315 @@
+"""Training the paper's network on normal patches, by equation 2: in C, on a GPU, or by torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unary.detectors.wei2018.accelerator import DeviceLearner, Precision, rounding
+from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, to_tensor
+from unary.detectors.wei2018.native import NativeLearner, why_unsupported
+from unary.detectors.windows import examine_in_batches, spread_evenly
+from unary.errors import CompilerError, TrainingError
+from unary.patches.patch_set import PatchSet
+from unary.patches.preparation import FULL_SCALE
+from unary.training.batches import draw_batches
+from unary.training.context import FitContext
+from unary.training.distributed import Learner, share_batches
+from unary.training.engine import Rounds, check_device, compute_gradient, move_network, train
+from unary.training.threads import count_threads, using_threads
+
+logger = logging.getLogger(__name__)
+
+_NAME = "wei2018"
+_MEASURED_PATCHES = 2000
+_PROBE_PATCHES = 200
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation of the paper's network; the defaults are those of Wei et al. 2018, section 5.
+
+    Attributes
+    ----------
+    epochs
+        Passes over all patches.
+    batch_size
+        Patches of a step.
+    learning_rate, beta1, beta2
+        Of Adam.
+    compiled
+        Whether loss and gradient may be computed by C code, which the machine's C compiler makes at first use. It is
+        the same arithmetic, several times faster, and agrees with torch's to rounding. Where it is not possible, torch
+        computes them.
+    device
+        Where to train, in torch's notation: cpu, cuda, cuda:1.
+    precision
+        How convolutions round on a GPU: float32, or faster tf32 or bfloat16.
+    """
+
+    epochs: int = 500
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    compiled: bool = True
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name, wrong in (
+            ("epochs", self.epochs < 1),
+            ("batch_size", self.batch_size < 1),
+            ("learning_rate", not 0 < self.learning_rate < math.inf),
+        ):
+            if wrong:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        check_device(self.device)
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError(f"precision must be float32 on the device cpu, got {self.precision}: others are for GPUs")
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in training.
+
+    Attributes
+    ----------
+    losses
+        Mean squared error per pixel (equation 2 divided by the number of pixels), one per epoch, averaged over the
+        epoch's batches as they were seen.
+    dead_units
+        Share of the hidden feature maps that are zero on every probe patch, one per epoch.
+    mean_patch_error
+        Mean squared error of predicting the one mean intensity of all patches.
+    patch_mean_error
+        Mean squared error of predicting each patch's own mean.
+    """
+
+    losses: tuple[float, ...]
+    dead_units: tuple[float, ...]
+    mean_patch_error: float
+    patch_mean_error: float
+
+    @property
+    def unexplained(self) -> float:
+        """The last loss as a share of the patch-mean error: 1 or more means that no structure was learned."""
+        return self.losses[-1] / self.patch_mean_error
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Of up to 2,000 patches, evenly spread.
+
+    Attributes
+    ----------
+    mean, scale
+        Mean and standard deviation of all pixels.
+    within
+        Mean variance within a patch.
+    """
+
+    mean: float
+    scale: float
+    within: float
+
+
+def _measure_intensity(patches: PatchSet) -> Intensity:
+    """Return what the network's input is standardised by.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer than two patches, or they have one single intensity.
+    """
+    if len(patches) < 2:
+        raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
+
+    def measure(some: NDArray[np.uint16]) -> NDArray[np.float64]:
+        values = some.reshape(len(some), -1) / np.float64(FULL_SCALE)
+        return np.stack([values.mean(axis=1), (values**2).mean(axis=1)], axis=1)
+
+    mean, square = examine_in_batches(measure, patches.gather, spread_evenly(len(patches), _MEASURED_PATCHES)).T.copy()
+    scale = math.sqrt(max(float(square.mean() - mean.mean() ** 2), 0.0))
+    if scale < 0.5 / FULL_SCALE:
+        raise TrainingError("all normal patches have one single intensity; are the images blank?")
+    return Intensity(float(mean.mean()), scale, float((square - mean**2).mean()))
+
+
+def shape_network(
+    patches: PatchSet, widths: tuple[int, ...], bottleneck: int | None
+) -> tuple[AutoencoderConfig, Intensity]:
+    """Return the sizes of a network for patches, and the intensity that its input is standardised by.
+
+    Raises
+    ------
+    TrainingError
+        If the patches are too small to be halved so often, too few, or of one single intensity.
+    """
+    if patches.size_px < (least := 2 ** (len(widths) - 1)):
+        raise TrainingError(
+            f"a network of {len(widths)} widths needs patches of {least} px or more, these have {patches.size_px} px; "
+            "give it fewer widths"
+        )
+    intensity = _measure_intensity(patches)
+    config = AutoencoderConfig(
+        patches.size_px, widths=widths, bottleneck=bottleneck, input_mean=intensity.mean, input_scale=intensity.scale
+    )
+    return config, intensity
+
+
+def train_autoencoder(
+    patches: PatchSet,
+    training: TrainingConfig,
+    context: FitContext,
+    *,
+    widths: tuple[int, ...] = AutoencoderConfig.widths,
+    bottleneck: int | None = None,
+) -> tuple[Autoencoder, History]:
+    """Train the network of equation 3 on normal patches; it ends on the CPU.
+
+    In a group of processes (`unary.training.distributed`) all of them call this alike and get the same network.
+
+    Parameters
+    ----------
+    patches
+        Normal patches alone. Of a store that memory does not hold, three windows at a time are read
+        (`unary.training.batches`).
+    training
+        Optimisation.
+    context
+        Seed, checkpoint, progress. Whoever trains the same network on the same patches shares the checkpoint.
+    widths, bottleneck
+        As in `unary.detectors.wei2018.autoencoder.AutoencoderConfig`.
+
+    Raises
+    ------
+    TrainingError
+        If there are too few patches, the patches are constant, the loss is no longer finite, the device cannot be
+        used, or the checkpoint cannot be read.
+    """
+    config, intensity = shape_network(patches, widths, bottleneck)
+    network = build_autoencoder(config, seed=context.seed)
+    move_network(network, training.device)
+    betas = (training.beta1, training.beta2)
+    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate, betas, fused=True)
+    learn = _choose_learner(network, patches, training)
+    resident = isinstance(learn, DeviceLearner)  # then the device has all patches
+    learn = share_batches(learn, list(network.parameters()))
+    probe = to_tensor(patches.gather(spread_evenly(len(patches), _PROBE_PATCHES))).to(training.device)
+
+    def run_epoch(rng: np.random.Generator, _: int) -> float:
+        return _run_epoch(
+            learn, optimizer, draw_batches(patches, rng, batch_size=training.batch_size, read=not resident)
+        )
+
+    losses, dead = train(
+        network,
+        optimizer,
+        run_epoch,
+        Rounds(_NAME, training.epochs, "epoch"),
+        context,
+        settings=[dataclasses.asdict(config), _describe_optimisation(training)],
+        data_hash=patches.digest() if context.checkpoint is not None else "",  # takes a pass over all images
+        measure=lambda: dead_unit_share(network, probe),
+    )
+    history = History(losses, dead, intensity.scale**2, intensity.within)
+    if history.unexplained > 0.9:
+        logger.warning(
+            "the reconstruction explains little more than each patch's mean (%.2f of that error is left after %d "
+            "epochs): train longer or look at the images",
+            history.unexplained,
+            training.epochs,
+        )
+    return network.cpu().eval(), history
+
+
+def _describe_optimisation(training: TrainingConfig) -> dict[str, object]:
+    """What the weights depend on, rounding apart, the number of epochs left out."""
+    without = {"epochs", "compiled", "device"} | ({"precision"} if training.precision == "float32" else set())
+    return {name: value for name, value in vars(training).items() if name not in without}
+
+
+def _choose_learner(network: Autoencoder, patches: PatchSet, training: TrainingConfig) -> Learner:
+    """Return what computes a batch's mean squared error and leaves its gradient in the network's parameters."""
+    if torch.device(training.device).type != "cpu":
+        return _learn_on_device(network, patches, training)
+    if not training.compiled:
+        return _learn_by_torch(network, patches, training)
+    if (reason := why_unsupported(network.config)) is not None:
+        logger.info("torch trains this network, since %s", reason)
+        return _learn_by_torch(network, patches, training)
+    try:
+        return NativeLearner(network, patches, threads=count_threads())
+    except CompilerError as error:
+        logger.warning("torch trains this network, several times slower than compiled code would: %s", error)
+        return _learn_by_torch(network, patches, training)
+
+
+def _learn_by_torch(network: Autoencoder, patches: PatchSet, training: TrainingConfig) -> Learner:
+    """Batches are gathered here and sent to the device one by one; on any number of threads the result is the same."""
+    parameters = list(network.parameters())
+
+    def compute_loss(batch: Tensor) -> Tensor:
+        loss: Tensor = (network(batch) - batch).square().mean()
+        return loss
+
+    def learn(which: NDArray[np.int64]) -> float:
+        with rounding(training.device, "float32"):
+            return compute_gradient(
+                parameters, compute_loss, [to_tensor(patches.gather(which))], device=training.device
+            )
+
+    return learn
+
+
+def _learn_on_device(network: Autoencoder, patches: PatchSet, training: TrainingConfig) -> Learner:
+    try:
+        return DeviceLearner(network, patches, device=training.device, precision=training.precision)
+    except torch.OutOfMemoryError:
+        logger.warning(
+            "the images (%.1f GB) do not fit on %s: batches are sent there one by one, in float32, which is slower",
+            patches.nbytes / 1e9,
+            training.device,
+        )
+        return _learn_by_torch(network, patches, training)
+
+
+def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, batches: Iterable[NDArray[np.int64]]) -> float:
+    """One pass over all patches; return the mean squared error per pixel."""
+    total, count = 0.0, 0
+    for which in batches:
+        total += learn(which) * len(which)
+        count += len(which)
+        with using_threads(1):  # a step takes 0.2 ms on one, up to 100 ms on two that share two cores with others
+            optimizer.step()
+    return total / count
+
+
+def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
+    """Return the share of hidden feature maps that are zero on every pixel of every probe patch."""
+    dead = total = 0
+    hidden = (probe - network.config.input_mean) / network.config.input_scale
+    with using_threads(1), torch.inference_mode():
+        for number, layer in enumerate((*network.encoder, *network.decoder[:-1])):
+            if number == len(network.encoder) and network.squeeze is not None and network.expand is not None:
+                hidden = torch.relu(network.expand(network.squeeze(hidden.flatten(1)))).view_as(hidden)
+            hidden = torch.relu(layer(hidden))
+            alive = hidden.amax(dim=(0, 2, 3)) > 0
+            dead += int((~alive).sum())
+            total += len(alive)
+    return dead / total
