@@ -1,15 +1,20 @@
 import dataclasses
 import json
+import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
-from unary.errors import ManifestError, SplitError, TrainingError
+from unary.detectors import DETECTORS
+from unary.detectors.protocol import DetectorState
+from unary.detectors.scoring import measure_controls, score_patches
+from unary.detectors.windows import PatchExamination, examine_windows
+from unary.errors import DetectorError, ManifestError, SplitError, TrainingError
 from unary.evaluation.roc import auroc
-from unary.experiments.bench import BenchConfig, Entrant, run_bench
+from unary.experiments.bench import BenchConfig, run_bench
 from unary.experiments.bench_data import collect_bench_data, draw_folds, name_size_groups
 from unary.experiments.bench_report import (
     build_markdown,
@@ -19,77 +24,111 @@ from unary.experiments.bench_report import (
     rank_among_normals,
     write_bench_report,
 )
-from unary.patches.collection import GROUPS
+from unary.experiments.contenders import Contender, find_contenders, list_contenders
 from unary.patches.grid import GridConfig
 from unary.patches.lesions import judge_patches, measure_lesion, rasterise_lesion
 from unary.patches.preparation import PreparationConfig
+from unary.profiles import GENERAL, MAMMOGRAPHY
 
 GRID = GridConfig(64, 32)
 CONFIG = BenchConfig(grid=GRID, seeds=(0, 1), folds=2, resamples=100)
 
 
-@dataclass
-class Fake:
-    """Scores by a rule over (data, positions)."""
+def hash_patches(patches):
+    return [zlib.crc32(np.ascontiguousarray(patch).data) for patch in patches]
+
+
+def chance(patches):
+    return np.asarray(hash_patches(patches)) / 2**32
+
+
+def constant(patches):
+    return np.ones(len(patches))
+
+
+def broken(patches):
+    return np.where(chance(patches) < 0.1, np.nan, chance(patches))
+
+
+@dataclass(frozen=True)
+class RuleConfig:
+    word: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Scores by a rule over patches. For the test."""
+
+    grid = "stored"
+    knowledge = "normals only"
 
     rule: object
-    parameters: int = 7
+    config: RuleConfig = RuleConfig()
+    calls: Counter = field(default_factory=Counter)
+    fails_on: tuple = ()
 
-    def score(self, data, which):
-        return self.rule(data, which)
+    def fit(self, normals, context):
+        assert context.checkpoint.parent.is_dir()
+        self.calls[self.config.word] += 1
+        if context.seed in self.fails_on:
+            raise TrainingError(f"the loss is NaN with seed {context.seed}")
+        return self
 
+    def examine(self, view, origins, *, size_px, with_map=True):
+        def examine(patches):
+            scores = self.rule(patches)
+            return PatchExamination(scores, np.broadcast_to(scores[:, None, None].astype(np.float32), patches.shape))
 
-def make_entrant(name, rule, *, kind="normals only", calls=None, fails_on=()):
-    def fit(data, normal, seed, checkpoint):
-        assert data.normal[normal].all()
-        assert checkpoint.parent.is_dir()
-        checkpoint.write_text("state")
-        if calls is not None:
-            calls[name] += 1
-        if seed in fails_on:
-            raise TrainingError(f"the loss is NaN with seed {seed}")
-        return Fake(rule)
+        return examine_windows(examine, view, origins, size_px=size_px, with_map=with_map)
 
-    return Entrant(name, kind, f"{name} for the test", fit)
+    def get_state(self):
+        return DetectorState({}, {"weights": np.zeros(7, np.float32)})
 
-
-def perfect(data, which):
-    return data.positive[which] + 0.1 * np.random.default_rng(1).random(len(which))
-
-
-def chance(data, which):
-    return np.random.default_rng(0).random(len(data))[which]
+    @classmethod
+    def from_state(cls, state):
+        raise NotImplementedError
 
 
-def constant(data, which):
-    return np.ones(len(which))
+def make_row(name, rule, *, is_control=False, calls=None, fails_on=()):
+    calls = Counter() if calls is None else calls
+    return Contender(name, Rule(rule, RuleConfig(name), calls, fails_on), f"{name} for the test", is_control)
 
 
-def broken(data, which):
-    return np.where(np.arange(len(which)) == 3, np.nan, 1.0)
+@pytest.fixture(scope="module")
+def perfect(data):
+    """Return a rule that knows which patches hold a lesion."""
+    everything = data.fine.patches.gather(slice(None))
+    positive = dict(zip(hash_patches(everything), data.positive, strict=True))
+    return lambda patches: np.asarray([positive[key] for key in hash_patches(patches)]) + 0.1 * chance(patches)
 
 
-def entrants(calls=None):
-    return (
-        make_entrant("mean_brightness", chance, kind="control", calls=calls),
-        make_entrant("laplacian", chance, kind="no learning", calls=calls),
-        make_entrant("perfect", perfect, calls=calls),
-        make_entrant("constant", constant, calls=calls),
-        make_entrant("broken", broken, calls=calls),
-        make_entrant("diverging", perfect, calls=calls, fails_on=(1,)),
-    )
+@pytest.fixture(scope="module")
+def make_rows(perfect):
+    """Return what builds the rows of the bench, counting how often each is fitted."""
+
+    def make(calls=None):
+        return (
+            make_row("mean_brightness", chance, is_control=True, calls=calls),
+            make_row("laplacian", chance, calls=calls),
+            make_row("perfect", perfect, calls=calls),
+            make_row("constant", constant, calls=calls),
+            make_row("broken", broken, calls=calls),
+            make_row("diverging", perfect, calls=calls, fails_on=(1,)),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="module")
 def data(phantoms):
-    return collect_bench_data(phantoms, PreparationConfig(), GRID, progress=False)
+    return collect_bench_data(phantoms, PreparationConfig(), GRID, MAMMOGRAPHY, progress=False)
 
 
 @pytest.fixture(scope="module")
-def bench(phantoms, tmp_path_factory):
+def bench(phantoms, make_rows, tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
     calls = Counter()
-    result = run_bench(phantoms, out, CONFIG, entrants(calls), progress=False, banners=["Synthetic data."])
+    result = run_bench(phantoms, make_rows(calls), out, CONFIG, progress=False, banners=["Synthetic data."])
     write_bench_report(result, out)
     return result, out, calls
 
@@ -111,7 +150,7 @@ def mix_patients(manifest):
 
 def test_no_model_is_tested_on_a_patient_it_learned_from(phantoms):
     mixed, both = mix_patients(phantoms)
-    data = collect_bench_data(mixed, PreparationConfig(), GRID, progress=False)
+    data = collect_bench_data(mixed, PreparationConfig(), GRID, MAMMOGRAPHY, progress=False)
     patients = data.fine.column("patient_id")
     for count, seed in ((2, 0), (3, 1), (3, 2), (5, 3)):
         folds = draw_folds(data, count=count, seed=seed)
@@ -135,7 +174,7 @@ def test_no_model_is_tested_on_a_patient_it_learned_from(phantoms):
 
 
 def test_coarse_patches_are_the_fine_ones_at_less_resolution(sharp):
-    data = collect_bench_data(sharp, PreparationConfig(), GridConfig(128, 64), progress=False)
+    data = collect_bench_data(sharp, PreparationConfig(), GridConfig(128, 64), MAMMOGRAPHY, progress=False)
     assert data.coarse.patches.size_px == 64
     assert len(data.coarse) == len(data.fine) > 20
     assert np.abs(data.coarse.origins * 2 - data.fine.origins).max() <= 2
@@ -156,13 +195,14 @@ def test_a_coarse_or_unknown_spacing_leaves_one_grid(data, phantoms, sharp, capl
     mixed = dataclasses.replace(phantoms, rows=phantoms.rows + sharp.rows[-2:], lesions=phantoms.lesions)
     renamed = tuple(dataclasses.replace(row, image_id=f"{k}") for k, row in enumerate(mixed.rows))
     lesions = tuple(dataclasses.replace(lesion, image_id="17") for lesion in phantoms.lesions[:2])
-    several = collect_bench_data(dataclasses.replace(mixed, rows=renamed, lesions=lesions), PreparationConfig(), GRID)
+    differing = dataclasses.replace(mixed, rows=renamed, lesions=lesions)
+    several = collect_bench_data(differing, PreparationConfig(), GRID, MAMMOGRAPHY)
     assert several.coarse is several.fine
     assert "pixel spacings differ" in caplog.text
 
 
 def test_groups_by_size_follow_the_outlines(data, phantoms):
-    largest = {name: np.full(len(data), -1.0) for name in GROUPS}
+    largest = {name: np.full(len(data), -1.0) for name in MAMMOGRAPHY.reading.group_names}
     names = {"Mass": "mass", "Calcification": "calcification", "Cluster": "calcification"}
     for number, row in enumerate(data.fine.rows):
         own = np.flatnonzero(data.fine.image == number)
@@ -175,27 +215,29 @@ def test_groups_by_size_follow_the_outlines(data, phantoms):
             best[places] = np.maximum(best[places], 0.2 * size)
     for kind, low, high in (("calcification", 0.5, 1.0), ("mass", 15, 30)):
         sizes = largest[kind]
-        below, between, above = name_size_groups(kind)
+        below, between, above = name_size_groups(next(g for g in MAMMOGRAPHY.reading.groups if g.name == kind))
         assert (data.groups[below] == ((sizes >= 0) & (sizes < low))).all()
         assert (data.groups[between] == ((sizes >= low) & (sizes <= high))).all()
         assert (data.groups[above] == (sizes > high)).all()
         assert (sizes >= 0).any()
 
 
-def test_benign_lesions_are_positives_and_only_birads_1_is_normal(phantoms):
+def test_benign_lesions_are_positives_and_only_the_normal_category_is_normal(phantoms):
     rows = tuple(
-        dataclasses.replace(row, birads="2", label="negative") if row.label == "positive" else row
+        dataclasses.replace(row, assessment="2", label="negative") if row.label == "positive" else row
         for row in phantoms.rows
     )
-    benign = collect_bench_data(dataclasses.replace(phantoms, rows=rows), PreparationConfig(), GRID, progress=False)
+    phantoms = dataclasses.replace(phantoms, rows=rows)
+    benign = collect_bench_data(phantoms, PreparationConfig(), GRID, MAMMOGRAPHY, progress=False)
     assert benign.groups["calcification_birads2_4"].any()
     assert not benign.groups["calcification_birads5"].any()
-    assert set(benign.fine.column("birads")[benign.normal]) == {"1"}
+    assert set(benign.fine.column("assessment")[benign.normal]) == {"1"}
 
 
-def test_without_birads_the_label_decides(phantoms):
-    rows = tuple(dataclasses.replace(row, birads=None) for row in phantoms.rows)
-    plain = collect_bench_data(dataclasses.replace(phantoms, rows=rows), PreparationConfig(), GRID, progress=False)
+def test_without_assessments_the_label_decides(phantoms):
+    rows = tuple(dataclasses.replace(row, assessment=None) for row in phantoms.rows)
+    phantoms = dataclasses.replace(phantoms, rows=rows)
+    plain = collect_bench_data(phantoms, PreparationConfig(), GRID, MAMMOGRAPHY, progress=False)
     assert set(plain.fine.column("label")[plain.normal]) == {"negative"}
     assert (plain.positive == plain.fine.lesional).all()
     assert "calcification" in plain.groups
@@ -209,7 +251,7 @@ def test_figures_agree_with_the_scores(bench):
     assert result.metrics["perfect"]["all"]["sensitivity_at_specificity"]["0.99"] == 1.0
     areas = []
     for fold in result.folds:
-        scores = chance(result.data, fold.test)
+        scores = chance(result.data.fine.patches.gather(fold.test))
         kept = result.data.normal[fold.test] | result.data.groups["mass"][fold.test]
         areas.append(auroc(scores[kept], result.data.groups["mass"][fold.test][kept]))
     assert len(areas) == 4
@@ -246,20 +288,20 @@ def test_reports_name_every_detector_but_no_patient(bench, phantoms):
         text = (out / name).read_text()
         assert "not for diagnosis" in text.lower()
         assert "Synthetic data." in text
-        assert all(entrant.name in text for entrant in result.entrants)
+        assert all(contender.name in text for contender in result.contenders)
         if name != "report.html":  # the pictures there name images, which the phantoms name by patient
             assert not [row.patient_id for row in phantoms.rows if row.patient_id in text]
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(result.main_groups) - 1 + 2 + 1  # ROC, misses, alarms
     assert f"{result.metrics['laplacian']['all']['auroc']:.3f}" in page
-    assert len(list(describe_bench(result))) == len(result.main_groups) * len(result.entrants)
+    assert len(list(describe_bench(result))) == len(result.main_groups) * len(result.contenders)
 
 
 def test_the_shown_detector_is_the_best_that_is_no_control(bench):
     result, _, _ = bench
     assert choose_detector(result) == "perfect"
     controls = dataclasses.replace(
-        result, entrants=tuple(dataclasses.replace(e, kind="control") for e in result.entrants)
+        result, contenders=tuple(dataclasses.replace(c, is_control=True) for c in result.contenders)
     )
     assert choose_detector(controls) is None
     assert "Bench" in build_markdown(controls)
@@ -275,50 +317,54 @@ def test_places_among_normals_count_those_below(bench):
     position = int(np.flatnonzero(result.data.positive)[0])
     shares = []
     for fold in result.folds:
-        scores = chance(result.data, fold.test)
+        scores = chance(result.data.fine.patches.gather(fold.test))
         normal = scores[result.data.normal[fold.test]]
         shares.append(np.mean(normal < scores[fold.test == position]))
     assert place[position] == pytest.approx(np.mean(shares))
 
 
-def test_a_second_call_fits_only_what_failed(bench, phantoms):
+def test_a_second_call_fits_only_what_failed(bench, make_rows, phantoms):
     result, out, calls = bench
     before = Counter(calls)
     assert before == dict.fromkeys(before, 4)
-    again = run_bench(phantoms, out, CONFIG, entrants(calls), progress=False)
+    again = run_bench(phantoms, make_rows(calls), out, CONFIG, progress=False)
     assert calls - before == {"constant": 4, "broken": 4, "diverging": 2}
     assert again.metrics == result.metrics
     assert again.meta["detectors"]["perfect"] == result.meta["detectors"]["perfect"]
 
 
-def test_nothing_stale_or_damaged_is_used_again(bench, phantoms, tmp_path, caplog):
+def test_nothing_stale_or_damaged_is_used_again(perfect, phantoms, tmp_path, caplog):
     calls = Counter()
-    few = (make_entrant("perfect", perfect, calls=calls),)
+    few = (make_row("perfect", perfect, calls=calls),)
     one = dataclasses.replace(CONFIG, seeds=(0,))
-    first = run_bench(phantoms, tmp_path, one, few, progress=False)
+    first = run_bench(phantoms, few, tmp_path, one, progress=False)
     kept = sorted((tmp_path / "runs").iterdir())
     assert len(kept) == 2
     kept[0].write_bytes(kept[0].read_bytes()[:100])
-    second = run_bench(phantoms, tmp_path, one, few, progress=False)
+    second = run_bench(phantoms, few, tmp_path, one, progress=False)
     assert calls["perfect"] == 3
     assert "not readable" in caplog.text
     assert second.metrics == first.metrics
     brighter = dataclasses.replace(one, preparation=PreparationConfig(high_value=0.7))
-    run_bench(phantoms, tmp_path, brighter, few, progress=False)
+    by_chance = (make_row("perfect", chance, calls=calls),)
+    run_bench(phantoms, by_chance, tmp_path, brighter, progress=False)
     assert calls["perfect"] == 5
+    other = Contender("perfect", dataclasses.replace(few[0].detector, config=RuleConfig("another setting")))
+    run_bench(phantoms, [other], tmp_path, one, progress=False)
+    assert calls["another setting"] == 2
 
 
-def test_an_interrupted_bench_goes_on(bench, phantoms, tmp_path):
+def test_an_interrupted_bench_goes_on(bench, perfect, phantoms, tmp_path):
     calls = Counter()
 
-    def stop(data, which):
+    def stop(patches):
         raise KeyboardInterrupt
 
-    stopping = (make_entrant("perfect", perfect, calls=calls), make_entrant("laplacian", stop, calls=calls))
+    stopping = (make_row("perfect", perfect, calls=calls), make_row("laplacian", stop, calls=calls))
     with pytest.raises(KeyboardInterrupt):
-        run_bench(phantoms, tmp_path, CONFIG, stopping, progress=False)
-    going = (stopping[0], make_entrant("laplacian", chance, calls=calls))
-    result = run_bench(phantoms, tmp_path, CONFIG, going, progress=False)
+        run_bench(phantoms, stopping, tmp_path, CONFIG, progress=False)
+    going = (stopping[0], make_row("laplacian", chance, calls=calls))
+    result = run_bench(phantoms, going, tmp_path, CONFIG, progress=False)
     assert calls == {"perfect": 4, "laplacian": 5}
     assert result.metrics["laplacian"] == bench[0].metrics["laplacian"]
 
@@ -329,8 +375,8 @@ def without_masses(phantoms):
     return dataclasses.replace(phantoms, lesions=lesions)
 
 
-def test_a_group_without_positives_is_a_gap(without_masses, tmp_path, caplog):
-    result = run_bench(without_masses, tmp_path, CONFIG, entrants()[:2], progress=False)
+def test_a_group_without_positives_is_a_gap(without_masses, make_rows, tmp_path, caplog):
+    result = run_bench(without_masses, make_rows()[:2], tmp_path, CONFIG, progress=False)
     assert "mass: there is no such patch" in caplog.text
     row = list_rows(result, ["mass"])[0]
     assert row["auroc"] is None
@@ -339,14 +385,15 @@ def test_a_group_without_positives_is_a_gap(without_masses, tmp_path, caplog):
     assert "mass: there is no such patch" in (tmp_path / "bench.md").read_text()
 
 
-def test_a_fold_without_positives_is_told(phantoms, tmp_path, caplog):
+def test_a_fold_without_positives_is_told(phantoms, make_rows, tmp_path, caplog):
     """All lesions are of a patient who also has normals, so that one fold alone may score them."""
     positive = {row.image_id for row in phantoms.rows if row.label == "positive"}
     owner = phantoms.rows[0].patient_id
     rows = tuple(
         dataclasses.replace(row, patient_id=owner) if row.image_id in positive else row for row in phantoms.rows
     )
-    result = run_bench(dataclasses.replace(phantoms, rows=rows), tmp_path, CONFIG, entrants()[1:3], progress=False)
+    owned = dataclasses.replace(phantoms, rows=rows)
+    result = run_bench(owned, make_rows()[1:3], tmp_path, CONFIG, progress=False)
     assert "no such patch in fold" in caplog.text
     found = result.metrics["perfect"]["all"]
     assert found["auroc_per_seed"].count(None) == 2
@@ -354,19 +401,78 @@ def test_a_fold_without_positives_is_told(phantoms, tmp_path, caplog):
     assert "no such patch in fold" in list_rows(result, ["all"])[0]["note"]
 
 
-def test_too_little_data_is_said_in_one_line(phantoms, tmp_path):
-    run = {"entrants": entrants()[:2], "progress": False}
+def test_too_little_data_is_said_in_one_line(phantoms, make_rows, tmp_path):
+    rows = make_rows()[:2]
     with pytest.raises(SplitError, match="7 folds need normal images of at least 7 patients, there are 6"):
-        run_bench(phantoms, tmp_path, dataclasses.replace(CONFIG, folds=7), **run)
+        run_bench(phantoms, rows, tmp_path, dataclasses.replace(CONFIG, folds=7), progress=False)
     with pytest.raises(SplitError, match="at least 2 folds"):
         BenchConfig(folds=1)
+    healthy = phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
     with pytest.raises(ManifestError, match="no patch contains a lesion"):
-        run_bench(dataclasses.replace(phantoms, lesions=()), tmp_path, CONFIG, **run)
-    sick = phantoms.select(tuple(row for row in phantoms.rows if row.birads == "5"))
+        run_bench(healthy, rows, tmp_path, CONFIG, progress=False)
+    sick = phantoms.select(tuple(row for row in phantoms.rows if row.assessment == "5"))
     with pytest.raises(ManifestError, match="no normal patch"):
-        run_bench(sick, tmp_path, CONFIG, **run)
+        run_bench(sick, rows, tmp_path, CONFIG, progress=False)
     with pytest.raises(TrainingError, match=r"no detector could be run.*NaN"):
-        run_bench(phantoms, tmp_path, CONFIG, [make_entrant("broken", broken)], progress=False)
+        run_bench(phantoms, [make_row("broken", broken)], tmp_path, CONFIG, progress=False)
+
+
+def test_without_lesions_images_are_ranked_by_the_score_of_a_model(phantoms, tmp_path):
+    unlisted = dataclasses.replace(phantoms, lesions=())
+    config = dataclasses.replace(CONFIG, seeds=(0,))
+    result = run_bench(unlisted, ["mean_brightness", "laplacian"], tmp_path, config, progress=False)
+    assert result.data.by_image
+    assert {tuple(groups) for groups in result.metrics.values()} == {("image",)}
+    labels = {row.image_id: row.label == "positive" for row in phantoms.rows}
+    areas = []
+    for table in result.tables:
+        assert [labels[name] for name in table.image.tolist()] == table.positive.tolist()
+        areas.append(auroc(table.scores["laplacian"], table.positive))
+    found = result.metrics["laplacian"]["image"]
+    assert found["auroc"] == pytest.approx(np.mean(areas))
+    assert (found["n_positive"], found["n_negative"]) == (6, 12)
+    write_bench_report(result, tmp_path)
+    assert [row["group"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == ["image"] * 2
+    assert "patches that" not in (tmp_path / "report.html").read_text()
+
+
+def test_another_profile_names_no_lesions(phantoms, tmp_path):
+    config = dataclasses.replace(CONFIG, profile=GENERAL, seeds=(0,))
+    result = run_bench(phantoms, [make_row("chance", chance)], tmp_path, config, progress=False)
+    assert result.main_groups == ("all",)
+    assert result.data.coarse is result.data.fine
+    write_bench_report(result, tmp_path)
+    for name in ("bench.md", "report.html"):
+        assert "BI-RADS" not in (tmp_path / name).read_text()
+
+
+def test_rows_are_found_by_name_class_and_instance():
+    listed = {row.name: row for row in list_contenders()}
+    assert {"mean_brightness", "standard_deviation", *DETECTORS, "bottleneck_4", "fusion_specks"} <= set(listed)
+    assert all(contender.describe() for contender in listed.values())
+    assert [row.is_control for row in find_contenders(["standard_deviation", "prominence"])] == [True, False]
+    own = Rule(chance, RuleConfig("mine"))
+    found = find_contenders(["fusion", own, Contender("other", own), "unary.detectors.prominence:Prominence"])
+    assert [row.name for row in found] == ["fusion", "Rule", "other", "Prominence"]
+    assert found[1].describe() == "Scores by a rule over patches. For the test"
+    for wrong, message in (
+        (["fusion", "fusion"], "two rows"),
+        ([], "no detector is named"),
+        (["fussion"], "no detector is called 'fussion'.*bottleneck_4"),
+        ([3], "int is no detector"),
+    ):
+        with pytest.raises(DetectorError, match=message):
+            find_contenders(wrong)
+
+
+def test_controls_are_what_an_evaluation_measures(data):
+    everything = np.arange(len(data))
+    measured = measure_controls(data.fine.patches)
+    for name in ("mean_brightness", "standard_deviation"):
+        (row,) = find_contenders([name])
+        control = row.detector.fit(data.fine.patches, None)
+        np.testing.assert_allclose(score_patches(control, data.fine.patches.subset(everything)), measured[name])
+        assert type(control).from_state(control.get_state()).config == control.config
 
 
 def test_sizes_of_lesions(phantoms):

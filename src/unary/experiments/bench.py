@@ -1,31 +1,27 @@
 """One bench for all detectors: the same patches, folds over patients, and figures that come with intervals.
 
 Each detector learns from normal patches of all folds but one and scores what is left. The areas of the folds are
-averaged, each fold having its own model, and the patients of all folds are drawn together for the intervals.
+averaged, each fold having its own model, and the patients of all folds are drawn together for the intervals. Of a data
+set without any listed lesion, whole images are ranked in place of patches.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import shlex
 import sys
-import time
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unary.errors import SplitError, TrainingError
+from unary.detectors.protocol import Detector
+from unary.errors import DetectorError, SplitError, TrainingError
 from unary.evaluation.intervals import Estimate, FewPatientsError
 from unary.evaluation.metrics import (
     ALL,
@@ -35,68 +31,42 @@ from unary.evaluation.metrics import (
     write_metrics,
     write_scores,
 )
-from unary.experiments.bench_data import BenchData, Fold, collect_bench_data, draw_folds
-from unary.files import replacing
+from unary.experiments.bench_cells import Cell, run_cell
+from unary.experiments.bench_data import IMAGE, BenchData, Fold, build_table, collect_bench_data, draw_folds
+from unary.experiments.contenders import Contender, find_contenders
 from unary.models.bundle import describe_versions
-from unary.models.pipeline import build_table
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
-from unary.records import Manifest
-
-__all__ = ["BenchConfig", "BenchData", "BenchResult", "Cell", "Entrant", "Fold", "Kind", "Scorer", "run_bench"]
+from unary.profiles import DEFAULT, Profile
+from unary.records import NOTICE, Manifest
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["control", "no learning", "normals only", "normals + lesion prior"]
-REFERENCES = ("laplacian", "wei2018", "fusion")
-MAIN_GROUPS = ("calcification_birads5", "calcification_birads2_4", "calcification", "mass", ALL)
-_FORMAT = 1
-
-
-class Scorer(Protocol):
-    """A fitted detector."""
-
-    @property
-    def parameters(self) -> int:
-        """Number of learned weights; 0 for none."""
-        ...
-
-    def score(self, data: BenchData, which: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return one score per chosen patch, shape (len(which),), higher being more abnormal."""
-        ...
-
-
-Fit = Callable[[BenchData, NDArray[np.intp], int, Path], Scorer]
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A detector that takes part.
-
-    Attributes
-    ----------
-    name
-        A short word, usable as a file name.
-    kind
-        What it knows.
-    summary
-        One line for the table.
-    fit
-        Called with the data, the positions of the normal patches to learn from, the seed, and a path that may be used
-        as a checkpoint; may raise `TrainingError`.
-    """
-
-    name: str
-    kind: Kind
-    summary: str
-    fit: Fit
+_REFERENCES = ("laplacian", "wei2018", "fusion")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """The comparison. Each seed divides the patients anew and starts training anew."""
+    """The comparison. Each seed divides the patients anew and starts training anew.
 
-    preparation: PreparationConfig = dataclasses.field(default_factory=PreparationConfig)
+    Attributes
+    ----------
+    profile
+        Says what normal images, lesion groups and the working spacing are.
+    preparation
+        Of the patches on the stored grid; None for the profile's way to find tissue, and defaults.
+    grid
+        Where those patches lie; the paper's by default.
+    folds
+        How many, at least 2.
+    seeds
+        Distinct.
+    resamples
+        Of patients, for the intervals.
+    """
+
+    profile: Profile = DEFAULT
+    preparation: PreparationConfig | None = None
     grid: GridConfig = dataclasses.field(default_factory=GridConfig)
     folds: int = 3
     seeds: tuple[int, ...] = (0,)
@@ -108,18 +78,9 @@ class BenchConfig:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be distinct, and at least one, got {self.seeds}")
 
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """What one detector did in one fold.
-
-    ``scores`` has one entry, float64, per position of the fold's ``test``; times are in seconds.
-    """
-
-    scores: NDArray[np.float64]
-    fit_seconds: float
-    score_seconds_per_image: float
-    parameters: int
+    def choose_preparation(self) -> PreparationConfig:
+        """Return the preparation that is asked for, or the profile's."""
+        return self.preparation or PreparationConfig(mask=self.profile.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +89,8 @@ class BenchResult:
 
     Attributes
     ----------
+    config, manifest, data, contenders
+        What was compared, and on what.
     folds, tables
         One per seed and fold, in the same order; a table holds the detectors that have scores there.
     cells
@@ -135,15 +98,18 @@ class BenchResult:
     failures
         By detector, why it is not in ``metrics``.
     metrics
-        ``{NAME: {GROUP: {...}}}`` as in `unary.evaluation.metrics`, of the detectors that finished every fold.
+        ``{NAME: {GROUP: {...}}}`` as in `unary.evaluation.metrics`, of the detectors that finished every fold. GROUP is
+        ``"image"`` alone where images are ranked.
     differences
         ``{REFERENCE: {NAME: {GROUP: estimate}}}``: AUROC of NAME minus that of REFERENCE, paired.
+    meta
+        What a reader needs to judge and repeat the figures.
     """
 
     config: BenchConfig
     manifest: Manifest
     data: BenchData
-    entrants: tuple[Entrant, ...]
+    contenders: tuple[Contender, ...]
     folds: tuple[Fold, ...]
     tables: tuple[ScoreTable, ...]
     cells: dict[str, tuple[Cell | None, ...]]
@@ -154,30 +120,39 @@ class BenchResult:
 
     @property
     def main_groups(self) -> tuple[str, ...]:
-        """The lesions that the data set can tell apart, and ``all``."""
-        known = {*self.data.groups, ALL}
-        return tuple(group for group in MAIN_GROUPS if group in known)
+        """The groups that the data set can tell apart, the one that holds all of them last."""
+        return self.data.main_groups
+
+    @property
+    def unit(self) -> str:
+        """What is ranked: a patch, or an image."""
+        return "image" if self.data.by_image else "patch"
+
+    @property
+    def units(self) -> str:
+        """The same in the plural."""
+        return "images" if self.data.by_image else "patches"
 
     def describe_gaps(self) -> dict[str, str]:
-        """Say, by group, in which folds it has no patch; groups without any at all included."""
+        """Say, by group, in which folds it has nothing to find; groups without any at all included."""
         gaps = {}
         for group in self.main_groups:
             empty = [
                 fold for fold, table in zip(self.folds, self.tables, strict=True) if not table.roles(group)[0].any()
             ]
             if len(empty) == len(self.folds):
-                gaps[group] = f"{group}: there is no such patch"
+                gaps[group] = f"{group}: there is no such {self.unit}"
             elif empty:
                 where = ", ".join(f"fold {fold.number} of seed {fold.seed}" for fold in empty)
-                gaps[group] = f"{group}: no such patch in {where}; the figures are means over the other folds"
+                gaps[group] = f"{group}: no such {self.unit} in {where}; the figures are means over the other folds"
         return gaps
 
 
 def run_bench(
-    manifest: Manifest,
+    data: Manifest,
+    detectors: Sequence[str | Detector | Contender],
     out: Path,
-    config: BenchConfig,
-    entrants: Sequence[Entrant],
+    config: BenchConfig = BenchConfig(),
     *,
     progress: bool = True,
     notices: Sequence[str] = (),
@@ -187,19 +162,21 @@ def run_bench(
 
     A detector that fails in a fold is reported and left out of the figures; the others go on. What is done is kept
     under ``out / "runs"``, and running again after an interruption goes on from there. Kept scores are known by the
-    data, the configuration, the fold and the version of unary; after changing the code of a detector, use a new
-    folder.
+    data, the detector and its configuration, the fold and the version of unary; after changing the code of a detector,
+    use a new folder.
 
     Parameters
     ----------
-    manifest
-        Of a whole data set, normals and lesions.
+    data
+        A whole data set, normals and lesions; or negative and positive images without any listed lesion, which are then
+        ranked by the score that a model gives an image.
+    detectors
+        Rows, with distinct names: names in `unary.experiments.contenders.list_contenders`, ``module:Class``, detectors
+        that need not be fitted, or rows with a name of their own.
     out
         Created if need be.
     config
         The comparison.
-    entrants
-        With distinct names.
     progress
         Show progress bars.
     notices, banners
@@ -207,25 +184,27 @@ def run_bench(
 
     Raises
     ------
+    DetectorError
+        If there is no such detector, or two rows have one name.
     ManifestError, SplitError
         If there is too little data.
     TrainingError
         If not one detector could be run.
     """
-    names = [entrant.name for entrant in entrants]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"the detectors of a bench need distinct names, and there must be one, got {names}")
-    data = collect_bench_data(manifest, config.preparation, config.grid, progress=progress)
-    folds = tuple(fold for seed in config.seeds for fold in draw_folds(data, count=config.folds, seed=seed))
-    cells, failures = _run_cells(data, folds, entrants, out=out, progress=progress)
-    finished = [name for name in names if name not in failures]
+    contenders = find_contenders(detectors)
+    patches = collect_bench_data(data, config.choose_preparation(), config.grid, config.profile, progress=progress)
+    folds = tuple(fold for seed in config.seeds for fold in draw_folds(patches, count=config.folds, seed=seed))
+    cells, failures = _run_cells(patches, folds, contenders, out=out, progress=progress)
+    finished = [contender.name for contender in contenders if contender.name not in failures]
     if not finished:
         raise TrainingError(f"no detector could be run; the first: {next(iter(failures.values()))}")
-    tables = tuple(_build_table(data, fold, cells, place) for place, fold in enumerate(folds))
+    tables = tuple(_build_table(patches, fold, cells, place) for place, fold in enumerate(folds))
     complete = [dataclasses.replace(table, scores={name: table.scores[name] for name in finished}) for table in tables]
     metrics = summarise(complete, rng=np.random.default_rng(0), resamples=config.resamples, rate_intervals=True)
+    if patches.by_image:
+        metrics = {name: {IMAGE: groups[IMAGE]} for name, groups in metrics.items() if IMAGE in groups}
     result = BenchResult(
-        config, manifest, data, tuple(entrants), folds, tables, cells, failures, metrics, differences={}, meta={}
+        config, data, patches, contenders, folds, tables, cells, failures, metrics, differences={}, meta={}
     )
     for line in result.describe_gaps().values():
         logger.warning("%s", line)
@@ -237,87 +216,33 @@ def run_bench(
 
 
 def _run_cells(
-    data: BenchData, folds: Sequence[Fold], entrants: Sequence[Entrant], *, out: Path, progress: bool
+    data: BenchData, folds: Sequence[Fold], contenders: Sequence[Contender], *, out: Path, progress: bool
 ) -> tuple[dict[str, tuple[Cell | None, ...]], dict[str, str]]:
     """Every detector's cells, and why some are missing."""
-    cells: dict[str, list[Cell | None]] = {entrant.name: [] for entrant in entrants}
+    cells: dict[str, list[Cell | None]] = {contender.name: [] for contender in contenders}
     failures: dict[str, str] = {}
-    total = len(folds) * len(entrants)
+    total = len(folds) * len(contenders)
     with tqdm(total=total, desc="bench", unit="run", delay=2, disable=None if progress else True) as bar:
         for fold in folds:
-            for entrant in entrants:
-                bar.set_postfix_str(f"{entrant.name}, seed {fold.seed}, fold {fold.number}")
+            for contender in contenders:
+                bar.set_postfix_str(f"{contender.name}, seed {fold.seed}, fold {fold.number}")
                 cell: Cell | None = None
                 try:
-                    cell = _run_cell(data, fold, entrant, out)
-                except TrainingError as error:
-                    told = f"{entrant.name}, seed {fold.seed}, fold {fold.number}: {error}"
-                    failures.setdefault(entrant.name, told)
+                    cell = run_cell(data, fold, contender, out, progress=progress)
+                except (TrainingError, DetectorError) as error:
+                    told = f"{contender.name}, seed {fold.seed}, fold {fold.number}: {error}"
+                    failures.setdefault(contender.name, told)
                     logger.warning("failed: %s", told)
-                cells[entrant.name].append(cell)
+                cells[contender.name].append(cell)
                 bar.update()
     return {name: tuple(of_name) for name, of_name in cells.items()}, failures
-
-
-def _run_cell(data: BenchData, fold: Fold, entrant: Entrant, out: Path) -> Cell:
-    """Fit and score, or read what an earlier call has kept."""
-    name = f"{entrant.name}-{fold.seed}-{fold.number}-{_hash_cell(data, fold, entrant)}"
-    kept = _read_cell(out / "runs" / f"{name}.npz", len(fold.test))
-    if kept is not None:
-        return kept
-    checkpoint = out / "checkpoints" / name
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    scorer = entrant.fit(data, fold.train, fold.seed, checkpoint)
-    fitted = time.perf_counter()
-    scores = np.asarray(scorer.score(data, fold.test), np.float64)
-    seconds = time.perf_counter() - fitted
-    if scores.shape != fold.test.shape:
-        raise ValueError(f"{entrant.name}: {len(fold.test)} patches were given, scores of shape {scores.shape} came")
-    wrong = int(np.count_nonzero(~np.isfinite(scores)))
-    if wrong:
-        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
-    if np.ptp(scores) == 0:
-        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
-    images = len(np.unique(data.fine.image[fold.test]))
-    cell = Cell(scores, fitted - start, seconds / images, int(scorer.parameters))
-    with replacing(out / "runs" / f"{name}.npz") as partial:
-        np.savez(
-            partial,
-            scores=cell.scores,
-            fit_seconds=cell.fit_seconds,
-            score_seconds_per_image=cell.score_seconds_per_image,
-            parameters=cell.parameters,
-        )
-    return cell
-
-
-def _hash_cell(data: BenchData, fold: Fold, entrant: Entrant) -> str:
-    """A short name of everything that the scores depend on, the detector's code apart."""
-    facts = [_FORMAT, metadata.version("unary"), data.data_hash, entrant.name, entrant.kind, fold.seed, fold.number]
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    for positions in (fold.train, fold.test):
-        digest.update(np.asarray(positions, np.int64).tobytes() + b"|")
-    return digest.hexdigest()[:16]
-
-
-def _read_cell(path: Path, count: int) -> Cell | None:
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            scores = stored["scores"]
-            fit_seconds, score_seconds = float(stored["fit_seconds"]), float(stored["score_seconds_per_image"])
-            parameters = int(stored["parameters"])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s: not readable (%s); this run is done again", path, error)
-        return None
-    return Cell(scores, fit_seconds, score_seconds, parameters) if scores.shape == (count,) else None
 
 
 def _build_table(data: BenchData, fold: Fold, cells: dict[str, tuple[Cell | None, ...]], place: int) -> ScoreTable:
     found = {name: of_name[place] for name, of_name in cells.items()}
     scores = {name: cell.scores for name, cell in found.items() if cell is not None}
+    if data.by_image:
+        return data.build_image_table(scores, fold, seed=place)
     return build_table(
         data.fine, scores, fold.test, positive=data.positive, groups=data.groups, seed=place, split="patient"
     )
@@ -329,7 +254,7 @@ def _compare(
     """Paired differences to the references, for the main groups; absent where patients are too few."""
     pairs = [
         (reference, name, group)
-        for reference in REFERENCES
+        for reference in _REFERENCES
         if reference in result.metrics
         for name in result.metrics
         if name != reference
@@ -354,14 +279,14 @@ def _describe(result: BenchResult) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
     data, normal = result.data, result.data.normal
     patients = data.fine.column("patient_id")
-    members = {ALL: data.positive, **data.groups}
+    members = data.groups if data.by_image else {ALL: data.positive, **data.groups}
     return {
         "experiment": "bench",
-        "notice": "Research software. Not for diagnosis.",
+        "notice": NOTICE,
         "command": shlex.join(["unary", *sys.argv[1:]]),
         "versions": describe_versions(),
         "data_hash": data.data_hash,
-        "config": dataclasses.asdict(result.config),
+        "config": _describe_config(result.config),
         "counts": {
             group: {
                 "patches": int(member.sum()),
@@ -387,7 +312,7 @@ def _describe(result: BenchResult) -> dict[str, Any]:
             }
             for fold in result.folds
         ],
-        "detectors": {entrant.name: _describe_entrant(entrant, result) for entrant in result.entrants},
+        "detectors": {contender.name: _describe_contender(contender, result) for contender in result.contenders},
         "failures": dict(result.failures),
         "gaps": result.describe_gaps(),
         "differences": {
@@ -401,9 +326,14 @@ def _describe(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def _describe_entrant(entrant: Entrant, result: BenchResult) -> dict[str, Any]:
-    done = [cell for cell in result.cells[entrant.name] if cell is not None]
-    facts: dict[str, Any] = {"kind": entrant.kind, "summary": entrant.summary, "runs": len(done)}
+def _describe_config(config: BenchConfig) -> dict[str, Any]:
+    preparation = dataclasses.asdict(config.choose_preparation())
+    return {**dataclasses.asdict(config), "profile": config.profile.name, "preparation": preparation}
+
+
+def _describe_contender(contender: Contender, result: BenchResult) -> dict[str, Any]:
+    done = [cell for cell in result.cells[contender.name] if cell is not None]
+    facts: dict[str, Any] = {"kind": contender.kind, "summary": contender.describe(), "runs": len(done)}
     if done:
         facts["fit_seconds"] = float(np.mean([cell.fit_seconds for cell in done]))
         facts["score_seconds_per_image"] = float(np.mean([cell.score_seconds_per_image for cell in done]))

@@ -1,7 +1,8 @@
-"""What the bench judges detectors on: patches at two resolutions, lesion groups, folds over patients."""
+"""What the bench compares detectors on: patches at two resolutions, lesion groups, folds over patients."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -11,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.datasets.splits import require_disjoint
+from unary.detectors.protocol import Grid
 from unary.errors import ManifestError, SplitError
-from unary.evaluation.metrics import NORMAL_LOOKING
+from unary.evaluation.metrics import ALL, NORMAL_LOOKING, ScoreTable
 from unary.patches.collection import Collection, collect_patches, resample_collection
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
+from unary.profiles import LesionGroup, Profile, Reading, is_among
 from unary.records import Manifest
 
 logger = logging.getLogger(__name__)
 
-COARSE_SPACING_MM = 0.14
-COARSEST_FINE_SPACING_MM = 0.105  # above it a coarse grid would save less than half of the pixels
+IMAGE = "image"
+_LEAST_GAIN = 0.75  # of the working spacing; above it a coarse grid would save less than half of the pixels
 _ALIKE = 1.05  # largest ratio between the pixel spacings of images that one size of patch serves
-SIZE_LIMITS_MM = {"calcification": (0.5, 1.0), "mass": (15.0, 30.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,47 +37,95 @@ class BenchData:
     fine
         On the stored grid, as in the paper.
     coarse
-        At 0.14 mm per pixel; the same object as ``fine`` where the stored spacing is unknown, differs between images,
-        or is above 0.105 mm. What is known of a patch is the same in both.
+        At the profile's working spacing; the same object as ``fine`` where the profile has none, or the stored spacing
+        is unknown, differs between images, or is above three quarters of it. What is known of a patch is the same in
+        both.
+    profile
+        Says which lesion groups and categories of assessment there are.
+    layouts
+        How the images of either grid are prepared, and where their patches lie.
+    by_image
+        Whether images are ranked, because no lesion is listed, rather than patches.
     """
 
     fine: Collection
     coarse: Collection
+    profile: Profile
+    layouts: dict[Grid, tuple[PreparationConfig, GridConfig]]
+    by_image: bool = False
 
     def __len__(self) -> int:
         return len(self.fine)
+
+    @property
+    def reading(self) -> Reading:
+        """Of the profile."""
+        return self.profile.reading
 
     @property
     def data_hash(self) -> str:
         """SHA-256 over pixels and places of both."""
         return hashlib.sha256((self.fine.data_hash + self.coarse.data_hash).encode()).hexdigest()
 
+    def list_images(self, fold: Fold) -> NDArray[np.int64]:
+        """Return the images of a fold's test patches, positions in the rows of `fine`, shape (images,)."""
+        return np.unique(self.fine.image[fold.test])
+
+    def build_image_table(self, scores: dict[str, NDArray[np.float64]], fold: Fold, *, seed: int) -> ScoreTable:
+        """Return the table of a fold's images; ``scores`` has one entry per image of `list_images`."""
+        rows = [self.fine.rows[number] for number in self.list_images(fold)]
+        positive = np.asarray([row.label == "positive" for row in rows])
+        nowhere = np.zeros(len(rows), np.int64)
+        return ScoreTable(
+            scores=scores,
+            positive=positive,
+            groups={IMAGE: positive},
+            patient=np.asarray([row.patient_id for row in rows]),
+            image=np.asarray([row.image_id for row in rows]),
+            row=nowhere,
+            col=nowhere,
+            seed=seed,
+            split="patient",
+        )
+
+    def find_collection(self, grid: Grid) -> Collection:
+        """Return the patches that a detector of a grid sees."""
+        return self.coarse if grid == "working" else self.fine
+
     @cached_property
-    def has_birads(self) -> bool:
-        """Whether any image states its BI-RADS category."""
-        return any(row.birads is not None for row in self.fine.rows)
+    def has_assessments(self) -> bool:
+        """Whether images state a category by which normal ones are known."""
+        return bool(self.reading.normal) and any(row.assessment is not None for row in self.fine.rows)
 
     @cached_property
     def _in_normal_image(self) -> NDArray[np.bool_]:
-        if self.has_birads:
-            normal: NDArray[np.bool_] = self.fine.column("birads") == "1"
-            return normal
+        negative: NDArray[np.bool_] = self.fine.column("label") == "negative"
+        if self.by_image:
+            return negative
+        if self.has_assessments:
+            return _select_categories(self.fine.column("assessment"), self.reading.normal)
         free = np.bincount(self.fine.image, weights=self.fine.touches, minlength=len(self.fine.rows)) == 0
-        spared: NDArray[np.bool_] = (self.fine.column("label") == "negative") & free[self.fine.image]
+        spared: NDArray[np.bool_] = negative & free[self.fine.image]
         return spared
 
     @cached_property
     def normal(self) -> NDArray[np.bool_]:
-        """Shape (n,), bool: touches no lesion, in an image of BI-RADS 1.
+        """Shape (n,), bool: touches no lesion, in an image of a normal category.
 
-        Where no image states a BI-RADS category: in an image labelled negative without any lesion.
+        Where no image states a category: in an image labelled negative without any lesion.
         """
         normal: NDArray[np.bool_] = self._in_normal_image & ~self.fine.touches
         return normal
 
     @cached_property
     def positive(self) -> NDArray[np.bool_]:
-        """Shape (n,), bool: contains a lesion, benign or malignant, in an image that is not one of the normals."""
+        """Shape (n,), bool: contains a lesion, benign or malignant, in an image that is not one of the normals.
+
+        Where images are ranked: lies in an image labelled positive.
+        """
+        if self.by_image:
+            labelled: NDArray[np.bool_] = self.fine.column("label") == "positive"
+            return labelled
         positive: NDArray[np.bool_] = self.fine.lesional & ~self._in_normal_image
         return positive
 
@@ -83,51 +133,76 @@ class BenchData:
     def groups(self) -> dict[str, NDArray[np.bool_]]:
         """Membership by group, shape (n,) each, bool; subsets of the positives, and the control ``normal_looking``.
 
-        Calcifications are divided by the BI-RADS category of their image where there is one; both kinds of lesion
-        also by size, points counting as the smallest, where the pixel spacing is known.
+        Groups are divided by the category of their image where there is one, and by size, points counting as the
+        smallest, where the pixel spacing is known.
         """
-        contains = {name: self.fine.contains[name] & self.positive for name in SIZE_LIMITS_MM}
-        if self.has_birads:
-            birads = self.fine.column("birads")
-            category = birads.astype("U1")  # 4a, 4b and 4c are all 4
-            groups = {
-                "calcification_birads5": contains["calcification"] & (category == "5"),
-                "calcification_birads2_4": contains["calcification"] & np.isin(category, ["2", "3", "4"]),
-            }
-        else:
-            groups = {"calcification": contains["calcification"]}
-        groups["mass"] = contains["mass"]
+        if self.by_image:
+            return {IMAGE: self.positive}
+        groups = {}
+        for kind in list_compared(self.reading):
+            contains = self.fine.contains[kind.name] & self.positive
+            parts = [part for part in self.reading.subgroups if part[2] == kind.name] if self.has_assessments else []
+            for name, _, _, categories in parts:
+                groups[name] = contains & _select_categories(self.fine.column("assessment"), categories)
+            if not parts:
+                groups[kind.name] = contains
         groups[NORMAL_LOOKING] = self.fine.normal_looking & ~self._in_normal_image
-        for kind, (low, high) in SIZE_LIMITS_MM.items():
-            sizes = self.fine.sizes_mm[kind]  # NaN compares as False
-            below, between, above = name_size_groups(kind)
-            groups[below] = contains[kind] & (sizes < low)
-            groups[between] = contains[kind] & (sizes >= low) & (sizes <= high)
-            groups[above] = contains[kind] & (sizes > high)
+        for kind in list_compared(self.reading):
+            if kind.size_limits_mm is not None:
+                contains, sizes = self.fine.contains[kind.name] & self.positive, self.fine.sizes_mm[kind.name]
+                low, high = kind.size_limits_mm
+                below, between, above = name_size_groups(kind)  # an unknown size, NaN, compares as False
+                groups[below] = contains & (sizes < low)
+                groups[between] = contains & (sizes >= low) & (sizes <= high)
+                groups[above] = contains & (sizes > high)
         return groups
 
+    @property
+    def main_groups(self) -> tuple[str, ...]:
+        """The names of the groups that are told apart, sizes and controls aside, and the one that holds all of them."""
+        if self.by_image:
+            return (IMAGE,)
+        sizes = {name for kind in list_compared(self.reading) for name in name_size_groups(kind)}
+        return (*(name for name in self.groups if name != NORMAL_LOOKING and name not in sizes), ALL)
 
-def name_size_groups(kind: str) -> tuple[str, str, str]:
-    """Return the names of the size groups of a kind of lesion, smallest first.
 
-    >>> name_size_groups("mass")
+def list_compared(reading: Reading) -> tuple[LesionGroup, ...]:
+    """Return the groups of lesions that are common enough to be compared by size; all of them where none is."""
+    return tuple(group for group in reading.groups if group.size_limits_mm is not None) or reading.groups
+
+
+def name_size_groups(group: LesionGroup) -> tuple[str, ...]:
+    """Return the names of a group's parts by size, smallest first; empty if it is not divided.
+
+    >>> name_size_groups(LesionGroup("mass", "masses", ("mass",), size_limits_mm=(15, 30)))
     ('mass_below_15mm', 'mass_15_to_30mm', 'mass_above_30mm')
     """
-    low, high = SIZE_LIMITS_MM[kind]
-    return f"{kind}_below_{low:g}mm", f"{kind}_{low:g}_to_{high:g}mm", f"{kind}_above_{high:g}mm"
+    if group.size_limits_mm is None:
+        return ()
+    low, high = group.size_limits_mm
+    return f"{group.name}_below_{low:g}mm", f"{group.name}_{low:g}_to_{high:g}mm", f"{group.name}_above_{high:g}mm"
+
+
+def _select_categories(assessments: NDArray[np.str_], categories: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Which assessments belong to any of the categories."""
+    chosen = [text for text in np.unique(assessments).tolist() if is_among(text or None, categories)]
+    found: NDArray[np.bool_] = np.isin(assessments, chosen)
+    return found
 
 
 def collect_bench_data(
-    manifest: Manifest, preparation: PreparationConfig, grid: GridConfig, *, progress: bool = True
+    manifest: Manifest, preparation: PreparationConfig, grid: GridConfig, profile: Profile, *, progress: bool = True
 ) -> BenchData:
     """Read every image of a manifest and collect its patches at both resolutions.
 
     Parameters
     ----------
     manifest
-        Images and lesions.
+        Images and lesions; images labelled negative and positive where no lesion is listed.
     preparation, grid
         Of the fine patches: without a working spacing.
+    profile
+        Says what the lesion groups are, which categories are normal, and the working spacing of the coarse patches.
     progress
         Show progress bars.
 
@@ -138,21 +213,31 @@ def collect_bench_data(
     """
     if preparation.working_spacing_mm is not None:
         raise ValueError("the fine patches of a bench lie on the stored grid; working_spacing_mm must be None")
-    fine = collect_patches(manifest, preparation, grid, progress=progress)
-    alone = BenchData(fine, fine)
+    fine = collect_patches(manifest, preparation, grid, profile.reading, progress=progress)
+    layouts: dict[Grid, tuple[PreparationConfig, GridConfig]] = {"stored": (preparation, grid)}
+    layouts["working"] = layouts["stored"]
+    alone = BenchData(fine, fine, profile, layouts, by_image=not manifest.lesions)
     if not alone.normal.any():
+        normal = f"a normal category ({', '.join(profile.reading.normal)})" if profile.reading.normal else "no lesion"
         raise ManifestError(
-            "no normal patch: the bench needs images of BI-RADS 1, or, where no category is stated, images labelled "
+            f"no normal patch: the bench needs images of {normal}, or, where no category is stated, images labelled "
             "negative without lesions"
         )
     if not alone.positive.any():
-        raise ManifestError("no patch contains a lesion; are the lesions listed (for INbreast: AllXML)?")
-    spacing = _common_spacing(fine)
-    if spacing is None or spacing > COARSEST_FINE_SPACING_MM:
+        raise ManifestError(
+            "no patch contains a lesion, or, where no lesion is listed, no image is labelled positive; are the lesions "
+            "listed (for INbreast: AllXML)?"
+        )
+    spacing, coarse_mm = _common_spacing(fine), profile.lengths.working_spacing_mm
+    if spacing is None or coarse_mm is None or spacing > _LEAST_GAIN * coarse_mm:
         return alone
-    config = PreparationConfig(**{**vars(preparation), "working_spacing_mm": COARSE_SPACING_MM})
-    size_px = round(grid.size_px * spacing / COARSE_SPACING_MM)
-    return BenchData(fine, resample_collection(fine, config, size_px=size_px, progress=progress))
+    config = dataclasses.replace(preparation, working_spacing_mm=coarse_mm)
+    size_px, stride_px = (round(length * spacing / coarse_mm) for length in (grid.size_px, grid.stride_px))
+    return dataclasses.replace(
+        alone,
+        coarse=resample_collection(fine, config, size_px=size_px, progress=progress),
+        layouts={**layouts, "working": (config, GridConfig(size_px, max(stride_px, 1), grid.min_tissue))},
+    )
 
 
 def _common_spacing(collection: Collection) -> float | None:
@@ -206,7 +291,35 @@ def draw_folds(data: BenchData, *, count: int, seed: int) -> tuple[Fold, ...]:
         If there are fewer patients with normal patches than folds.
     """
     patients = data.fine.column("patient_id")
-    names, sizes = np.unique(patients[data.normal], return_counts=True)
+    fold_of = assign_folds(patients[data.normal], count=count, seed=seed)
+    own = np.asarray([fold_of.get(name, -1) for name in patients.tolist()])
+    abnormal = data.positive | data.groups.get(NORMAL_LOOKING, False)
+    folds = []
+    for number in range(count):
+        train = np.flatnonzero(data.normal & (own != number))
+        unseen = ~np.isin(patients, np.unique(patients[train]))
+        test = np.flatnonzero((data.normal | abnormal) & unseen)
+        require_disjoint(patients[train], patients[test], sides=("training", "test"))
+        folds.append(Fold(seed, number, train, test))
+    return tuple(folds)
+
+
+def assign_folds(patients: NDArray[np.str_], *, count: int, seed: int) -> dict[str, int]:
+    """Return the number of each patient's fold; folds get about as many entries.
+
+    Parameters
+    ----------
+    patients
+        Shape (n,): the patient of each normal patch, or image.
+    count, seed
+        As in `draw_folds`.
+
+    Raises
+    ------
+    SplitError
+        If there are fewer patients than folds.
+    """
+    names, sizes = np.unique(patients, return_counts=True)
     if count < 2:
         raise SplitError(f"a cross-validation needs at least 2 folds, got {count}")
     if len(names) < count:
@@ -220,13 +333,31 @@ def draw_folds(data: BenchData, *, count: int, seed: int) -> tuple[Fold, ...]:
         lightest = int(np.argmin(loads))
         fold_of[str(names[which])] = lightest
         loads[lightest] += sizes[which]
-    own = np.asarray([fold_of.get(name, -1) for name in patients.tolist()])
-    abnormal = data.positive | data.groups[NORMAL_LOOKING]
-    folds = []
-    for number in range(count):
-        train = np.flatnonzero(data.normal & (own != number))
-        unseen = ~np.isin(patients, np.unique(patients[train]))
-        test = np.flatnonzero((data.normal | abnormal) & unseen)
-        require_disjoint(patients[train], patients[test], sides=("training", "test"))
-        folds.append(Fold(seed, number, train, test))
-    return tuple(folds)
+    return fold_of
+
+
+def build_table(
+    collection: Collection,
+    scores: dict[str, NDArray[np.float64]],
+    kept: NDArray[np.integer],
+    *,
+    positive: NDArray[np.bool_],
+    groups: dict[str, NDArray[np.bool_]],
+    seed: int,
+    split: str,
+) -> ScoreTable:
+    """Return the table of the patches at the positions ``kept``.
+
+    ``scores`` has one entry per kept patch; ``positive`` and ``groups`` have one per patch of the collection.
+    """
+    return ScoreTable(
+        scores=scores,
+        positive=positive[kept],
+        groups={name: member[kept] for name, member in groups.items()},
+        patient=collection.column("patient_id")[kept],
+        image=collection.column("image_id")[kept],
+        row=collection.origins[kept, 0].astype(np.int64),
+        col=collection.origins[kept, 1].astype(np.int64),
+        seed=seed,
+        split=split,
+    )

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
 from unary.experiments.bench import BenchResult
-from unary.experiments.bench_data import SIZE_LIMITS_MM, name_size_groups
+from unary.experiments.bench_data import IMAGE, list_compared, name_size_groups
 from unary.files import replacing
 from unary.outputs.figures import figure_png, plot_roc
 from unary.outputs.gallery import Box, plot_gallery
 from unary.outputs.report import (
-    GROUP_NAMES,
-    MEANINGS,
     Cell,
     MetricsTable,
     Picture,
@@ -31,6 +29,7 @@ from unary.outputs.report import (
     describe_outcome,
     write_report,
 )
+from unary.outputs.words import MEANINGS, name_groups
 from unary.records import Lesion
 
 _MISSES, _FALSE_ALARMS, _PER_IMAGE = 12, 18, 3
@@ -57,7 +56,9 @@ def write_bench_report(result: BenchResult, out: Path) -> None:
     """
     with replacing(out / "bench.md") as partial:
         partial.write_text(build_markdown(result), encoding="utf-8")
-    groups = (*result.main_groups, *_size_groups(), NORMAL_LOOKING)
+    groups = (
+        result.main_groups if result.data.by_image else (*result.main_groups, *_size_groups(result), NORMAL_LOOKING)
+    )
     document = {
         "notice": result.meta["notice"],
         "banners": result.meta["banners"],
@@ -74,11 +75,12 @@ def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]
     """Return one row per group and detector; where there is no figure its values are None and ``note`` says why."""
     rows = []
     for group in groups:
-        for entrant in result.entrants:
-            found = result.metrics.get(entrant.name, {}).get(group)
-            row: dict[str, Any] = {"group": group, "detector": entrant.name, "kind": entrant.kind}
+        for contender in result.contenders:
+            found = result.metrics.get(contender.name, {}).get(group)
+            row: dict[str, Any] = {"group": group, "detector": contender.name, "kind": contender.kind}
             if found is None:
-                reason = result.failures.get(entrant.name) or result.meta["gaps"].get(group) or "there is no such patch"
+                nobody = f"there is no such {result.unit}"
+                reason = result.failures.get(contender.name) or result.meta["gaps"].get(group) or nobody
                 nothing = dict.fromkeys(("auroc", "auroc_ci95", "average_precision", "sensitivity_at_specificity"))
                 rows.append({**row, **nothing, "note": reason})
             else:
@@ -95,7 +97,8 @@ def build_markdown(result: BenchResult) -> str:
     parts.append(
         f"{result.config.folds} folds over the patients of the normals, seeds {seeds}; {normal['patches']:,} "
         f"normal patches of {normal['patients']} patients. Figures are means over folds and seeds; "
-        "intervals are 95 %, over patients. sens@95: share of lesion patches found when 95 % of normal patches pass."
+        f"intervals are 95 %, over patients. sens@95: share of positive {result.units} found when 95 % of normal ones "
+        "pass."
     )
     notes: list[str] = []
     for table in (
@@ -152,31 +155,31 @@ def _main_table(result: BenchResult, notes: list[str]) -> Table:
             found, bounds = row["sensitivity_at_specificity"], row["sensitivity_ci95"]
             precision = _bounded(row["average_precision"], row["average_precision_ci95"])
             rates = [precision, *(_bounded(found[level], bounds[level]) for level in ("0.95", "0.99"))]
-        lines.append((_group_name(row["group"]), row["detector"], row["kind"], _marked(row, notes), *rates))
+        lines.append((name_group(result, row["group"]), row["detector"], row["kind"], _marked(row, notes), *rates))
     header = ("lesions", "detector", "kind", "AUROC [95 %]", "AP [95 %]", "sens@95 [95 %]", "sens@99 [95 %]")
-    return Table("Detectors on the same patches", header, tuple(lines))
+    return Table(f"Detectors on the same {result.units}", header, tuple(lines))
 
 
-def _size_groups() -> list[str]:
-    return [name for kind in SIZE_LIMITS_MM for name in name_size_groups(kind)]
+def _size_groups(result: BenchResult) -> list[str]:
+    return [name for kind in list_compared(result.data.reading) for name in name_size_groups(kind)]
 
 
 def _size_table(result: BenchResult, notes: list[str]) -> Table:
-    groups = [name for name in _size_groups() if any(name in found for found in result.metrics.values())]
+    groups = [name for name in _size_groups(result) if any(name in found for found in result.metrics.values())]
     rows = list_rows(result, groups)
     lines = tuple(
-        (entrant.name, *(_marked(row, notes) for row in rows if row["detector"] == entrant.name))
-        for entrant in result.entrants
+        (contender.name, *(_marked(row, notes) for row in rows if row["detector"] == contender.name))
+        for contender in result.contenders
     )
     caption = "AUROC by the size of the largest lesion in the patch" if groups else "No lesion has a known size"
-    return Table(caption, ("detector", *(_group_name(name) for name in groups)), lines if groups else ())
+    return Table(caption, ("detector", *(name_group(result, name) for name in groups)), lines if groups else ())
 
 
 def _difference_tables(result: BenchResult) -> list[Table]:
     tables = []
     for reference, by_name in result.differences.items():
         lines = tuple(
-            (_group_name(group), name, f"{found.value:+.3f}", _range(found), _verdict(found))
+            (name_group(result, group), name, f"{found.value:+.3f}", _range(found), _verdict(found))
             for group in result.main_groups
             for name, groups in by_name.items()
             if (found := groups.get(group)) is not None
@@ -205,29 +208,27 @@ def _cost_table(result: BenchResult) -> Table:
     return Table("What they cost on this machine (means over runs)", header, tuple(lines))
 
 
-def _group_name(group: str) -> str:
-    return GROUP_NAMES.get(group) or group.replace("_", " ").replace("mm", " mm")
+def name_group(result: BenchResult, group: str) -> str:
+    """Return what reports call a group: the profile's words, or its name in plain letters."""
+    return name_groups(result.data.reading).get(group) or group.replace("_", " ").replace("mm", " mm")
 
 
 def build_bench_report(result: BenchResult) -> Report:
     """Return the content of ``report.html``."""
-    notes: list[str] = []
-    sizes = _size_table(result, notes)
     best = choose_detector(result)
-    chosen = {} if best is None else {"pictures": _picture_sections(result, best)}
     sections = (
         _results_section(result),
         Section("ROC curves", pictures=tuple(_curves(result))),
-        Section("By size", tuple(f"[{k}] {note}" for k, note in enumerate(notes, 1)), tables=(sizes,)),
+        *_size_sections(result),
         Section(
             "Is one better than the other?",
             paragraphs=(
-                "The difference of two AUROCs on the same patches of the same patients. An interval that holds 0 does "
+                "The difference of two AUROCs on the same data of the same patients. An interval that holds 0 does "
                 "not settle which is better. None of them speaks of other training runs than these.",
             ),
             tables=tuple(_difference_tables(result)),
         ),
-        *chosen.get("pictures", ()),
+        *(() if best is None or result.data.by_image else _picture_sections(result, best)),
         Section("Costs", tables=(_cost_table(result),)),
         _folds_section(result),
     )
@@ -243,15 +244,28 @@ def build_bench_report(result: BenchResult) -> Report:
 
 
 def choose_detector(result: BenchResult) -> str | None:
-    """Return the detector, controls apart, with the best AUROC over all lesions; None if there are only controls."""
-    kinds = {entrant.name: entrant.kind for entrant in result.entrants}
-    names = [name for name in result.metrics if kinds[name] != "control"]
-    return max(names, key=lambda name: float(result.metrics[name][ALL]["auroc"]), default=None)
+    """Return the detector, controls apart, with the best AUROC over all; None if there are only controls."""
+    rivals = {contender.name for contender in result.contenders if not contender.is_control}
+    names = [name for name in result.metrics if name in rivals]
+    return max(names, key=lambda name: float(result.metrics[name][result.main_groups[-1]]["auroc"]), default=None)
+
+
+def _size_sections(result: BenchResult) -> tuple[Section, ...]:
+    if result.data.by_image:
+        return ()
+    notes: list[str] = []
+    table = _size_table(result, notes)
+    return (Section("By size", tuple(f"[{k}] {note}" for k, note in enumerate(notes, 1)), tables=(table,)),)
 
 
 def _lead(result: BenchResult, best: str | None) -> str:
     if best is None:
         return "Only controls took part: nothing here says how well lesions are found."
+    if result.data.by_image:
+        found = result.metrics[best][IMAGE]
+        return (
+            f"Of whole images, {best} tells positive from negative ones best, with an AUROC of {_with_interval(found)}."
+        )
     if best == "laplacian" or "laplacian" not in result.metrics:
         found = result.metrics[best][ALL]
         return f"Over all lesions the best detector is {best}, with an AUROC of {_with_interval(found)}."
@@ -263,13 +277,17 @@ def _lead(result: BenchResult, best: str | None) -> str:
 def _results_section(result: BenchResult) -> Section:
     shown = {*result.main_groups, NORMAL_LOOKING}
     detectors = {
-        entrant.name: {g: found for g, found in result.metrics.get(entrant.name, {}).items() if g in shown}
-        for entrant in result.entrants
+        one.name: {group: found for group, found in result.metrics.get(one.name, {}).items() if group in shown}
+        for one in result.contenders
     }
-    section = build_results_section("Results", detectors)
-    own = tuple((e.name, f"{e.summary} ({e.kind}).") for e in result.entrants if e.name not in MEANINGS)
-    caption = "Detectors and controls on the same patches, means over folds and seeds."
-    tables = (MetricsTable(caption, detectors), dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS))
+    titles = name_groups(result.data.reading)
+    section = build_results_section("Results", detectors, titles=titles)
+    own = tuple((c.name, f"{c.describe()} ({c.kind}).") for c in result.contenders if c.name not in MEANINGS)
+    caption = f"Detectors and controls on the same {result.units}, means over folds and seeds."
+    tables = (
+        MetricsTable(caption, detectors, titles),
+        dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS),
+    )
     return Section(section.heading, section.paragraphs, tables, terms=(*own, *section.terms))
 
 
@@ -282,7 +300,7 @@ def _curves(result: BenchResult) -> Iterator[Picture]:
                 runs[name] = [run for run in every if run is not None]
                 estimates[name] = Estimate(groups[group]["auroc"], *(groups[group]["auroc_ci95"] or (None, None)))
         if runs:
-            text = f"{_group_name(group)}: ROC curves by detector, mean over folds and seeds"
+            text = f"{name_group(result, group)}: ROC curves by detector, mean over folds and seeds"
             yield Picture(figure_png(plot_roc(runs, estimates=estimates, each_seed=False)), text, text)
 
 
@@ -310,7 +328,7 @@ def _picture_sections(result: BenchResult, name: str) -> tuple[Section, ...]:
             continue
         chosen = _pick(result, np.flatnonzero(member & ~np.isnan(place)), place, count=_MISSES)
         if len(chosen):
-            text = f"{_group_name(group)}: the {len(chosen)} patches that {name} finds least abnormal"
+            text = f"{name_group(result, group)}: the {len(chosen)} patches that {name} finds least abnormal"
             pictures.append(_gallery(result, chosen, place, text))
     alarms = _pick(result, np.flatnonzero(result.data.normal & ~np.isnan(place)), -place, count=_FALSE_ALARMS)
     text = f"The {len(alarms)} normal patches that {name} finds most abnormal"
@@ -366,7 +384,7 @@ def _shift(box: Box, origin: NDArray[np.int32]) -> Box:
 
 def _folds_section(result: BenchResult) -> Section:
     counts = result.meta["counts"]
-    groups = tuple((_group_name(name), *found.values()) for name, found in counts.items())
+    groups = tuple((name_group(result, name), *found.values()) for name, found in counts.items())
     names = list(result.meta["folds"][0])
     folds = tuple(tuple(fold.values()) for fold in result.meta["folds"])
     return Section(

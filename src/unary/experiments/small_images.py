@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ from unary.experiments.small_images_report import build_small_report
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.report import write_report
+from unary.training.context import FitContext
+from unary.training.engine import Rounds, train
 
 logger = logging.getLogger(__name__)
 
@@ -217,12 +218,17 @@ def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int
         If the loss is no longer finite.
     """
     sizes = AutoencoderConfig(
-        size_px=images.shape[2], channels=images.shape[1], widths=config.widths, bottleneck=config.bottleneck
+        size_px=images.shape[2],
+        channels=images.shape[1],
+        widths=config.widths,
+        bottleneck=config.bottleneck,
+        initialisation="random",
     )
     network = build_autoencoder(sizes, seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, (0.9, 0.999), fused=True)
-    for epoch in range(config.epochs):
+
+    def advance(_rng: np.random.Generator, epoch: int) -> float:
         order = torch.from_numpy(np.random.default_rng([*seeds, epoch]).permutation(len(images)))
         for start in range(0, len(order), config.batch_size):
             batch = images[order[start : start + config.batch_size]]
@@ -230,9 +236,10 @@ def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss is {loss.item()} in epoch {epoch + 1}: training has diverged")
-    network.eval()
+        return float(loss.item())
+
+    rounds, context = Rounds(DETECTOR, config.epochs, "epoch"), FitContext(seed=seeds[0], progress=False)
+    train(network, optimizer, advance, rounds, context, settings=dataclasses.asdict(config), data_hash="")
     return network
 
 

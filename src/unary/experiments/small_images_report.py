@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.outputs.figures import DISCLAIMER, FIGURE_DPI, figure_png
+from unary.outputs.figures import figure_png, new_figure
 from unary.outputs.report import Cell, Picture, Report, Section, Table
 
 if TYPE_CHECKING:
@@ -111,24 +111,23 @@ def _tabulate(document: Mapping[str, Any], detector: str, *, mean: str) -> Table
 def plot_areas(detectors: Mapping[str, Any], *, detector: str, mean: str) -> Figure:
     """Draw each run's AUROC by class; ``detectors`` is that part of ``metrics.json``, ``mean`` the averaging group."""
     groups = list(detectors[detector])
-    figure = _new_figure(6.4, 0.32 * len(groups) + 1.1)
-    axes = figure.add_axes((0.2, 0.17, 0.76, 0.72))
-    for place, name in enumerate(groups):
-        values = detectors[detector][name]["auroc_runs"]
-        axes.plot(values, [place] * len(values), "o", color="#0072B2", alpha=0.45, markersize=4, zorder=3)
-        axes.plot([np.mean(values)] * 2, [place - 0.32, place + 0.32], color="#222222", linewidth=1.6, zorder=4)
-    for control, marker in zip((name for name in detectors if name != detector), "x+v^", strict=False):
-        areas = [detectors[control][name]["auroc"] for name in groups]
-        axes.plot(
-            areas, range(len(groups)), marker, color="#767676", markersize=5, label=_CONTROL_NAMES.get(control, control)
-        )
-    axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(groups)), ["mean" if name == mean else name for name in groups])
-    axes.invert_yaxis()
-    axes.set_xlabel("AUROC")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, fontsize=7.5, columnspacing=1.2, frameon=False)
-    axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    with new_figure(6.4, 0.32 * len(groups) + 1.1) as figure:
+        axes = figure.add_axes((0.2, 0.17, 0.76, 0.72))
+        for place, name in enumerate(groups):
+            values = detectors[detector][name]["auroc_runs"]
+            axes.plot(values, [place] * len(values), "o", color="#0072B2", alpha=0.45, markersize=4, zorder=3)
+            axes.plot([np.mean(values)] * 2, [place - 0.32, place + 0.32], color="#222222", linewidth=1.6, zorder=4)
+        for control, marker in zip((name for name in detectors if name != detector), "x+v^", strict=False):
+            areas = [detectors[control][name]["auroc"] for name in groups]
+            title = _CONTROL_NAMES.get(control, control)
+            axes.plot(areas, range(len(groups)), marker, color="#767676", markersize=5, label=title)
+        axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle="--")
+        axes.set_yticks(range(len(groups)), ["mean" if name == mean else name for name in groups])
+        axes.invert_yaxis()
+        axes.set_xlabel("AUROC")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, fontsize=7.5, columnspacing=1.2, frameon=False)
+        axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -154,24 +153,14 @@ def plot_examples(examples: NDArray[np.float32], names: Sequence[str]) -> Figure
         rows.append(np.concatenate([*tiles[:half], blank, *tiles[half:]], axis=1))
     whole = np.concatenate(rows, axis=0)
     inches = whole.shape[1] / 60
-    figure = _new_figure(inches + 1.1, whole.shape[0] / 60 + 0.3)
-    width, height = figure.get_size_inches()
-    axes = figure.add_axes((1.0 / width, 0.22 / height, inches / width, whole.shape[0] / 60 / height))
-    axes.imshow(whole[..., 0] if whole.shape[2] == 1 else whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    step = 2 * side + gap
-    axes.set_yticks([step * place + side for place in range(len(names))], names)
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, with the disclaimer at its foot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=FIGURE_DPI)
-    FigureCanvasAgg(figure)
-    figure.text(1 - 0.06 / width, 0.05 / height, DISCLAIMER, ha="right", va="bottom", fontsize=6.5, color="#767676")
+    width, height = inches + 1.1, whole.shape[0] / 60 + 0.3
+    with new_figure(width, height) as figure:
+        axes = figure.add_axes((1.0 / width, 0.22 / height, inches / width, whole.shape[0] / 60 / height))
+        shown = whole[..., 0] if whole.shape[2] == 1 else whole
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        step = 2 * side + gap
+        axes.set_yticks([step * place + side for place in range(len(names))], names)
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
     return figure

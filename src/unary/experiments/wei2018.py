@@ -2,7 +2,7 @@
 
 Negatives are patches of BI-RADS 1 images, positives the patches of BI-RADS 5 images that contain a lesion. A tenth of
 the negatives is held out twice: by patch, as the paper does, and by patient, which is honest. The same held-out
-patches are scored by the paper's RMSE, by the no-learning yardstick and by controls that know nothing of lesions.
+patches are scored by the paper's RMSE, by a filter that learns nothing and by controls that know nothing of lesions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.datasets.splits import require_disjoint, split_by_patch, split_by_patient
-from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
-from unary.detectors.wei2018.autoencoder import ReconstructionDetector
-from unary.detectors.wei2018.native import build_reconstruction
+from unary.detectors.laplacian import Laplacian
+from unary.detectors.scoring import measure_controls, score_patches
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import History, TrainingConfig
 from unary.errors import ManifestError
 from unary.evaluation.intervals import Estimate, FewPatientsError
 from unary.evaluation.metrics import (
@@ -34,14 +35,14 @@ from unary.evaluation.metrics import (
     write_metrics,
     write_scores,
 )
+from unary.experiments.bench_data import build_table
 from unary.models.bundle import describe_versions
-from unary.models.pipeline import build_table, train_network
-from unary.models.scoring import measure_controls, score_patch_set
-from unary.patches.collection import GROUPS, Collection, collect_patches
+from unary.patches.collection import Collection, collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
-from unary.records import Manifest
-from unary.training.engine import History, TrainingConfig
+from unary.profiles.mammography import MAMMOGRAPHY
+from unary.records import NOTICE, Manifest
+from unary.training.context import FitContext
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ PAPER_AUROC = 0.84
 
 
 @dataclass(frozen=True)
-class Wei2018Config:
+class PaperConfig:
     """The experiment; the defaults are the paper's where it states them.
 
     ``held_out`` is the share of the negatives that is held out, in (0, 1): of the patches, or of the patients.
@@ -72,18 +73,18 @@ class SplitRun:
 
     table: ScoreTable
     history: History
-    detector: ReconstructionDetector
+    detector: Wei2018
 
 
 @dataclass(frozen=True, eq=False)
-class Wei2018Result:
+class PaperResult:
     """Everything that the report shows.
 
     ``metrics`` is ``{NAME: {SPLIT: {GROUP: {...}}}}``; ``advantage`` the AUROC of the paper's RMSE minus that of
     ``laplacian``, by split and group, with paired intervals.
     """
 
-    config: Wei2018Config
+    config: PaperConfig
     collection: Collection
     runs: dict[str, tuple[SplitRun, ...]]
     metrics: dict[str, Any]
@@ -99,9 +100,9 @@ def select_images(manifest: Manifest) -> Manifest:
     ManifestError
         If either is missing.
     """
-    chosen = manifest.select(tuple(row for row in manifest.rows if row.birads in ("1", "5")))
+    chosen = manifest.select(tuple(row for row in manifest.rows if row.assessment in ("1", "5")))
     for birads, role in (("1", "negatives"), ("5", "positives")):
-        if not any(row.birads == birads for row in chosen.rows):
+        if not any(row.assessment == birads for row in chosen.rows):
             raise ManifestError(
                 f"no image of BI-RADS {birads}: the experiment has no {role}; is it an INbreast folder?"
             )
@@ -121,52 +122,49 @@ def hold_out(collection: Collection, split: Split, *, share: float, seed: int) -
         held[np.flatnonzero(negative)[split_by_patch(int(negative.sum()), share, rng)]] = True
         return held
     patients = collection.column("patient_id")
-    also_positive = np.isin(patients, np.unique(patients[collection.column("birads") == "5"]))
+    also_positive = np.isin(patients, np.unique(patients[collection.column("assessment") == "5"]))
     drawn = np.flatnonzero(negative & ~also_positive)
     held[drawn[split_by_patient(patients[drawn], share, rng)]] = True
     return held | (negative & also_positive)
 
 
 def _negatives(collection: Collection) -> NDArray[np.bool_]:
-    negative: NDArray[np.bool_] = (collection.column("birads") == "1") & ~collection.touches
+    negative: NDArray[np.bool_] = (collection.column("assessment") == "1") & ~collection.touches
     return negative
 
 
 def run_split(
-    collection: Collection, split: Split, config: Wei2018Config, *, seed: int, out: Path, progress: bool
+    collection: Collection, split: Split, config: PaperConfig, *, seed: int, out: Path, progress: bool
 ) -> SplitRun:
     """Train and score once. A finished or interrupted training is taken up from its checkpoint under ``out``."""
     held = hold_out(collection, split, share=config.held_out, seed=seed)
     fitted = _negatives(collection) & ~held
-    positive = collection.lesional & (collection.column("birads") == "5")
-    control = collection.normal_looking & (collection.column("birads") == "5")
+    positive = collection.lesional & (collection.column("assessment") == "5")
+    control = collection.normal_looking & (collection.column("assessment") == "5")
     if split == "patient":
         patients = collection.column("patient_id")
         require_disjoint(patients[fitted], patients[held | positive | control], sides=("training", "test"))
     normal = collection.patches.subset(np.flatnonzero(fitted))
-    trained = train_network(
-        normal,
-        dataclasses.replace(config.training, seed=seed),
-        checkpoint=out / "checkpoints" / f"{split}-{seed}.safetensors",
-        progress=progress,
-        title=f"{split} split, seed {seed}",
+    context = FitContext(
+        seed, out / "checkpoints" / f"{split}-{seed}", progress=progress, title=f"{split} split, seed {seed},"
     )
-    detector = build_reconstruction(trained.network)
+    detector = Wei2018(Wei2018Config(training=config.training)).fit(normal, context)
     kept = np.flatnonzero(held | positive | control)
     tested = collection.patches.subset(kept)
     scores = {
-        "wei2018": score_patch_set(detector, tested),
-        "laplacian": score_patch_set(fit_laplacian(normal, LaplacianConfig()), tested),
+        "wei2018": score_patches(detector, tested),
+        "laplacian": score_patches(Laplacian().fit(normal, context), tested),
         **measure_controls(tested),
     }
-    groups = {name: collection.contains[name] & positive for name in GROUPS} | {NORMAL_LOOKING: control}
+    groups = {name: member & positive for name, member in collection.contains.items()} | {NORMAL_LOOKING: control}
     table = build_table(collection, scores, kept, positive=positive, groups=groups, seed=seed, split=split)
-    return SplitRun(table, trained.history, detector)
+    assert detector.history is not None
+    return SplitRun(table, detector.history, detector)
 
 
 def run_wei2018(
-    manifest: Manifest, out: Path, config: Wei2018Config, *, progress: bool = True, notices: Sequence[str] = ()
-) -> Wei2018Result:
+    manifest: Manifest, out: Path, config: PaperConfig, *, progress: bool = True, notices: Sequence[str] = ()
+) -> PaperResult:
     """Run the experiment and write ``metrics.json`` and ``scores.parquet`` under ``out``.
 
     Parameters
@@ -185,8 +183,10 @@ def run_wei2018(
     ManifestError, SplitError, TrainingError
         If there is too little data, or training fails.
     """
-    collection = collect_patches(select_images(manifest), config.preparation, config.grid, progress=progress)
-    positive = collection.lesional & (collection.column("birads") == "5")
+    collection = collect_patches(
+        select_images(manifest), config.preparation, config.grid, MAMMOGRAPHY.reading, progress=progress
+    )
+    positive = collection.lesional & (collection.column("assessment") == "5")
     if not positive.any():
         raise ManifestError("no patch of a BI-RADS 5 image contains a lesion; are the lesion files (AllXML) there?")
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -215,23 +215,23 @@ def run_wei2018(
     meta = _describe(collection, config, runs, advantage, notices)
     write_scores(out / "scores.parquet", [run.table for split in SPLITS for run in runs[split]])
     write_metrics(out / "metrics.json", metrics, meta=meta)
-    return Wei2018Result(config, collection, runs, metrics, advantage, meta)
+    return PaperResult(config, collection, runs, metrics, advantage, meta)
 
 
 def _describe(
     collection: Collection,
-    config: Wei2018Config,
+    config: PaperConfig,
     runs: dict[str, tuple[SplitRun, ...]],
     advantage: dict[str, dict[str, Estimate]],
     notices: Sequence[str],
 ) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
-    birads = collection.column("birads")
+    birads = collection.column("assessment")
     patients = collection.column("patient_id")
     negative, positive = _negatives(collection), collection.lesional & (birads == "5")
     return {
         "experiment": "wei2018",
-        "notice": "Research software. Not for diagnosis.",
+        "notice": NOTICE,
         "command": shlex.join(["unary", *sys.argv[1:]]),
         "versions": describe_versions(),
         "data_hash": collection.data_hash,

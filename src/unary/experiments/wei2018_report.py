@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
-from unary.experiments.wei2018 import PAPER_AUROC, SplitRun, Wei2018Result
+from unary.experiments.wei2018 import PAPER_AUROC, PaperResult, SplitRun
 from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
 from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
 
 
-def describe_result(result: Wei2018Result) -> Iterator[str]:
+def describe_result(result: PaperResult) -> Iterator[str]:
     """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
     for split in result.runs:
         for name, splits in result.metrics.items():
@@ -26,7 +26,7 @@ def describe_result(result: Wei2018Result) -> Iterator[str]:
 
 
 def write_wei2018_report(
-    result: Wei2018Result, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
+    result: PaperResult, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
 ) -> None:
     """Write ``report.html``, and its figures as ``figures/figure-N.png`` beside it, numbered as there.
 
@@ -49,7 +49,7 @@ def write_wei2018_report(
         (path.parent / "figures" / f"figure-{number}.png").write_bytes(picture.png)
 
 
-def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], title: str) -> Report:
+def build_wei2018_report(result: PaperResult, *, banners: tuple[str, ...], title: str) -> Report:
     """Return the report's content; see `write_wei2018_report`."""
     lesion = "calcification" if "calcification" in result.metrics["wei2018"]["patient"] else ALL
     groups = {name: splits["patient"][lesion] for name, splits in result.metrics.items()}
@@ -78,7 +78,7 @@ def build_wei2018_report(result: Wei2018Result, *, banners: tuple[str, ...], tit
     )
 
 
-def _difference_section(result: Wei2018Result) -> Section:
+def _difference_section(result: PaperResult) -> Section:
     rows = tuple(
         (split, group, estimate.value, _range(estimate))
         for split, groups in result.advantage.items()
@@ -98,7 +98,7 @@ def _range(estimate: Estimate) -> str:
     return "" if estimate.low is None else f"{estimate.low:+.3f} to {estimate.high:+.3f}"
 
 
-def _curves_section(result: Wei2018Result) -> Section:
+def _curves_section(result: PaperResult) -> Section:
     lesions = [group for group in (ALL, "calcification") if group in result.metrics["wei2018"]["patient"]]
     pictures = [_plot_curves(result, split, group) for group in lesions for split in result.runs]
     table = result.runs["patch"][0].table
@@ -116,7 +116,7 @@ def _curves_section(result: Wei2018Result) -> Section:
     return Section("Errors by class, and ROC", pictures=tuple(pictures))
 
 
-def _plot_curves(result: Wei2018Result, split: str, group: str) -> Picture:
+def _plot_curves(result: PaperResult, split: str, group: str) -> Picture:
     tables = [run.table for run in result.runs[split]]
     curves, estimates = {}, {}
     for name in tables[0].scores:
@@ -129,7 +129,7 @@ def _plot_curves(result: Wei2018Result, split: str, group: str) -> Picture:
     return Picture(figure_png(plot_roc(curves, estimates=estimates)), caption, f"ROC curves of {which} by detector")
 
 
-def _pictures_section(result: Wei2018Result) -> Section:
+def _pictures_section(result: PaperResult) -> Section:
     run = result.runs["patient"][0]
     chosen, positive = choose_examples(result, run)
     patches = result.collection.patches.gather(chosen)
@@ -153,7 +153,7 @@ def _pictures_section(result: Wei2018Result) -> Section:
 
 
 def choose_examples(
-    result: Wei2018Result, run: SplitRun, *, count: int = 4
+    result: PaperResult, run: SplitRun, *, count: int = 4
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return ``count`` negatives then ``count`` positives, and which are positive.
 
@@ -178,7 +178,7 @@ def choose_examples(
     return np.asarray(chosen[0] + chosen[1]), flags
 
 
-def _stability_section(result: Wei2018Result) -> Section:
+def _stability_section(result: PaperResult) -> Section:
     rows = []
     for split, runs in result.runs.items():
         for run, entry in zip(runs, result.meta["stability"][split], strict=True):
@@ -208,7 +208,7 @@ def _stability_section(result: Wei2018Result) -> Section:
     )
 
 
-def _counts_section(result: Wei2018Result) -> Section:
+def _counts_section(result: PaperResult) -> Section:
     counts = result.meta["counts"]
     paper = {"negative_patches": 36013, "positive_patches": 321, "negative_images": 67, "positive_images": 49}
     rows = tuple((key.replace("_", " "), value, paper.get(key)) for key, value in counts.items())

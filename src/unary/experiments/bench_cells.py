@@ -1,0 +1,165 @@
+"""One detector in one fold of the bench: fitted, scored, and kept, so that an interrupted bench goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.detectors import name_of
+from unary.detectors.laplacian import Laplacian
+from unary.detectors.protocol import Detector
+from unary.detectors.scoring import count_weights, score_patches
+from unary.errors import CalibrationError, TrainingError
+from unary.experiments.bench_data import BenchData, Fold
+from unary.experiments.contenders import Contender
+from unary.files import replacing
+from unary.models.bundle import Model, Provenance, describe_versions, hash_patients
+from unary.models.examination import examine_image
+from unary.models.findings import FindingsConfig
+from unary.models.fitting import measure_images
+from unary.patches.collection import read_row
+from unary.training.context import FitContext
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What one detector did in one fold.
+
+    Attributes
+    ----------
+    scores
+        Shape (n,), float64: of the patches at the fold's ``test``, or of its images (`BenchData.list_images`) where
+        images are ranked.
+    fit_seconds, score_seconds_per_image
+        What it took.
+    parameters
+        Number of learned weights; 0 for none.
+    """
+
+    scores: NDArray[np.float64]
+    fit_seconds: float
+    score_seconds_per_image: float
+    parameters: int
+
+
+def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, progress: bool) -> Cell:
+    """Fit and score, or read what an earlier call has kept under ``out``.
+
+    Networks that several detectors share are trained once per fold and seed, by the first that needs them: checkpoints
+    know themselves by what is trained, on which patches.
+
+    Raises
+    ------
+    TrainingError, DetectorError
+        If training fails, the detector cannot examine such images, or scores are not finite or all equal.
+    """
+    patches = data.find_collection(contender.detector.grid).patches
+    images = data.list_images(fold)
+    name = f"{contender.name}-{fold.seed}-{fold.number}-{_hash_cell(data, fold, contender)}"
+    path = out / "runs" / f"{name}.npz"
+    kept = _read_cell(path, len(images) if data.by_image else len(fold.test))
+    if kept is not None:
+        return kept
+    checkpoint = out / "checkpoints" / f"seed{fold.seed}-fold{fold.number}"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    detector = contender.detector.fit(
+        patches.subset(fold.train), FitContext(fold.seed, checkpoint, progress=progress, title=contender.name)
+    )
+    fitted = time.perf_counter()
+    if data.by_image:
+        scores = _score_images(data, fold, detector)
+    else:
+        scores = np.asarray(score_patches(detector, patches.subset(fold.test)), np.float64)
+    seconds = time.perf_counter() - fitted
+    _check_scores(scores)
+    cell = Cell(scores, fitted - start, seconds / len(images), count_weights(detector))
+    with replacing(path) as partial:
+        np.savez(partial, **vars(cell))
+    return cell
+
+
+def _score_images(data: BenchData, fold: Fold, detector: Detector) -> NDArray[np.float64]:
+    """The score that a model of the detector gives each image, as `unary.score` does; shape (images,)."""
+    preparation, grid = data.layouts[detector.grid]
+    part, lengths = data.find_collection(detector.grid), data.profile.lengths
+    learned = [part.rows[number] for number in np.unique(part.image[fold.train])]
+    try:
+        level, domain = measure_images(detector, learned, preparation, grid, data.profile, progress=False)
+    except CalibrationError as error:
+        raise TrainingError(str(error)) from error
+    model = Model(
+        name=name_of(detector),
+        detector=detector,
+        profile=data.profile,
+        preparation=preparation,
+        grid=grid,
+        level=level,
+        findings=FindingsConfig(lengths.merge_mm, lengths.merge_px),
+        calibration=None,
+        domain=domain,
+        baseline=Laplacian(),
+        provenance=Provenance(
+            patient_hashes=hash_patients(row.patient_id for row in learned),
+            data_hash=part.data_hash,
+            images=len(learned),
+            patches=len(fold.train),
+            held_out_patches=0,
+            skipped=0,
+            seed=fold.seed,
+            versions=describe_versions(),
+        ),
+    )
+    rows = [part.rows[number] for number in data.list_images(fold)]
+    scores = [examine_image(model, read_row(row)).image_score for row in rows]
+    return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
+
+
+def _check_scores(scores: NDArray[np.float64]) -> None:
+    wrong = int(np.count_nonzero(~np.isfinite(scores)))
+    if wrong:
+        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
+    if np.ptp(scores) == 0:
+        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
+
+
+def _hash_cell(data: BenchData, fold: Fold, contender: Contender) -> str:
+    """A short name of everything that the scores depend on, the detector's code apart."""
+    config = contender.detector.config
+    settings = (
+        dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
+    )
+    facts = [_FORMAT, metadata.version("unary"), data.data_hash, data.by_image, contender.name, fold.seed, fold.number]
+    facts += [name_of(contender.detector), settings]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode())
+    for positions in (fold.train, fold.test):
+        digest.update(np.asarray(positions, np.int64).tobytes() + b"|")
+    return digest.hexdigest()[:16]
+
+
+def _read_cell(path: Path, count: int) -> Cell | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            scores = stored["scores"]
+            fit_seconds, score_seconds = float(stored["fit_seconds"]), float(stored["score_seconds_per_image"])
+            parameters = int(stored["parameters"])
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s: not readable (%s); this run is done again", path, error)
+        return None
+    return Cell(scores, fit_seconds, score_seconds, parameters) if scores.shape == (count,) else None

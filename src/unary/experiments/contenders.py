@@ -1,0 +1,192 @@
+"""The rows of the bench: every detector of the list, its variants, and the controls that know nothing of lesions.
+
+Most detectors take part as they come. Settings that differ, and variants that are worth a row of their own, are written
+in `list_contenders`, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.detectors import DETECTORS, check_detector, find_detector_class, name_of
+from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.windows import PatchExamination, examine_windows
+from unary.errors import DetectorError
+from unary.patches.grid import Origins
+from unary.patches.patch_set import PatchSet
+from unary.patches.preparation import FULL_SCALE
+from unary.training.context import FitContext
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One row of the bench.
+
+    Attributes
+    ----------
+    name
+        A short word, usable as a file name.
+    detector
+        Not fitted; its configuration is that of the row.
+    summary
+        One line for the table; by default the first line of the detector's docstring.
+    is_control
+        Whether it is there to be beaten.
+    """
+
+    name: str
+    detector: Detector
+    summary: str = ""
+    is_control: bool = False
+
+    def __post_init__(self) -> None:
+        check_detector(self.detector)
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise DetectorError(f"the name of a row of the bench must be one word for a file name, not {self.name!r}")
+
+    @property
+    def kind(self) -> str:
+        """What it knows."""
+        return "control" if self.is_control else self.detector.knowledge
+
+    def describe(self) -> str:
+        """Return the summary."""
+        words = self.summary or (type(self.detector).__doc__ or "").strip().partition("\n")[0]
+        return words.rstrip(".")
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Which figure of a patch is its score.
+
+    Attributes
+    ----------
+    statistic
+        The mean, or the standard deviation, of intensity.
+    """
+
+    statistic: Literal["mean_brightness", "standard_deviation"] = "mean_brightness"
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """One figure of a patch's intensity, and nothing else.
+
+    Attributes
+    ----------
+    config
+        Which figure.
+    """
+
+    config: ControlConfig = ControlConfig()
+
+    grid: ClassVar[Grid] = "stored"
+    knowledge: ClassVar[Knowledge] = "no learning"
+
+    def fit(self, normals: PatchSet, context: FitContext) -> Self:
+        """Return itself: it does not learn."""
+        return self
+
+    def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
+        """See `unary.detectors.protocol.Detector.examine`."""
+        return examine_windows(self._examine_patches, view, origins, size_px=size_px, with_map=with_map)
+
+    def _examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
+        values = patches.reshape(len(patches), -1) / np.float64(FULL_SCALE)
+        scores = values.mean(axis=1) if self.config.statistic == "mean_brightness" else values.std(axis=1)
+        return PatchExamination(scores, np.broadcast_to(scores[:, None, None].astype(np.float32), patches.shape))
+
+    def get_state(self) -> DetectorState:
+        """See `unary.detectors.protocol.Detector.get_state`."""
+        return DetectorState({"statistic": self.config.statistic})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        """See `unary.detectors.protocol.Detector.from_state`."""
+        return cls(ControlConfig(state.settings["statistic"]))
+
+
+def list_contenders() -> tuple[Contender, ...]:
+    """Return all rows of the bench: controls, the detectors of the list, and variants.
+
+    The paper's network is trained for 50 epochs here, not 500, and once for all that share it.
+    """
+    from unary.detectors.fusion import Fusion, FusionConfig
+    from unary.detectors.residual import Dssim, DssimConfig, Residual, ResidualConfig
+    from unary.detectors.variational import Variational, VariationalConfig
+    from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+    from unary.detectors.wei2018.learning import TrainingConfig
+
+    training, narrow = TrainingConfig(epochs=50), TrainingConfig(epochs=30, batch_size=100)
+    # Two thirds of INbreast's normal patches, 30 times: as often as the narrowed networks beside it see them.
+    steps = dataclasses.replace(VariationalConfig().training, steps=7200)
+    chosen: dict[str, Detector] = {
+        "wei2018": Wei2018(Wei2018Config(training=training)),
+        "residual": Residual(ResidualConfig(training=training)),
+        "residual_dssim": Dssim(DssimConfig(training=training)),
+        "variational": Variational(VariationalConfig(training=steps)),
+    }
+    deviation = Control(ControlConfig("standard_deviation"))
+    specks = Fusion(FusionConfig((("dense_laplacian", 1.0), ("blind_spot", 1.0))))
+    unlearned = Fusion(FusionConfig((("dense_laplacian", 1.0), ("prominence", 1.0))))
+    return (
+        Contender("mean_brightness", Control(), "mean intensity of the patch", is_control=True),
+        Contender("standard_deviation", deviation, "standard deviation of the patch's intensity", is_control=True),
+        *(Contender(name, chosen[name] if name in chosen else find_detector_class(name)()) for name in DETECTORS),
+        Contender("fusion_specks", specks, "ablation of the fusion: without prominence"),
+        Contender("fusion_unlearned", unlearned, "ablation of the fusion: without blind_spot"),
+        *(
+            Contender(
+                f"bottleneck_{count}",
+                Wei2018(Wei2018Config(bottleneck=count, training=narrow)),
+                f"wei2018 narrowed to {count} numbers; {narrow.epochs} epochs, batches of {narrow.batch_size}",
+            )
+            for count in (4, 32, 128)
+        ),
+    )
+
+
+def find_contenders(chosen: Sequence[str | Detector | Contender]) -> tuple[Contender, ...]:
+    """Return the rows that are meant.
+
+    Parameters
+    ----------
+    chosen
+        Names in `list_contenders`, detectors as ``module:Class``, detectors that need not be fitted, or rows.
+
+    Raises
+    ------
+    DetectorError
+        If there is none of a name, what is given is no detector, or two rows have one name.
+    """
+    listed = {row.name: row for row in list_contenders()}
+    rows = [_find_contender(one, listed) for one in chosen]
+    if not rows:
+        raise DetectorError("no detector is named; the bench needs one at least")
+    names = [row.name for row in rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DetectorError(f"two rows of the bench are called {twice[0]!r}; name them with Contender(name, detector)")
+    return tuple(rows)
+
+
+def _find_contender(one: str | Detector | Contender, listed: dict[str, Contender]) -> Contender:
+    if isinstance(one, Contender):
+        return one
+    if not isinstance(one, str):
+        check_detector(one)
+        return Contender(name_of(one).rpartition(":")[2], one)
+    if one in listed:
+        return listed[one]
+    if ":" not in one:
+        raise DetectorError(
+            f"no detector is called {one!r}; there are {', '.join(listed)}, and your own as module:Class"
+        )
+    return Contender(one.rpartition(":")[2], find_detector_class(one)())
