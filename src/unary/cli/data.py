@@ -6,63 +6,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unary.cli.options import Command, add_number, add_whole_number
-from unary.errors import UnaryError
-
-if TYPE_CHECKING:
-    from unary.records import Manifest
-
-DATA_SETS = ("inbreast", "cbis-ddsm", "mias", "folder")
-
-
-def read_data_set(kind: str, path: Path, annotation: Path | None) -> tuple[Manifest, tuple[str, ...]]:
-    """Return the manifest of a data set, and notices.
-
-    Parameters
-    ----------
-    kind
-        One of `DATA_SETS`, or ``"manifest"``.
-    path
-        Of the folder, or of the manifest.
-    annotation
-        Which images list only part of their lesions; of INbreast alone.
-
-    Raises
-    ------
-    ManifestError, UnaryError
-        If it cannot be read, or has no use for the annotation.
-    """
-    from unary.datasets.cbis_ddsm import read_cbis_ddsm
-    from unary.datasets.folder import read_folder
-    from unary.datasets.inbreast import read_inbreast
-    from unary.datasets.manifest import read_manifest
-    from unary.datasets.mias import read_mias
-
-    if annotation is not None and kind != "inbreast":
-        raise UnaryError("--annotation goes with inbreast alone")
-    if kind == "inbreast":
-        return read_inbreast(path, annotation=annotation)
-    if kind == "manifest":
-        return read_manifest(path), ()
-    return {"cbis-ddsm": read_cbis_ddsm, "mias": read_mias, "folder": read_folder}[kind](path)
+from unary.datasets import READERS, read_data_set
 
 
 def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("kind", choices=DATA_SETS)
+    parser.add_argument("kind", choices=[name.replace("_", "-") for name in READERS])
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="M.csv")
     parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
-    parser.add_argument(
-        "--annotation", type=Path, metavar="CSV", help="inbreast: which images list only part of their lesions"
-    )
+    parser.add_argument("--annotation", type=Path, metavar="CSV", help="which images list only part of their lesions")
 
 
 def _run_manifest(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import write_manifest
 
-    manifest, notices = read_data_set(options.kind, options.folder, options.annotation)
+    manifest, notices = read_data_set(options.kind, options.folder, annotation=options.annotation)
     if options.only is not None:
         manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
     for notice in notices:

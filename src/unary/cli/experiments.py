@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from unary.cli.data import DATA_SETS, read_data_set
 from unary.cli.options import (
     EXIT_PARTLY,
     Command,
@@ -16,6 +15,7 @@ from unary.cli.options import (
     add_whole_number,
     read_config_options,
 )
+from unary.datasets import DEFAULT_DATA_SET, READERS, read_data_set
 from unary.records import NOTICE
 
 _TRAINING, _GRID, _PREPARATION = "training", "grid", "preparation"
@@ -23,9 +23,9 @@ _TRAINING, _GRID, _PREPARATION = "training", "grid", "preparation"
 
 def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     experiments = parser.add_subparsers(required=True, metavar="EXPERIMENT", dest="experiment")
-    paper = experiments.add_parser("wei2018", help="section 5, on INbreast", allow_abbrev=False)
+    paper = experiments.add_parser("wei2018", help=f"section 5, on {DEFAULT_DATA_SET}", allow_abbrev=False)
     _add_common_options(paper, runs=3)
-    paper.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    paper.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
     add_notes(paper)
     if words and words[0] == "wei2018":
         from unary.detectors.wei2018.learning import TrainingConfig
@@ -64,7 +64,6 @@ def _run_small_images(options: argparse.Namespace) -> int:
 
 
 def _run_wei2018(options: argparse.Namespace) -> int:
-    from unary.datasets.inbreast import read_inbreast
     from unary.detectors.wei2018.learning import TrainingConfig
     from unary.experiments.wei2018 import PaperConfig, run_wei2018
     from unary.experiments.wei2018_report import describe_result, write_wei2018_report
@@ -79,7 +78,7 @@ def _run_wei2018(options: argparse.Namespace) -> int:
         seeds=tuple(range(options.seed, options.seed + options.runs)),
     )
     require_device(config.training.device, "--device")
-    manifest, notices = read_inbreast(options.data, annotation=options.annotation)
+    manifest, notices = read_data_set(DEFAULT_DATA_SET, options.data, annotation=options.annotation)
     result = run_wei2018(manifest, options.out, config, notices=(*options.note, *notices))
     write_wei2018_report(result, options.out / "report.html", banners=tuple(options.note))
     for line in describe_result(result):
@@ -93,10 +92,12 @@ def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
 
     parser.add_argument("--data", type=Path, required=True, metavar="DIR-OR-M.csv")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    kinds = (*DATA_SETS, "manifest")
-    add_choice(parser, "--kind", kinds, help="of the data (default: manifest for a file, inbreast for a folder)")
+    kinds = [*(name.replace("_", "-") for name in READERS), "manifest"]
+    add_choice(
+        parser, "--kind", kinds, help=f"of the data (default: manifest for a file, {DEFAULT_DATA_SET} for a folder)"
+    )
     add_choice(parser, "--profile", tuple(PROFILES), default=DEFAULT.name, help="kind of image")
-    parser.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest inbreast`")
+    parser.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
     parser.add_argument(
         "--detectors", metavar="A,B,C", help="rows of the bench, your own as module:Class (default: all that it lists)"
     )
@@ -117,8 +118,8 @@ def _run_bench(options: argparse.Namespace) -> int:
         contenders = find_contenders(list(dict.fromkeys(name.strip() for name in options.detectors.split(","))))
     seeds = tuple(range(options.seed, options.seed + options.runs))
     config = BenchConfig(profile=find_profile(options.profile), folds=options.folds, seeds=seeds)
-    kind = options.kind or ("manifest" if options.data.is_file() else "inbreast")
-    manifest, notices = read_data_set(kind, options.data, options.annotation)
+    kind = options.kind or ("manifest" if options.data.is_file() else DEFAULT_DATA_SET)
+    manifest, notices = read_data_set(kind, options.data, annotation=options.annotation)
     result = run_bench(manifest, contenders, options.out, config, notices=notices, banners=options.note)
     write_bench_report(result, options.out)
     for line in describe_bench(result):
