@@ -49,7 +49,7 @@ def read_data_set(kind: str, path: Path, *, annotation: Path | None = None) -> t
     read = getattr(importlib.import_module(module), name)
     if annotation is not None:
         if "annotation" not in inspect.signature(read).parameters:
-            raise ManifestError(f"--annotation has no meaning for the data set {kind!r}; it goes with {DEFAULT_DATA_SET} alone")
+            raise ManifestError(f"--annotation goes with {DEFAULT_DATA_SET} alone, not with {kind}")
         found: tuple[Manifest, tuple[str, ...]] = read(path, annotation=annotation)
         return found
     answer = read(path)
