@@ -130,9 +130,9 @@ def test_a_rerun_skips_and_a_redone_result_has_the_same_bytes(model_folder, lesi
 def test_operating_points_keep_more_or_fewer_findings(model_folder, phantoms, tmp_path):
     paths = [row.path for row in phantoms.rows[-4:]]
     counts = []
-    for name in ("0.1", "0.5", "1", "2"):
+    for name, typed in (("0.1", "0.1"), ("0.5", ".50"), ("1", "1.0"), ("2", "2")):
         assert main(["detect", str(model_folder), *map(str, paths), "--out", str(tmp_path / name), "--dicom", "none",
-                     "--operating-point", name]) == 0  # fmt: skip
+                     "--operating-point", typed]) == 0  # fmt: skip
         results = [read_result(folder) for folder in sorted((tmp_path / name).iterdir()) if folder.is_dir()]
         assert {result["operating_point"]["name"] for result in results} == {name}
         assert all(

@@ -78,6 +78,14 @@ def _add_detect_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> No
     add_reading_options(parser)
 
 
+def _read_point(text: str | None) -> str | float | None:
+    """The name of an operating point; ``1.0`` is as good as ``1``."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def _read_kinds(text: str | None) -> Any:
     """The kinds of DICOM results; None where nothing was said."""
     from unary.outputs.dicom import KINDS
@@ -98,9 +106,10 @@ def _run_detect(options: argparse.Namespace) -> int:
     from unary.models.examination import choose_point
 
     kinds, limits = _read_kinds(options.dicom), read_reading_options(options)
-    config = DetectConfig(options.operating_point, kinds, options.maps, options.spacing_mm, limits)
+    name = _read_point(options.operating_point)
+    config = DetectConfig(name, kinds, options.maps, options.spacing_mm, limits)
     model = read_model(options.model)
-    point = choose_point(model, options.operating_point)
+    point = choose_point(model, name)
     summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)
