@@ -5,16 +5,18 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from unary.detectors.wei2018.detector import Wei2018
+from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import ManifestError
 from unary.evaluation.roc import auroc
-from unary.experiments.wei2018 import SPLITS, Wei2018Config, hold_out, run_wei2018
+from unary.experiments.wei2018 import SPLITS, PaperConfig, hold_out, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
-from unary.training.engine import TrainingConfig
+from unary.profiles import DEFAULT
 
-CONFIG = Wei2018Config(
+CONFIG = PaperConfig(
     training=TrainingConfig(epochs=2, batch_size=20), grid=GridConfig(64, 32), seeds=(0, 1), held_out=0.3, resamples=200
 )
 
@@ -42,8 +44,9 @@ def test_no_patient_on_two_sides_and_no_positive_in_training(phantoms):
     rows = list(phantoms.rows)
     positive = next(row for row in rows if row.label == "positive")
     rows[0] = dataclasses.replace(rows[0], patient_id=positive.patient_id)  # a normal image of an abnormal patient
-    collection = collect_patches(dataclasses.replace(phantoms, rows=tuple(rows)), PreparationConfig(), CONFIG.grid)
-    patients, birads = collection.column("patient_id"), collection.column("birads")
+    mixed = dataclasses.replace(phantoms, rows=tuple(rows))
+    collection = collect_patches(mixed, PreparationConfig(), CONFIG.grid, DEFAULT.reading)
+    patients, birads = collection.column("patient_id"), collection.column("assessment")
     for seed in range(5):
         held = hold_out(collection, "patient", share=0.3, seed=seed)
         fitted = (birads == "1") & ~held
@@ -61,12 +64,10 @@ def test_interrupted_runs_go_on_to_the_same_result(phantoms, result, tmp_path, m
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return train(*arguments, **options)
+        return fit(*arguments, **options)
 
-    import unary.experiments.wei2018 as module
-
-    train = module.train_network
-    monkeypatch.setattr(module, "train_network", stop_at_third)
+    fit = Wei2018.fit
+    monkeypatch.setattr(Wei2018, "fit", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run_wei2018(phantoms, tmp_path, CONFIG, progress=False)
     monkeypatch.undo()
@@ -93,7 +94,7 @@ def test_stability_is_reported_per_seed(result):
 
 @pytest.mark.parametrize(("missing", "role"), [("1", "negatives"), ("5", "positives")])
 def test_a_missing_class_is_named(phantoms, missing, role, tmp_path):
-    kept = phantoms.select(tuple(row for row in phantoms.rows if row.birads != missing))
+    kept = phantoms.select(tuple(row for row in phantoms.rows if row.assessment != missing))
     with pytest.raises(ManifestError, match=role):
         run_wei2018(kept, tmp_path, CONFIG, progress=False)
 

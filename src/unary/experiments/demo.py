@@ -1,34 +1,33 @@
-"""The whole chain on synthetic mammograms: DICOM, manifest, fit, evaluate, score, report."""
+"""The whole chain on synthetic images: DICOM, manifest, fit, evaluate, score, report."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from unary.clinic.batch import score_files
 from unary.clinic.batch_detection import DetectConfig, detect_files
+from unary.clinic.batch_scoring import score_files
 from unary.datasets.manifest import read_manifest, write_manifest
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 from unary.datasets.splits import split_manifest
-from unary.detectors.fit_fusion import FusionConfig
+from unary.detectors.blind_spot import BlindSpotConfig
+from unary.detectors.fusion import Fusion, FusionConfig
+from unary.detectors.wei2018.learning import TrainingConfig
+from unary.evaluation.evaluate import evaluate
 from unary.evaluation.metrics import ALL
-from unary.experiments.wei2018 import Wei2018Config, run_wei2018
+from unary.experiments.wei2018 import PaperConfig, run_wei2018
 from unary.experiments.wei2018_report import describe_result, write_wei2018_report
 from unary.models.bundle import write_model
-from unary.models.pipeline import FitConfig, evaluate, fit
+from unary.models.fitting import FitConfig, fit
 from unary.outputs.evaluation_report import write_evaluation
 from unary.patches.grid import GridConfig
-from unary.training.engine import StepsConfig, TrainingConfig
-
-logger = logging.getLogger(__name__)
+from unary.records import NOTICE
+from unary.training.engine import StepsConfig
 
 BANNER = (
     "Synthetic data. Every image here is a computer-made phantom with planted lesions. The figures show that the chain "
-    "works; they say nothing about real mammograms."
+    "works; they say nothing about real images."
 )
 
 
@@ -61,7 +60,7 @@ def run_demo(
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    yield "unary demo: synthetic mammograms only. Research software. Not for diagnosis."
+    yield f"unary demo: synthetic images only. {NOTICE}"
     made = write_phantom_dataset(
         out / "phantoms",
         patients_normal=patients[0],
@@ -72,25 +71,22 @@ def run_demo(
     write_manifest(made, out / "manifest.csv")
     manifest = read_manifest(out / "manifest.csv")
     yield f"{len(manifest.rows)} phantoms with {len(manifest.lesions)} lesions in {out / 'phantoms'}"
-    grid, training = GridConfig(stride_px=64), TrainingConfig(epochs=epochs, batch_size=50, seed=seed)
-    config = Wei2018Config(training=training, grid=grid, seeds=(seed, seed + 1), held_out=0.3)
+    training = TrainingConfig(epochs=epochs, batch_size=50)
+    config = PaperConfig(training=training, grid=GridConfig(stride_px=64), seeds=(seed, seed + 1), held_out=0.3)
     result = run_wei2018(manifest, out, config, notices=[BANNER])
-    write_wei2018_report(
-        result, out / "report.html", banners=(BANNER,), title="Wei et al. 2018 on synthetic mammograms"
-    )
+    write_wei2018_report(result, out / "report.html", banners=(BANNER,), title="Wei et al. 2018 on synthetic images")
     for line in describe_result(result):
         if f" {ALL} " in line:
             yield line
-    normals, others = split_manifest(manifest, 0.3, np.random.default_rng(seed))
-    fusion = FusionConfig(blind_spot=StepsConfig(steps, batch_size=8))
-    dense = FitConfig(grid=GridConfig(64, 32), training=training, fusion=fusion)
+    normals, others = split_manifest(manifest, 0.3, seed)
+    detector = Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(steps, batch_size=8))))
     checkpoint = out / "model.checkpoint"
-    model = fit(normals, dense, checkpoint=checkpoint)
-    write_model(model, out / "model")
+    model = fit(normals, FitConfig(seed=seed, size_px=64, stride_px=32), detector=detector, checkpoint=checkpoint)
+    write_model(model, out / "model", overwrite=True)
     for file in out.glob(f"{checkpoint.name}*"):
         file.unlink()
     write_evaluation(evaluate(model, others), model, out / "evaluation", banners=(BANNER,))
-    shown = [row.path for row in others.rows if row.label == "positive"][:4]
+    shown = [row.path for row in others.rows if row.label == "positive" and row.path is not None][:4]
     score_files(model, shown, out / "scores", model_folder=out / "model")
     summary = detect_files(model, shown, out / "detections", DetectConfig(maps=True), model_folder=out / "model")
     findings = sum(row["findings"] for row in summary.rows)
