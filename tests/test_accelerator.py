@@ -7,11 +7,13 @@ import pytest
 import torch
 from test_native_autoencoder import build_network, make_patches, plain_loss
 
+from unary.detectors.wei2018 import learning
 from unary.detectors.wei2018.accelerator import DeviceLearner, DevicePatches, rounding
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig
+from unary.detectors.wei2018.learning import TrainingConfig, train_autoencoder
 from unary.errors import TrainingError
 from unary.patches.preparation import FULL_SCALE
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.training.context import FitContext
 
 CONFIG = AutoencoderConfig(16, widths=(2, 4), input_mean=0.4, input_scale=0.1)
 
@@ -84,19 +86,21 @@ def test_short_memory_halves_the_pieces_and_keeps_the_gradient(monkeypatch, capl
 
 
 def test_images_that_do_not_fit_are_sent_batch_by_batch(monkeypatch, caplog):
-    """The device "cpu" never comes here, so that it is called another name for what a GPU without room would do."""
-    import unary.training.engine
+    """The device "cpu" never comes here by itself: it stands for a GPU that is too small."""
 
     def refuse(*_, **__):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(unary.training.engine, "DeviceLearner", refuse)
-    fallback = object()
-    chosen = unary.training.engine._learn_on_device(
-        build_network(CONFIG), make_patches(4, 16), TrainingConfig(), fallback
-    )
-    assert chosen is fallback
+    monkeypatch.setattr(learning, "DeviceLearner", refuse)
+    network, patches = build_network(CONFIG), make_patches(4, 16)
+    learn = learning._learn_on_device(network, patches, TrainingConfig())
     assert "do not fit on cpu" in caplog.text
+    loss, found = learn(np.arange(4)), gradients(network).clone()
+    network.zero_grad()
+    expected = plain_loss(network, patches, np.arange(4))
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(found, gradients(network), rtol=1e-4, atol=1e-6)
 
 
 def test_convolutions_use_cudnn_and_round_as_asked():
@@ -123,7 +127,9 @@ def test_a_recorded_graph_is_given_up_before_batches_are_made_smaller(caplog):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(TrainingError, match="torch cannot use the device 'cuda' here"):
-        train_autoencoder(make_patches(4, 16), TrainingConfig(epochs=1, device="cuda"), widths=(2, 4))
+        train_autoencoder(
+            make_patches(4, 16), TrainingConfig(epochs=1, device="cuda"), FitContext(progress=False), widths=(2, 4)
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -131,7 +137,9 @@ def test_a_device_that_is_not_there_is_named():
 def test_a_gpu_ends_where_the_processor_ends(precision):
     patches = make_patches(60, 32)
     config = TrainingConfig(epochs=8, batch_size=25)
-    here = train_autoencoder(patches, config, widths=(2, 4))
-    there = train_autoencoder(patches, dataclasses.replace(config, device="cuda", precision=precision), widths=(2, 4))
-    assert np.allclose(here.history.losses, there.history.losses, rtol=1e-3 if precision == "float32" else 0.05)
-    assert next(there.network.parameters()).device.type == "cpu"
+    on_gpu = dataclasses.replace(config, device="cuda", precision=precision)
+    quiet = FitContext(progress=False)
+    _, here = train_autoencoder(patches, config, quiet, widths=(2, 4))
+    network, there = train_autoencoder(patches, on_gpu, quiet, widths=(2, 4))
+    assert np.allclose(here.losses, there.losses, rtol=1e-3 if precision == "float32" else 0.05)
+    assert next(network.parameters()).device.type == "cpu"

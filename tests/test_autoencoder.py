@@ -1,14 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from unary.detectors.wei2018.autoencoder import (
     AutoencoderConfig,
-    ReconstructionDetector,
     build_autoencoder,
     layer_sizes,
     reconstruction_rmse,
 )
+from unary.detectors.wei2018.detector import Wei2018
 from unary.patches.preparation import FULL_SCALE
 
 PAPER = [(128, 128, 1), (64, 64, 2), (32, 32, 4), (16, 16, 8), (8, 8, 16), (4, 4, 32)]
@@ -66,6 +69,22 @@ def test_pyramid_start_reproduces_coarse_structure_that_a_random_start_does_not(
     assert min(errors["random", seed] for seed in range(3)) > 0.6
 
 
+def test_a_code_of_sixteen_numbers_carries_the_whole_pyramid():
+    config = AutoencoderConfig(32, widths=(4, 8, 8), input_mean=0.4, input_scale=0.1)  # down to 4 x 4
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(8, 1, 32, 32)), (0, 0, 6, 6))
+    patches = torch.from_numpy(0.4 + 2 * smooth).float()
+    expected = build_autoencoder(config, seed=0)(patches)
+    errors = {}
+    for bottleneck in (1, 4, 9, 16, 40):
+        network = build_autoencoder(dataclasses.replace(config, bottleneck=bottleneck), seed=0)
+        errors[bottleneck] = (network(patches) - expected).square().mean().item()
+    assert errors[1] > errors[4] > errors[9] > 1e-6
+    assert errors[16] < 1e-9
+    assert errors[40] < 1e-9
+    colour = build_autoencoder(AutoencoderConfig(32, channels=3, widths=(6, 8), bottleneck=2), seed=0)
+    assert colour.squeeze.weight.abs().min() > 0, "fewer numbers than channels: the start is random"
+
+
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     one = build_autoencoder(AutoencoderConfig(), seed=5)
@@ -76,15 +95,16 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert not torch.equal(one.encoder[1].weight, other.encoder[1].weight)
 
 
-def test_rmse_against_numpy_and_batched_equals_one_by_one():
+@pytest.mark.parametrize("bottleneck", [None, 16])  # compiled, and by torch
+def test_rmse_against_numpy_and_batched_equals_one_by_one(bottleneck):
     rng = np.random.default_rng(0)
     patches = rng.integers(0, FULL_SCALE, (5, 128, 128), dtype=np.uint16)
-    detector = ReconstructionDetector(build_autoencoder(AutoencoderConfig(), seed=0).eval())
-    batched = detector.examine(patches)
+    detector = Wei2018(network=build_autoencoder(AutoencoderConfig(bottleneck=bottleneck), seed=0).eval())
+    batched = detector.examine_patches(patches)
     error = patches / FULL_SCALE - detector.reconstruct(patches)
     assert np.allclose(batched.scores, np.sqrt((error**2).mean(axis=(1, 2))), rtol=1e-5)
-    assert np.allclose(detector.error_maps(patches), error, atol=1e-6)
-    single = [detector.examine(patches[k : k + 1]).scores[0] for k in range(5)]
+    assert np.allclose(detector.error_maps(patches), error, atol=2e-6)
+    single = [detector.examine_patches(patches[k : k + 1]).scores[0] for k in range(5)]
     assert np.allclose(batched.scores, single, rtol=1e-5)
     tensors = torch.from_numpy(patches / FULL_SCALE).float()[:, None]
     with torch.inference_mode():

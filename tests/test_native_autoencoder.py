@@ -1,5 +1,6 @@
 """The C source against torch: same losses, same gradients, same weights, whatever the number of threads."""
 
+import copy
 import ctypes
 import dataclasses
 import itertools
@@ -15,16 +16,17 @@ import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.protocol import BlendingDetector
-from unary.detectors.wei2018 import compiler
-from unary.detectors.wei2018.autoencoder import AutoencoderConfig, ReconstructionDetector, build_autoencoder
-from unary.detectors.wei2018.native import CompiledReconstruction, NativeLearner, build_reconstruction, why_unsupported
+from unary.detectors.wei2018 import compiler, native
+from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
+from unary.detectors.wei2018.detector import Wei2018
+from unary.detectors.wei2018.learning import TrainingConfig, train_autoencoder
+from unary.detectors.wei2018.native import NativeLearner, compile_errors, why_unsupported
 from unary.errors import CompilerError
 from unary.patches.grid import GridConfig, extract_patches, grid_origins
 from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
-from unary.patches.stitching import add_tapered
 from unary.patches.preparation import FULL_SCALE
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.patches.stitching import add_tapered
+from unary.training.context import FitContext
 
 PAPER = AutoencoderConfig(input_mean=0.4, input_scale=0.1)
 
@@ -63,7 +65,7 @@ def build_network(config, seed=1):
 
 
 def plain_loss(network, patches, which):
-    batch = torch.from_numpy(patches.gather(which)).float().div(FULL_SCALE)[:, None]
+    batch = to_tensor(patches.gather(which))
     return (network(batch) - batch).square().mean()
 
 
@@ -141,12 +143,17 @@ def test_losses_step_by_step_and_final_weights_are_the_plain_loops():
 def test_training_ends_where_torch_ends():
     patches = make_patches(60, 32)
     with_c, with_torch = (
-        train_autoencoder(patches, TrainingConfig(epochs=8, batch_size=25, compiled=compiled), widths=(2, 4))
+        train_autoencoder(
+            patches,
+            TrainingConfig(epochs=8, batch_size=25, compiled=compiled),
+            FitContext(progress=False),
+            widths=(2, 4),
+        )
         for compiled in (True, False)
     )
-    assert np.allclose(with_c.history.losses, with_torch.history.losses, rtol=1e-4, atol=0)
-    assert with_c.history.dead_units == with_torch.history.dead_units
-    for one, other in zip(with_c.network.parameters(), with_torch.network.parameters(), strict=True):
+    assert np.allclose(with_c[1].losses, with_torch[1].losses, rtol=1e-4, atol=0)
+    assert with_c[1].dead_units == with_torch[1].dead_units
+    for one, other in zip(with_c[0].parameters(), with_torch[0].parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
@@ -187,23 +194,28 @@ def test_images_are_read_where_they_lie():
 def test_errors_and_scores_are_torchs(config, count):
     patches = make_patches(count, config.size_px).gather(slice(None))
     network = build_network(config)
-    compiled, plain = build_reconstruction(network), ReconstructionDetector(network)
-    assert isinstance(compiled, CompiledReconstruction)
-    expected, got = plain.examine(patches), compiled.examine(patches)
-    assert np.allclose(got.scores, expected.scores, rtol=1e-5, atol=0)
-    assert np.allclose(got.maps, expected.maps, rtol=0, atol=1e-5 * expected.maps.max())
-    assert np.allclose(compiled.error_maps(patches), plain.error_maps(patches), rtol=0, atol=1e-5 * got.maps.max())
-    assert compiled.examine(patches[:0]).scores.shape == (0,)
+    compiled, values = compile_errors(network), to_tensor(patches)
+    with torch.inference_mode():
+        expected = (values - network(values))[:, 0].numpy()
+    errors, scores = compiled.examine(patches)
+    assert np.allclose(errors, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert np.allclose(scores, np.sqrt(np.square(expected, dtype=np.float64).mean(axis=(1, 2))), rtol=1e-5, atol=0)
+    detector = Wei2018(network=network)
+    assert np.array_equal(detector.error_maps(patches), errors)
+    assert np.array_equal(detector.examine_patches(patches).scores, scores)
+    assert np.array_equal(detector.examine_patches(patches).maps, np.abs(errors))
+    assert np.allclose(detector.reconstruct(patches), values[:, 0].numpy() - expected, atol=1e-6)
+    assert compiled.examine(patches[:0])[1].shape == (0,)
 
 
 def test_a_patch_scores_the_same_in_any_company_and_thread():
     patches = make_patches(50, 32).gather(slice(None))
-    detector = build_reconstruction(build_network(AutoencoderConfig(32, widths=(2, 4))))
-    together = detector.examine(patches)
+    compiled = compile_errors(build_network(AutoencoderConfig(32, widths=(2, 4))))
+    errors, scores = compiled.examine(patches)
     with ThreadPoolExecutor(3) as pool:
-        alone = list(pool.map(lambda n: detector.examine(patches[n : n + 1]), range(50)))
-    assert np.array_equal(together.scores, np.concatenate([one.scores for one in alone]))
-    assert np.array_equal(together.maps, np.concatenate([one.maps for one in alone]))
+        alone = list(pool.map(lambda n: compiled.examine(patches[n : n + 1]), range(50)))
+    assert np.array_equal(errors, np.concatenate([one for one, _ in alone]))
+    assert np.array_equal(scores, np.concatenate([one for _, one in alone]))
 
 
 @pytest.mark.parametrize("config", [PAPER, AutoencoderConfig(24, widths=(3, 5), input_mean=0.4, input_scale=0.1)])
@@ -211,17 +223,16 @@ def test_maps_added_up_where_patches_overlap_are_those_of_single_patches(config)
     side = config.size_px
     pixels = np.random.default_rng(3).integers(0, 2**16, (2 * side + 5, 3 * side + 7), dtype=np.uint16)
     origins = grid_origins(pixels.shape, GridConfig(side, side // 2))
-    detector = build_reconstruction(build_network(config))
-    assert isinstance(detector, BlendingDetector)
+    compiled = compile_errors(build_network(config))
     expected, sums = np.ones(pixels.shape, np.float32), np.ones(pixels.shape, np.float32)
-    add_tapered(expected, detector.examine(extract_patches(pixels, origins, size_px=side)).maps, origins)
-    detector.add_maps(pixels, origins, sums, size_px=side)
+    add_tapered(expected, np.abs(compiled.examine(extract_patches(pixels, origins, size_px=side))[0]), origins)
+    compiled.add_maps(pixels, origins, sums)
     assert np.allclose(sums, expected, rtol=1e-5)
     wide, apart = np.pad(pixels, ((0, 0), (3, 4)))[:, 3:-4], np.ones((len(sums), 9 + sums.shape[1]), np.float32)
-    detector.add_maps(wide, origins.astype(np.int64), apart[:, :-9], size_px=side)
+    compiled.add_maps(wide, origins.astype(np.int64), apart[:, :-9])
     assert np.array_equal(apart[:, :-9], sums)
     assert (apart[:, -9:] == 1).all()
-    detector.add_maps(pixels, origins[:0], sums, size_px=side)
+    compiled.add_maps(pixels, origins[:0], sums)
     assert np.array_equal(apart[:, :-9], sums)
 
 
@@ -230,7 +241,7 @@ def test_a_network_that_computes_nonsense_does_not_hide_it_in_a_map():
     with torch.no_grad():
         network.decoder[-1].bias.fill_(torch.nan)
     sums = np.zeros((16, 16), np.float32)
-    build_reconstruction(network).add_maps(np.zeros((16, 16), np.uint16), np.zeros((1, 2), np.int32), sums, size_px=16)
+    compile_errors(network).add_maps(np.zeros((16, 16), np.uint16), np.zeros((1, 2), np.int32), sums)
     assert np.isnan(sums).all()
 
 
@@ -238,46 +249,51 @@ def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
     def fail():
         raise CompilerError("no C compiler was found")
 
-    monkeypatch.setattr(native, "load_library", fail)
     network = build_network(AutoencoderConfig(16, widths=(2,)))
-    assert type(build_reconstruction(network)) is ReconstructionDetector
+    patches = make_patches(6, 16).gather(slice(None))
+    _, expected = compile_errors(network).examine(patches)
+    monkeypatch.setattr(native, "load_library", fail)
+    assert compile_errors(network) is None
     assert "no C compiler" in caplog.text
+    assert np.allclose(Wei2018(network=network).examine_patches(patches).scores, expected, rtol=1e-5)
     caplog.clear()
-    assert type(build_reconstruction(build_network(AutoencoderConfig(16, bottleneck=3)))) is ReconstructionDetector
+    assert compile_errors(build_network(AutoencoderConfig(16, bottleneck=3))) is None
     assert not caplog.text
 
 
-def test_the_compiled_classifier_keeps_the_weights_it_was_built_with_and_can_be_copied():
+def test_compiled_errors_keep_the_weights_they_were_built_with_and_can_be_copied():
     patches = make_patches(10, 16).gather(slice(None))
     network = build_network(AutoencoderConfig(16, widths=(2, 4)))
-    detector = build_reconstruction(network.to(memory_format=torch.contiguous_format))
-    before = detector.examine(patches)
-    twin = pickle.loads(pickle.dumps(detector))
-    other = dataclasses.replace(detector, network=build_network(AutoencoderConfig(16, widths=(2, 4)), seed=9))
+    compiled = compile_errors(network.to(memory_format=torch.contiguous_format))
+    before, _ = compiled.examine(patches)
+    twin = pickle.loads(pickle.dumps(compiled))
     network.double()
-    assert np.array_equal(detector.examine(patches).maps, before.maps)
-    assert np.array_equal(twin.examine(patches).maps, before.maps)
-    assert not np.allclose(other.examine(patches).scores, before.scores)
+    assert np.array_equal(compiled.examine(patches)[0], before)
+    assert np.array_equal(twin.examine(patches)[0], before)
+    detector = Wei2018(network=build_network(AutoencoderConfig(16, widths=(2, 4))))
+    assert np.array_equal(detector.error_maps(patches), before)
+    for again in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+        assert np.array_equal(again.error_maps(patches), before)
+    other = dataclasses.replace(detector, network=build_network(AutoencoderConfig(16, widths=(2, 4)), seed=9))
+    assert not np.allclose(other.error_maps(patches), before)
 
 
 def test_patches_of_another_size_or_type_are_refused():
-    detector = build_reconstruction(build_network(AutoencoderConfig(16, widths=(2,))))
+    compiled = compile_errors(build_network(AutoencoderConfig(16, widths=(2,))))
     for wrong in (np.zeros((2, 8, 8), np.uint16), np.zeros((2, 16, 16), np.float32)):
         with pytest.raises(ValueError, match=r"need \(n, 16, 16\) uint16"):
-            detector.examine(wrong)
+            compiled.examine(wrong)
 
 
 @pytest.mark.parametrize("origin", [(-1, 0), (0, -1), (9, 0), (0, 5)])
 def test_what_would_write_to_other_memory_is_refused(origin):
-    detector = build_reconstruction(build_network(AutoencoderConfig(16, widths=(2,))))
+    compiled = compile_errors(build_network(AutoencoderConfig(16, widths=(2,))))
     pixels, sums = np.zeros((24, 20), np.uint16), np.zeros((24, 20), np.float32)
     with pytest.raises(ValueError, match="past an image"):
-        detector.add_maps(pixels, np.array([(0, 0), origin], np.int32), sums, size_px=16)
+        compiled.add_maps(pixels, np.array([(0, 0), origin], np.int32), sums)
     for wrong in (sums[:-1], sums.astype(np.float64), np.asfortranarray(sums)):
         with pytest.raises(ValueError, match="need sums of shape"):
-            detector.add_maps(pixels, np.zeros((1, 2), np.int32), wrong, size_px=16)
-    with pytest.raises(ValueError, match="patches of 16 px, not of 8"):
-        detector.add_maps(pixels, np.zeros((1, 2), np.int32), sums, size_px=8)
+            compiled.add_maps(pixels, np.zeros((1, 2), np.int32), wrong)
     assert not sums.any()
 
 

@@ -7,13 +7,14 @@ import torch
 from scipy import ndimage
 
 import unary.training.batches
+from unary.detectors.wei2018.learning import TrainingConfig, train_autoencoder
 from unary.errors import ImageError
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.patch_set import build_patch_set, join_patch_sets
 from unary.patches.preparation import FULL_SCALE
 from unary.patches.store import open_images, writing_images
 from unary.training.batches import draw_batches
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.training.context import FitContext
 
 IMAGE_BYTES = 2 * 64 * 48
 
@@ -35,6 +36,10 @@ def stored(patches, tmp_path):
         for image in patches.images:
             write(image)
     return dataclasses.replace(patches, images=open_images(tmp_path / "s.tif"))
+
+
+def train(patches, config, checkpoint=None):
+    return train_autoencoder(patches, config, FitContext(checkpoint=checkpoint, progress=False), widths=(2, 4))
 
 
 def draw(patches, seed=0, **options):
@@ -121,18 +126,18 @@ def test_a_store_that_shrinks_meanwhile_ends_training_with_its_name(stored, tmp_
 def test_training_from_a_store_gives_the_same_weights(patches, stored, compiled, direct, monkeypatch):
     monkeypatch.setattr(unary.training.batches, "outgrows_memory", lambda images: direct)
     config = TrainingConfig(epochs=2, batch_size=20, compiled=compiled)
-    one, other = (train_autoencoder(source, config, widths=(2, 4)) for source in (patches, stored))
-    assert one.history == other.history
-    for mine, theirs in zip(one.network.parameters(), other.network.parameters(), strict=True):
+    one, other = (train(source, config) for source in (patches, stored))
+    assert one[1] == other[1]
+    for mine, theirs in zip(one[0].parameters(), other[0].parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_training_in_windows_resumes_exactly(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(draw_batches, "__kwdefaults__", {"window_bytes": 4 * IMAGE_BYTES})
     config = TrainingConfig(epochs=4, batch_size=20)
-    whole = train_autoencoder(stored, config, widths=(2, 4))
+    _, whole = train(stored, config)
     half = dataclasses.replace(config, epochs=2)
-    train_autoencoder(stored, half, widths=(2, 4), checkpoint=tmp_path / "state")
-    resumed = train_autoencoder(stored, config, widths=(2, 4), checkpoint=tmp_path / "state")
-    assert whole.history == resumed.history
-    assert whole.history.losses[-1] < whole.history.losses[0]
+    train(stored, half, tmp_path / "state")
+    _, resumed = train(stored, config, tmp_path / "state")
+    assert whole == resumed
+    assert whole.losses[-1] < whole.losses[0]
