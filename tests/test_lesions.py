@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from unary.patches.grid import GridConfig, grid_origins
-from unary.patches.lesions import judge_patches, patch_overlaps, rasterise_lesion
+from unary.patches.grid import GridConfig, count_pixels, grid_origins
+from unary.patches.lesions import judge_patches, rasterise_lesion
 from unary.records import Lesion
 
 SHAPE = (64, 64)
@@ -62,7 +62,8 @@ def test_overlaps_agree_with_counting(kind):
     made = lesion(kind, *points, radius_px=13.0 if kind == "circle" else None)
     canvas = full(made)
     counted = [canvas[r : r + 16, c : c + 16].sum() for r, c in GRID]
-    assert patch_overlaps(*rasterise_lesion(made, SHAPE), GRID, size_px=16).tolist() == counted
+    inside, corner = rasterise_lesion(made, SHAPE)
+    assert count_pixels(inside, GRID - np.array(corner), size_px=16).tolist() == counted
 
 
 def test_the_rule_for_small_and_for_large_lesions():

@@ -1,6 +1,7 @@
 """Patches as coordinates over whole images: where they lie, and cutting them out. Geometry alone.
 
-A patch is a square of ``size_px`` working pixels named by its top-left corner (row, col).
+A patch is a square of ``size_px`` working pixels. What of it reaches past the border of its image counts as zero, which
+is what preparation leaves outside the tissue.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Origins = NDArray[np.int32]
+"""Shape (n, 2): (row, col) of the first pixels of n patches."""
+
 T = TypeVar("T", bound=np.generic)
 
 
@@ -41,105 +44,55 @@ class GridConfig:
 
 
 def grid_origins(shape: tuple[int, int], config: GridConfig) -> Origins:
-    """Return the top-left corners of a grid that covers an image wherever ``stride_px <= size_px``.
+    """Return a grid, in reading order, that covers an image of (rows, cols) wherever ``stride_px <= size_px``.
 
-    Parameters
-    ----------
-    shape
-        Rows and columns of the image; either may be smaller than a patch.
-
-    Returns
-    -------
-    NDArray
-        Shape (n, 2), int32, (row, col) in reading order. Where the stride does not divide the image, the last row and
-        column of patches end flush with the border instead of leaving a strip uncovered. An axis shorter than a patch
-        gets one patch, which then reaches past the border (see `pad_to_patch`).
+    Where the stride does not divide the image, the last row and column of patches end flush with the border instead of
+    leaving a strip uncovered. An axis shorter than a patch gets one, which reaches past the border.
 
     >>> grid_origins((300, 128), GridConfig()).tolist()
     [[0, 0], [128, 0], [172, 0]]
     """
     if min(shape) < 1:
         raise ValueError(f"an image needs at least one pixel, got the shape {shape}")
-    rows, cols = (_axis_origins(length, config) for length in shape)
+    last = [max(length - config.size_px, 0) for length in shape]
+    rows, cols = (np.union1d(np.arange(0, end, config.stride_px), [end]) for end in last)
     return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
 
 
-def _axis_origins(length: int, config: GridConfig) -> NDArray[np.int64]:
-    last = max(length - config.size_px, 0)
-    return np.union1d(np.arange(0, last + 1, config.stride_px), [last])
-
-
 def pad_to_patch(pixels: NDArray[T], size_px: int) -> NDArray[T]:
-    """Return the image grown at its lower and right border, by zeros, until one patch fits; unchanged if it does.
-
-    Zeros are what preparation leaves outside the tissue.
-
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), any dtype.
-    size_px
-        Side of a patch.
-    """
+    """Return an image, (rows, cols), grown by zeros at its lower and right border until one patch fits, or as it is."""
     short = [max(size_px - length, 0) for length in pixels.shape]
     return np.pad(pixels, [(0, n) for n in short]) if any(short) else pixels
 
 
-def tissue_share(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> NDArray[np.float64]:
-    """Return the share of each patch that is tissue, shape (n,), in [0, 1].
+def count_pixels(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> NDArray[np.int64]:
+    """Count the pixels of a mask, (rows, cols), in each patch, shape (n,); patches may lie beyond any border.
 
     Exact, from an integral image of the patches' corners.
-
-    Parameters
-    ----------
-    mask
-        Shape (rows, cols), bool.
-    origins
-        Shape (n, 2): (row, col) of the patches' first pixels. What of a patch lies past the border is background.
-    size_px
-        Side of a patch.
     """
-    top, left = origins[:, 0], origins[:, 1]
-    bottom, right = np.minimum(origins + size_px, mask.shape).T
+    (top, left), (bottom, right) = np.clip(origins, 0, mask.shape).T, np.clip(origins + size_px, 0, mask.shape).T
     rows, cols = np.union1d(np.append(top, 0), bottom), np.union1d(np.append(left, 0), right)
     integral = np.zeros((len(rows), len(cols)), np.int64)
-    if len(origins):
+    if len(rows) > 1 and len(cols) > 1:
         blocks = np.add.reduceat(mask[: rows[-1], : cols[-1]], cols[:-1], axis=1, dtype=np.int32)
         integral[1:, 1:] = np.add.reduceat(blocks, rows[:-1], axis=0).cumsum(axis=0).cumsum(axis=1)
     above, below = np.searchsorted(rows, top), np.searchsorted(rows, bottom)
     before, after = np.searchsorted(cols, left), np.searchsorted(cols, right)
-    counts = integral[below, after] - integral[above, after] - integral[below, before] + integral[above, before]
-    share: NDArray[np.float64] = counts / float(size_px * size_px)
-    return share
+    counts: NDArray[np.int64] = (
+        integral[below, after] - integral[above, after] - integral[below, before] + integral[above, before]
+    )
+    return counts
 
 
 def tissue_origins(mask: NDArray[np.bool_], config: GridConfig) -> Origins:
-    """Return the grid's patches that hold at least ``min_tissue`` of tissue, and any at all; shape (n, 2), int32.
-
-    Parameters
-    ----------
-    mask
-        Shape (rows, cols), bool: True where tissue is.
-    config
-        Of the grid.
-    """
+    """Return the grid's patches that hold at least ``min_tissue`` of a mask of tissue, (rows, cols), and any at all."""
     origins = grid_origins((int(mask.shape[0]), int(mask.shape[1])), config)
-    share = tissue_share(mask, origins, size_px=config.size_px)
-    return origins[(share >= config.min_tissue) & (share > 0)]
+    count = count_pixels(mask, origins, size_px=config.size_px)
+    return origins[(count / float(config.size_px**2) >= config.min_tissue) & (count > 0)]
 
 
 def extract_patches(pixels: NDArray[T], origins: Origins, *, size_px: int) -> NDArray[T]:
-    """Copy patches out of one image, shape (n, size_px, size_px), zero past the border.
-
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), any dtype.
-    origins
-        Shape (n, 2), as `grid_origins` gives them: past the border only where the image is smaller than a patch.
-    size_px
-        Side of a patch.
-    """
+    """Copy patches that `grid_origins` gives out of an image, (rows, cols): shape (n, size_px, size_px), its dtype."""
     padded = pad_to_patch(pixels, size_px)
     patches = np.empty((len(origins), size_px, size_px), padded.dtype)
     for patch, (row, col) in zip(patches, origins.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Which patches contain a lesion: the rule, and the geometry behind it.
+"""Which patches contain a lesion: the rule, and the geometry behind it. Lesions have coordinates in stored pixels.
 
 A patch *contains* a lesion when it covers at least half of the lesion's area, or when the lesion covers at least a
 quarter of the patch; the second clause is for lesions larger than a patch. A point is contained by the patch whose
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
-from unary.patches.grid import Origins
+from unary.patches.grid import Origins, count_pixels
 from unary.records import Lesion
 
-LESION_SHARE = 0.5
-PATCH_SHARE = 0.25
+_LESION_SHARE = 0.5
+_PATCH_SHARE = 0.25
 
 
 def rasterise_lesion(
@@ -26,33 +26,30 @@ def rasterise_lesion(
     scale: tuple[float, float] = (1.0, 1.0),
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
-    """Return the lesion's pixels on the working grid.
+    """Return a bool array that just holds the lesion's pixels on the working grid, and the (row, col) of its corner.
+
+    Empty, of shape (0, 0), when the lesion lies outside the image. A lesion smaller than a pixel keeps the one pixel
+    that holds its centre.
 
     Parameters
     ----------
-    lesion
-        With coordinates in stored pixels.
     shape
         Rows and columns of the working grid.
     scale
         Stored pixels per working pixel, (row, col).
     mask
         Stored-grid pixels of a lesion of kind ``mask``, bool.
-
-    Returns
-    -------
-    tuple
-        A bool array that just holds the lesion, and the (row, col) of its corner. Empty, of shape (0, 0), when the
-        lesion lies outside the image. A lesion smaller than a pixel keeps the one pixel that holds its centre.
     """
     factor = np.asarray(scale, float)
     if lesion.kind == "mask":
-        if mask is None:
-            raise ValueError(f"the mask of lesion {lesion.name!r} of image {lesion.image_id} is needed")
-        points = (np.argwhere(mask) + 0.5) / factor - 0.5
-        if len(points) == 0:
+        pixels = np.rint((_mask_pixels(lesion, mask) + 0.5) / factor - 0.5).astype(int)
+        pixels = pixels[((pixels >= 0) & (pixels < shape)).all(axis=1)]
+        if len(pixels) == 0:
             return np.zeros((0, 0), bool), (0, 0)
-        return _crop_pixels(np.unique(np.rint(points).astype(int), axis=0), shape)
+        first = pixels.min(axis=0)
+        inside = np.zeros(np.ptp(pixels, axis=0) + 1, bool)
+        inside[tuple((pixels - first).T)] = True
+        return inside, (int(first[0]), int(first[1]))
     points = (np.asarray(lesion.points, float) + 0.5) / factor - 0.5
     if lesion.kind == "circle":
         radius = (lesion.radius_px or 0.0) / factor
@@ -83,32 +80,20 @@ def rasterise_lesion(
     return inside, (int(first[0]), int(first[1]))
 
 
-def _crop_pixels(pixels: NDArray[np.int_], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[int, int]]:
-    pixels = pixels[((pixels >= 0) & (pixels < np.asarray(shape))).all(axis=1)]
-    if len(pixels) == 0:
-        return np.zeros((0, 0), bool), (0, 0)
-    first, last = pixels.min(axis=0), pixels.max(axis=0)
-    inside = np.zeros(tuple(last - first + 1), bool)
-    inside[tuple((pixels - first).T)] = True
-    return inside, (int(first[0]), int(first[1]))
+def _mask_pixels(lesion: Lesion, mask: NDArray[np.bool_] | None) -> NDArray[np.int_]:
+    """The (row, col) of the pixels of a lesion of kind ``mask``, shape (n, 2)."""
+    if mask is None:
+        raise ValueError(f"the mask of lesion {lesion.name!r} of image {lesion.image_id} is needed")
+    return np.argwhere(mask)
 
 
 def measure_lesion(lesion: Lesion, spacing_mm: tuple[float, float], *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Return the longer side, in mm, of the upright box that holds the lesion's outline; 0 for a point.
+    """Return the longer side, in mm, of the upright box that holds the lesion's outline; 0 for a point, an empty mask.
 
-    Parameters
-    ----------
-    lesion
-        With coordinates in stored pixels.
-    spacing_mm
-        Of the stored pixels, (between rows, between columns).
-    mask
-        Stored-grid pixels of a lesion of kind ``mask``, bool; an empty one measures 0.
+    ``spacing_mm`` is that of the stored pixels, (between rows, between columns); ``mask`` as in `rasterise_lesion`.
     """
     if lesion.kind == "mask":
-        if mask is None:
-            raise ValueError(f"the mask of lesion {lesion.name!r} of image {lesion.image_id} is needed")
-        where = np.argwhere(mask)
+        where = _mask_pixels(lesion, mask)
         extent = np.ptp(where, axis=0) + 1.0 if len(where) else np.zeros(2)
     elif lesion.kind == "circle":
         extent = np.full(2, 2 * (lesion.radius_px or 0.0))
@@ -117,46 +102,14 @@ def measure_lesion(lesion: Lesion, spacing_mm: tuple[float, float], *, mask: NDA
     return float((extent * spacing_mm).max())
 
 
-def patch_overlaps(
-    inside: NDArray[np.bool_], corner: tuple[int, int], origins: Origins, *, size_px: int
-) -> NDArray[np.int64]:
-    """Return the number of lesion pixels in each patch, shape (n,).
-
-    Parameters
-    ----------
-    inside, corner
-        From `rasterise_lesion`.
-    origins
-        Shape (n, 2): the patches' top-left corners on the same grid.
-    """
-    integral = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), np.int64)
-    integral[1:, 1:] = inside.cumsum(axis=0).cumsum(axis=1)
-    low = np.clip(origins - np.asarray(corner), 0, inside.shape)
-    high = np.clip(origins - np.asarray(corner) + size_px, 0, inside.shape)
-    counts: NDArray[np.int64] = (
-        integral[high[:, 0], high[:, 1]]
-        - integral[low[:, 0], high[:, 1]]
-        - integral[high[:, 0], low[:, 1]]
-        + integral[low[:, 0], low[:, 1]]
-    )
-    return counts
-
-
 def judge_patches(
     inside: NDArray[np.bool_], corner: tuple[int, int], origins: Origins, *, size_px: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which patches contain the lesion and which touch it, two bool arrays of shape (n,).
 
-    Parameters
-    ----------
-    inside, corner
-        From `rasterise_lesion`.
-    origins
-        Shape (n, 2): (row, col) of the patches' first pixels on the same grid.
-    size_px
-        Side of a patch.
+    ``inside`` and ``corner`` are those of `rasterise_lesion`, the origins on the same grid.
     """
-    overlap = patch_overlaps(inside, corner, origins, size_px=size_px)
-    enough = min(LESION_SHARE * int(inside.sum()), PATCH_SHARE * size_px * size_px)
+    overlap = count_pixels(inside, origins - np.array(corner, np.int32), size_px=size_px)
+    enough = min(_LESION_SHARE * int(inside.sum()), _PATCH_SHARE * size_px * size_px)
     touches = overlap > 0
     return touches & (overlap >= enough), touches
