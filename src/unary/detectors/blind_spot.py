@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from unary.detectors.crops import draw_crop, find_sources, turn
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
 from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, sample_scale
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
@@ -258,7 +258,7 @@ class BlindSpot:
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
         network = require_fitted(self.network, "blind_spot")
-        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+        return DetectorState({"config": describe_config(self.config)}, export_network(network))
 
     @classmethod
     def from_state(cls, state: DetectorState) -> BlindSpot:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from unary.detectors.crops import Plane, Source, describe_with_noise, draw_crop, find_sources, turn
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
 from unary.detectors.tissue import examine_answer
 from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
 from unary.patches.grid import Origins
@@ -158,7 +158,7 @@ class Denoising:
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
         network = require_fitted(self.network, "denoising")
-        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+        return DetectorState({"config": describe_config(self.config)}, export_network(network))
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Denoising:

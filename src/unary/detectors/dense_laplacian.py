@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from unary.detectors.filters import gaussian_kernel, gaussian_laplace, smooth_gaussian
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import read_config, require_fitted
+from unary.detectors.states import describe_config, read_config, require_fitted
 from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, pool_patches, sample_scale
 from unary.errors import TrainingError
 from unary.patches.grid import Origins
@@ -123,7 +123,7 @@ class DenseLaplacian:
         """Return configuration and scales."""
         scales = require_fitted(self.scales, "dense_laplacian")
         return DetectorState(
-            {"config": dataclasses.asdict(self.config), "scales": [dataclasses.asdict(scale) for scale in scales]}
+            {"config": describe_config(self.config), "scales": [describe_config(scale) for scale in scales]}
         )
 
     @classmethod
@@ -160,7 +160,7 @@ def _respond(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[tuple[sli
     def normalise(measured: _Measured) -> tuple[slice, int, NDArray[np.float32]]:
         strip, scale, response, local = measured
         image_wide = typical[scale]
-        if image_wide is None:
+        if image_wide is None or not strip.mask[strip.own].any():
             return strip.rows, scale, np.zeros_like(response)
         normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
         return strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
@@ -183,6 +183,9 @@ def _measure(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[_Measured
 def _measure_scale(
     strip: Strip, neighbourhood_px: float, sigma: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if not strip.mask[strip.own].any():
+        nothing = np.zeros(strip.mask[strip.own].shape, np.float32)
+        return nothing, nothing
     response = gaussian_laplace(torch.from_numpy(strip.intensity), sigma).mul_(-(sigma**2))
     local = smooth_gaussian(response.square(), neighbourhood_px)[strip.own].clamp_(min=0).sqrt_()
     return response[strip.own].numpy(), local.numpy()

@@ -25,7 +25,7 @@ from unary.detectors.dense_laplacian import DenseLaplacianConfig
 from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.segmentation import SegmentationConfig
-from unary.detectors.states import read_config, require_fitted
+from unary.detectors.states import describe_config, read_config, require_fitted
 from unary.errors import DetectorError, TrainingError
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
@@ -286,7 +286,9 @@ def _add_surprisal(part: FusedPart, answer: NDArray[np.float32], total: NDArray[
 
     def add(start: int) -> None:
         band = slice(start, start + _BAND_PX)
-        total[band] += (part.weight * part.surprisal(answer[band])).astype(np.float32)
+        seen = ~np.isnan(answer[band])
+        total[band][seen] += (part.weight * part.surprisal(answer[band][seen])).astype(np.float32)
+        np.copyto(total[band], np.float32(np.nan), where=~seen)
 
     for _ in map_in_threads(add, range(0, len(total), _BAND_PX)):
         pass
@@ -297,9 +299,9 @@ def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
     tensors: dict[str, NDArray[Any]] = {}
     for part in parts:
         state = part.detector.get_state()
-        settings[part.name] = {"settings": state.settings, "surprisal": dataclasses.asdict(part.surprisal)}
+        settings[part.name] = {"settings": state.settings, "surprisal": describe_config(part.surprisal)}
         tensors |= {f"{part.name}.{name}": tensor for name, tensor in state.tensors.items()}
-    return DetectorState({"config": dataclasses.asdict(config), "parts": settings}, tensors)
+    return DetectorState({"config": describe_config(config), "parts": settings}, tensors)
 
 
 def _restore_parts(state: DetectorState) -> tuple[FusionConfig, Parts]:

@@ -12,7 +12,6 @@ at the image's border is such a region and its usual false alarm.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import read_config
+from unary.detectors.states import describe_config, read_config
 from unary.detectors.tissue import Tissue, examine_answer
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
@@ -75,7 +74,7 @@ class Prominence:
 
     def get_state(self) -> DetectorState:
         """Return the configuration."""
-        return DetectorState({"config": dataclasses.asdict(self.config)})
+        return DetectorState({"config": describe_config(self.config)})
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Prominence:

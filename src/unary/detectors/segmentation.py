@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unary.detectors.crops import Source, describe_with_noise, draw_crop, find_sources, turn
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
-from unary.detectors.states import export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
 from unary.detectors.tissue import examine_answer
 from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
 from unary.patches.grid import Origins
@@ -118,7 +118,7 @@ class Segmentation:
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
         network = require_fitted(self.network, "segmentation")
-        return DetectorState({"config": dataclasses.asdict(self.config)}, export_network(network))
+        return DetectorState({"config": describe_config(self.config)}, export_network(network))
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Segmentation:

@@ -144,6 +144,8 @@ def _fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: in
         stop = min(start + high, last)
         top, bottom = max(start - _MEAN_HALO_PX, 0), min(stop + _MEAN_HALO_PX, len(mask))
         own = slice(start - top, stop - top)
+        if not mask[top:bottom].any():
+            return np.zeros((stop - start, mask.shape[1]), np.float32)
         inside = mask[top:bottom].astype(np.float64)
         raw = pixels[top:bottom] / np.float64(FULL_SCALE)
         local_mean = smooth(raw * inside, MEAN_WINDOW_PX)[own] / (smooth(inside, MEAN_WINDOW_PX)[own] + 1e-3)

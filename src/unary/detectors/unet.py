@@ -17,7 +17,7 @@ from unary.training.threads import map_in_threads
 
 INPUTS = 3
 _OUTSIDE = -20.0
-_BAND_PX = 512
+_TILE_ROWS, _TILE_COLS = 512, 2048
 _MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 _MOST_LEVELS = 6  # bands begin at multiples of 32 rows
 
@@ -106,26 +106,36 @@ def build_inputs(intensity: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
 def map_tissue(network: UNet, tissue: Tissue) -> NDArray[np.float32]:
     """Return a network's answer to `build_inputs` at each pixel, shape (rows, cols), float32; -20 outside the tissue.
 
-    Band by band, of a height that no number of threads changes, each with a margin that holds all that it depends on.
+    Tile by tile, of a size that no number of threads changes, each with a margin that holds all that it depends on.
     """
     answer = np.full(tissue.shape, _OUTSIDE, np.float32)
     halo = -(-(NOISE_HALO_PX + _MEAN_HALO_PX + network.config.reach_px) // STRIP_STEP) * STRIP_STEP
 
-    def examine(strip: Strip) -> None:
-        rows, cols = strip.mask.shape
-        mask = strip.mask[strip.own]
-        if not mask.any():
+    def examine(tile: tuple[Strip, int]) -> None:
+        strip, left = tile
+        filled = left + np.flatnonzero(strip.mask[strip.own, left : left + _TILE_COLS].any(axis=0))
+        if not len(filled):
             return
-        planes = (strip.intensity, measure_noise(strip.intensity, strip.mask), strip.mask)
-        padding = (0, -cols % network.config.multiple_px, 0, -rows % network.config.multiple_px)
-        with torch.inference_mode():
-            intensity, noise, inside = (
-                F.pad(torch.from_numpy(np.asarray(plane, np.float32))[None, None], padding, mode="replicate")
-                for plane in planes
-            )
-            found = network(build_inputs(intensity, noise, inside))[0, 0, :rows, :cols]
-        np.copyto(answer[strip.rows], found[strip.own].numpy(), where=mask)
+        own = slice(int(filled[0]) // STRIP_STEP * STRIP_STEP, int(filled[-1]) + 1)
+        seen = slice(max(own.start - halo, 0), own.stop + halo)
+        found = _apply(network, strip.intensity[:, seen], strip.mask[:, seen])
+        inside = found[strip.own, own.start - seen.start : own.stop - seen.start]
+        np.copyto(answer[strip.rows, own], inside, where=strip.mask[strip.own, own])
 
-    for _ in map_in_threads(examine, tissue.strips(halo, most_rows=_BAND_PX)):
+    strips = tissue.strips(halo, most_rows=_TILE_ROWS)
+    for _ in map_in_threads(
+        examine, ((strip, left) for strip in strips for left in range(0, tissue.shape[1], _TILE_COLS))
+    ):
         pass
+    return answer
+
+
+def _apply(network: UNet, intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The network's answer to a part of an image, (rows, cols) all: grown to what pooling divides, and cut again."""
+    rows, cols = mask.shape
+    planes = (np.ascontiguousarray(intensity), measure_noise(intensity, mask), mask.astype(np.float32))
+    padding = (0, -cols % network.config.multiple_px, 0, -rows % network.config.multiple_px)
+    with torch.inference_mode():
+        inputs = build_inputs(*(F.pad(torch.from_numpy(p)[None, None], padding, mode="replicate") for p in planes))
+        answer: NDArray[np.float32] = network(inputs)[0, 0, :rows, :cols].numpy()
     return answer
