@@ -14,8 +14,8 @@ from unary.detectors.protocol import DetectorState
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import BundleError
-from unary.models.api import score
 from unary.models.bundle import FORMAT, Model, hash_file, identify_model, read_model, require_model_folder, write_model
+from unary.models.examination import score
 from unary.models.fitting import FitConfig, fit
 from unary.records import NOTICE
 

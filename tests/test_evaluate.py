@@ -22,7 +22,7 @@ from unary.evaluation.pixelwise import draw_truth
 from unary.evaluation.roc import auroc, average_precision
 from unary.evaluation.summary import estimate_patient_means, summarise_evaluation
 from unary.models.calibrating import calibrate_model
-from unary.models.examination import detect_image, examine_image
+from unary.models.examination import detect, examine_image
 from unary.models.fitting import FitConfig, fit
 from unary.outputs.detection_pictures import list_false_alarms, list_lesions, plot_evaluated, plot_places
 from unary.outputs.evaluation_report import write_evaluation
@@ -272,7 +272,7 @@ def test_partial_annotations_count_lesions_and_no_false_alarm(evaluation, partly
 
 def test_candidates_hold_what_detection_reports(evaluation, model, partly):
     for image in evaluation.evaluated[:3]:
-        reported = detect_image(model, read_row(image.row), operating_point="2")
+        reported = detect(model, read_row(image.row), operating_point="2")
         assert reported.findings == image.findings[: len(reported.findings)]
         assert reported.image_score == image.image_score
 

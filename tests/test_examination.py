@@ -14,16 +14,16 @@ from unary.detectors.windows import PatchExamination, examine_windows
 from unary.errors import CalibrationError, DetectorError, ImageError, MissingPackageError
 from unary.evaluation.evaluate import evaluate
 from unary.images.reading import read_image
-from unary.models.api import detect, score
 from unary.models.bundle import read_model, write_model
 from unary.models.examination import (
     DEFAULT_POINT,
     build_detection,
     choose_point,
-    detect_image,
+    detect,
     examine_image,
     examine_prepared,
     map_prepared,
+    score,
 )
 from unary.models.fitting import FitConfig, fit
 from unary.patches.grid import GridConfig, tissue_origins
@@ -121,7 +121,7 @@ def test_tissue_anywhere_is_scored_and_nothing_else(detector, place):
 def test_planted_calcifications_are_found_where_they_are(models, clusters, name):
     hits = 0
     for image, box in clusters:
-        detection = detect_image(models[name], image)
+        detection = detect(models[name], image)
         assert detection.labels.shape == image.shape
         assert detection.operating_point.name == DEFAULT_POINT
         assert len(detection.findings) >= 1
@@ -140,7 +140,7 @@ def test_planted_calcifications_are_found_where_they_are(models, clusters, name)
 def test_a_mirrored_image_has_mirrored_findings(models, clusters, name):
     image, _ = clusters[-1]
     mirrored = dataclasses.replace(image, pixels=np.ascontiguousarray(image.pixels[:, ::-1]), padding=None)
-    one, other = detect_image(models[name], image), detect_image(models[name], mirrored)
+    one, other = detect(models[name], image), detect(models[name], mirrored)
     row, col = other.findings[0].peak
     low, high = np.asarray(one.findings[0].box[:2]), np.asarray(one.findings[0].box[2:])
     # The windows of patches lie otherwise in the mirrored image, and another of two like specks may be the stronger.
@@ -157,7 +157,7 @@ def test_a_model_read_back_detects_the_same(models, clusters, name, tmp_path):
     again = read_model(tmp_path / "model")
     for field in ("profile", "preparation", "grid", "level", "findings", "calibration", "domain", "provenance"):
         assert getattr(again, field) == getattr(models[name], field)
-    one, other = (detect_image(model, clusters[0][0], operating_point="2") for model in (models[name], again))
+    one, other = (detect(model, clusters[0][0], operating_point="2") for model in (models[name], again))
     assert one.findings == other.findings
     assert (one.image_score, one.image_p_value) == (other.image_score, other.image_p_value)
     assert (one.operating_point, one.out_of_domain) == (other.operating_point, other.out_of_domain)
@@ -190,7 +190,7 @@ def test_every_way_to_apply_a_model_gives_the_same_bits(models, phantoms, name):
         assert np.array_equal(one.anomaly_map, other.anomaly_map, equal_nan=True)
         assert np.array_equal(one.scores, other.scores)
         assert one.image_score == other.image_score
-    assert detect(model, row.path).image_score == detect_image(model, image).image_score == one.image_score
+    assert detect(model, row.path).image_score == detect(model, image).image_score == one.image_score
 
 
 @pytest.mark.parametrize("name", ["fusion", "laplacian"])
@@ -282,7 +282,7 @@ def test_operating_points_nest(models, clusters):
 def test_an_uncalibrated_model_shows_the_strongest_few(models, clusters):
     model = models["laplacian"]
     bare = dataclasses.replace(model, calibration=None)
-    detection = detect_image(bare, clusters[0][0])
+    detection = detect(bare, clusters[0][0])
     assert detection.operating_point is None
     assert detection.image_p_value is None
     assert detection.image_score == detection.findings[0].score
@@ -302,7 +302,7 @@ def test_an_uncalibrated_model_shows_the_strongest_few(models, clusters):
 
 def test_another_scanner_is_named(models, clusters):
     model, image = models["laplacian"], clusters[0][0]
-    assert detect_image(model, image).out_of_domain == ()
+    assert detect(model, image).out_of_domain == ()
     other = dataclasses.replace(
         image,
         manufacturer="Other",
@@ -311,7 +311,7 @@ def test_another_scanner_is_named(models, clusters):
         pixels=image.pixels * 4,
         value_range=(0, 16383),
     )
-    lines = detect_image(model, other).out_of_domain
+    lines = detect(model, other).out_of_domain
     assert [line.split(",")[0].split(" ")[0] for line in lines] == [
         "presentation",
         "manufacturer",

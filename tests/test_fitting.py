@@ -12,8 +12,8 @@ from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import CalibrationError, DetectorError, ImageError, ManifestError, ProfileError, TrainingError
 from unary.images.reading import read_image
-from unary.models.api import score
 from unary.models.bundle import hash_patients
+from unary.models.examination import score
 from unary.models.fitting import FitConfig, choose_grid, find_level, fit, measure_images
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig, extract_patches

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +23,7 @@ from unary.files import replacing
 from unary.images.attributes import Attributes
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.domain import compare_parts, describe_attributes, describe_image
+from unary.models.domain import compare_domain
 from unary.profiles import DEFAULT, Headers, Profile, find_profile
 from unary.records import Domain
 
@@ -137,12 +137,10 @@ def check_file(
         refusals = list(_find_refusals(attributes, profile.headers, config, domain))
         notes = list(_describe_unknown(attributes))
         flags = list(_find_flags(attributes, profile.headers, refused=False))
-        if not refusals and not config.headers_only:
-            part = describe_image(reader.read(path))
-        else:
-            part = describe_attributes(attributes)
+        image = attributes if refusals or config.headers_only else reader.read(path)
         if domain is not None:
-            flags.extend(("OUT_OF_DOMAIN", line) for line in compare_parts(part, domain))
+            # Another presentation intent has been refused for that already.
+            flags.extend(("OUT_OF_DOMAIN", line) for line in compare_domain(image, replace(domain, intents=())))
     except ImageError as error:
         detail = str(error).removeprefix(f"{show_path(path)}: ")
         return Check(path, False, error.reason or "NOT_READABLE", detail)

@@ -178,4 +178,4 @@ def clean_text(text: str) -> str | None:
     >>> clean_text("HOLOGIC, Inc.\\n")
     'HOLOGIC, Inc.'
     """
-    return "".join(letter for letter in text if letter.isprintable()).strip()[:64] or None
+    return "".join(letter for letter in text if letter.isprintable()).strip()[:64].rstrip() or None

@@ -6,16 +6,19 @@ the rim away, draw what stands out at the model's level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors import name_of
-from unary.detectors.protocol import Detector, Examination, View
-from unary.errors import CalibrationError, DetectorError, require
+from unary.detectors.protocol import Detector, View
+from unary.errors import CalibrationError, DetectorError, ImageError, require
+from unary.images.reading import check_pixels, read_image
 from unary.models.bundle import Model
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
@@ -73,13 +76,7 @@ class ScoredImage:
         return enlarge(self.anomaly_map, self.prepared)
 
     def to_frame(self) -> Any:
-        """Return the patches as a `pandas.DataFrame`: ``row``, ``col`` (working pixels) and ``score``.
-
-        Raises
-        ------
-        MissingPackageError
-            If pandas is not installed.
-        """
+        """Return the patches as a `pandas.DataFrame`: ``row``, ``col`` (working pixels) and ``score``."""
         pandas = require("pandas", extra="tables")
         return pandas.DataFrame({"row": self.origins[:, 0], "col": self.origins[:, 1], "score": self.scores})
 
@@ -88,28 +85,92 @@ class ScoredImage:
         return f"ScoredImage({score}, {len(self.scores)} patches, {len(self.candidates.scores)} candidates)"
 
 
-def examine_image(model: Model, image: Image) -> ScoredImage:
-    """Prepare and map an image, and draw what stands out at the model's level.
+def score(
+    model: Model,
+    image: Image | NDArray[Any] | Path | str,
+    *,
+    spacing_mm: float | tuple[float, float] | None = None,
+) -> ScoredImage:
+    """Score one image: its patches, its map, and the image as a whole.
+
+    Parameters
+    ----------
+    image
+        As `unary.read_image` returns it, an array of shape (rows, cols), or a path; larger values are brighter.
+    spacing_mm
+        Distance between pixel centres in mm, both directions or (between rows, between columns), where the image does
+        not state it itself.
 
     Raises
     ------
     ImageError
-        If the image cannot be prepared as the model demands.
+        If the image cannot be read, is blank, or cannot be prepared as the model demands.
     DetectorError
         If the detector cannot examine it.
     """
-    out_of_domain = compare_domain(image, model.domain)  # first, while memory is free for a copy of the pixels
-    return examine_prepared(model, prepare_image(image, model.preparation), out_of_domain=out_of_domain)
+    return examine_image(model, _take_image(image, spacing_mm))
 
 
-def examine_prepared(model: Model, prepared: PreparedImage, *, out_of_domain: Sequence[str] = ()) -> ScoredImage:
-    """Do the same to an image that has been prepared as the model demands.
+def detect(
+    model: Model,
+    image: Image | NDArray[Any] | Path | str,
+    *,
+    operating_point: str | float | None = None,
+    spacing_mm: float | tuple[float, float] | None = None,
+) -> Detection:
+    """Find what departs from normal tissue in one image that is trusted.
+
+    Files that nobody vouches for are better left to `unary.clinic.batch_detection.detect_files`, which reads them in a
+    process of its own. A model without a calibration shows the strongest few places, whatever they score.
+
+    Parameters
+    ----------
+    image, spacing_mm
+        As for `score`.
+    operating_point
+        False findings per normal image: 0.1, 0.5, 1 (default) or 2, as a number or a name.
 
     Raises
     ------
-    DetectorError
-        If the detector cannot examine it.
+    ImageError, DetectorError
+        As `score`.
+    CalibrationError
+        If the model has no such operating point.
     """
+    point = choose_point(model, operating_point)
+    return build_detection(score(model, image, spacing_mm=spacing_mm), model, point)
+
+
+def _take_image(image: object, spacing_mm: float | tuple[float, float] | None) -> Image:
+    if isinstance(image, (str, Path)):
+        taken = read_image(Path(image))
+    elif isinstance(image, Image):
+        taken = image
+    elif hasattr(image, "__array__"):
+        taken = Image.from_array(image)
+    else:
+        raise ImageError(
+            f"an image, an array of shape (rows, cols) or a path is needed, got {type(image).__name__}; for several, "
+            "one call each"
+        )
+    if taken.path is None:  # what is read from a file has been checked
+        check_pixels(taken)
+    if taken.spacing_mm is None and spacing_mm is not None:
+        spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
+        if not all(0 < length < np.inf for length in spacing):
+            raise ImageError(f"{taken.name}: spacing_mm must be positive, got {spacing_mm}")
+        taken = dataclasses.replace(taken, spacing_mm=spacing)
+    return taken
+
+
+def examine_image(model: Model, image: Image) -> ScoredImage:
+    """Prepare and map an image, and draw what stands out at the model's level; raises as `score`."""
+    out_of_domain = tuple(compare_domain(image, model.domain))  # first, while memory is free for a copy of the pixels
+    return examine_prepared(model, prepare_image(image, model.preparation), out_of_domain=out_of_domain)
+
+
+def examine_prepared(model: Model, prepared: PreparedImage, *, out_of_domain: Iterable[str] = ()) -> ScoredImage:
+    """Do the same to an image that has been prepared as the model demands."""
     origins, scores, anomaly_map = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
     candidates = find_candidates(anomaly_map, model.level, model.findings, spacing_mm=prepared.spacing_mm)
     return ScoredImage(prepared, origins, scores, anomaly_map, candidates, tuple(out_of_domain))
@@ -137,33 +198,22 @@ def map_prepared(
     view = View(cut_window(prepared.pixels, window), cut_window(prepared.mask, window))
     corner = np.array([window[0].start, window[1].start], np.int32)
     examination = detector.examine(view, origins - corner, size_px=grid.size_px, with_map=True)
-    found = _check_examination(examination, detector, view, len(origins))
-    mask = prepared.mask[window]
-    inner = erode_mask(mask, _rim_px(prepared, lengths))
-    place = anomaly_map[window]
-    np.copyto(place, found[: place.shape[0], : place.shape[1]], where=inner if inner.any() else mask)
-    return origins, examination.scores, anomaly_map
-
-
-def _rim_px(prepared: PreparedImage, lengths: Lengths) -> int:
-    spacing = prepared.spacing_mm
-    if spacing is None:
-        return lengths.rim_px
-    return max(round(lengths.rim_mm / spacing), 1) if lengths.rim_mm > 0 else 0
-
-
-def _check_examination(examination: Examination, detector: Detector, view: View, count: int) -> NDArray[np.float32]:
-    """The map of an examination that is what it must be."""
-    scores, found = examination.scores, examination.anomaly_map
-    name = name_of(detector)
-    if found is None or found.shape != view.shape or scores.shape != (count,):
+    scores, found, name = examination.scores, examination.anomaly_map, name_of(detector)
+    if found is None or found.shape != view.shape or scores.shape != (len(origins),):
         raise DetectorError(
-            f"{name} must answer with {count} scores and a map of the shape {view.shape}, and answers with "
+            f"{name} must answer with {len(origins)} scores and a map of the shape {view.shape}, and answers with "
             f"{scores.shape} and {None if found is None else found.shape}"
         )
     if not np.isfinite(scores).all() or np.isinf(found).any():
         raise DetectorError(f"{name} answers with scores that are not finite; has training diverged?")
-    return found
+    rim_px, spacing = lengths.rim_px, prepared.spacing_mm
+    if spacing is not None:
+        rim_px = max(round(lengths.rim_mm / spacing), 1) if lengths.rim_mm > 0 else 0
+    mask = prepared.mask[window]
+    inner = erode_mask(mask, rim_px)
+    place = anomaly_map[window]
+    np.copyto(place, found[: place.shape[0], : place.shape[1]], where=inner if inner.any() else mask)
+    return origins, scores, anomaly_map
 
 
 def choose_point(model: Model, name: str | float | None) -> OperatingPoint | None:
@@ -172,20 +222,20 @@ def choose_point(model: Model, name: str | float | None) -> OperatingPoint | Non
     Raises
     ------
     CalibrationError
-        If a point is asked for by name and the model has none of that name, or no calibration; or if it counts patches,
-        not findings.
+        If one is asked for by name that the model does not have, or that counts patches, not findings.
     """
-    if model.calibration is None:
-        if name is None:
-            return None
+    calibration = model.calibration
+    if calibration is None and name is None:
+        return None
+    if calibration is None:
         raise CalibrationError(
-            f"the model has no operating point {str(name)!r}: it is not calibrated; see `unary calibrate`"
+            f"the model has no operating point '{name}': it is not calibrated; see `unary calibrate`"
         )
-    point = model.calibration.find_operating_point(DEFAULT_POINT if name is None else name)
+    point = calibration.find_operating_point(DEFAULT_POINT if name is None else name)
     if point.unit != "finding":
         raise CalibrationError(
             f"the operating point {point.name!r} counts patches, not findings; for findings there are "
-            + ", ".join(other.name for other in model.calibration.operating_points if other.unit == "finding")
+            + ", ".join(other.name for other in calibration.operating_points if other.unit == "finding")
         )
     return point
 
@@ -197,28 +247,9 @@ def build_detection(
 
     Without a point, the strongest, whatever they score.
     """
-    scores = scored.candidates.scores
+    scores, highest, calibration = scored.candidates.scores, scored.image_score, model.calibration
     count = min(len(scores) if point is None else int((scores > point.threshold).sum()), most)
-    calibration = model.calibration
     p_values = [None if calibration is None else calibration.find_p_value(float(score)) for score in scores[:count]]
     findings, labels = describe_findings(scored.candidates, scored.prepared, p_values, count=count)
-    highest = scored.image_score
     p_value = None if calibration is None or highest is None else calibration.find_p_value(highest)
     return Detection(findings, labels, highest, p_value, point, scored.out_of_domain)
-
-
-def detect_image(model: Model, image: Image, *, operating_point: str | float | None = None) -> Detection:
-    """Find what departs from normal tissue in one image.
-
-    Parameters
-    ----------
-    operating_point
-        False findings per normal image, by name: ``"0.1"``, ``"0.5"``, ``"1"`` (default) or ``"2"``, or as a number.
-
-    Raises
-    ------
-    ImageError, CalibrationError, DetectorError
-        As `examine_image` and `choose_point`.
-    """
-    point = choose_point(model, operating_point)
-    return build_detection(examine_image(model, image), model, point)
