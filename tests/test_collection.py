@@ -12,7 +12,6 @@ from unary.patches.collection import (
     collect_patches,
     label_patches,
     read_lesion_mask,
-    read_prepared,
     read_row,
     resample_collection,
 )
@@ -103,7 +102,7 @@ def test_a_collection_keeps_the_window_that_a_detector_sees_in_use(phantoms):
     collection = collect_patches(few, PreparationConfig(), GRID, READING)
     for pixels, mask, origins, which in collection.patches.views():
         row = collection.rows[collection.image[which[0]]]
-        prepared = read_prepared(row, PreparationConfig())
+        prepared = prepare_image(read_image(row.path), PreparationConfig())
         window = find_window(prepared.mask, tissue_origins(prepared.mask, GRID), size_px=64)
         assert np.array_equal(pixels, cut_window(prepared.pixels, window))
         assert np.array_equal(mask, cut_window(prepared.mask, window))

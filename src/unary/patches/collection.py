@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,13 @@ from unary.records import Image, Lesion, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
 
-STORE_NAME = "prepared.tif"
-_AHEAD = 3
+Result = TypeVar("Result")
+_STORE_NAME = "prepared.tif"
 
 
 @dataclass(frozen=True, eq=False)
 class PatchLabels:
-    """What is known of patches of one image, or of many.
+    """What is known of n patches.
 
     Attributes
     ----------
@@ -46,8 +46,8 @@ class PatchLabels:
     touches
         Shape (n,), bool: the patch shares a pixel with a lesion, or with tissue that may hide an unlisted one.
     sizes_mm
-        Shape (n,) each, float64, by group: the longer side in mm of the largest contained lesion, as its outline
-        gives it (`unary.patches.lesions.measure_lesion`); NaN where none is contained or the pixel spacing is unknown.
+        Shape (n,) each, float64, by group: `unary.patches.lesions.measure_lesion` of the largest contained lesion; NaN
+        where none is contained or the pixel spacing is unknown.
     """
 
     contains: dict[str, NDArray[np.bool_]]
@@ -68,7 +68,7 @@ class Collection:
     image
         Shape (n,), int: position of each patch's image in ``rows``.
     origins
-        Shape (n, 2), int32: (row, col) of each patch on the working grid.
+        Shape (n, 2), int32: where each patch lies on the working grid.
     contains, touches, sizes_mm
         As in `PatchLabels`.
     spacings_mm
@@ -112,23 +112,13 @@ class Collection:
         return normal
 
 
-@dataclass(frozen=True, eq=False)
-class _Unit:
-    """What one image contributes."""
-
-    patches: PatchSet
-    origins: Origins
-    labels: PatchLabels
-    spacing_mm: tuple[float, float]
-
-
 def read_row(row: ManifestRow) -> Image:
     """Return the image of one manifest row, in memory or read; its own pixel spacing wins over the manifest's.
 
     Raises
     ------
     ImageError
-        As `read_image`, or if the row has neither an image nor a path.
+        If it cannot be read, or the row has neither an image nor a path.
     """
     if row.image is not None:
         image = row.image
@@ -139,17 +129,6 @@ def read_row(row: ManifestRow) -> Image:
     if image.spacing_mm is None and row.spacing_mm is not None:
         image = dataclasses.replace(image, spacing_mm=(row.spacing_mm, row.spacing_mm))
     return image
-
-
-def read_prepared(row: ManifestRow, config: PreparationConfig) -> PreparedImage:
-    """Read and prepare the image of one manifest row.
-
-    Raises
-    ------
-    ImageError
-        As `read_row` and `prepare_image`.
-    """
-    return prepare_image(read_row(row), config)
 
 
 def collect_patches(
@@ -165,10 +144,6 @@ def collect_patches(
 
     Parameters
     ----------
-    manifest
-        Images and lesions.
-    preparation, grid
-        How images are prepared and where patches lie.
     reading
         The profile's, which groups lesions.
     store
@@ -183,62 +158,76 @@ def collect_patches(
         If not one image could be used; the first causes are quoted.
     """
 
-    def read(row: ManifestRow) -> _Unit | ImageError:
+    def read(row: ManifestRow) -> Collection | ImageError:
         try:
-            return _read_unit(row, manifest.lesions_of(row.image_id), preparation, grid, reading)
+            prepared = prepare_image(read_row(row), preparation)
+            origins = tissue_origins(prepared.mask, grid)
+            labels = label_patches(row, manifest.lesions_of(row.image_id), prepared, origins, grid.size_px, reading)
         except ImageError as error:
             return error
+        return Collection(
+            build_patch_set(prepared.pixels, origins, size_px=grid.size_px, mask=prepared.mask),
+            (row,),
+            np.zeros(len(origins), np.int64),
+            origins,
+            labels.contains,
+            labels.touches,
+            labels.sizes_mm,
+            np.asarray([prepared.stored_spacing_mm or (np.nan, np.nan)]),
+            skipped=(),
+            data_hash="",
+        )
 
-    units: list[_Unit] = []
-    rows: list[ManifestRow] = []
+    found: list[Collection] = []
     skipped: list[str] = []
-    bar = tqdm(
-        read_ahead(read, manifest.rows, ahead=_AHEAD),
-        total=len(manifest.rows),
-        desc="reading images",
-        unit="image",
-        delay=2,
-        disable=None if progress else True,
-    )
-    with nullcontext() if store is None else writing_images(store / STORE_NAME) as write:
-        for row, unit in zip(manifest.rows, bar, strict=True):
-            if isinstance(unit, ImageError):
-                skipped.append(str(unit))
-                logger.warning("skipped: %s", unit)
-                continue
-            rows.append(row)
-            units.append(unit if write is None else _move_pixels(unit, write))
-    if not units:
+    with nullcontext() if store is None else writing_images(store / _STORE_NAME) as write:
+        for one in _read_all(read, manifest.rows, "reading images", progress=progress):
+            if isinstance(one, ImageError):
+                skipped.append(str(one))
+                logger.warning("skipped: %s", one)
+            else:
+                found.append(one if write is None else _move_pixels(one, write))
+    if not found:
         causes = "; ".join(skipped[:3]) or "the manifest is empty"
         raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
     if skipped:
         logger.warning("%d of %d images were skipped", len(skipped), len(manifest.rows))
-    return _join(units, rows, skipped, store=store)
+    return _join(found, tuple(skipped), None if store is None else store / _STORE_NAME)
 
 
-def _move_pixels(unit: _Unit, write: Callable[[NDArray[np.uint16]], None]) -> _Unit:
-    """Write the pixels and keep all else."""
-    (image,) = unit.patches.images
+def _read_all(
+    read: Callable[[ManifestRow], Result], rows: Sequence[ManifestRow], title: str, *, progress: bool
+) -> Iterable[Result]:
+    """Read images ahead of need, and show a bar."""
+    found, hidden = read_ahead(read, rows, ahead=3), None if progress else True
+    bar: Iterable[Result] = tqdm(found, total=len(rows), desc=title, unit="image", delay=2, disable=hidden)
+    return bar
+
+
+def _move_pixels(one: Collection, write: Callable[[NDArray[np.uint16]], None]) -> Collection:
+    """Write the pixels of a single image and keep all else."""
+    (image,) = one.patches.images
     write(image)
-    return dataclasses.replace(unit, patches=dataclasses.replace(unit.patches, images=(image[:0].copy(),)))
+    patches = dataclasses.replace(one.patches, images=(np.empty((0, 0), np.uint16),))
+    return dataclasses.replace(one, patches=patches)
 
 
-def _join(units: Sequence[_Unit], rows: list[ManifestRow], skipped: list[str], *, store: Path | None) -> Collection:
-    patches = join_patch_sets([unit.patches for unit in units])
+def _join(found: Sequence[Collection], skipped: tuple[str, ...], store: Path | None) -> Collection:
+    """Many collections of one image each as one, whose pixels lie in a store where there is one."""
+    patches = join_patch_sets([one.patches for one in found])
     if store is not None:
-        patches = dataclasses.replace(patches, images=open_images(store / STORE_NAME))
-    labels = [unit.labels for unit in units]
-    groups = labels[0].contains
+        patches = dataclasses.replace(patches, images=open_images(store))
+    groups = found[0].contains
     return Collection(
         patches,
-        tuple(rows),
-        np.repeat(np.arange(len(units)), [len(unit.origins) for unit in units]),
-        np.concatenate([unit.origins for unit in units]),
-        {name: np.concatenate([one.contains[name] for one in labels]) for name in groups},
-        np.concatenate([one.touches for one in labels]),
-        {name: np.concatenate([one.sizes_mm[name] for one in labels]) for name in groups},
-        np.asarray([unit.spacing_mm for unit in units]),
-        tuple(skipped),
+        tuple(row for one in found for row in one.rows),
+        np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        np.concatenate([one.origins for one in found]),
+        {name: np.concatenate([one.contains[name] for one in found]) for name in groups},
+        np.concatenate([one.touches for one in found]),
+        {name: np.concatenate([one.sizes_mm[name] for one in found]) for name in groups},
+        np.concatenate([one.spacings_mm for one in found]),
+        skipped,
         patches.digest(),
     )
 
@@ -260,44 +249,24 @@ def resample_collection(
         With a working spacing.
     size_px
         Side of a patch on the new grid.
-    progress
-        As in `collect_patches`.
 
     Raises
     ------
     ImageError
         If an image cannot be prepared so.
     """
+
+    def read(row: ManifestRow) -> PreparedImage:
+        return prepare_image(read_row(row), preparation)
+
     sets, moved = [], np.zeros_like(collection.origins)
-    bar = tqdm(
-        read_ahead(lambda row: read_prepared(row, preparation), collection.rows, ahead=_AHEAD),
-        total=len(collection.rows),
-        desc="resampling",
-        unit="image",
-        delay=2,
-        disable=None if progress else True,
-    )
-    for number, prepared in enumerate(bar):
+    for number, prepared in enumerate(_read_all(read, collection.rows, "resampling", progress=progress)):
         own = collection.image == number
         last = np.maximum(np.asarray(prepared.shape) - size_px, 0)
         moved[own] = np.clip(np.rint(collection.origins[own] / np.asarray(prepared.scale)), 0, last)
         sets.append(build_patch_set(prepared.pixels, moved[own], size_px=size_px, mask=prepared.mask))
     patches = join_patch_sets(sets)
     return dataclasses.replace(collection, patches=patches, origins=moved, data_hash=patches.digest())
-
-
-def _read_unit(
-    row: ManifestRow,
-    lesions: Sequence[Lesion],
-    preparation: PreparationConfig,
-    grid: GridConfig,
-    reading: Reading,
-) -> _Unit:
-    prepared = read_prepared(row, preparation)
-    origins = tissue_origins(prepared.mask, grid)
-    labels = label_patches(row, lesions, prepared, origins, grid.size_px, reading)
-    patches = build_patch_set(prepared.pixels, origins, size_px=grid.size_px, mask=prepared.mask)
-    return _Unit(patches, origins, labels, prepared.stored_spacing_mm or (np.nan, np.nan))
 
 
 def label_patches(
@@ -313,22 +282,18 @@ def label_patches(
     Parameters
     ----------
     row
-        The image's; says whether all of its lesions are listed.
+        Says whether all lesions of the image are listed.
     lesions
         Of this image.
-    prepared
-        The image.
     origins
-        Shape (n, 2), int32: (row, col) of the patches' first pixels on the working grid.
-    size_px
-        Side of a patch in working pixels.
+        Shape (n, 2), int32: where the patches lie on the working grid.
     reading
         The profile's, which groups lesions.
 
     Raises
     ------
     ImageError
-        As `read_lesion_mask`.
+        If the mask of a lesion cannot be read, or is not of the stored image's shape.
     """
     contains = {name: np.zeros(len(origins), bool) for name in reading.group_names}
     # In a partly annotated image everything may be touched by a lesion that nobody listed.
@@ -348,12 +313,12 @@ def label_patches(
 
 
 def read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read the mask of a lesion, shape (rows, cols), bool.
+    """Read the mask of a lesion, bool, of the (rows, cols) that its image has as stored.
 
     Raises
     ------
     ImageError
-        As `unary.images.reading.read_mask`, or if its shape is not ``shape``, the image's as stored.
+        If it cannot be read, or has another shape.
     """
     mask: NDArray[np.bool_] = read_mask(path)
     if mask.shape != shape:
