@@ -124,6 +124,20 @@ def test_a_window_holds_all_tissue_and_all_patches(data):
         assert which.tolist() == list(range(len(origins)))
 
 
+def test_the_mask_goes_with_the_image_however_dark_the_tissue_is():
+    rng = np.random.default_rng(3)
+    images = [rng.integers(0, 2, (40 + n, 50)).astype(np.uint16) for n in range(3)]
+    masks = [rng.random(image.shape) < 0.9 for image in images]
+    origins = np.array([[0, 0], [16, 30]], np.int32)
+    joined = join_patch_sets(
+        [build_patch_set(image, origins, size_px=16, mask=mask) for image, mask in zip(images, masks, strict=True)]
+    )
+    for number, (pixels, mask, _, _) in enumerate(joined.subset(np.array([0, 3, 4])).views()):
+        window = find_window(masks[number], origins, size_px=16)
+        assert np.array_equal(mask, cut_window(masks[number], window))
+        assert np.array_equal(pixels, cut_window(images[number], window))
+
+
 def test_a_digest_follows_pixels_and_places():
     image = np.random.default_rng(0).integers(1, 9, (64, 64), dtype=np.uint16)
     places = np.array([[0, 0], [16, 16]], np.int32)

@@ -32,7 +32,7 @@ class View:
     Attributes
     ----------
     pixels
-        Shape (rows, cols), uint16; 65535 is intensity 1; 0 outside the mask, at least 1 inside.
+        Shape (rows, cols), uint16; 65535 is intensity 1; 0 outside the mask.
     mask
         Shape (rows, cols), bool: True where tissue is.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,12 +25,14 @@ class PatchSet:
     Attributes
     ----------
     images
-        One uint16 array per image (65535 is intensity 1; 0 outside the tissue, at least 1 inside), each cropped to its
-        tissue and to the patches that are used.
+        One uint16 array per image (65535 is intensity 1; 0 outside the tissue), each cropped to its tissue and to the
+        patches that are used.
     index
         Shape (n, 3), int32: which image, and the patch's (row, col) inside that array.
     size_px
         Side of a patch.
+    masks
+        Where the tissue of each image is, packed by `pack_mask`; None where it is all that is not 0.
     loaded
         Copies in memory of stored images, by number, for as long as they are there (`unary.training.batches`).
     """
@@ -37,6 +40,7 @@ class PatchSet:
     images: tuple[NDArray[np.uint16], ...]
     index: NDArray[np.int32]
     size_px: int
+    masks: tuple[bytes, ...] | None = None
     loaded: dict[int, NDArray[np.uint16]] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -49,7 +53,8 @@ class PatchSet:
         for number in np.unique(self.index[:, 0]).tolist():
             which = np.flatnonzero(self.index[:, 0] == number)
             pixels = self.images[number]
-            yield pixels, pixels > 0, self.index[which, 1:], which
+            mask = pixels > 0 if self.masks is None else unpack_mask(self.masks[number], pixels.shape)
+            yield pixels, mask, self.index[which, 1:], which
             release_pages([pixels])
 
     def digest(self) -> str:
@@ -76,7 +81,7 @@ class PatchSet:
 
     def subset(self, which: NDArray[np.integer] | NDArray[np.bool_]) -> PatchSet:
         """Return the chosen patches over the same pixels; nothing is copied."""
-        return PatchSet(self.images, self.index[which], self.size_px)
+        return PatchSet(self.images, self.index[which], self.size_px, self.masks)
 
 
 def build_patch_set(
@@ -95,11 +100,23 @@ def build_patch_set(
     mask
         Shape (rows, cols), bool: where tissue is; by default where pixels are not 0.
     """
-    window = find_window(pixels > 0 if mask is None else mask, origins, size_px=size_px)
+    tissue = pixels > 0 if mask is None else mask
+    window = find_window(tissue, origins, size_px=size_px)
     kept = cut_window(pixels, window)
     corner = np.array([window[0].start, window[1].start], np.int32)
     index = np.column_stack([np.zeros(len(origins), np.int32), origins - corner]).astype(np.int32)
-    return PatchSet((kept,), index.reshape(-1, 3), size_px)
+    return PatchSet((kept,), index.reshape(-1, 3), size_px, (pack_mask(cut_window(tissue, window)),))
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> bytes:
+    """Return a mask in some kilobytes: one goes with every image, in memory also where pixels are in a store."""
+    return zlib.compress(np.packbits(mask).tobytes(), 1)
+
+
+def unpack_mask(packed: bytes, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Undo `pack_mask`, for an array of a shape."""
+    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def find_window(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> tuple[slice, slice]:
@@ -153,4 +170,8 @@ def join_patch_sets(sets: Sequence[PatchSet]) -> PatchSet:
         raise ValueError(f"patch sets of one size are needed, got the sizes {sorted(sizes)}")
     firsts = np.cumsum([0, *(len(one.images) for one in sets)])
     index = [one.index + np.array([first, 0, 0], np.int32) for one, first in zip(sets, firsts, strict=False)]
-    return PatchSet(tuple(image for one in sets for image in one.images), np.concatenate(index), sizes.pop())
+    images = tuple(image for one in sets for image in one.images)
+    masks = None
+    if all(one.masks is not None for one in sets):
+        masks = tuple(mask for one in sets for mask in one.masks or ())
+    return PatchSet(images, np.concatenate(index), sizes.pop(), masks)

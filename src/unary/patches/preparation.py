@@ -89,9 +89,8 @@ class PreparedImage:
     Attributes
     ----------
     pixels
-        Shape (rows, cols), uint16; 65535 stands for intensity 1. 0 outside the mask and at least 1 inside, so that
-        the pixels alone tell where tissue is. Two bytes a pixel hold 12-bit data without loss and half the memory of
-        float32.
+        Shape (rows, cols), uint16; 65535 stands for intensity 1; 0 outside the mask, and where tissue is darkest. Two
+        bytes a pixel hold 12-bit data without loss and half the memory of float32.
     mask
         Shape (rows, cols), bool: True where tissue is.
     scale
@@ -294,10 +293,7 @@ def _intensity_anchors(
 def _rescale(
     pixels: NDArray[Any], low: float, high: float, *, top: float, mask: NDArray[np.bool_]
 ) -> NDArray[np.uint16]:
-    """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory.
-
-    0 outside the mask; inside it the lowest value is 1, so that dark tissue is no background.
-    """
+    """Map [low, high] to [0, top] in units of 1/65535, a band of rows at a time to bound memory; 0 outside the mask."""
     result = np.empty(pixels.shape, np.uint16)
     factor = np.float32(top * FULL_SCALE / (high - low))
     for start in range(0, pixels.shape[0], _BAND_PX):
@@ -305,7 +301,7 @@ def _rescale(
         band = pixels[rows].astype(np.float32)
         band -= np.float32(low)
         band *= factor
-        np.clip(band, 1, FULL_SCALE, out=band)
+        np.clip(band, 0, FULL_SCALE, out=band)
         np.rint(band, out=band)
         band[~mask[rows]] = 0
         result[rows] = band
