@@ -23,21 +23,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from unary.errors import CalibrationError
 from unary.records import OperatingPoint, Unit
 
-MOST_FINDINGS = 8
-"""The most findings that are reported of one image; without a bound nothing could be guaranteed of their mean."""
-RATES = (0.1, 0.5, 1.0, 2.0)
-"""False findings per normal image for which operating points are set."""
-SPECIFICITIES = (0.95, 0.99)
-"""Shares of a normal image's patches that stay at or below the patch-level operating points."""
-
+MOST_FINDINGS = 8  # that are reported of one image; without a bound nothing could be guaranteed of their mean
+RATES = (0.1, 0.5, 1.0, 2.0)  # false findings per normal image
+SPECIFICITIES = (0.95, 0.99)  # shares of a normal image's patches that stay at or below a threshold
 _ROUNDING = 1e-12  # of sums of shares such as 1/3
 
 
@@ -63,10 +59,9 @@ class NormalScores:
     patches: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
-        values = (*self.findings, self.image_score)
-        if not (all(math.isfinite(value) for value in values) and np.isfinite(self.patches).all()):
-            raise CalibrationError("scores of normal images must be finite; has the detector diverged?")
         falling = (self.image_score, *self.findings)
+        if not (np.isfinite(falling).all() and np.isfinite(self.patches).all()):
+            raise CalibrationError("scores of normal images must be finite; has the detector diverged?")
         if any(later > earlier for earlier, later in itertools.pairwise(falling)):
             raise CalibrationError(
                 "the findings of an image must come highest first, and none may score above the image"
@@ -129,17 +124,6 @@ class Calibration:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Losses:
-    """What is counted in normal images: values, and how much each adds to the mean over patients when it is above."""
-
-    unit: Unit
-    bound: int
-    values: NDArray[np.float64]
-    shares: NDArray[np.float64]
-    highest: float
-
-
 def calibrate(
     normals: Sequence[NormalScores],
     *,
@@ -174,97 +158,72 @@ def calibrate(
             f"{len(names)}; are patient identifiers missing?"
         )
     weights = 1.0 / np.bincount(patient)[patient]
-    order = np.argsort([normal.image_score for normal in normals], kind="stable")
-    scores = np.asarray([normals[place].image_score for place in order])
-    plain = Calibration(tuple(scores.tolist()), tuple(weights[order].tolist()), len(names), ())
-    counted = [np.asarray(normal.findings[:MOST_FINDINGS], float) for normal in normals]
-    shares = [np.full(len(found), weight) for found, weight in zip(counted, weights, strict=True)]
-    points = _set_points(_join("finding", MOST_FINDINGS, counted, shares, plain), sorted(rates), plain)
-    patches = [np.asarray(normal.patches, float) for normal in normals]
+    scores = np.asarray([normal.image_score for normal in normals])
+    order = np.argsort(scores, kind="stable")
+    plain = Calibration(tuple(scores[order].tolist()), tuple(weights[order].tolist()), len(names), ())
+    counted = [normal.findings[:MOST_FINDINGS] for normal in normals]
+    points = _set_points(plain, "finding", counted, weights, rates)[::-1]
+    patches = [normal.patches for normal in normals]
     if any(len(found) for found in patches):
-        shares = [np.full(len(found), w / max(len(found), 1)) for found, w in zip(patches, weights, strict=True)]
-        allowed = sorted(round(1 - specificity, 12) for specificity in specificities)
-        points += reversed(_set_points(_join("patch", 1, patches, shares, plain), allowed, plain))
-    return Calibration(plain.scores, plain.weights, plain.patients, tuple(points))
+        weights = weights / np.asarray([max(len(found), 1) for found in patches])
+        points += _set_points(plain, "patch", patches, weights, [round(1 - share, 12) for share in specificities])
+    return replace(plain, operating_points=tuple(points))
 
 
-def _join(
-    unit: Unit,
-    bound: int,
-    values: Sequence[NDArray[np.float64]],
-    shares: Sequence[NDArray[np.float64]],
+def _set_points(
     plain: Calibration,
-) -> _Losses:
-    return _Losses(unit, bound, np.concatenate(values), np.concatenate(shares) / plain.patients, plain.scores[-1])
+    unit: Unit,
+    counted: Sequence[ArrayLike],
+    weights: NDArray[np.float64],
+    rates: Sequence[float],
+) -> list[OperatingPoint]:
+    """One point for each rate, by falling rate: the lowest score that keeps it, guaranteed or else as measured.
 
-
-def _set_points(losses: _Losses, rates: Sequence[float], plain: Calibration) -> list[OperatingPoint]:
-    """One point for each of the rates, which ascend; their thresholds never rise."""
+    Never below the threshold of the next larger rate. A guarantee asks for more than a measurement, so that without it
+    an estimated rate could come out with a lower threshold than a larger, guaranteed one. Where nothing was counted in
+    any image, the threshold is the highest score of any.
+    """
+    count, bound = plain.patients, MOST_FINDINGS if unit == "finding" else 1
+    values = np.concatenate([np.asarray(found, float) for found in counted])
+    shares = np.repeat(weights, [np.size(found) for found in counted]) / count
+    order = np.argsort(-values, kind="stable")
+    levels, first = np.unique(-values[order], return_index=True)  # ascending in -score: highest score first
+    above = np.concatenate([[0.0], np.cumsum(shares[order])])[first]  # the share strictly above each score
     points: list[OperatingPoint] = []
-    for rate in reversed(rates):
-        points.append(_set_point(losses, rate, plain, least=points[-1].threshold if points else -math.inf))
-    return points[::-1]
-
-
-def _set_point(losses: _Losses, rate: float, plain: Calibration, *, least: float) -> OperatingPoint:
-    """The lowest threshold whose expected loss is guaranteed, or else measured, to be at most ``rate``.
-
-    Never below ``least``, the threshold of the next larger rate. A guarantee asks for more than a measurement, so that
-    without it an estimated rate could come out with a lower threshold than a larger, guaranteed one.
-    """
-    count = plain.patients
-    most = rate * (count + 1) / count - losses.bound / count
-    guaranteed = rate * (count + 1) >= 2 * losses.bound - _ROUNDING
-    threshold = max(_find_threshold(losses, most if guaranteed else rate), least)
-    alarms: float | None = None
-    if losses.unit == "finding":
-        above = float(np.sum(np.asarray(plain.weights)[np.searchsorted(plain.scores, threshold, side="right") :]))
-        alarms = min((1 + above) / (count + 1), 1.0)
-    return OperatingPoint(
-        name=f"{rate:g}" if losses.unit == "finding" else f"patch_{1 - rate:g}",
-        unit=losses.unit,
-        rate=float(rate),
-        threshold=threshold,
-        measured_rate=float(losses.shares[losses.values > threshold].sum()),
-        guaranteed=guaranteed,
-        false_alarm_rate=alarms,
-        patients=count,
-    )
-
-
-def _find_threshold(losses: _Losses, most: float) -> float:
-    """The lowest of the values above which their summed shares are at most ``most``.
-
-    Where there are fewer values than that, the lowest: nothing is known of what lies below it. Where there is none at
-    all, the highest score of any image.
-    """
-    if len(losses.values) == 0:
-        return losses.highest
-    order = np.argsort(-losses.values, kind="stable")
-    values, last = np.unique(-losses.values[order], return_index=True)  # ascending in -score: highest score first
-    above = np.concatenate([[0.0], np.cumsum(losses.shares[order])])[last]  # the share strictly above each score
-    allowed = np.flatnonzero(above <= most + _ROUNDING)
-    return float(-values[allowed[-1]])
+    threshold = -math.inf
+    for rate in sorted(rates, reverse=True):
+        guaranteed = rate * (count + 1) >= 2 * bound - _ROUNDING
+        most = rate * (count + 1) / count - bound / count if guaranteed else rate
+        lowest = -levels[np.flatnonzero(above <= most + _ROUNDING)[-1]] if len(levels) else plain.scores[-1]
+        threshold = max(float(lowest), threshold)
+        point = OperatingPoint(
+            name=f"{rate:g}" if unit == "finding" else f"patch_{1 - rate:g}",
+            unit=unit,
+            rate=float(rate),
+            threshold=threshold,
+            measured_rate=float(shares[values > threshold].sum()),
+            guaranteed=guaranteed,
+            false_alarm_rate=plain.find_p_value(np.nextafter(threshold, math.inf)) if unit == "finding" else None,
+            patients=count,
+        )
+        points.append(point)
+    return points
 
 
 def describe_guarantee(point: OperatingPoint) -> str:
     """Say in one or two sentences what an operating point guarantees; printed with every result."""
-    if point.unit == "patch":
-        rate, measured = f"{point.rate:.2g} of a normal image's patches", f"{point.measured_rate:.2g} measured"
-        if point.guaranteed:
-            return f"At most {rate} are expected above (guaranteed, from {point.patients} normal patients; {measured})."
-        return (
-            f"About {rate} are expected above (an estimate, {measured}; {point.patients} normal patients are too few "
-            "for a guarantee)."
-        )
-    alarm = (
-        f"At most {point.false_alarm_rate:.3g} of normal images have a finding (guaranteed, from {point.patients} "
-        f"normal patients; below 1/{point.patients + 1} nothing can be)."
-    )
-    rate = f"{point.rate:g} false findings per normal image"
+    count, measured, of_patches = point.patients, f"{point.measured_rate:.2g} measured", point.unit == "patch"
+    rate = f"{point.rate:g} false findings per normal image are expected"
+    if of_patches:
+        rate = f"{point.rate:.2g} of a normal image's patches are expected above"
     if point.guaranteed:
-        return f"At most {rate} are expected (guaranteed; {point.measured_rate:.2g} measured). {alarm}"
+        source = f", from {count} normal patients" if of_patches else ""
+        said = f"At most {rate} (guaranteed{source}; {measured})."
+    else:
+        said = f"About {rate} (an estimate, {measured}; {count} normal patients are too few for a guarantee)."
+    if of_patches:
+        return said
     return (
-        f"About {rate} are expected (an estimate, {point.measured_rate:.2g} measured; {point.patients} normal patients "
-        f"are too few for a guarantee). {alarm}"
+        f"{said} At most {point.false_alarm_rate:.3g} of normal images have a finding (guaranteed, from {count} normal "
+        f"patients; below 1/{count + 1} nothing can be)."
     )
