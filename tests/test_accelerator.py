@@ -126,7 +126,7 @@ def test_a_recorded_graph_is_given_up_before_batches_are_made_smaller(caplog):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(TrainingError, match="torch cannot use the device 'cuda' here"):
+    with pytest.raises(TrainingError, match="device: torch cannot use 'cuda' here"):
         train_autoencoder(
             make_patches(4, 16), TrainingConfig(epochs=1, device="cuda"), FitContext(progress=False), widths=(2, 4)
         )

@@ -54,7 +54,7 @@ class ResidualConfig:
     bank: LaplacianConfig = field(default_factory=LaplacianConfig)
 
     def __post_init__(self) -> None:
-        self.network  # refuses what it cannot be built from  # noqa: B018
+        Wei2018Config(self.widths, self.bottleneck, self.training)  # which checks what is the network's
 
     @property
     def network(self) -> Wei2018Config:
@@ -165,7 +165,7 @@ class DssimConfig:
     strongest_share: float = 0.01
 
     def __post_init__(self) -> None:
-        self.network  # refuses what it cannot be built from  # noqa: B018
+        Wei2018Config(self.widths, self.bottleneck, self.training)  # which checks what is the network's
         if self.window_px < 3 or self.window_px % 2 == 0:
             raise ValueError(f"window_px must be odd and at least 3, got {self.window_px}")
         if not 0 < self.strongest_share <= 1:

@@ -7,6 +7,22 @@ import torch
 from unary.errors import TrainingError
 
 
+def check_device(device: str) -> None:
+    """Refuse what is no device in torch's notation, whether or not there is one here.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device must be a device in torch's notation, such as cpu or cuda:1, got {device!r}"
+        ) from error
+
+
 def require_device(device: str, option: str = "device") -> None:
     """Refuse a device that torch cannot use here, before images are read for nothing.
 
@@ -24,10 +40,6 @@ def require_device(device: str, option: str = "device") -> None:
     """
     try:
         torch.empty(1, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # the second: built without CUDA
+    except (RuntimeError, AssertionError) as error:  # the second is torch's, when it was built without CUDA
         cause = str(error).strip().partition("\n")[0]
         raise TrainingError(f"{option}: torch cannot use {device!r} here ({cause}); cpu works everywhere") from error

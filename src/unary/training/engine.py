@@ -23,6 +23,7 @@ from tqdm import tqdm
 from unary.errors import TrainingError
 from unary.training.checkpoints import load_checkpoint, save_checkpoint
 from unary.training.context import FitContext
+from unary.training.devices import check_device, require_device
 from unary.training.distributed import is_first, is_joined
 from unary.training.threads import has_matrix_units, map_in_threads, using_threads
 
@@ -209,7 +210,8 @@ def train_steps(
     """
     if is_joined():
         raise TrainingError(f"{name} is trained in one process; start it without torchrun")
-    move_network(network, config.device)
+    require_device(config.device)
+    network.to(config.device)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
@@ -271,36 +273,6 @@ def compute_gradient(
             total += gradient
         parameter.grad = total
     return sum(loss for loss, _ in found)
-
-
-def check_device(device: str) -> None:
-    """Refuse what is no device in torch's notation, whether or not there is one here.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
-    try:
-        torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device must be a device in torch's notation, such as cpu or cuda:1, got {device!r}"
-        ) from error
-
-
-def move_network(network: nn.Module, device: str) -> None:
-    """Move a network to a device, in place.
-
-    Raises
-    ------
-    TrainingError
-        If torch cannot use the device here.
-    """
-    try:
-        network.to(device)
-    except (RuntimeError, AssertionError) as error:  # the second is torch's, when it was built without CUDA
-        raise TrainingError(f"torch cannot use the device {device!r} here: {error}") from error
 
 
 def mixed_precision() -> torch.autocast:

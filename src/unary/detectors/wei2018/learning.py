@@ -23,8 +23,9 @@ from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.training.batches import draw_batches
 from unary.training.context import FitContext
+from unary.training.devices import check_device, require_device
 from unary.training.distributed import Learner, share_batches
-from unary.training.engine import Rounds, check_device, compute_gradient, move_network, train
+from unary.training.engine import Rounds, compute_gradient, train
 from unary.training.threads import count_threads, using_threads
 
 logger = logging.getLogger(__name__)
@@ -202,9 +203,9 @@ def train_autoencoder(
         If there are too few patches, the patches are constant, the loss is no longer finite, the device cannot be
         used, or the checkpoint cannot be read.
     """
+    require_device(training.device)
     config, intensity = shape_network(patches, widths, bottleneck)
-    network = build_autoencoder(config, seed=context.seed)
-    move_network(network, training.device)
+    network = build_autoencoder(config, seed=context.seed).to(training.device)
     betas = (training.beta1, training.beta2)
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate, betas, fused=True)
     learn = _choose_learner(network, patches, training)
