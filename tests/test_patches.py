@@ -18,7 +18,8 @@ def stitch(batches, shape):
     sums = np.zeros(shape, np.float32)
     for maps, origins in batches:
         add_tapered(sums, maps, origins)
-    OverlapWeights([(maps.shape[-1], origins) for maps, origins in batches], shape[1]).divide(sums)
+    origins = np.concatenate([origins for _, origins in batches])
+    OverlapWeights(origins, batches[0][0].shape[-1], shape[1]).divide(sums)
     return sums
 
 
@@ -226,7 +227,7 @@ def test_strips_of_the_grid_add_up_to_the_whole(rows):
     sums = np.zeros(shape, np.float32)
     for run, of_run in zip(runs, np.split(maps, np.cumsum([len(run) for run in runs])[:-1]), strict=True):
         add_tapered(sums, of_run, run)
-    weights = OverlapWeights([(16, origins)], shape[1])
+    weights = OverlapWeights(origins, 16, shape[1])
     for start in range(0, shape[0], 7):
         weights.divide(sums[start : start + 7], start)
     assert np.allclose(sums, stitch([(maps, origins)], shape), rtol=1e-4, equal_nan=True)

@@ -115,7 +115,7 @@ def _blend_windows(
 
     for first, sums in map_in_threads(add_up, split_grid(windows, _GRID_ROWS)):
         found[first : first + len(sums)] += sums
-    weights = OverlapWeights([(size_px, windows)], int(pixels.shape[1]))
+    weights = OverlapWeights(windows, size_px, int(pixels.shape[1]))
 
     def divide(start: int) -> None:
         weights.divide(found[start : start + _BAND_PX], start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,25 +38,13 @@ def split_grid(origins: Origins, rows: int) -> list[Origins]:
 
 
 def add_tapered(sums: NDArray[np.float32], maps: NDArray[np.float32], origins: Origins) -> None:
-    """Add the maps of patches, times the weights of `taper_window`, to the sums of their image, in place.
+    """Add maps of patches, (n, size, size), times `taper_window`, to the sums of their image, (rows, cols), in place.
 
-    `OverlapWeights.divide` then makes means of the sums.
-
-    Parameters
-    ----------
-    sums
-        Shape (rows, cols), float32. What reaches past its border is left out.
-    maps
-        Shape (n, size, size), float32.
-    origins
-        Shape (n, 2).
+    What reaches past the border is left out. `OverlapWeights.divide` then makes means of the sums.
     """
-    size_px = int(maps.shape[-1])
-    weights = taper_window(size_px)
-    for patch, (row, col) in zip(maps, origins.tolist(), strict=True):
-        window = sums[row : row + size_px, col : col + size_px]
-        high, wide = window.shape
-        window += weights[:high, :wide] * patch[:high, :wide]
+    for weighted, (row, col) in zip(taper_window(maps.shape[-1]) * maps, origins.tolist(), strict=True):
+        window = sums[row : row + len(weighted), col : col + len(weighted)]
+        window += weighted[: window.shape[0], : window.shape[1]]
 
 
 class OverlapWeights:
@@ -64,24 +52,14 @@ class OverlapWeights:
 
     Weights are a product of one along the rows and one along the columns, so that patches of one row are added up as
     lines; whole numbers are exact up to 2**24.
-
-    Parameters
-    ----------
-    laid
-        Sides and origins of all patches.
-    cols
-        Of the image.
     """
 
-    def __init__(self, laid: Iterable[tuple[int, Origins]], cols: int) -> None:
-        self._lines: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
-        for size_px, origins in laid:
-            ramp = taper_ramp(size_px)
-            for top in np.unique(origins[:, 0]).tolist():
-                line = np.zeros(cols + size_px, np.float32)
-                for col in origins[origins[:, 0] == top, 1].tolist():
-                    line[col : col + size_px] += ramp
-                self._lines.append((top, ramp[:, None], line[:cols]))
+    def __init__(self, origins: Origins, size_px: int, cols: int) -> None:
+        """Take all patches, and the columns of the image."""
+        self._ramp = taper_ramp(size_px)
+        self._lines = defaultdict[int, NDArray[np.float32]](lambda: np.zeros(cols + size_px, np.float32))
+        for top, col in origins.tolist():
+            self._lines[top][col : col + size_px] += self._ramp
 
     def divide(self, sums: NDArray[np.float32], first_row: int = 0) -> None:
         """Turn sums into means, in place; NaN where no patch lies.
@@ -92,10 +70,10 @@ class OverlapWeights:
         for start in range(0, len(sums), _BAND_PX):  # a few rows at a time, whose weights stay near the processor
             band = sums[start : start + _BAND_PX]
             total = np.zeros(band.shape, np.float32)
-            for top, ramp, line in self._lines:
+            for top, line in self._lines.items():
                 row = top - first_row - start
-                if -len(ramp) < row < len(band):
-                    window = total[max(row, 0) : row + len(ramp)]
-                    window += ramp[max(-row, 0) : max(-row, 0) + len(window)] * line
+                if -len(self._ramp) < row < len(band):
+                    window = total[max(row, 0) : row + len(self._ramp)]
+                    window += np.outer(self._ramp[max(-row, 0) : max(-row, 0) + len(window)], line[: band.shape[1]])
             total[total == 0] = np.nan
             band /= total
