@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 import unary.models.findings
 from unary.evaluation.polygons import polygon_area
-from unary.models.findings import FindingsConfig, describe_findings, enlarge_labels, find_candidates
+from unary.models.findings import FindingsConfig, describe_findings, find_candidates
 from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
 from unary.records import Image
 
@@ -255,7 +255,7 @@ def test_hundreds_of_findings_and_the_strongest_of_thousands_of_regions():
         assert labels[finding.peak] == finding.rank
         assert (labels == finding.rank).sum() == 1
     with pytest.raises(ValueError, match="at most 255"):
-        enlarge_labels(candidates.labels, prepare((800, 800)), count=256)
+        describe_findings(candidates, prepare((800, 800)), [0.5] * 256, count=256)
     together = find_candidates(anomaly_map, 1.0, FindingsConfig(merge_px=11, strongest=1), spacing_mm=None)
     assert together.regions.sum() == 4000
     assert together.regions[0] > 3000
@@ -275,9 +275,9 @@ def test_bands_and_thinning_change_little(monkeypatch):
         assert np.array_equal(getattr(whole, name), getattr(banded, name))
     assert banded.highest == whole.highest
     prepared = prepare((300, 200), stored_shape=(601, 399))
-    small = enlarge_labels(banded.labels, prepared, count=5)
+    _, small = describe_findings(banded, prepared, [None] * 5, count=5)
     monkeypatch.undo()
-    assert np.array_equal(small, enlarge_labels(whole.labels, prepared, count=5))
+    assert np.array_equal(small, describe_findings(whole, prepared, [None] * 5, count=5)[1])
     monkeypatch.setattr(unary.models.findings, "_MOST_POINTS", 400)
     thinned = find_candidates(anomaly_map, level, FindingsConfig(merge_px=1000), spacing_mm=None)
     assert thinned.regions.tolist() == [whole.regions.sum()]

@@ -99,34 +99,36 @@ def find_candidates(
     level
         Regions are where the map exceeds it. Where more than a few thousand regions do, the level is not one for this
         image, and the strongest of them are kept.
-    config
-        How they are merged and scored.
     spacing_mm
         Between the map's pixels; None when unknown.
     """
     labels, count = ndimage.label(anomaly_map > np.float32(level), _NEIGHBOURS)  # NaN compares as False
-    highest = _find_highest(anomaly_map)
+    top = float(np.fmax.reduce(anomaly_map, axis=None))  # which passes over NaN, without a copy
+    highest = None if math.isnan(top) else top
     if count == 0:
-        nothing = np.zeros(0)
-        return Candidates(labels, nothing, np.zeros((0, 2), np.intp), np.zeros(0, np.intp), highest)
+        nothing = np.zeros(0, np.intp)
+        return Candidates(labels, np.zeros(0), np.zeros((0, 2), np.intp), nothing, highest)
     values, peaks = _find_peaks(anomaly_map, labels, count)
-    kept = np.sort(np.argsort(-values, kind="stable")[:_MOST_REGIONS])
-    if len(kept) < count:
-        number = np.zeros(count + 1, np.int32)
-        number[kept + 1] = np.arange(1, len(kept) + 1)
+    if count > _MOST_REGIONS:
+        kept = np.sort(np.argsort(-values, kind="stable")[:_MOST_REGIONS])
+        number = np.zeros(count, np.int32)
+        number[kept] = np.arange(1, len(kept) + 1)
         _renumber(labels, number)
         values, peaks = values[kept], peaks[kept]
     cluster = _link_regions(
         labels, len(values), config.merge_px if spacing_mm is None else config.merge_mm / spacing_mm
     )
-    scores = _score_clusters(values, cluster, level, config.strongest)
+    regions = np.bincount(cluster)
+    strongest = np.lexsort([-values, cluster])  # cluster by cluster, the strongest region first
+    first = np.cumsum(regions) - regions
+    kept = strongest[np.arange(len(values)) - np.repeat(first, regions) < config.strongest]
+    scores = np.full(len(regions), float(level))  # the level stands in for the regions that a cluster lacks
+    np.add.at(scores, cluster[kept], (values[kept] - level) / config.strongest)
     order = np.argsort(-scores, kind="stable")
     rank = np.empty(len(scores), np.int32)
     rank[order] = np.arange(1, len(scores) + 1)
-    _renumber(labels, np.concatenate([[0], rank[cluster]]).astype(np.int32))
-    strongest = np.lexsort([-values, cluster])
-    first = strongest[np.searchsorted(cluster[strongest], np.arange(len(scores)))]
-    return Candidates(labels, scores[order], peaks[first][order], np.bincount(cluster)[order], highest)
+    _renumber(labels, rank[cluster])
+    return Candidates(labels, scores[order], peaks[strongest[first]][order], regions[order], highest)
 
 
 def _bands(rows: int) -> Iterator[slice]:
@@ -134,36 +136,26 @@ def _bands(rows: int) -> Iterator[slice]:
     return (slice(start, min(start + _BAND_PX, rows)) for start in range(0, rows, _BAND_PX))
 
 
-def _find_highest(anomaly_map: NDArray[np.float32]) -> float | None:
-    """The highest finite value, None where there is none."""
-    highest = -np.inf
-    for band in _bands(len(anomaly_map)):
-        values = anomaly_map[band]
-        highest = max(highest, float(np.max(values, where=np.isfinite(values), initial=-np.inf)))
-    return highest if highest > -np.inf else None
-
-
 def _find_peaks(
     anomaly_map: NDArray[np.float32], labels: NDArray[np.int32], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The highest value of each region, shape (count,), and its first place in reading order, (count, 2)."""
-    values = np.full(count + 1, -np.inf, np.float32)
-    for band in _bands(len(labels)):
-        inside = labels[band] > 0
-        np.maximum.at(values, labels[band][inside], anomaly_map[band][inside])
-    peaks = np.full((count + 1, 2), -1, np.intp)
+    values = np.full(count, -np.inf, np.float32)
+    peaks = np.zeros((count, 2), np.intp)
     for band in _bands(len(labels)):
         place = np.argwhere(labels[band] > 0)[::-1]  # the first place is written last
         place[:, 0] += band.start
-        number = labels[place[:, 0], place[:, 1]]
-        highest = anomaly_map[place[:, 0], place[:, 1]] == values[number]
-        highest &= peaks[number, 0] < 0
-        peaks[number[highest]] = place[highest]
-    return values[1:].astype(np.float64), peaks[1:]
+        found, number = anomaly_map[tuple(place.T)], labels[tuple(place.T)] - 1
+        before = values.copy()
+        np.maximum.at(values, number, found)
+        higher = (found == values[number]) & (found > before[number])
+        peaks[number[higher]] = place[higher]
+    return values.astype(np.float64), peaks
 
 
 def _renumber(labels: NDArray[np.int32], number: NDArray[np.int32]) -> None:
-    """Give each label another number, shape (labels + 1,), in place: a second label image is not affordable."""
+    """Give label 1, 2, ... the numbers of these places, in place: a second label image is not affordable."""
+    number = np.concatenate([np.zeros(1, np.int32), number])
     for band in _bands(len(labels)):
         labels[band] = number[labels[band]]
 
@@ -211,85 +203,55 @@ def _find_borders(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray
     return points, region
 
 
-def _score_clusters(
-    values: NDArray[np.float64], cluster: NDArray[np.intp], level: float, strongest: int
-) -> NDArray[np.float64]:
-    """Mean of each cluster's strongest regions, the level standing in for those that it lacks."""
-    order = np.lexsort([-values, cluster])
-    scores = np.full(int(cluster.max()) + 1, float(level))
-    first = np.searchsorted(cluster[order], np.arange(len(scores)))
-    place = np.arange(len(values)) - first[cluster[order]]
-    kept = place < strongest
-    np.add.at(scores, cluster[order][kept], (values[order][kept] - level) / strongest)
-    return scores
-
-
 def describe_findings(
     candidates: Candidates, prepared: PreparedImage, p_values: Sequence[float | None], *, count: int
 ) -> tuple[tuple[Finding, ...], NDArray[np.uint8]]:
-    """Return the first ``count`` candidates as findings of the stored image, and its label image.
+    """Return the first ``count`` candidates, at most 255, as findings of the stored image, and its label image.
 
     Parameters
     ----------
-    candidates
-        On the working grid.
-    prepared
-        Whose scale leads back to the stored grid.
     p_values
         One per finding.
-    count
-        At most 255.
     """
-    labels = enlarge_labels(candidates.labels, prepared, count=count)
+    if not 0 <= count <= 255:
+        raise ValueError(f"at most 255 findings can be labelled, got {count}")
+    if count == 0:
+        return (), np.zeros(prepared.stored_shape, np.uint8)
+    small = candidates.labels.astype(np.uint8)
+    small[candidates.labels > count] = 0
+    labels = enlarge(small, prepared)
     scale = np.asarray(prepared.scale)
-    boxes = ndimage.find_objects(candidates.labels, max_label=count) if count else []
+    boxes = ndimage.find_objects(candidates.labels, max_label=count)
     findings = []
     for number, (box, p_value) in enumerate(zip(boxes, p_values, strict=True)):
         inside = candidates.labels[box] == number + 1
         corner = np.asarray([part.start for part in box])
         outline = _find_outline(inside, corner, scale)
-        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1).astype(int)
-        low = np.floor(corner * scale + _ROUNDING).astype(int)
-        high = np.minimum(np.ceil((corner + inside.shape) * scale - _ROUNDING).astype(int), prepared.stored_shape)
+        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1)
+        low = np.floor(corner * scale + _ROUNDING)
+        high = np.minimum(np.ceil((corner + inside.shape) * scale - _ROUNDING), prepared.stored_shape)
         area, diameter = None, None
         if prepared.stored_spacing_mm is not None:
             spacing = np.asarray(prepared.stored_spacing_mm)
             area = float(inside.sum() * np.prod(scale * spacing))
             diameter = float(pdist(outline * spacing).max())
-        findings.append(
-            Finding(
-                rank=number + 1,
-                score=float(candidates.scores[number]),
-                p_value=p_value,
-                box=(int(low[0]), int(low[1]), int(high[0]), int(high[1])),
-                outline=tuple((float(row), float(col)) for row, col in outline),
-                peak=(int(peak[0]), int(peak[1])),
-                regions=int(candidates.regions[number]),
-                area_mm2=area,
-                diameter_mm=diameter,
-            )
+        finding = Finding(
+            rank=number + 1,
+            score=float(candidates.scores[number]),
+            p_value=p_value,
+            box=(int(low[0]), int(low[1]), int(high[0]), int(high[1])),
+            outline=tuple((row, col) for row, col in outline.tolist()),
+            peak=(int(peak[0]), int(peak[1])),
+            regions=int(candidates.regions[number]),
+            area_mm2=area,
+            diameter_mm=diameter,
         )
-    return tuple(findings), _label_the_smallest(labels, findings)
-
-
-def _label_the_smallest(labels: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
-    """On a stored grid coarser than the working one a finding may lie between pixels; its peak is then labelled."""
-    for finding in reversed(findings):
+        findings.append(finding)
+    for finding in reversed(findings):  # on a coarser stored grid one may lie between pixels: its peak is then labelled
         r0, c0, r1, c1 = finding.box
         if not (labels[r0:r1, c0:c1] == finding.rank).any():
             labels[finding.peak] = finding.rank
-    return labels
-
-
-def enlarge_labels(labels: NDArray[np.int32], prepared: PreparedImage, *, count: int) -> NDArray[np.uint8]:
-    """Return labels 1 to ``count`` of the working grid on the stored grid, uint8; each pixel takes its nearest."""
-    if not 0 <= count <= 255:
-        raise ValueError(f"at most 255 findings can be labelled, got {count}")
-    if count == 0:
-        return np.zeros(prepared.stored_shape, np.uint8)
-    small = labels.astype(np.uint8)
-    small[labels > count] = 0
-    return enlarge(small, prepared)
+    return tuple(findings), labels
 
 
 def _find_outline(
@@ -297,8 +259,6 @@ def _find_outline(
 ) -> NDArray[np.float64]:
     """Vertices of the convex outline of the pixels' areas, shape (n, 2), in stored pixel centres."""
     pixels = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
-    corners = np.unique(
-        np.concatenate([pixels + np.asarray(shift) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0
-    )
+    corners = np.unique(np.concatenate([pixels + shift for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0)
     outline: NDArray[np.float64] = corners[ConvexHull(corners).vertices] * scale - 0.5  # one pixel has an area already
     return outline
