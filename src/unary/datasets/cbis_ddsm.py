@@ -9,12 +9,11 @@ The data set holds no healthy breasts: its negatives are benign findings of BI-R
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unary.datasets.manifest import BIRADS, label_of_birads
+from unary.datasets.manifest import BIRADS, known_density, label_of_birads, read_table
 from unary.errors import ImageError, ManifestError
 from unary.images.reading import read_shape
 from unary.records import Lesion, Manifest, ManifestRow
@@ -32,39 +31,17 @@ _SIDES = {"LEFT": "L", "RIGHT": "R"}
 _NAMED_AT_MOST = 10
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One line of a table: one abnormality. Paths are those of the table."""
-
-    patient: str
-    side: str
-    view: str
-    name: str
-    assessment: str
-    density: str
-    image: str
-    mask: str
-    crop: str
-
-    @property
-    def case(self) -> str:
-        return self.image.split("/")[-4]
+_Entry = dict[str, str]
+"""One line of a table, by the names of its columns: one abnormality."""
 
 
 @dataclass(frozen=True)
-class _Disk:
-    """The folders of a download that hold DICOM files, by the name of the series and by that of the case."""
+class _Film:
+    """An image on disk."""
 
-    series: dict[str, list[Path]]
-    cases: dict[str, list[Path]]
-
-    def find(self, named: str) -> list[Path]:
-        """Return the files that a table's path may mean, the likeliest first."""
-        parts = named.split("/")
-        if len(parts) < 4:
-            return []
-        of_series = sorted(self.series.get(parts[-2], []), key=lambda path: path.name != parts[-1])
-        return list(dict.fromkeys([*of_series, *self.cases.get(parts[-4], [])]))
+    image_id: str
+    path: Path
+    shape: tuple[int, int]
 
 
 def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
@@ -93,20 +70,34 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     tables = sorted(folder.rglob("*case_description*.csv")) if folder.is_dir() else []
     if not tables:
         raise ManifestError(f"{folder}: no table *case_description*.csv; is it a CBIS-DDSM download?")
-    disk = _list_files(folder)
-    films: dict[tuple[str, str, str], dict[str, list[_Entry]]] = {}
+    files = _list_files(folder)
+    films: dict[tuple[str, str, str], dict[str, list[_Entry]]] = {}  # by patient, side and view, then by case
     for table in tables:
         for entry in _read_table(table):
-            cases = films.setdefault((entry.patient, entry.side, entry.view), {})
-            cases.setdefault(entry.case, []).append(entry)
+            film = entry["patient_id"], entry["left or right breast"].upper(), entry["image view"].upper()
+            case = entry["image file path"].split("/")[-4]
+            films.setdefault(film, {}).setdefault(case, []).append(entry)
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
     notices: list[str] = []
     missing: list[str] = []
-    for cases in films.values():
-        for found, entries, whole in _join_copies(cases, disk, missing, notices):
-            masks, remarks = _find_masks(found, entries, disk)
-            rows.append(_build_row(found, entries, complete=whole and not remarks))
+    for (patient, side, view), cases in films.items():
+        for found, entries, whole in _join_copies(cases, files, missing, notices):
+            masks, remarks = _find_masks(found, entries, files)
+            birads = _highest_birads(entries)
+            rows.append(
+                ManifestRow(
+                    path=found.path.absolute(),
+                    image_id=found.image_id,
+                    patient_id=patient,
+                    label=label_of_birads(birads),
+                    laterality=_SIDES.get(side),
+                    view=view or None,
+                    assessment=birads,
+                    density=known_density(entries[0].get("breast_density") or entries[0].get("breast density")),
+                    complete=whole and not remarks,
+                )
+            )
             lesions += masks
             notices += remarks
     if not rows:
@@ -117,64 +108,38 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
 
 
-def _list_files(folder: Path) -> _Disk:
-    series: dict[str, list[Path]] = {}
-    cases: dict[str, list[Path]] = {}
+def _list_files(folder: Path) -> dict[str, list[Path]]:
+    """The DICOM files below a folder, by the name of their series and by that of their case."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".dcm"):
-        series.setdefault(path.parent.name, []).append(path)
-        for part in path.relative_to(folder).parts[:-1]:
-            if part.startswith(("Mass-", "Calc-")):
-                cases.setdefault(part, []).append(path)
-    return _Disk(series, cases)
+        cases = [part for part in path.relative_to(folder).parts[:-1] if part.startswith(("Mass-", "Calc-"))]
+        for name in dict.fromkeys([path.parent.name, *cases]):
+            files.setdefault(name, []).append(path)
+    return files
+
+
+def _find(files: dict[str, list[Path]], named: str) -> list[Path]:
+    """The files that a table's path may mean, the likeliest first."""
+    parts = named.split("/")
+    if len(parts) < 4:
+        return []
+    of_series = sorted(files.get(parts[-2], []), key=lambda path: path.name != parts[-1])
+    return list(dict.fromkeys([*of_series, *files.get(parts[-4], [])]))
 
 
 def _read_table(path: Path) -> list[_Entry]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = [[value.strip() for value in line] for line in csv.reader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read ({error})") from error
-    names = [name.lower() for name in table[0]] if table else []
-    absent = [name for name in _NEEDED if name not in names]
-    if absent:
-        raise ManifestError(f"{path}: the column {absent[0]!r} is missing")
-    entries = []
-    for number, line in enumerate(table[1:], 2):
-        if not any(line):
-            continue
-        fields = dict(zip(names, line, strict=False))
-        image = fields.get("image file path", "")
-        if image.count("/") < 3 or not fields["patient_id"]:
+    entries = [fields for _, fields in read_table(path, needed=_NEEDED)]
+    for number, entry in enumerate(entries, 2):
+        image = entry["image file path"]
+        if image.count("/") < 3 or not entry["patient_id"]:
             raise ManifestError(
                 f"{path}, entry {number}: a patient and an image CASE/STUDY/SERIES/FILE are needed, not {image!r}"
             )
-        entries.append(
-            _Entry(
-                patient=fields["patient_id"],
-                side=fields.get("left or right breast", "").upper(),
-                view=fields.get("image view", "").upper(),
-                name=fields.get("abnormality type", "").capitalize() or "Unnamed",
-                assessment=fields.get("assessment", ""),
-                density=fields.get("breast_density") or fields.get("breast density") or "",
-                image=image,
-                mask=fields.get("roi mask file path", ""),
-                crop=fields.get("cropped image file path", ""),
-            )
-        )
     return entries
 
 
-@dataclass(frozen=True)
-class _Film:
-    """An image on disk."""
-
-    image_id: str
-    path: Path
-    shape: tuple[int, int]
-
-
 def _join_copies(
-    cases: dict[str, list[_Entry]], disk: _Disk, missing: list[str], notices: list[str]
+    cases: dict[str, list[_Entry]], files: dict[str, list[Path]], missing: list[str], notices: list[str]
 ) -> list[tuple[_Film, list[_Entry], bool]]:
     """Return the films of one breast and view with their entries, and whether all entries of the view are there.
 
@@ -184,12 +149,12 @@ def _join_copies(
     """
     films: list[_Film] = []
     for case, entries in cases.items():
-        files = disk.find(entries[0].image)
-        if not files:
+        found = _find(files, entries[0]["image file path"])
+        if not found:
             missing.append(case)
             continue
         try:
-            films.append(_Film(case, files[0], read_shape(files[0])))
+            films.append(_Film(case, found[0], read_shape(found[0])))
         except ImageError as error:
             notices.append(f"{error}; left out")
     everything = [entry for entries in cases.values() for entry in entries]
@@ -199,14 +164,16 @@ def _join_copies(
     return [(film, cases[film.image_id], False) for film in films]
 
 
-def _find_masks(film: _Film, entries: Sequence[_Entry], disk: _Disk) -> tuple[list[Lesion], list[str]]:
+def _find_masks(film: _Film, entries: Sequence[_Entry], files: dict[str, list[Path]]) -> tuple[list[Lesion], list[str]]:
     """Return a lesion for every entry whose mask has the image's size, and a remark for every other."""
     lesions, remarks = [], []
     for number, entry in enumerate(entries, 1):
-        candidates = dict.fromkeys([*disk.find(entry.mask), *disk.find(entry.crop)])
+        paths = entry["roi mask file path"], entry.get("cropped image file path", "")
+        candidates = dict.fromkeys(found for named in paths for found in _find(files, named))
         mask = next((path for path in candidates if path != film.path and _has_shape(path, film.shape)), None)
         if mask is not None:
-            lesions.append(Lesion(film.image_id, entry.name, "mask", mask_path=mask.absolute()))
+            name = entry["abnormality type"].capitalize() or "Unnamed"
+            lesions.append(Lesion(film.image_id, name, "mask", mask_path=mask.absolute()))
         else:
             found = "none on disk" if not candidates else f"{len(candidates)} file(s) of another size"
             remarks.append(
@@ -223,20 +190,9 @@ def _has_shape(path: Path, shape: tuple[int, int]) -> bool:
         return False
 
 
-def _build_row(film: _Film, entries: Sequence[_Entry], *, complete: bool) -> ManifestRow:
-    first = entries[0]
-    known = [entry.assessment for entry in entries if entry.assessment in BIRADS]
-    birads = max(known) if known else None
+def _highest_birads(entries: Sequence[_Entry]) -> str | None:
+    known = [entry["assessment"] for entry in entries if entry["assessment"] in BIRADS]
+    birads = max(known, default=None)
     if len(known) < len(entries) and label_of_birads(birads) == "negative":
-        birads = None  # what is not assessed may be worse
-    return ManifestRow(
-        path=film.path.absolute(),
-        image_id=film.image_id,
-        patient_id=first.patient,
-        label=label_of_birads(birads),
-        laterality=_SIDES.get(first.side),
-        view=first.view or None,
-        assessment=birads,
-        density=first.density if first.density in ("1", "2", "3", "4") else None,
-        complete=complete,
-    )
+        return None  # what is not assessed may be worse
+    return birads

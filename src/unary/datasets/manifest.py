@@ -15,7 +15,7 @@ import io
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,35 @@ from unary.records import LESION_KINDS, Image, Label, Lesion, Manifest, Manifest
 logger = logging.getLogger(__name__)
 
 BIRADS = MAMMOGRAPHY.reading.assessments
-LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
 _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _FEWEST_POINTS = {"point": 1, "contour": 3, "circle": 1, "box": 2, "mask": 0}
 
 
 def label_of_birads(birads: str | None) -> Label | None:
     """Return the paper's label: BI-RADS 1 and 2 negative, 3 to 6 positive (Wei et al. 2018, section 2)."""
-    if birads is None:
-        return None
-    return "negative" if birads[0] in "12" else "positive"
+    return None if birads is None else "negative" if birads[0] in "12" else "positive"
+
+
+def known_density(text: str | None) -> str | None:
+    """Return an ACR density of 1 to 4, or None for what is none."""
+    return text if text in ("1", "2", "3", "4") else None
+
+
+def find_entry(folder: Path, name: str, absence: str) -> Path:
+    """Return what has this name, in upper or lower case, in a folder or in one of its sub-folders.
+
+    Raises
+    ------
+    ManifestError
+        If there is no such folder, or nothing in it; ``absence`` says so.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder")
+    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        for path in candidate.iterdir():
+            if path.name.lower() == name.lower():
+                return path
+    raise ManifestError(f"{folder}: {absence}")
 
 
 def build_manifest(
@@ -73,7 +92,10 @@ def build_manifest(
     """
     if isinstance(images, (Image, Path, str)):
         raise ManifestError("a sequence of images, arrays or paths is needed, got one alone; put it into a list")
-    given = [_take_image(one) for one in images]
+    given = [
+        one if isinstance(one, Image) else Path(one) if isinstance(one, (str, Path)) else Image.from_array(one)
+        for one in images
+    ]
     if not given:
         raise ManifestError("a manifest needs at least one image, there is none")
     for name, values in (("patients", patients), ("labels", labels)):
@@ -108,24 +130,13 @@ def _name_patient(image: Image | Path, name: str) -> str:
     return hashlib.sha256(np.ascontiguousarray(image.pixels).tobytes()).hexdigest()[:16]
 
 
-def _take_image(image: Image | ArrayLike | Path | str) -> Image | Path:
-    if isinstance(image, Image):
-        return image
-    return Path(image) if isinstance(image, (str, Path)) else Image.from_array(image)
-
-
 def lesions_path(path: Path) -> Path:
     """Return where the lesions of a manifest lie: ``M.csv`` has ``M.lesions.csv``."""
     return path.with_name(f"{path.stem}.lesions.csv")
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """Read a manifest and, if there is one, its file of lesions.
-
-    Parameters
-    ----------
-    path
-        Of the CSV. Relative image paths count from its folder.
+    """Read a manifest and, if there is one, its file of lesions; relative paths in a file count from its folder.
 
     Raises
     ------
@@ -134,7 +145,7 @@ def read_manifest(path: Path | str) -> Manifest:
         lesion of an unknown image.
     """
     path = Path(path)
-    lines = _read_csv(path, needed=("path",))
+    lines = read_table(path, needed=("path",))
     rows = [_parse_row(fields, path, line) for line, fields in lines]
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
@@ -151,25 +162,29 @@ def read_manifest(path: Path | str) -> Manifest:
         if len(missing) == len(rows):
             raise ManifestError(told)
         logger.warning("%s", told)  # whoever reads the images skips and counts them
-    _check_unique(rows, [line for line, _ in lines], path)
+    places: dict[str, list[str]] = {}
+    for (line, _), row in zip(lines, rows, strict=True):
+        places.setdefault(row.image_id, []).append(str(line))
+    twice = [f"{name} (lines {', '.join(at)})" for name, at in places.items() if len(at) > 1]
+    if twice:
+        raise ManifestError(f"{path}: the image_id must be unique; repeated: {'; '.join(twice[:10])}")
     if not any(fields.get("patient_id") for _, fields in lines):
         logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
     beside = lesions_path(path)
-    lesions = read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
+    lesions = _read_lesions(beside, places.keys()) if beside.exists() else ()
     return Manifest(tuple(rows), lesions)
 
 
-def _check_unique(rows: Sequence[ManifestRow], lines: Sequence[int], path: Path) -> None:
-    places: dict[str, list[int]] = {}
-    for row, line in zip(rows, lines, strict=True):
-        places.setdefault(row.image_id, []).append(line)
-    twice = [f"{name} (lines {', '.join(map(str, at))})" for name, at in places.items() if len(at) > 1]
-    if twice:
-        raise ManifestError(f"{path}: the image_id must be unique; repeated: {'; '.join(twice[:10])}")
+def read_table(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV that a person may have made: the rows as (line number, fields), blank ones left out.
 
+    Header names become lower case, values are stripped, and what a row does not have is an empty string.
 
-def _read_csv(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a hand-made CSV as (line number, fields), header names in lower case, values stripped."""
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, lacks a column that is needed, or has one twice; naming file and line.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -224,24 +239,21 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
     spacing = _parse_number(fields.get("spacing_mm"), "spacing_mm", where)
     if spacing is not None and not 0 < spacing < 100:
         raise ManifestError(f"{where}: spacing_mm must be a positive number of millimetres, not {spacing}")
+    side = fields.get("laterality") or ""
+    if side.upper() not in ("", "L", "R", "LEFT", "RIGHT"):
+        raise ManifestError(f"{where}: laterality must be L, R or empty, not {side!r}")
     return ManifestRow(
         path=image,
         image_id=image_id,
         patient_id=fields.get("patient_id") or image_id,
         label=label,  # type: ignore[arg-type]
-        laterality=_parse_side(fields.get("laterality") or "", where),
+        laterality=side[:1].upper() or None,
         view=(fields.get("view") or "").upper() or None,
         assessment=birads or assessment,
         density=fields.get("density") or None,
         complete=complete,
         spacing_mm=spacing,
     )
-
-
-def _parse_side(text: str, where: str) -> str | None:
-    if text.upper() not in ("", "L", "R", "LEFT", "RIGHT"):
-        raise ManifestError(f"{where}: laterality must be L, R or empty, not {text!r}")
-    return text[:1].upper() or None
 
 
 def _parse_number(text: str | None, name: str, where: str) -> float | None:
@@ -256,27 +268,13 @@ def _parse_number(text: str | None, name: str, where: str) -> float | None:
     return number
 
 
-def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
-    """Read a file of lesions.
-
-    Parameters
-    ----------
-    path
-        Of the CSV. Relative mask paths count from its folder.
-    image_ids
-        To one of which each lesion must belong.
-
-    Raises
-    ------
-    ManifestError
-        Naming file, line and cause.
-    """
-    known = set(image_ids)
+def _read_lesions(path: Path, image_ids: Collection[str]) -> tuple[Lesion, ...]:
+    """Read a file of lesions, each of which must belong to one of the images."""
     lesions = []
-    for line, fields in _read_csv(path, needed=("image_id", "kind")):
+    for line, fields in read_table(path, needed=("image_id", "kind")):
         where = f"{path}, line {line}"
         image_id, kind = fields["image_id"], fields["kind"].lower()
-        if image_id not in known:
+        if image_id not in image_ids:
             raise ManifestError(f"{where}: a lesion of the image {image_id!r}, which the manifest does not list")
         if kind not in LESION_KINDS:
             raise ManifestError(f"{where}: kind must be one of {', '.join(LESION_KINDS)}, not {kind!r}")
@@ -299,12 +297,12 @@ def read_lesions(path: Path, image_ids: Iterable[str]) -> tuple[Lesion, ...]:
 
 def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
     try:
-        pairs = [tuple(float(part) for part in pair.split()) for pair in text.split(";") if pair.strip()]
+        points = [(float(row), float(col)) for row, col in (pair.split() for pair in text.split(";") if pair.strip())]
+        if not np.isfinite(points).all():
+            raise ValueError("a point that is not finite")
     except ValueError as error:
         raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}") from error
-    if any(len(pair) != 2 or not all(map(math.isfinite, pair)) for pair in pairs):
-        raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}")
-    return tuple((pair[0], pair[1]) for pair in pairs)
+    return tuple(points)
 
 
 def write_manifest(manifest: Manifest, path: Path | str) -> None:
@@ -312,12 +310,7 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
 
     The category of the reading goes into the column ``birads`` where all of them are BI-RADS, else into ``assessment``.
 
-    Parameters
-    ----------
-    manifest
-        Of images that have a path.
-    path
-        Of the CSV; lesions, if there are any, go to `lesions_path`. A file there is replaced.
+    Lesions, if there are any, go to `lesions_path`. Files there are replaced.
 
     Raises
     ------
@@ -325,44 +318,27 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
         If an image is in memory alone.
     """
     path = Path(path)
+    # The column birads implies a label where none is given, so that rows without one need the other column.
+    is_birads = all(row.assessment is None or (row.assessment in BIRADS and row.label) for row in manifest.rows)
+    plain = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
+    header = ["path", *plain, "complete", "spacing_mm"]
     rows = []
     for row in manifest.rows:
         if row.path is None:
             raise ManifestError(f"{path}: the image {row.image_id!r} is in memory alone and has no path to list")
-        rows.append(
-            (
-                _shorten(row.path, path.parent),
-                row.image_id,
-                row.patient_id,
-                row.label,
-                row.laterality,
-                row.view,
-                row.assessment,
-                row.density,
-                "yes" if row.complete else "no",
-                row.spacing_mm,
-            )
-        )
-    # The column birads implies a label where none is given, so that rows without one need the other column.
-    is_birads = all(row.assessment is None or (row.assessment in BIRADS and row.label) for row in manifest.rows)
-    header = (
-        *("path", "image_id", "patient_id", "label", "laterality", "view"),
-        *("birads" if is_birads else "assessment", "density", "complete", "spacing_mm"),
-    )
-    write_csv(path, header, rows)
+        values = (getattr(row, name) for name in plain)
+        rows.append((_shorten(row.path, path.parent), *values, "yes" if row.complete else "no", row.spacing_mm))
+    write_csv(path, ["birads" if is_birads and name == "assessment" else name for name in header], rows)
     lesions = [
         (
-            lesion.image_id,
-            lesion.name,
-            lesion.kind,
+            *(lesion.image_id, lesion.name, lesion.kind),
             "; ".join(f"{float(row)!r} {float(col)!r}" for row, col in lesion.points),
-            lesion.radius_px,
-            None if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent),
+            *(lesion.radius_px, None if lesion.mask_path is None else _shorten(lesion.mask_path, path.parent)),
         )
         for lesion in manifest.lesions
     ]
     if lesions:
-        write_csv(lesions_path(path), LESION_COLUMNS, lesions)
+        write_csv(lesions_path(path), ("image_id", "name", "kind", "points", "radius_px", "mask_path"), lesions)
     else:
         lesions_path(path).unlink(missing_ok=True)
 
