@@ -25,10 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unary.detectors.wei2018 import learning
+from unary.detectors.wei2018.autoencoder import Autoencoder
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.patch_set import PatchSet
 from unary.patches.store import open_images, release_pages, writing_images
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.training.context import FitContext
 
 SHAPE = (3328, 2688)
 PER_IMAGE = len(grid_origins(SHAPE, GridConfig()))
@@ -74,19 +76,19 @@ def take_turn(path: Path, count: int, *, stored: bool, threads: int) -> None:
         forget(path)
     else:
         patches = dataclasses.replace(patches, images=tuple(copy_image(image) for image in patches.images))
-    seconds: list[float] = []
-    started = busy = 0.0
+    ends: list[tuple[float, float]] = []
+    measure = learning.dead_unit_share
 
-    def note(epoch: int, _loss: float) -> None:
-        nonlocal started, busy
-        if epoch > 1:  # the first one has a part in what is done once
-            seconds.append(time.perf_counter() - started)
-            used.append(time.process_time() - busy)
-        started, busy = time.perf_counter(), time.process_time()
+    def note(network: Autoencoder, probe: torch.Tensor) -> float:
+        """What is measured after each epoch; then the time, and the processor's."""
+        share = measure(network, probe)
+        ends.append((time.perf_counter(), time.process_time()))
+        return share
 
-    used: list[float] = []
+    learning.dead_unit_share = note
     epochs = 1 + max(1, min(10, round(EPOCH_SECONDS * 20_000 / count)))
-    train_autoencoder(patches, TrainingConfig(epochs=epochs), on_epoch=note)
+    learning.train_autoencoder(patches, learning.TrainingConfig(epochs=epochs), FitContext(progress=False))
+    seconds, used = np.diff(ends, axis=0).T.tolist()  # the first epoch has a part in what is done once
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     taken, worked = (statistics.median(values) / count * 1e6 for values in (seconds, used))
     print(json.dumps({"microseconds": taken, "processor_microseconds": worked, "peak_gigabytes": peak}))

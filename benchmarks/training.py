@@ -24,9 +24,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, layer_sizes
+from unary.detectors.wei2018.learning import TrainingConfig, train_autoencoder
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.training.context import FitContext
 
 PAPER_PATCHES = 36_013
 ROWS, COLS = 26, 21  # patches per image, about the paper's 537
@@ -75,7 +76,8 @@ def train_plainly(patches: PatchSet, batch_size: int, network: torch.nn.Module, 
 
 def train_with_unary(patches: PatchSet, batch_size: int, *, compiled: bool) -> int:
     """A few epochs of what `unary fit` runs, its statistics and baselines included; return how many were seen."""
-    train_autoencoder(patches, TrainingConfig(epochs=EPOCHS, batch_size=batch_size, compiled=compiled))
+    training = TrainingConfig(epochs=EPOCHS, batch_size=batch_size, compiled=compiled)
+    train_autoencoder(patches, training, FitContext(progress=False))
     return EPOCHS * len(patches)
 
 
