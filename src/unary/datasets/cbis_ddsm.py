@@ -30,7 +30,6 @@ _NEEDED = (
 _SIDES = {"LEFT": "L", "RIGHT": "R"}
 _NAMED_AT_MOST = 10
 
-
 _Entry = dict[str, str]
 """One line of a table, by the names of its columns: one abnormality."""
 

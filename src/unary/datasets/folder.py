@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unary.errors import ImageError, ManifestError
@@ -16,20 +15,12 @@ from unary.records import Label, Manifest, ManifestRow
 _LABELS: dict[str, Label] = {"normal": "negative", "abnormal": "positive"}
 
 
-@dataclass(frozen=True)
-class _Listing:
-    images: tuple[Path, ...]
-    hidden: int
-    others: int
-    broken: tuple[Path, ...]
-
-
 def find_images(folder: Path) -> list[Path]:
     """Return the image files below a folder, sorted: DICOM by content, others by suffix (`RASTER_SUFFIXES`).
 
     Hidden files, other files, a ``DICOMDIR`` and links that lead nowhere are left out.
     """
-    return list(_list_files(folder).images)
+    return _list_files(folder)[0]
 
 
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
@@ -58,26 +49,27 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     classes = [path for path in sorted(folder.iterdir()) if path.name.lower() in _LABELS and path.is_dir()]
     if not classes:
         raise ManifestError(f"{folder}: a sub-folder 'normal' or 'abnormal' is needed, and there is none")
-    rows: list[ManifestRow] = []
-    names: list[str] = []
+    images: dict[Path, list[Path]] = {}
     notices: list[str] = []
     for base in classes:
-        listing = _list_files(base)
-        notices.extend(_describe_skipped(base, listing))
-        for path in listing.images:
-            row, remark = _build_row(path, folder, base)
+        images[base], skipped = _list_files(base)
+        notices += skipped
+    names = _name_images([path.relative_to(folder) for base in classes for path in images[base]])
+    rows = []
+    for base in classes:
+        for path in images[base]:
+            row, remarks = _build_row(path, base, names[path.relative_to(folder)])
             rows.append(row)
-            names.append(path.relative_to(folder).as_posix())
-            notices.extend(remark)
+            notices += remarks
     if not rows:
         raise ManifestError(
             f"{folder}: no image (DICOM, {', '.join(RASTER_SUFFIXES)}) in {' or '.join(path.name for path in classes)}"
         )
-    unique = _make_unique(rows, names)
-    return Manifest(unique), tuple(notices + _describe_patients(unique))
+    return Manifest(tuple(rows)), tuple(notices + _describe_patients(rows))
 
 
-def _list_files(folder: Path) -> _Listing:
+def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The images below a folder, sorted, and notices of what else is there."""
     images: list[Path] = []
     broken: list[Path] = []
     hidden = others = 0
@@ -99,7 +91,11 @@ def _list_files(folder: Path) -> _Listing:
                 images.append(path)
             else:
                 others += 1
-    return _Listing(tuple(sorted(images)), hidden, others, tuple(sorted(broken)))
+    notices = [f"{path}: a link that leads nowhere, left out" for path in sorted(broken)]
+    for count, what in ((hidden, "hidden files"), (others, "files that are no images")):
+        if count:
+            notices.append(f"{folder}: {count} {what} were left out")
+    return sorted(images), notices
 
 
 def _looks_like_image(path: Path) -> bool:
@@ -110,17 +106,20 @@ def _looks_like_image(path: Path) -> bool:
         return True
 
 
-def _describe_skipped(base: Path, listing: _Listing) -> list[str]:
-    notices = [f"{path}: a link that leads nowhere, left out" for path in listing.broken]
-    for count, what in ((listing.hidden, "hidden files"), (listing.others, "files that are no images")):
-        if count:
-            notices.append(f"{base}: {count} {what} were left out")
-    return notices
+def _name_images(paths: list[Path]) -> dict[Path, str]:
+    """Paths without their suffix, but with it where a name would be that of two (``a.png``, ``a.dcm``).
+
+    So it goes with one whose name without suffix is the whole name of another (``a.png.tif`` beside ``a.png``). The
+    last number of a UID that serves as a name is no suffix.
+    """
+    suffixes = RASTER_SUFFIXES + DICOM_SUFFIXES
+    short = {path: (path.with_suffix("") if path.suffix.lower() in suffixes else path).as_posix() for path in paths}
+    counts = Counter(name for path in paths for name in {short[path], path.as_posix()})
+    return {path: path.as_posix() if counts[name] > 1 else name for path, name in short.items()}
 
 
-def _build_row(path: Path, folder: Path, base: Path) -> tuple[ManifestRow, list[str]]:
+def _build_row(path: Path, base: Path, image_id: str) -> tuple[ManifestRow, list[str]]:
     inside = path.relative_to(base).parts
-    image_id = _strip_suffix(path).relative_to(folder).as_posix()
     remarks: list[str] = []
     header = None
     try:
@@ -142,27 +141,7 @@ def _build_row(path: Path, folder: Path, base: Path) -> tuple[ManifestRow, list[
     return row, remarks
 
 
-def _strip_suffix(path: Path) -> Path:
-    """Without an image's suffix; the last number of a UID that serves as a name is none."""
-    return path.with_suffix("") if path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES else path
-
-
-def _make_unique(rows: list[ManifestRow], names: list[str]) -> tuple[ManifestRow, ...]:
-    """Give images that differ in their suffix alone (``a.png``, ``a.dcm``) their suffix back, which ``names`` have.
-
-    So it goes with one whose name without suffix is the whole name of another (``a.png.tif`` beside ``a.png``).
-    """
-    counts = Counter(name for row, full in zip(rows, names, strict=True) for name in {row.image_id, full})
-    unique = []
-    for row, full in zip(rows, names, strict=True):
-        if counts[row.image_id] > 1:
-            patient = full if row.patient_id == row.image_id else row.patient_id
-            row = replace(row, image_id=full, patient_id=patient)
-        unique.append(row)
-    return tuple(unique)
-
-
-def _describe_patients(rows: tuple[ManifestRow, ...]) -> list[str]:
+def _describe_patients(rows: list[ManifestRow]) -> list[str]:
     if len(rows) > 1 and len({row.patient_id for row in rows}) == 1:
         return [
             f"all {len(rows)} images count as one patient; if anonymisation gave all the same Patient ID, put the "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from unary.datasets.manifest import BIRADS, label_of_birads
+from unary.datasets.manifest import BIRADS, find_entry, known_density, label_of_birads
 from unary.errors import ImageError, ManifestError
 from unary.images.reading import describe_outside, read_shape
 from unary.records import Lesion, Manifest, ManifestRow
@@ -48,12 +48,13 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
     ManifestError
         If images or table are missing or unreadable.
     """
-    root = _find_root(folder)
+    pictures = find_entry(folder, "AllDICOMs", "no folder AllDICOMs in it; is it an INbreast release?")
+    root = pictures.parent
     table, notices = _read_table(root)
     partial = _read_annotation(annotation) if annotation is not None else set()
     files = {path.stem: path for path in sorted((root / "AllXML").glob("*.xml"))}
     rows, lesions = [], []
-    for path in sorted((root / "AllDICOMs").iterdir()):
+    for path in sorted(pictures.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() != ".dcm":
             continue
         match = _FILE_NAME.fullmatch(path.name)
@@ -61,15 +62,13 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
             notices.append(f"{path.name}: not named like an INbreast image, left out")
             continue
         image_id = match["image"]
-        known = table.get(image_id)
-        if known is None:
+        if image_id not in table:
             notices.append(f"{path.name}: not in the table; its BI-RADS is unknown")
-        birads = known["birads"] if known else None
+        birads, density = table.get(image_id, (None, None))
         if image_id in files:
-            found, remarks = read_osirix(files[image_id], image_id)
-            lesions.extend(found)
-            notices.extend(remarks)
-            notices.extend(_check_places(found, path))
+            found, remarks = _read_osirix(files[image_id], image_id)
+            lesions += found
+            notices += [*remarks, *_check_places(found, path)]
         elif birads not in (None, "1"):
             notices.append(f"{image_id}: BI-RADS {birads}, but no XML file lists a lesion")
         view = match["view"].upper()
@@ -82,12 +81,12 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
                 laterality=match["side"].upper(),
                 view="MLO" if view == "ML" else view,
                 assessment=birads,
-                density=known["density"] if known else None,
+                density=density,
                 complete=image_id not in partial,
             )
         )
     if not rows:
-        raise ManifestError(f"{root / 'AllDICOMs'}: no INbreast image (<id>_<patient>_MG_<R|L>_<CC|ML>_ANON.dcm) there")
+        raise ManifestError(f"{pictures}: no INbreast image (<id>_<patient>_MG_<R|L>_<CC|ML>_ANON.dcm) there")
     images = {row.image_id for row in rows}
     notices.extend(f"{name}: in the table, but there is no image" for name in sorted(set(table) - images))
     notices.extend(f"{name}.xml: there is no image for it" for name in sorted(set(files) - images))
@@ -105,16 +104,7 @@ def _check_places(lesions: list[Lesion], path: Path) -> list[str]:
     return [remark for remark in (describe_outside(lesion, shape) for lesion in lesions) if remark is not None]
 
 
-def _find_root(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder")
-    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        if (candidate / "AllDICOMs").is_dir():
-            return candidate
-    raise ManifestError(f"{folder}: no folder AllDICOMs in it; is it an INbreast release?")
-
-
-def _read_table(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]:
+def _read_table(root: Path) -> tuple[dict[str, tuple[str | None, str | None]], list[str]]:
     """BI-RADS and density by image id, from the CSV or else from the spreadsheet."""
     by_name = {path.name.lower(): path for path in root.iterdir()}
     if "inbreast.csv" in by_name:
@@ -129,7 +119,7 @@ def _read_table(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]
     absent = [name for name in ("file name", "bi-rads") if name not in header]
     if absent:
         raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header}")
-    table: dict[str, dict[str, str | None]] = {}
+    table: dict[str, tuple[str | None, str | None]] = {}
     notices = []
     for line in lines[1:]:
         fields = dict(zip(header, (value.strip() for value in line), strict=False))
@@ -139,11 +129,8 @@ def _read_table(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]
         birads = fields.get("bi-rads", "").lower().removesuffix(".0")
         if birads not in BIRADS:
             notices.append(f"{image_id}: BI-RADS {birads or 'missing'!r} in the table is not understood")
-        density = fields.get("acr", "").removesuffix(".0")
-        table[image_id] = {
-            "birads": birads if birads in BIRADS else None,
-            "density": density if density in ("1", "2", "3", "4") else None,
-        }
+        density = known_density(fields.get("acr", "").removesuffix(".0"))
+        table[image_id] = birads if birads in BIRADS else None, density
     if not table:
         raise ManifestError(f"{path}: no line of the table names an image")
     return table, notices
@@ -170,41 +157,16 @@ def _read_annotation(path: Path) -> set[str]:
     return {line["image_id"] for line in lines if line["annotation"] == "partial"}
 
 
-def read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
-    """Read the regions of one image from an OsiriX property list.
+def _read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
+    """The lesions of an OsiriX property list, and a remark for every region that has no readable points.
 
     Points are stored as text, ``"(x, y)"`` with x to the right; one point makes a lesion of kind point, two a box, more
     a contour.
-
-    Parameters
-    ----------
-    path
-        Of the property list.
-    image_id
-        Written into the lesions.
-
-    Returns
-    -------
-    tuple
-        The lesions; and a remark for every region that has no readable points.
-
-    Raises
-    ------
-    ManifestError
-        If the file is not such a property list.
     """
     try:
         content: Any = plistlib.loads(path.read_bytes())
         regions = [region for image in content["Images"] for region in image.get("ROIs") or []]
-    except (
-        plistlib.InvalidFileException,
-        ExpatError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        OSError,
-    ) as error:
+    except (ExpatError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:  # InvalidFileException too
         raise ManifestError(f"{path}: not an OsiriX property list of regions ({error!r})") from error
     lesions: list[Lesion] = []
     remarks = []

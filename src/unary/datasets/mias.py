@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from unary.datasets.manifest import find_entry
 from unary.errors import ImageError, ManifestError
 from unary.images.raster import read_raster
 from unary.images.reading import describe_outside
@@ -50,11 +51,12 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     ManifestError
         If ``Info.txt`` or all images are missing.
     """
-    root = _find_root(folder)
+    table = find_entry(folder, "Info.txt", "no Info.txt there; is it the mini-MIAS folder?")
+    root = table.parent
     images = {path.stem.lower(): path for path in sorted(root.glob("*.[pP][gG][mM]")) if _NAME.fullmatch(path.stem)}
     if not images:
         raise ManifestError(f"{root}: no image mdbNNN.pgm there")
-    lines, notices = _read_info(next(path for path in root.iterdir() if path.name.lower() == "info.txt"))
+    lines, notices = _read_info(table)
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
     for name, path in images.items():
@@ -84,16 +86,6 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     if not rows:
         raise ManifestError(f"{root}: Info.txt lists none of the {len(images)} images")
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
-
-
-def _find_root(folder: Path) -> Path:
-    """The folder of ``Info.txt``: the one given, or one inside it."""
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder")
-    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        if any(path.name.lower() == "info.txt" for path in candidate.iterdir()):
-            return candidate
-    raise ManifestError(f"{folder}: no Info.txt there; is it the mini-MIAS folder?")
 
 
 def _read_info(path: Path) -> tuple[dict[str, list[list[str]]], list[str]]:
