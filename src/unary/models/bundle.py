@@ -11,12 +11,11 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -25,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from unary.detectors import find_detector_class, name_of
 from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import Detector, DetectorState
-from unary.detectors.states import read_config
+from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
 from unary.files import replacing
 from unary.models.calibration import Calibration
@@ -48,20 +47,16 @@ class Provenance:
     Attributes
     ----------
     patient_hashes
-        SHA-256 of each training patient's identifier, sorted: enough to refuse an evaluation on patients that the
-        model has seen, without naming them. Held-out patients count.
+        SHA-256 of each patient's identifier, sorted, those held out included: enough to refuse an evaluation on
+        patients that the model has seen, without naming them.
     data_hash
         Of the training patches (`unary.patches.collection.Collection.data_hash`).
-    images, patches
-        How many images were used, and how many patches were trained on.
-    held_out_patches
-        How many patches of held-out patients set operating points.
-    skipped
-        How many images could not be used.
+    images, patches, held_out_patches, skipped
+        How many images were used, patches trained on, patches of held-out patients, and images that could not be used.
     seed
         Of the draw of held-out patients, and of the training.
     versions
-        Of unary, Python, numpy and torch.
+        As `describe_versions`.
     """
 
     patient_hashes: tuple[str, ...]
@@ -82,25 +77,13 @@ class Model:
     ----------
     name
         Of the detector: one of `unary.detectors.DETECTORS`, or ``module:Class``.
-    detector
-        Fitted.
-    profile
-        What is particular to the kind of image.
-    preparation, grid
-        How images are prepared, and where patches lie.
     level
         Findings are drawn where the map exceeds it; set on training images, and below every operating point that counts
         findings.
-    findings
-        How regions are merged and scored.
     calibration
         Of held-out normal patients; None as long as there is none.
-    domain
-        What the training images have in common.
     baseline
         The detector without learning, fitted on the same patches, so that every evaluation can show both.
-    provenance
-        Where the model came from.
     """
 
     name: str
@@ -129,24 +112,19 @@ class Model:
         write_model(self, Path(folder), overwrite=overwrite)
 
 
-@dataclass(frozen=True)
-class _Document:
-    """What ``model.json`` holds, in the order of `Model`; of ``state`` and ``baseline`` the settings alone."""
-
-    format: int
-    notice: str
-    detector: str
-    state: dict[str, Any]
-    weights_sha256: str
-    profile: Profile
-    preparation: PreparationConfig
-    grid: GridConfig
-    level: float
-    findings: FindingsConfig
-    calibration: Calibration | None
-    domain: Domain
-    baseline: dict[str, Any]
-    provenance: Provenance
+_KEPT = {name: kind for name, kind in get_type_hints(Model).items() if name not in ("name", "detector", "baseline")}
+_Document: Any = make_dataclass(
+    "model",
+    [
+        ("format", int),
+        ("notice", str),
+        ("detector", str),
+        ("weights_sha256", str),
+        *((name, dict[str, Any]) for name in ("state", "baseline")),  # the settings alone, without tensors
+        *_KEPT.items(),
+    ],
+)
+"""What ``model.json`` holds."""
 
 
 def hash_patients(patients: Iterable[str]) -> tuple[str, ...]:
@@ -184,66 +162,39 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
         JSON and safetensors can hold.
     """
     require_model_folder(folder, overwrite=overwrite)
-    require_findable(model.detector)
-    state, baseline = model.detector.get_state(), model.baseline.get_state()
-    weights_hash = _write_weights(model.name, _join_tensors(state, baseline), folder)
+    own, name = model.detector, name_of(model.detector)
+    try:
+        found: object = find_detector_class(name)
+    except DetectorError:
+        found = None
+    if found is not type(own):
+        raise BundleError(
+            f"a model of {name!r} could not be read again: define the class at the top level of a module that can be "
+            "imported"
+        )
+    state, baseline = own.get_state(), model.baseline.get_state()
+    weights_hash = _write_weights(model.name, {_OWN: state.tensors, _BASELINE: baseline.tensors}, folder)
+    kept = {name: getattr(model, name) for name in _KEPT}
     document = _Document(
-        FORMAT,
-        NOTICE,
-        model.name,
-        dict(state.settings),
-        weights_hash,
-        model.profile,
-        model.preparation,
-        model.grid,
-        model.level,
-        model.findings,
-        model.calibration,
-        model.domain,
-        dict(baseline.settings),
-        model.provenance,
+        FORMAT, NOTICE, model.name, weights_hash, dict(state.settings), dict(baseline.settings), **kept
     )
     try:
-        text = json.dumps(msgspec.to_builtins(document), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(describe_config(document), indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: settings of {model.name!r} are not what JSON can hold ({error})") from error
     with replacing(folder / MODEL_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def require_findable(detector: Detector) -> None:
-    """Refuse a detector whose class could not be found when a model of it is read.
-
-    Raises
-    ------
-    BundleError
-        If it is defined inside a function, or its module cannot be imported.
-    """
-    name = name_of(detector)
-    try:
-        found: object = find_detector_class(name)
-    except DetectorError:
-        found = None
-    if found is not type(detector):
-        raise BundleError(
-            f"a model of {name!r} could not be read again: define the class at the top level of a module that can be "
-            "imported"
-        )
-
-
-def _join_tensors(state: DetectorState, baseline: DetectorState) -> dict[str, NDArray[Any]]:
-    """The tensors of both, in one file."""
-    parts = ((_OWN, state.tensors), (_BASELINE, baseline.tensors))
-    return {f"{prefix}{key}": np.ascontiguousarray(values) for prefix, part in parts for key, values in part.items()}
-
-
-def _write_weights(name: str, tensors: Mapping[str, NDArray[Any]], folder: Path) -> str:
-    wrong = [key for key, values in tensors.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
-    if wrong:
-        raise BundleError(f"{folder}: the tensor {wrong[0]!r} of {name!r} is not finite; has training diverged?")
+def _write_weights(name: str, parts: Mapping[str, Mapping[str, NDArray[Any]]], folder: Path) -> str:
+    """Write the tensors of both detectors into one file, and return its hash."""
+    tensors = {f"{part}{key}": np.ascontiguousarray(parts[part][key]) for part in parts for key in parts[part]}
+    for key, values in tensors.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise BundleError(f"{folder}: the tensor {key!r} of {name!r} is not finite; has training diverged?")
     try:
         with replacing(folder / WEIGHTS_FILE) as partial:
-            save_file(dict(tensors), partial)
+            save_file(tensors, partial)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder}: tensors of {name!r} are not what safetensors can hold ({error!r})") from error
     return hash_file(folder / WEIGHTS_FILE)
@@ -267,21 +218,14 @@ def read_model(folder: Path | str) -> Model:
         raise BundleError(f"{path}: detector: {error}") from error
     tensors = _read_weights(folder / WEIGHTS_FILE, document.weights_sha256)
     return Model(
-        document.detector,
-        _restore(own, document.state, tensors, _OWN, f"{path}: state"),
-        document.profile,
-        document.preparation,
-        document.grid,
-        document.level,
-        document.findings,
-        document.calibration,
-        document.domain,
-        _restore(Laplacian, document.baseline, tensors, _BASELINE, f"{path}: baseline"),
-        document.provenance,
+        name=document.detector,
+        detector=_restore(own, document.state, tensors, _OWN, f"{path}: state"),
+        baseline=_restore(Laplacian, document.baseline, tensors, _BASELINE, f"{path}: baseline"),
+        **{name: getattr(document, name) for name in _KEPT},
     )
 
 
-def _read_document(path: Path) -> _Document:
+def _read_document(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -296,7 +240,7 @@ def _read_document(path: Path) -> _Document:
     try:
         return read_config(_Document, content)
     except ValueError as error:
-        raise BundleError(f"{path}: damaged, or of another version: {error}".replace("_Document", "model")) from error
+        raise BundleError(f"{path}: damaged, or of another version: {error}") from error
 
 
 def _read_weights(path: Path, expected: str) -> dict[str, NDArray[Any]]:
@@ -305,10 +249,9 @@ def _read_weights(path: Path, expected: str) -> dict[str, NDArray[Any]]:
     if hash_file(path) != expected:
         raise BundleError(f"{path}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
     try:
-        tensors: dict[str, NDArray[Any]] = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path}: not readable as safetensors ({error})") from error
-    return tensors
 
 
 def _restore(
@@ -324,19 +267,17 @@ def _restore(
     except (TypeError, ValueError, RuntimeError, DetectorError) as error:
         raise BundleError(f"{where}: damaged, or of another version: {error}") from error
     foreign = _find_foreign(settings, again.settings) or _find_foreign(part, again.tensors)
-    if foreign is not None:
+    if foreign:
         raise BundleError(f"{where}: {foreign!r} is unknown to {own.__name__}; damaged, or of another version?")
     return restored
 
 
-def _find_foreign(given: object, kept: object) -> str | None:
-    """A name that a detector has passed over, at any depth; None if there is none."""
-    if isinstance(given, Mapping) and isinstance(kept, Mapping):
-        for key, value in given.items():
-            foreign = str(key) if key not in kept else _find_foreign(value, kept[key])
-            if foreign is not None:
-                return foreign
-    return None
+def _find_foreign(given: object, kept: object) -> str:
+    """A name that a detector has passed over, at any depth; empty if there is none."""
+    if not (isinstance(given, Mapping) and isinstance(kept, Mapping)):
+        return ""
+    found = (key if key not in kept else _find_foreign(value, kept[key]) for key, value in given.items())
+    return next(filter(None, found), "")
 
 
 def hash_file(path: Path) -> str:
