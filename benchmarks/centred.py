@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from unary.datasets.inbreast import read_inbreast
-from unary.datasets.manifest import lesion_group
-from unary.detectors.fit_fusion import FusionConfig
-from unary.detectors.laplacian import LaplacianConfig, fit_laplacian
-from unary.evaluation.intervals import Run, auroc_over_seeds, difference_over_seeds
+from unary.detectors.fusion import Fusion
+from unary.detectors.laplacian import Laplacian
+from unary.detectors.scoring import score_patches
+from unary.evaluation.intervals import Run, difference_over_seeds, estimate_over_seeds
 from unary.experiments.bench_data import collect_bench_data, draw_folds
-from unary.models.pipeline import train_fusion
-from unary.models.scoring import score_patch_set
 from unary.patches.collection import Collection
 from unary.patches.grid import GridConfig
 from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import PreparationConfig
+from unary.profiles import MAMMOGRAPHY
+from unary.records import NOTICE
+from unary.training.context import FitContext
 
 GROUPS = {"BI-RADS 5": ("5",), "BI-RADS 2 to 4": ("2", "3", "4")}
 
@@ -40,7 +41,7 @@ def centre_patches(part: Collection, lesions_of, birads: tuple[str, ...], *, spa
     size, found = part.patches.size_px, []
     for number, row in enumerate(part.rows):
         own = np.flatnonzero(part.image == number)
-        if (row.birads or "")[:1] not in birads or len(own) == 0:
+        if (row.assessment or "")[:1] not in birads or len(own) == 0:
             continue
         scale = 1.0 if spacing_mm is None else spacing_mm / float(part.spacings_mm[number].mean())
         offset = part.origins[own[0]] - part.patches.index[own[0], 1:]
@@ -48,7 +49,7 @@ def centre_patches(part: Collection, lesions_of, birads: tuple[str, ...], *, spa
         last = np.asarray(part.patches.images[image].shape) - size
         chosen: list[np.ndarray] = []
         for lesion in lesions_of(row.image_id):
-            if lesion_group(lesion.name) != "calcification":
+            if MAMMOGRAPHY.reading.find_group(lesion.name) != "calcification":
                 continue
             points = np.asarray(lesion.points, float) / scale - offset
             middle = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -67,9 +68,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     manifest, _ = read_inbreast(options.data, annotation=options.annotation)
-    data = collect_bench_data(manifest, PreparationConfig(), GridConfig())
+    data = collect_bench_data(manifest, PreparationConfig(), GridConfig(), MAMMOGRAPHY)
     patients = data.fine.column("patient_id")
-    grids = {"fusion": (data.coarse, 0.14), "laplacian": (data.fine, None)}
+    grids = {"fusion": (data.coarse, MAMMOGRAPHY.lengths.working_spacing_mm), "laplacian": (data.fine, None)}
     centred = {
         (group, name): centre_patches(part, manifest.lesions_of, birads, spacing_mm=spacing_mm)
         for group, birads in GROUPS.items()
@@ -78,20 +79,20 @@ def main() -> None:
     runs: dict[str, dict[str, list[Run]]] = {name: {"fusion": [], "laplacian": []} for name in GROUPS}
     for seed in [int(part) for part in options.seeds.split(",")]:
         for fold in draw_folds(data, count=3, seed=seed):
-            title = f"seed {seed}, fold {fold.number}"
+            context = FitContext(seed, title=f"seed {seed}, fold {fold.number}")
             detectors = {
-                "fusion": train_fusion(data.coarse.patches.subset(fold.train), FusionConfig(seed=seed), title=title),
-                "laplacian": fit_laplacian(data.fine.patches.subset(fold.train), LaplacianConfig()),
+                "fusion": Fusion().fit(data.coarse.patches.subset(fold.train), context),
+                "laplacian": Laplacian().fit(data.fine.patches.subset(fold.train), context),
             }
             test = fold.test[data.normal[fold.test]]
             seen = set(patients[fold.train].tolist())
             for name, detector in detectors.items():
                 patches = grids[name][0].patches
-                negative = score_patch_set(detector, patches.subset(test))
+                negative = score_patches(detector, patches.subset(test))
                 for group in GROUPS:
                     kept = [place for place in centred[group, name] if place[1] not in seen]
                     index = np.asarray([(image, row, col) for image, _, row, col in kept], np.int32)
-                    positive = score_patch_set(detector, PatchSet(patches.images, index, patches.size_px))
+                    positive = score_patches(detector, PatchSet(patches.images, index, patches.size_px))
                     truth = np.repeat([True, False], [len(positive), len(negative)])
                     who = np.concatenate([[place[1] for place in kept], patients[test]])
                     runs[group][name].append(Run(np.concatenate([positive, negative]), truth, who))
@@ -99,12 +100,12 @@ def main() -> None:
     print("| calcifications, centred | patches | fusion | laplacian | fusion - laplacian |")
     print("|---|---|---|---|---|")
     for group, by_name in runs.items():
-        found = {name: auroc_over_seeds(of, rng=np.random.default_rng(0)) for name, of in by_name.items()}
+        found = {name: estimate_over_seeds(of, rng=np.random.default_rng(0)) for name, of in by_name.items()}
         difference = difference_over_seeds(by_name["fusion"], by_name["laplacian"], rng=np.random.default_rng(0))
         cells = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in (*found.values(), difference)]
         print(f"| {group} | {len(centred[group, 'fusion'])} | " + " | ".join(cells) + " |")
         document[group] = {name: [one.value, one.low, one.high] for name, one in found.items()}
-    print("\nResearch software. Not for diagnosis.")
+    print(f"\n{NOTICE}")
     print(json.dumps(document))
 
 

@@ -29,9 +29,10 @@ from unary.datasets.inbreast import read_inbreast
 from unary.datasets.manifest import read_manifest
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FALSE_RATES, Outcomes, compare_froc, summarise_froc
-from unary.evaluation.intervals import Estimate
+from unary.evaluation.image_level import compare_images
+from unary.evaluation.intervals import Estimate, as_pair
 from unary.evaluation.lesion_query import LesionQuery
-from unary.evaluation.summary import as_pair, compare_evaluated, count_findings, document_froc, estimate_patient_means
+from unary.evaluation.summary import count_findings, document_froc, estimate_patient_means
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.words import name_figures, with_interval
@@ -99,7 +100,7 @@ def list_differences(runs: Runs) -> Iterable[dict[str, Any]]:
                 pairs[1].append(both[1])
         if pairs[0]:
             found = compare_froc(pairs[0], pairs[1], rng=fresh(), rates=(RATE,))
-            yield {"group": group, "first": FIRST, "second": other, **as_pair("difference", found.differences[0])}
+            yield {"group": group, "first": FIRST, "second": other, **as_pair("difference", found[0])}
 
 
 def list_image_areas(runs: Runs) -> Iterable[dict[str, Any]]:
@@ -107,7 +108,7 @@ def list_image_areas(runs: Runs) -> Iterable[dict[str, Any]]:
     for detector, own in runs.items():
         images = [image for run in own for image in run.images]
         number = [place for place, run in enumerate(own) for _ in run.images]
-        for name, found in compare_evaluated(images, reading=DEFAULT.reading, rng=fresh, runs=number).items():
+        for name, found in compare_images(images, reading=DEFAULT.reading, rng=fresh, runs=number).items():
             yield {"images": name, "detector": detector, **as_pair("auroc", found)}
 
 

@@ -21,9 +21,9 @@ from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import SplitError
 from unary.evaluation.evaluate import evaluate
 from unary.evaluation.evaluated_image import EvaluatedImage, evaluate_image, is_normal
+from unary.evaluation.intervals import as_pair
 from unary.evaluation.matching import Match, Target
 from unary.evaluation.pixelwise import summarise_pixels
-from unary.evaluation.summary import as_pair
 from unary.files import replacing
 from unary.models.bundle import MODEL_FILE, Model, hash_file, read_model, write_model
 from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet
 
 from unary.datasets.inbreast import read_inbreast
-from unary.evaluation.intervals import Run, auroc_over_seeds
-from unary.records import Manifest
+from unary.evaluation.intervals import Run, estimate_over_seeds
+from unary.records import NOTICE, Manifest
 
 GROUPS = ("calcification_birads5", "calcification_birads2_4", "mass")
 
@@ -56,11 +56,11 @@ def main() -> None:
                     if positive[kept].any():
                         scores = columns[f"score_{name}"][kept].astype(float)
                         runs.append(Run(scores, positive[kept], columns["patient_id"][kept]))
-                found = auroc_over_seeds(runs, rng=np.random.default_rng(0))
+                found = estimate_over_seeds(runs, rng=np.random.default_rng(0))
                 between = "" if found.low is None else f" ({found.low:.3f} to {found.high:.3f})"
                 cells.append(f"{found.value:.3f}{between}")
         print(f"| `{name}` | " + " | ".join(cells) + " |")
-    print("\nResearch software. Not for diagnosis.")
+    print(f"\n{NOTICE}")
 
 
 if __name__ == "__main__":

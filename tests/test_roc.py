@@ -16,7 +16,6 @@ from unary.errors import UnaryError
 from unary.evaluation.intervals import (
     FewPatientsError,
     Run,
-    auroc_over_seeds,
     difference_over_seeds,
     draw_patients,
     estimate_over_seeds,
@@ -39,7 +38,7 @@ from unary.evaluation.roc import (
 def bound(scores, truth, *, patients, rng, resamples: int = 2000) -> tuple[float, float]:
     """The interval of the area under the curve of one run."""
     run = Run(np.asarray(scores), np.asarray(truth), np.asarray(patients))
-    found = auroc_over_seeds([run], rng=rng, resamples=resamples)
+    found = estimate_over_seeds([run], rng=rng, resamples=resamples)
     return found.low, found.high
 
 
@@ -208,7 +207,7 @@ def test_misshapen_input_is_refused_in_clear_words() -> None:
     with pytest.raises(OneClassError):
         auroc([], [])
     with pytest.raises(EvaluationError, match="no seed"):
-        auroc_over_seeds([], rng=np.random.default_rng(0))
+        estimate_over_seeds([], rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="specificity"):
         sensitivity_at_specificity([1.0, 2.0], [True, False], specificity=95)
     assert issubclass(EvaluationError, UnaryError)
@@ -273,7 +272,7 @@ def test_too_few_patients_have_no_interval() -> None:
     with pytest.raises(FewPatientsError, match="no resample"):
         percentile_interval(np.full(3, np.nan))
     run = Run(np.array(scores), np.array(truth), np.array(["a"] * 4))
-    estimate = auroc_over_seeds([run], rng=np.random.default_rng(0))
+    estimate = estimate_over_seeds([run], rng=np.random.default_rng(0))
     assert (estimate.value, estimate.low, estimate.high) == (1.0, None, None)
 
 
@@ -313,13 +312,13 @@ def test_paired_difference_is_sharper_than_unpaired_intervals() -> None:
 
 def test_seeds_average_and_one_seed_equals_the_plain_interval() -> None:
     runs = [draw_clustered(np.random.default_rng(seed)) for seed in range(3)]
-    alone = auroc_over_seeds(runs[:1], rng=np.random.default_rng(9))
+    alone = estimate_over_seeds(runs[:1], rng=np.random.default_rng(9))
     assert (alone.low, alone.high) == bound(
         runs[0].scores, runs[0].positive, patients=runs[0].patients, rng=np.random.default_rng(9)
     )
-    together = auroc_over_seeds(runs, rng=np.random.default_rng(9))
+    together = estimate_over_seeds(runs, rng=np.random.default_rng(9))
     assert together.value == pytest.approx(np.mean([auroc(run.scores, run.positive) for run in runs]))
-    copies = auroc_over_seeds([runs[0]] * 4, rng=np.random.default_rng(9))
+    copies = estimate_over_seeds([runs[0]] * 4, rng=np.random.default_rng(9))
     assert (copies.value, copies.low, copies.high) == pytest.approx((alone.value, alone.low, alone.high))
 
 
@@ -331,7 +330,7 @@ def test_seeds_with_different_patients_survive_resamples_that_empty_them() -> No
         who = np.array([*np.repeat(np.arange(6), 5), *np.repeat([100 + 2 * seed, 101 + 2 * seed], 10)])
         truth = who < 100
         runs.append(Run(rng.normal(size=who.size) + 2 * truth, truth, who))
-    estimate = auroc_over_seeds(runs, rng=np.random.default_rng(1))
+    estimate = estimate_over_seeds(runs, rng=np.random.default_rng(1))
     assert estimate.low is not None
     assert estimate.high is not None
     assert estimate.low < estimate.value < estimate.high

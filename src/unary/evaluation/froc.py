@@ -11,14 +11,14 @@ Intervals resample patients as in `unary.evaluation.intervals`; ``docs/statistic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.evaluation.intervals import CHUNK, Estimate, FewPatientsError, draw_patients, percentile_interval
+from unary.evaluation.intervals import Estimate, attach_intervals, average_resamples, draw_patients, estimate
 from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, cumulate_weights, divide_defined
 
 FALSE_RATES = (0.1, 0.5, 1.0, 2.0)
@@ -91,8 +91,6 @@ class FrocSummary:
         The share of targets found, one per rate.
     mean
         Of the sensitivities over the rates: one number to compare detectors by.
-    per_run
-        The sensitivities of each run.
     targets, images
         How many targets, and how many images on which false findings are counted, summed over runs.
     target_patients, image_patients
@@ -102,30 +100,10 @@ class FrocSummary:
     rates: tuple[float, ...]
     sensitivities: tuple[Estimate, ...]
     mean: Estimate
-    per_run: tuple[tuple[float, ...], ...]
     targets: int
     images: int
     target_patients: int
     image_patients: int
-
-
-@dataclass(frozen=True)
-class FrocDifference:
-    """The first detector's sensitivities minus the second's, on the same images, with paired 95 % intervals.
-
-    Attributes
-    ----------
-    rates
-        False findings per image that are allowed to either.
-    differences
-        One per rate.
-    mean
-        Over the rates.
-    """
-
-    rates: tuple[float, ...]
-    differences: tuple[Estimate, ...]
-    mean: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,19 +166,7 @@ def sensitivity_at_rates(
     with a false finding too many is missed. Over 20 images, a rate of 0.1 allows two false findings in all, and over 9
     images none. Where a detector makes fewer false findings than a rate allows, all its findings are reported.
 
-    Parameters
-    ----------
-    outcomes, on
-        As for `froc_curve`.
-    rates
-        Shape (k,), not negative.
-
-    Raises
-    ------
-    ValueError
-        If a rate is negative or not finite.
-    OneClassError
-        As `froc_curve`.
+    Parameters and errors are those of `froc_curve`; a rate that is negative or not finite is a ValueError.
 
     Examples
     --------
@@ -250,20 +216,15 @@ def summarise_froc(
     EvaluationError
         If there is no run, and as `froc_curve` for any run.
     """
-    checked, allowed = _at_least_one(runs), _check_rates(rates)
-    plain = np.stack([sensitivity_at_rates(run, rates=allowed, on=on) for run in checked])
-    try:
-        values = _resample([checked], allowed, on=on, resamples=resamples, rng=rng)[0]
-    except FewPatientsError:
-        values = None
-    estimates = _estimate(plain.mean(axis=0), values)
-    counting = [outcome for run in checked for outcome in run if outcome.counts_false(on)]
-    holding = [outcome for run in checked for outcome in run if outcome.target_scores]
+    allowed = _check_rates(rates)
+    plain = _average_plain(runs, allowed, on=on)
+    estimates = estimate(plain, lambda: _resample([runs], allowed, on=on, resamples=resamples, rng=rng)[0])
+    counting = [outcome for run in runs for outcome in run if outcome.counts_false(on)]
+    holding = [outcome for run in runs for outcome in run if outcome.target_scores]
     return FrocSummary(
         tuple(allowed.tolist()),
         estimates[:-1],
         estimates[-1],
-        tuple(tuple(row) for row in plain.tolist()),
         sum(len(outcome.target_scores) for outcome in holding),
         len(counting),
         len({outcome.patient for outcome in holding}),
@@ -279,48 +240,45 @@ def compare_froc(
     rates: Sequence[float] = FALSE_RATES,
     on: FalseOn = "normal",
     resamples: int = 2000,
-) -> FrocDifference:
+) -> tuple[Estimate, ...]:
     """Return the sensitivities of ``first`` minus those of ``second``, with paired 95 % intervals.
 
-    Both detectors meet the same drawn patients in each resample, so what makes a patient easy for both cancels.
+    Both detectors meet the same drawn patients in each resample, so what makes a patient easy for both cancels. They
+    have as many runs, each pair on the same images in the same order; else parameters and errors are those of
+    `summarise_froc`.
 
-    Parameters
-    ----------
-    first, second
-        One run per fold or seed; the same number of either, each pair on the same images in the same order.
-    rng, rates, on, resamples
-        As for `summarise_froc`.
+    Returns
+    -------
+    tuple
+        One per rate, and last that of the mean over the rates.
 
     Raises
     ------
     EvaluationError
-        If the pairs do not share images and targets, if there are too few patients for an interval, and as
-        `summarise_froc`.
+        If the pairs do not share images and targets, or if there are too few patients for an interval.
     """
-    pairs, allowed = [_at_least_one(runs) for runs in (first, second)], _check_rates(rates)
+    allowed = _check_rates(rates)
+    plain = [_average_plain(runs, allowed, on=on) for runs in (first, second)]
     if [[_identity(outcome) for outcome in run] for run in first] != [
         [_identity(outcome) for outcome in run] for run in second
     ]:
         raise EvaluationError(
             "a paired difference needs both detectors' findings in the same images, in the same order"
         )
-    plain = [np.mean([sensitivity_at_rates(run, rates=allowed, on=on) for run in runs], axis=0) for runs in pairs]
-    resampled = _resample(pairs, allowed, on=on, resamples=resamples, rng=rng)
-    estimates = _estimate(plain[0] - plain[1], resampled[0] - resampled[1])
-    return FrocDifference(tuple(allowed.tolist()), estimates[:-1], estimates[-1])
+    resampled = _resample([first, second], allowed, on=on, resamples=resamples, rng=rng)
+    return attach_intervals(plain[0] - plain[1], resampled[0] - resampled[1])
 
 
 def _identity(outcome: ImageOutcome) -> tuple[str, bool, bool, int]:
     return outcome.patient, outcome.normal, outcome.complete, len(outcome.target_scores)
 
 
-def _estimate(plain: NDArray[np.float64], resampled: NDArray[np.float64] | None) -> tuple[Estimate, ...]:
-    """One per rate, then that of the mean over the rates."""
-    values = [*plain.tolist(), float(plain.mean())]
-    if resampled is None:
-        return tuple(Estimate(value, None, None) for value in values)
-    rows = [*resampled, resampled.mean(axis=0)]
-    return tuple(Estimate(value, *percentile_interval(row)) for value, row in zip(values, rows, strict=True))
+def _average_plain(runs: Sequence[Outcomes], rates: NDArray[np.float64], *, on: FalseOn) -> NDArray[np.float64]:
+    """Mean sensitivities over runs, and the mean of these over the rates, shape (rates + 1,)."""
+    if not runs:
+        raise EvaluationError("there are no findings to evaluate: no run was given")
+    plain = np.mean([sensitivity_at_rates(run, rates=rates, on=on) for run in runs], axis=0)
+    return np.append(plain, plain.mean())
 
 
 def _resample(
@@ -330,33 +288,26 @@ def _resample(
     on: FalseOn,
     resamples: int,
     rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Mean sensitivities over runs, shape (detectors, rates, resamples), from one set of draws; NaN where undefined."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    images = [outcome for run in detectors[0] for outcome in run]
+) -> list[NDArray[np.float64]]:
+    """As `_average_plain` for each resample, shape (resamples, rates + 1), from one set of draws; NaN if undefined."""
+    # patients with neither targets nor counted false findings take no part
+    kept = [[[each for each in run if each.target_scores or each.counts_false(on)] for run in d] for d in detectors]
+    images = [outcome for run in kept[0] for outcome in run]
     codes = np.unique([outcome.patient for outcome in images], return_inverse=True)[1]
-    holding = np.asarray([bool(outcome.target_scores) for outcome in images])
-    counting = np.asarray([outcome.counts_false(on) for outcome in images])
-    rows = np.concatenate([np.flatnonzero(holding), np.flatnonzero(counting)])
-    kept, members = np.unique(codes[rows], return_inverse=True)  # patients with neither take no part
-    drawn = draw_patients(members, np.arange(len(rows)) < holding.sum(), resamples=resamples, rng=rng)
-    draws = np.zeros((resamples, int(codes.max()) + 1), drawn.dtype)
-    draws[:, kept] = drawn
-    bounds = np.cumsum([0, *(len(run) for run in detectors[0])])
-    means = np.empty((len(detectors), len(rates), resamples))
-    for number, runs in enumerate(detectors):
-        values = np.empty((len(runs), resamples, len(rates)))
-        for place, run in enumerate(runs):
-            order, own = _rank(run, on=on), codes[bounds[place] : bounds[place + 1]]
-            step = max(1, CHUNK // (len(run) + len(order.false) + len(order.found)))
-            for start in range(0, resamples, step):
-                part = slice(start, start + step)
-                values[place, part] = _sensitivities(order, draws[part].astype(np.float64)[:, own], rates)
-        defined = ~np.isnan(values)
-        total = np.where(defined, values, 0).sum(axis=0)
-        means[number] = divide_defined(total, defined.sum(axis=0).astype(np.float64)).T
-    return means
+    holding = codes[[bool(outcome.target_scores) for outcome in images]]
+    members = np.concatenate([holding, codes[[outcome.counts_false(on) for outcome in images]]])
+    draws = draw_patients(members, np.arange(len(members)) < len(holding), resamples=resamples, rng=rng)
+    owners = np.split(codes, np.cumsum([len(run) for run in kept[0]])[:-1])
+
+    def prepare(run: Outcomes, own: NDArray[np.intp]) -> tuple[int, Callable[[NDArray[np.float64]], Any]]:
+        order = _rank(run, on=on)
+        size = len(run) + len(order.false) + len(order.found)
+        return size, lambda weights: _sensitivities(order, weights[:, own], rates)
+
+    means = [
+        average_resamples(draws, (prepare(run, own) for run, own in zip(runs, owners, strict=True))) for runs in kept
+    ]
+    return [np.column_stack([values, values.mean(axis=1)]) for values in means]
 
 
 def _rank(outcomes: Outcomes, *, on: FalseOn) -> _Ranking:
@@ -407,9 +358,3 @@ def _check_rates(rates: ArrayLike) -> NDArray[np.float64]:
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"rates of false findings per image must be a list of numbers, none negative, got {rates!r}")
     return values
-
-
-def _at_least_one(runs: Sequence[Outcomes]) -> Sequence[Outcomes]:
-    if not runs:
-        raise EvaluationError("there are no findings to evaluate: no run was given")
-    return runs

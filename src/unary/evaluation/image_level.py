@@ -1,53 +1,44 @@
-"""Whole images told apart by their score, by the category of their reading: what a profile's comparisons say."""
+"""Whole images told apart by their score: by label, and by what a profile compares of their readings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds
-from unary.evaluation.roc import EvaluationError
-from unary.profiles import Comparison, is_among
+from unary.evaluation.evaluated_image import EvaluatedImage
+from unary.evaluation.intervals import Estimate, Run, estimate_over_seeds
+from unary.profiles import Reading, is_among
 
 BY_LABEL = "label_negative_against_positive"
 """The name of the comparison that needs no assessment."""
 
 
 def compare_images(
-    scores: ArrayLike,
+    images: Sequence[EvaluatedImage],
     *,
-    comparisons: Sequence[Comparison],
-    assessments: Sequence[str | None],
-    patients: ArrayLike,
-    groups: Sequence[Collection[str]],
-    rng: np.random.Generator,
+    reading: Reading,
+    rng: Callable[[], np.random.Generator],
     runs: ArrayLike | None = None,
     resamples: int = 2000,
 ) -> dict[str, Estimate]:
-    """Return the AUROC of image scores for each comparison, with its patient-clustered 95 % interval.
+    """Return the AUROC of image scores for each comparison of a profile, and by label, with its 95 % interval.
 
     A comparison within a group of lesions ranks what is suspicious among what is merely unusual: a benign calcification
     departs from normal tissue as a malignant one does, and a one-class detector has no reason to score it lower.
 
     Parameters
     ----------
-    scores
-        Shape (n,), finite, higher is more abnormal.
-    comparisons
-        Of `unary.profiles.Reading.comparisons`.
-    assessments
-        Category of each image, such as ``"4a"``; an image of unknown category, None, takes no part.
-    patients
-        Shape (n,), identifiers.
-    groups
-        Of each image, the groups that its annotated lesions belong to.
+    images
+        Those without a score take no part, nor do those of unknown assessment, or without a label.
+    reading
+        Whose comparisons are made.
     rng
-        Source of the draws; all comparisons start from one state.
+        Gives a new source of draws for each statistic, each time from the same state.
     runs
-        Shape (n,): the fold, seed or model that gave each score. Areas are averaged over the runs that have both sides,
-        as in `auroc_over_seeds`. By default all are of one run.
+        Shape (n,): the fold, seed or model that gave each image. Areas are averaged over the runs that have both sides,
+        as in `estimate_over_seeds`. By default all are of one run.
     resamples
         How many.
 
@@ -55,31 +46,35 @@ def compare_images(
     -------
     dict
         By name of the comparison; one of which no run has both sides is absent.
-
-    Raises
-    ------
-    EvaluationError
-        If lengths differ, or a score that takes part is not finite.
     """
-    values, who = np.asarray(scores, np.float64), np.asarray(patients)
-    run_of = np.zeros(len(values), int) if runs is None else np.asarray(runs)
-    lengths = [values.shape, (len(assessments),), who.shape, (len(groups),), run_of.shape]
-    if values.ndim != 1 or len(set(lengths)) > 1:
-        raise EvaluationError(f"scores, assessments, patients, groups and runs must be as many, got {lengths}")
-    entropy = int(rng.integers(2**63))
-    found = {}
-    for comparison in comparisons:
-        within = np.asarray([comparison.group is None or comparison.group in own for own in groups], bool)
-        negative, positive = (
-            within & np.asarray([is_among(each, categories) for each in assessments], bool)
+    kept = [place for place, image in enumerate(images) if image.image_score is not None]
+    run_of = (np.zeros(len(images), int) if runs is None else np.asarray(runs))[kept]
+    images = [images[place] for place in kept]
+    scores = np.asarray([image.image_score for image in images], np.float64)
+    patients = np.asarray([image.row.patient_id for image in images])
+    sides = {
+        comparison.name: [
+            [
+                is_among(image.row.assessment, categories)
+                and (comparison.group is None or any(each.group == comparison.group for each in image.match.targets))
+                for image in images
+            ]
             for categories in (comparison.negative, comparison.positive)
-        )
-        parts = [np.flatnonzero((negative | positive) & (run_of == run)) for run in np.unique(run_of)]
+        ]
+        for comparison in reading.comparisons
+    }
+    sides[BY_LABEL] = [[image.row.label == label for image in images] for label in ("negative", "positive")]
+    entropy = int(rng().integers(2**63))
+    found = {}
+    for name, side in sides.items():
+        negative, positive = np.asarray(side, bool)
+        parts = [(negative | positive) & (run_of == run) for run in np.unique(run_of)]
         present = [
-            Run(values[part], positive[part], who[part])
+            Run(scores[part], positive[part], patients[part])
             for part in parts
             if negative[part].any() and positive[part].any()
         ]
         if present:
-            found[comparison.name] = auroc_over_seeds(present, rng=np.random.default_rng(entropy), resamples=resamples)
+            source = rng() if name == BY_LABEL else np.random.default_rng(entropy)
+            found[name] = estimate_over_seeds(present, rng=source, resamples=resamples)
     return found

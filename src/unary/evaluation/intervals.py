@@ -6,24 +6,24 @@ Radiology 7:413, 2000; Obuchowski, Biometrics 53:567, 1997). ``docs/statistics.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from unary.evaluation.roc import (
     EvaluationError,
     Ranking,
     ScoreError,
-    auroc,
-    check_scores,
+    Statistic,
+    divide_defined,
     rank_scores,
     weighted_aurocs,
 )
 
-CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
+_CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
 
 
 class FewPatientsError(EvaluationError):
@@ -37,6 +37,16 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
+
+    @property
+    def interval(self) -> list[float] | None:
+        """The interval as ``[low, high]``, or None."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
+
+
+def as_pair(name: str, found: Estimate) -> dict[str, Any]:
+    """Return an estimate as ``{name: value, name_ci95: [low, high] or None}``."""
+    return {name: found.value, f"{name}_ci95": found.interval}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +68,14 @@ class Run:
     patients: NDArray[Any]
 
 
-def auroc_over_seeds(runs: Sequence[Run], *, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
-    """Return the mean AUROC over seeds, each with its own test set, and its patient-clustered 95 % interval.
+def estimate_over_seeds(
+    runs: Sequence[Run],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    compute: Statistic = weighted_aurocs,
+) -> Estimate:
+    """Return the mean over seeds of a statistic, each with its own test set, and its patient-clustered 95 % interval.
 
     Patients are drawn with replacement, once per resample, from the union over seeds; a drawn patient brings all its
     patches. Patients with only positives, with only negatives, and with both are drawn separately, each kind as often
@@ -76,6 +92,8 @@ def auroc_over_seeds(runs: Sequence[Run], *, rng: np.random.Generator, resamples
         Source of the draws.
     resamples
         How many.
+    compute
+        By default the AUROC; else another statistic of `unary.evaluation.roc`.
 
     Returns
     -------
@@ -85,40 +103,11 @@ def auroc_over_seeds(runs: Sequence[Run], *, rng: np.random.Generator, resamples
     Raises
     ------
     ScoreError, OneClassError
-        As `auroc`, for any seed.
+        As `unary.evaluation.roc.auroc`, for any seed.
     """
-    return estimate_over_seeds(runs, compute=weighted_aurocs, rng=rng, resamples=resamples)
-
-
-def estimate_over_seeds(
-    runs: Sequence[Run],
-    *,
-    compute: Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]],
-    rng: np.random.Generator,
-    resamples: int = 2000,
-) -> Estimate:
-    """As `auroc_over_seeds`, for another statistic of the ranking.
-
-    Parameters
-    ----------
-    runs, rng, resamples
-        As for `auroc_over_seeds`.
-    compute
-        The statistic for each row of weights, as `unary.evaluation.roc.weighted_average_precisions`.
-
-    Raises
-    ------
-    ScoreError, OneClassError
-        As `auroc`, for any seed.
-    """
-    checked = [_check_run(run) for run in _at_least_one(runs)]
-    plain = [compute(rank_scores(run.scores, run.positive), np.ones((1, len(run.scores))))[0] for run in checked]
-    value = float(np.mean(plain))
-    try:
-        low, high = percentile_interval(_resample([checked], compute=compute, resamples=resamples, rng=rng)[0])
-    except FewPatientsError:
-        return Estimate(value, None, None)
-    return Estimate(value, low, high)
+    rankings = _rank_runs(runs)
+    value = float(np.mean(_compute_plain(rankings, compute)))
+    return estimate([value], lambda: _resample(runs, [rankings], compute, resamples=resamples, rng=rng)[0])[0]
 
 
 def difference_over_seeds(
@@ -126,64 +115,96 @@ def difference_over_seeds(
 ) -> Estimate:
     """Return the difference of two detectors' mean AUROC over seeds, first minus second, with its 95 % interval.
 
-    Both meet the same drawn patients in each resample, so that what makes a patient easy for both cancels.
-
-    Parameters
-    ----------
-    first, second
-        One run per seed; the same number of either, each pair on the same patches.
-    rng, resamples
-        As for `auroc_over_seeds`.
+    Both meet the same drawn patients in each resample, so that what makes a patient easy for both cancels. Each has one
+    run per seed, each pair on the same patches.
 
     Raises
     ------
     EvaluationError
-        If the pairs do not share patients and truth, if no kind of patient has two members, and as `auroc`.
+        If the pairs do not share patients and truth, if no kind of patient has two members, and as
+        `estimate_over_seeds`.
     """
-    pairs = [[_check_run(run) for run in _at_least_one(runs)] for runs in (first, second)]
+    pairs = [_rank_runs(runs) for runs in (first, second)]
     if len(first) != len(second) or any(
         not np.array_equal(one.positive, other.positive) or not np.array_equal(one.patients, other.patients)
-        for one, other in zip(*pairs, strict=True)
+        for one, other in zip(first, second, strict=True)
     ):
         raise EvaluationError("a paired difference needs both detectors' scores of the same patches, in the same order")
-    resampled = _resample(pairs, compute=weighted_aurocs, resamples=resamples, rng=rng)
-    value = float(
-        np.mean(
-            [
-                auroc(one.scores, one.positive) - auroc(other.scores, other.positive)
-                for one, other in zip(*pairs, strict=True)
-            ]
-        )
-    )
-    return Estimate(value, *percentile_interval(resampled[0] - resampled[1]))
+    plain = [_compute_plain(rankings, weighted_aurocs) for rankings in pairs]
+    resampled = _resample(first, pairs, weighted_aurocs, resamples=resamples, rng=rng)
+    return attach_intervals([np.mean(plain[0] - plain[1])], resampled[0] - resampled[1])[0]
+
+
+def _rank_runs(runs: Sequence[Run]) -> list[Ranking]:
+    if not runs:
+        raise EvaluationError("there are no scores: no seed was run")
+    for run in runs:
+        if np.shape(run.patients) != np.shape(run.scores):
+            counts = np.size(run.scores), np.size(run.patients)
+            raise ScoreError(f"every patch needs its patient: {counts[0]} patches, {counts[1]} patients")
+    return [rank_scores(run.scores, run.positive) for run in runs]
+
+
+def _compute_plain(rankings: Sequence[Ranking], compute: Statistic) -> NDArray[np.float64]:
+    ones = [np.ones((1, len(order.negatives) + len(order.positives))) for order in rankings]
+    return np.concatenate([compute(order, row) for order, row in zip(rankings, ones, strict=True)])
 
 
 def _resample(
-    detectors: Sequence[Sequence[Run]],
+    runs: Sequence[Run],
+    detectors: Sequence[Sequence[Ranking]],
+    compute: Statistic,
     *,
-    compute: Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]],
     resamples: int,
     rng: np.random.Generator,
+) -> list[NDArray[np.float64]]:
+    """Mean over seeds of each detector's statistic, shape (resamples, 1); the same draws for all."""
+    codes = np.unique(np.concatenate([run.patients for run in runs]), return_inverse=True)[1]
+    draws = draw_patients(codes, np.concatenate([run.positive for run in runs]), resamples=resamples, rng=rng)
+    owners = np.split(codes, np.cumsum([len(run.positive) for run in runs])[:-1])
+
+    def compute_weighted(place: int, order: Ranking) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        return lambda weights: compute(order, weights[:, owners[place]])[:, None]
+
+    return [
+        average_resamples(
+            draws, [(len(owners[place]), compute_weighted(place, order)) for place, order in enumerate(rankings)]
+        )
+        for rankings in detectors
+    ]
+
+
+def average_resamples(
+    draws: NDArray[np.uint16],
+    parts: Iterable[tuple[int, Callable[[NDArray[np.float64]], NDArray[np.float64]]]],
 ) -> NDArray[np.float64]:
-    """Mean over seeds of a statistic, shape (detectors, resamples); the same draws for all; NaN where undefined."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    seeds = detectors[0]
-    codes = np.unique(np.concatenate([run.patients for run in seeds]), return_inverse=True)[1]
-    draws = draw_patients(codes, np.concatenate([run.positive for run in seeds]), resamples=resamples, rng=rng)
-    bounds = np.cumsum([0, *(len(run.positive) for run in seeds)])
-    means = np.empty((len(detectors), resamples))
-    for number, runs in enumerate(detectors):
-        values = np.empty((len(runs), resamples))
-        for seed, run in enumerate(runs):
-            order, own = rank_scores(run.scores, run.positive), codes[bounds[seed] : bounds[seed + 1]]
-            step = max(1, CHUNK // len(own))
-            for start in range(0, resamples, step):
-                part = slice(start, start + step)
-                values[seed, part] = compute(order, draws[part].astype(np.float64)[:, own])
-        kept = (~np.isnan(values)).sum(axis=0)
-        means[number] = np.where(kept > 0, np.nansum(values, axis=0) / np.maximum(kept, 1), np.nan)
-    return means
+    """Return the mean over the parts of what each computes of the draws of `draw_patients`, shape (resamples, k).
+
+    A part is how many numbers a resample takes, so that not too many are held at once, and a function from
+    (rows, patients) weights to (rows, k) statistics. A part is left out where its statistic is NaN.
+    """
+    found = []
+    for size, compute in parts:
+        step = max(1, _CHUNK // size)
+        pieces = [draws[start : start + step].astype(np.float64) for start in range(0, len(draws), step)]
+        found.append(np.concatenate([compute(piece) for piece in pieces]))
+    values = np.stack(found)
+    defined = ~np.isnan(values)
+    return divide_defined(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+
+def estimate(values: ArrayLike, resample: Callable[[], NDArray[np.float64]]) -> tuple[Estimate, ...]:
+    """As `attach_intervals` to what ``resample`` gives; without intervals where there are too few patients."""
+    try:
+        return attach_intervals(values, resample())
+    except FewPatientsError:
+        return tuple(Estimate(float(value), None, None) for value in np.asarray(values))
+
+
+def attach_intervals(values: ArrayLike, resampled: NDArray[np.float64]) -> tuple[Estimate, ...]:
+    """Return values, shape (k,), with the percentile intervals of those resampled, shape (resamples, k)."""
+    pairs = zip(np.asarray(values), resampled.T, strict=True)
+    return tuple(Estimate(float(value), *percentile_interval(row)) for value, row in pairs)
 
 
 def draw_patients(
@@ -197,11 +218,6 @@ def draw_patients(
         Shape (n,): each entry's patient, from 0 without gaps.
     truth
         Shape (n,), bool: the entry is positive.
-    resamples
-        How often to draw.
-    rng
-        Source of the draws.
-
     Returns
     -------
     NDArray
@@ -212,6 +228,8 @@ def draw_patients(
     FewPatientsError
         If no kind has two members, so that every resample would be alike.
     """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
     count = int(codes.max()) + 1
     kinds = np.zeros(count, int)
     kinds[codes[truth]] |= 1
@@ -223,10 +241,8 @@ def draw_patients(
             f"an interval over patients needs at least two patients of one kind, there are {count} in all; "
             "are patient identifiers missing?"
         )
-    for group in groups:
-        if len(group) == 0:
-            continue
-        step = max(1, CHUNK // len(group))
+    for group in filter(len, groups):
+        step = max(1, _CHUNK // len(group))
         for start in range(0, resamples, step):
             rows = min(step, resamples - start)
             drawn = rng.integers(len(group), size=(rows, len(group))) + len(group) * np.arange(rows)[:, None]
@@ -248,16 +264,3 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
         raise FewPatientsError("no resample of the patients kept both classes in any seed's test set")
     low, high = np.percentile(kept, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _check_run(run: Run) -> Run:
-    values, truth = check_scores(run.scores, run.positive)
-    if np.shape(run.patients) != truth.shape:
-        raise ScoreError(f"every patch needs its patient: {len(truth)} patches, {np.size(run.patients)} patients")
-    return Run(values, truth, np.asarray(run.patients))
-
-
-def _at_least_one(runs: Sequence[Run]) -> Sequence[Run]:
-    if not runs:
-        raise EvaluationError("there are no scores: no seed was run")
-    return runs

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.intervals import (
-    Estimate,
-    Run,
-    auroc_over_seeds,
-    difference_over_seeds,
-    estimate_over_seeds,
-)
+from unary.evaluation.intervals import Estimate, Run, as_pair, difference_over_seeds, estimate_over_seeds
 from unary.evaluation.roc import (
     EvaluationError,
     OneClassError,
-    Ranking,
+    Statistic,
     auroc,
     average_precision,
     sensitivity_at_specificity,
@@ -160,11 +154,9 @@ def summarise(
     ----------
     tables
         Of the same detectors and split, with different seeds.
-    rng
-        Source of the bootstrap's draws. It is asked once: all detectors meet the same drawn patients, and one
-        detector more changes no number of the others.
-    resamples
-        Of each interval.
+    rng, resamples
+        Of the bootstrap. The source is asked once: all detectors meet the same drawn patients, and one detector more
+        changes no number of the others.
     rate_intervals
         Whether average precision and the sensitivities get intervals too, which takes five times as long.
 
@@ -234,16 +226,9 @@ def write_metrics(
 ) -> None:
     """Write ``metrics.json``: keys sorted, two spaces, no NaN; the old file stays until the new one is whole.
 
-    Parameters
-    ----------
-    path
-        Of the file; its folder is created.
-    detectors
-        ``{NAME: {GROUP: {...}}}``, or with SPLIT above GROUP.
-    meta
-        What else a reader needs: seeds, data hash, versions, command, configuration, counts, notices.
-    detection
-        Figures of findings; the key is absent where there are none.
+    The folder is created. ``detectors`` is ``{NAME: {GROUP: {...}}}``, or with SPLIT above GROUP; ``meta`` what else a
+    reader needs: seeds, data hash, versions, command, configuration, counts, notices; ``detection`` the figures of
+    findings, whose key is absent where there are none.
 
     Raises
     ------
@@ -268,27 +253,23 @@ def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
 
     if not tables:
         raise EvaluationError("there are no scores to write")
-    groups = list(dict.fromkeys(name for table in tables for name in table.groups))
-    detectors = list(dict.fromkeys(name for table in tables for name in table.scores))
+    groups = dict.fromkeys(name for table in tables for name in table.groups)
+    detectors = dict.fromkeys(name for table in tables for name in table.scores)
     parts = []
     for table in tables:
-        missing = pyarrow.nulls(len(table))
+        missing = [None] * len(table)
         columns = {
-            "split": pyarrow.array([table.split] * len(table), pyarrow.string()),
-            "seed": pyarrow.array([table.seed] * len(table), pyarrow.int64()),
-            "image_id": pyarrow.array(table.image.tolist(), pyarrow.string()),
-            "patient_id": pyarrow.array(table.patient.tolist(), pyarrow.string()),
-            "row": pyarrow.array(table.row, pyarrow.int64()),
-            "col": pyarrow.array(table.col, pyarrow.int64()),
-            "positive": pyarrow.array(table.positive, pyarrow.bool_()),
+            "split": ([table.split] * len(table), "string"),
+            "seed": ([table.seed] * len(table), "int64"),
+            "image_id": (table.image.tolist(), "string"),
+            "patient_id": (table.patient.tolist(), "string"),
+            "row": (table.row, "int64"),
+            "col": (table.col, "int64"),
+            "positive": (table.positive, "bool"),
+            **{f"group_{name}": (table.groups.get(name, missing), "bool") for name in groups},
+            **{f"score_{name}": (table.scores.get(name, missing), "float64") for name in detectors},
         }
-        for name in groups:
-            member = table.groups.get(name)
-            columns[f"group_{name}"] = missing.cast("bool") if member is None else pyarrow.array(member)
-        for name in detectors:
-            scores = table.scores.get(name)
-            columns[f"score_{name}"] = missing.cast("float64") if scores is None else pyarrow.array(scores, "float64")
-        parts.append(pyarrow.table(columns))
+        parts.append(pyarrow.table({name: pyarrow.array(*column) for name, column in columns.items()}))
     whole = pyarrow.concat_tables(parts)
     with replacing(path) as partial:
         pyarrow.parquet.write_table(whole, partial)
@@ -296,7 +277,7 @@ def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
 
 def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
     present = [run for run in runs if run is not None]
-    estimate = auroc_over_seeds(present, rng=rng, resamples=resamples)
+    estimate = estimate_over_seeds(present, rng=rng, resamples=resamples)
     note = _note(present, estimate)
     sensitivities = {
         f"{level:.2f}": float(
@@ -305,8 +286,7 @@ def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, res
         for level in SPECIFICITIES
     }
     return {
-        "auroc": estimate.value,
-        "auroc_ci95": None if estimate.low is None else [estimate.low, estimate.high],
+        **as_pair("auroc", estimate),
         "auroc_per_seed": [None if run is None else auroc(run.scores, run.positive) for run in runs],
         "average_precision": float(np.mean([average_precision(run.scores, run.positive) for run in present])),
         "sensitivity_at_specificity": sensitivities,
@@ -318,10 +298,9 @@ def _bound_rates(runs: Sequence[Run | None], entropy: int, *, resamples: int) ->
     """The intervals of average precision and sensitivities, from the same draws as the area's."""
     present = [run for run in runs if run is not None]
 
-    def bound(compute: Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]]) -> list[float] | None:
+    def bound(compute: Statistic) -> list[float] | None:
         rng = np.random.default_rng(entropy)
-        found = estimate_over_seeds(present, compute=compute, rng=rng, resamples=resamples)
-        return None if found.low is None or found.high is None else [found.low, found.high]
+        return estimate_over_seeds(present, compute=compute, rng=rng, resamples=resamples).interval
 
     return {
         "average_precision_ci95": bound(weighted_average_precisions),
@@ -351,17 +330,12 @@ def _note(runs: Sequence[Run], estimate: Estimate) -> str:
 def _count_distinct(tables: Sequence[ScoreTable], group: str) -> dict[str, int]:
     """Distinct patches of either role, and distinct images and patients of both, over all tables."""
     patches: tuple[set[Any], set[Any]] = (set(), set())
-    images: set[str] = set()
-    patients: set[str] = set()
+    images, patients = set[str](), set[str]()
     for table in tables:
         for role, chosen in enumerate(table.roles(group)):
             names = table.image[chosen].tolist()
             patches[role].update(zip(names, table.row[chosen].tolist(), table.col[chosen].tolist(), strict=True))
             images.update(names)
             patients.update(table.patient[chosen].tolist())
-    return {
-        "n_positive": len(patches[0]),
-        "n_negative": len(patches[1]),
-        "n_images": len(images),
-        "n_patients": len(patients),
-    }
+    names_counted = ("n_positive", "n_negative", "n_images", "n_patients")
+    return dict(zip(names_counted, map(len, (*patches, images, patients)), strict=True))

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.intervals import CHUNK, Estimate, FewPatientsError, draw_patients, percentile_interval
+from unary.evaluation.intervals import Estimate, average_resamples, draw_patients, estimate
 from unary.evaluation.matching import Target
 from unary.evaluation.roc import EvaluationError, OneClassError, ScoreError, auroc, average_precision
 
@@ -38,18 +38,8 @@ _BINS = 2000  # of either class, for the intervals
 class PixelSample:
     """The pixels of one image, reduced by rank.
 
-    Attributes
-    ----------
-    patient
-        Identifier.
-    scores
-        Shape (n,), float64.
-    positive
-        Shape (n,), bool.
-    weights
-        Shape (n,), float64: how many pixels each stands for.
-    unscored
-        Positive pixels that have no score: a detector that does not look there cannot find them.
+    Each of the chosen pixels, shape (n,), stands for as many as its weight. ``unscored`` are the positive pixels that
+    have no score: a detector that does not look there cannot find them.
     """
 
     patient: str = field(repr=False)
@@ -63,16 +53,8 @@ class PixelSample:
 class PixelSummary:
     """What a detector's maps are worth pixel by pixel, with 95 % intervals over patients.
 
-    Attributes
-    ----------
-    auroc, average_precision
-        Over the pixels of all images together. The chance level of the latter is the share of positives.
-    positives, negatives
-        Pixels with a score.
-    unscored
-        Positive pixels without one, which count nowhere else.
-    patients
-        How many.
+    The pixels of all images count together; the chance level of the average precision is the share of positives.
+    ``positives`` and ``negatives`` count pixels with a score, ``unscored`` positive ones without, which count nowhere.
     """
 
     auroc: Estimate
@@ -86,14 +68,7 @@ class PixelSummary:
 def draw_truth(targets: Sequence[Target], shape: tuple[int, int], *, group: str | None = None) -> NDArray[np.bool_]:
     """Return which pixels of an image belong to a lesion, shape (rows, cols), bool.
 
-    Parameters
-    ----------
-    targets
-        Of the image, from `unary.evaluation.matching.group_targets`.
-    shape
-        Of the stored image.
-    group
-        The group of lesions to draw; None for all. A cluster is its specks, without the tissue between.
+    Of lesions of one group, or of all; a cluster is its specks, without the tissue between.
     """
     truth = np.zeros(shape, bool)
     for target in targets:
@@ -152,22 +127,8 @@ def summarise_pixels(
 ) -> PixelSummary:
     """Return AUROC and average precision over the pixels of all images, with patient-clustered 95 % intervals.
 
-    Patients are drawn as in `unary.evaluation.intervals`. For the intervals, and only there, scores are further put
-    into some thousands of bins, whose pixels count as tied.
-
-    Parameters
-    ----------
-    samples
-        One per image.
-    rng
-        Source of the draws.
-    resamples
-        How many.
-
-    Returns
-    -------
-    PixelSummary
-        Without intervals where no kind of patient has two members.
+    Patients are drawn as in `unary.evaluation.intervals`; without intervals where no kind of them has two members. For
+    the intervals, and only there, scores are further put into some thousands of bins, whose pixels count as tied.
 
     Raises
     ------
@@ -185,18 +146,15 @@ def summarise_pixels(
     values = auroc(scores, positive, weights=weights), average_precision(scores, positive, weights=weights)
     names, codes = np.unique([sample.patient for sample in samples], return_inverse=True)
     owners = np.repeat(codes, [len(sample.scores) for sample in samples])
-    try:
+
+    def resample() -> NDArray[np.float64]:
         draws = draw_patients(owners, positive, resamples=resamples, rng=rng)
-    except FewPatientsError:
-        estimates = [Estimate(value, None, None) for value in values]
-    else:
         table = _count_bins(scores, positive, weights, owners)
-        estimates = [
-            Estimate(value, *percentile_interval(row))
-            for value, row in zip(values, _resample(table, draws), strict=True)
-        ]
+        return average_resamples(draws, [(table.shape[2], lambda drawn: _compute_areas(table, drawn))])
+
+    areas = estimate(values, resample)
     unscored = sum(sample.unscored for sample in samples)
-    return PixelSummary(estimates[0], estimates[1], counts[0], counts[1], unscored, len(names))
+    return PixelSummary(areas[0], areas[1], counts[0], counts[1], unscored, len(names))
 
 
 def _reduce(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -231,17 +189,11 @@ def _count_bins(
     return table.astype(np.float64).reshape(2, patients, len(edges) + 1)
 
 
-def _resample(table: NDArray[np.float64], draws: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """AUROC and average precision of each row of draws, shape (2, resamples)."""
-    found = np.empty((2, len(draws)))
-    step = max(1, CHUNK // table.shape[2])
-    for start in range(0, len(draws), step):
-        part = draws[start : start + step].astype(np.float64)
-        gained, lost = part @ table[0], part @ table[1]
-        below = np.cumsum(lost, axis=1) - lost / 2
-        totals = gained.sum(axis=1), lost.sum(axis=1)
-        found[0, start : start + step] = (gained * below).sum(axis=1) / (totals[0] * totals[1])
-        true_calls, false_calls = (np.cumsum(each[:, ::-1], axis=1)[:, ::-1] for each in (gained, lost))
-        precision = true_calls / np.maximum(true_calls + false_calls, 1e-300)
-        found[1, start : start + step] = (gained * precision).sum(axis=1) / totals[0]
-    return found
+def _compute_areas(table: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUROC and average precision of each row of draws, shape (rows, 2)."""
+    gained, lost = draws @ table[0], draws @ table[1]
+    below = np.cumsum(lost, axis=1) - lost / 2
+    area = (gained * below).sum(axis=1) / (gained.sum(axis=1) * lost.sum(axis=1))
+    true_calls, false_calls = (np.cumsum(each[:, ::-1], axis=1)[:, ::-1] for each in (gained, lost))
+    precision = true_calls / np.maximum(true_calls + false_calls, 1e-300)
+    return np.stack([area, (gained * precision).sum(axis=1) / gained.sum(axis=1)], axis=1)

@@ -6,7 +6,8 @@ scores go through one increasing map. Intervals are in `unary.evaluation.interva
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,30 +49,24 @@ class Ranking:
     first_alike: NDArray[np.intp]
 
 
+Statistic = Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]]
+"""What is computed of a ranking for each row of (resamples, n) weights, shape (resamples,)."""
+
+
 def roc_curve(
     scores: ArrayLike, positive: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return the curve of sensitivity against false-positive rate.
 
-    Parameters
-    ----------
-    scores
-        Shape (n,), finite.
-    positive
-        Shape (n,), bool.
+    Parameters and errors are those of `auroc`.
 
     Returns
     -------
     tuple
         ``fpr``, ``tpr`` and ``thresholds``, each of shape (k + 1,) for k distinct scores, float64. Point i calls
         positive every score at or above ``thresholds[i]``; the first threshold is infinity and calls none.
-
-    Raises
-    ------
-    ScoreError, OneClassError
-        As `auroc`.
     """
-    values, truth = check_scores(scores, positive)
+    values, truth = _check_scores(scores, positive)
     order = np.argsort(-values, kind="stable")
     values, truth = values[order], truth[order]
     last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
@@ -111,8 +106,7 @@ def auroc(scores: ArrayLike, positive: ArrayLike, *, weights: ArrayLike | None =
     >>> auroc([1.0, 1.0, 1.0], [True, False, False])
     0.5
     """
-    values, truth = check_scores(scores, positive)
-    return float(weighted_aurocs(rank_scores(values, truth), _check_weights(weights, truth))[0])
+    return _compute(weighted_aurocs, scores, positive, weights)
 
 
 def average_precision(scores: ArrayLike, positive: ArrayLike, *, weights: ArrayLike | None = None) -> float:
@@ -122,8 +116,7 @@ def average_precision(scores: ArrayLike, positive: ArrayLike, *, weights: ArrayL
     ``average_precision_score``. Its chance level is the share of positives, so it compares only within one test set.
     Parameters and errors are those of `auroc`.
     """
-    values, truth = check_scores(scores, positive)
-    return float(weighted_average_precisions(rank_scores(values, truth), _check_weights(weights, truth))[0])
+    return _compute(weighted_average_precisions, scores, positive, weights)
 
 
 def sensitivity_at_specificity(scores: ArrayLike, positive: ArrayLike, *, specificity: float) -> float:
@@ -131,21 +124,8 @@ def sensitivity_at_specificity(scores: ArrayLike, positive: ArrayLike, *, specif
 
     The threshold is the smallest score of a negative that has at least the demanded share of negatives at or below
     it, and a score is called positive when it lies strictly above. Ties therefore never lower the specificity below
-    what was asked; a positive that ties with the threshold is missed. No interpolation between thresholds.
-
-    Parameters
-    ----------
-    scores, positive
-        As for `auroc`.
-    specificity
-        In [0, 1]; at 0 everything is called positive.
-
-    Raises
-    ------
-    ValueError
-        If ``specificity`` is outside [0, 1].
-    ScoreError, OneClassError
-        As `auroc`.
+    what was asked; a positive that ties with the threshold is missed. No interpolation between thresholds. At
+    specificity 0 everything is called positive; errors are those of `auroc`, and ValueError outside [0, 1].
 
     Examples
     --------
@@ -156,16 +136,23 @@ def sensitivity_at_specificity(scores: ArrayLike, positive: ArrayLike, *, specif
     """
     if not 0 <= specificity <= 1:
         raise ValueError(f"specificity must lie in [0, 1], got {specificity}")
-    values, truth = check_scores(scores, positive)
-    negatives = np.sort(values[~truth])
-    needed = math.ceil(specificity * len(negatives) - 1e-9)  # 0.95 * 20 must ask for 19, whatever the rounding
-    if needed == 0:
-        return 1.0
-    return float(np.mean(values[truth] > negatives[needed - 1]))
+    return _compute(functools.partial(weighted_sensitivities, specificity=specificity), scores, positive, None)
 
 
-def rank_scores(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> Ranking:
-    """Return the order of scores that `check_scores` has passed: the part of an area that no weight changes."""
+def _compute(compute: Statistic, scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None) -> float:
+    """One statistic of entries with the given weights, or of 1 each."""
+    ranking, truth = rank_scores(scores, positive), np.asarray(positive)
+    row = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if row.shape != truth.shape or not np.isfinite(row).all() or (row < 0).any():
+        raise ScoreError(f"weights must be {len(truth)} finite numbers, none negative")
+    if not row[truth].any() or not row[~truth].any():
+        raise OneClassError("both classes need some weight, but all entries of one class have weight 0")
+    return float(compute(ranking, row[None])[0])
+
+
+def rank_scores(scores: ArrayLike, positive: ArrayLike) -> Ranking:
+    """Return the order of scores, the part of a statistic that no weight changes; errors are those of `auroc`."""
+    values, truth = _check_scores(scores, positive)
     negatives, positives = np.flatnonzero(~truth), np.flatnonzero(truth)
     negatives = negatives[np.argsort(values[negatives], kind="stable")]
     positives = positives[np.argsort(values[positives], kind="stable")]
@@ -222,16 +209,8 @@ def divide_defined(above: NDArray[np.float64], below: NDArray[np.float64]) -> ND
     return quotient
 
 
-def check_scores(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores as float64 and truth as bool, both of shape (n,), or say why no statistic can be had of them.
-
-    Raises
-    ------
-    ScoreError
-        If a score is not finite, lengths differ, or the truth is not bool.
-    OneClassError
-        If there is no positive or no negative.
-    """
+def _check_scores(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores as float64 and truth as bool, both of shape (n,)."""
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive)
     if values.ndim != 1 or truth.shape != values.shape:
         raise ScoreError(f"scores and truth must be two lists of one length, got shapes {values.shape}, {truth.shape}")
@@ -249,15 +228,3 @@ def check_scores(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.flo
             f"both classes are needed, but there are {positives} positives and {len(truth) - positives} negatives"
         )
     return values, truth
-
-
-def _check_weights(weights: ArrayLike | None, truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights as one row, shape (1, n)."""
-    if weights is None:
-        return np.ones((1, len(truth)))
-    row = np.asarray(weights, dtype=np.float64)
-    if row.shape != truth.shape or not np.isfinite(row).all() or (row < 0).any():
-        raise ScoreError(f"weights must be {len(truth)} finite numbers, none negative")
-    if not row[truth].any() or not row[~truth].any():
-        raise OneClassError("both classes need some weight, but all entries of one class have weight 0")
-    return row[None]

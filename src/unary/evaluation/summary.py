@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FrocSummary, summarise_froc
-from unary.evaluation.image_level import BY_LABEL, compare_images
-from unary.evaluation.intervals import Estimate, Run, auroc_over_seeds
+from unary.evaluation.image_level import compare_images
+from unary.evaluation.intervals import Estimate, as_pair
 from unary.evaluation.lesion_query import list_queries
 from unary.evaluation.metrics import FEW_PATIENTS
 from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
@@ -91,10 +91,8 @@ def summarise_evaluation(
         The model's operating points; none for a model that has not been calibrated.
     reading
         Of the model's profile: which lesions and comparisons to look at.
-    seed
-        Of the bootstrap; every figure starts from it anew, so that none depends on which others there are.
-    resamples
-        Of each interval.
+    seed, resamples
+        Of the bootstrap; every figure starts from the seed anew, so that none depends on which others there are.
     """
 
     def rng() -> np.random.Generator:
@@ -112,11 +110,11 @@ def summarise_evaluation(
         for name, samples in evaluation.pixels.items()
         if any(sample.positive.any() for sample in samples) and any((~sample.positive).any() for sample in samples)
     }
-    measured = [measure_point(point, normal, rng=rng(), resamples=resamples) for point in points]
+    measured = [_measure_point(point, normal, rng=rng(), resamples=resamples) for point in points]
     return EvaluationSummary(
         froc,
         tuple(point for point in measured if point is not None),
-        compare_evaluated(images, reading=reading, rng=rng, resamples=resamples),
+        compare_images(images, reading=reading, rng=rng, resamples=resamples),
         pixels,
         _count(images, len(evaluation.skipped)),
     )
@@ -136,54 +134,10 @@ def _count(images: Sequence[EvaluatedImage], skipped: int) -> dict[str, int]:
     }
 
 
-def compare_evaluated(
-    images: Sequence[EvaluatedImage],
-    *,
-    reading: Reading,
-    rng: Callable[[], np.random.Generator],
-    runs: ArrayLike | None = None,
-    resamples: int = 2000,
-) -> dict[str, Estimate]:
-    """Return the AUROC of image scores by the profile's comparisons, as `compare_images`, and by label.
-
-    Images without a score take no part. ``rng`` gives a new generator for each statistic; ``runs`` is as for
-    `compare_images`, one per image.
-    """
-    runs_of = np.zeros(len(images), int) if runs is None else np.asarray(runs)
-    kept = [place for place, image in enumerate(images) if image.image_score is not None]
-    scores = np.asarray([images[place].image_score for place in kept], np.float64)
-    patients = np.asarray([images[place].row.patient_id for place in kept])
-    labels = np.asarray([images[place].row.label or "" for place in kept])
-    found = compare_images(
-        scores,
-        comparisons=reading.comparisons,
-        assessments=[images[place].row.assessment for place in kept],
-        patients=patients,
-        groups=[{target.group for target in images[place].match.targets} for place in kept],
-        rng=rng(),
-        runs=runs_of[kept],
-        resamples=resamples,
-    )
-    parts = [(runs_of[kept] == run) & (labels != "") for run in np.unique(runs_of[kept])]
-    by_label = [Run(scores[part], labels[part] == "positive", patients[part]) for part in parts]
-    both = [run for run in by_label if run.positive.any() and not run.positive.all()]
-    return {**found, BY_LABEL: auroc_over_seeds(both, rng=rng(), resamples=resamples)} if both else found
-
-
-def measure_point(
+def _measure_point(
     point: OperatingPoint, normal: Sequence[EvaluatedImage], *, rng: np.random.Generator, resamples: int = 2000
 ) -> MeasuredPoint | None:
-    """Return what normal images do at an operating point; None without any.
-
-    Parameters
-    ----------
-    point
-        Not set on these images.
-    normal
-        Normal images; without patches they take no part in a point that counts patches.
-    rng, resamples
-        Of the bootstrap over patients.
-    """
+    """What normal images do at an operating point; None without any that have what it counts."""
     if point.unit == "patch":
         normal = [image for image in normal if len(image.patch_scores)]
     if not normal:
@@ -210,14 +164,8 @@ def estimate_patient_means(
 ) -> list[Estimate]:
     """Return the mean over patients of their images' mean, with its 95 % percentile interval, for each row of values.
 
-    Parameters
-    ----------
-    values
-        Shape (k, n): of n images.
-    patients
-        One per image, at least one. With a single patient there is no interval.
-    rng, resamples
-        Of the bootstrap over patients; all rows meet the same draws.
+    Values are of shape (k, n), of n images with a patient each; all rows meet the same draws of patients. With a single
+    patient there is no interval.
     """
     names, owner = np.unique(list(patients), return_inverse=True)
     rows = np.atleast_2d(np.asarray(values, np.float64))
@@ -261,9 +209,7 @@ def document_froc(froc: FrocSummary) -> dict[str, Any]:
     )
     return {
         "sensitivity": {name: found.value for name, found in zip(names, froc.sensitivities, strict=True)},
-        "sensitivity_ci95": {
-            name: as_pair("x", found)["x_ci95"] for name, found in zip(names, froc.sensitivities, strict=True)
-        },
+        "sensitivity_ci95": {name: found.interval for name, found in zip(names, froc.sensitivities, strict=True)},
         **as_pair("mean_sensitivity", froc.mean),
         "n_lesions": froc.targets,
         "n_lesion_patients": froc.target_patients,
@@ -291,8 +237,3 @@ def _document_point(measured: MeasuredPoint) -> dict[str, Any]:
         **as_pair("false_alarm_rate", measured.false_alarms),
         "n_normal_images_with_finding": measured.alarmed,
     }
-
-
-def as_pair(name: str, found: Estimate) -> dict[str, Any]:
-    """Return an estimate as ``{name: value, name_ci95: [low, high] or None}``."""
-    return {name: found.value, f"{name}_ci95": None if found.low is None else [found.low, found.high]}
