@@ -22,18 +22,13 @@ _RECORD = 1 + 3 * SIDE_PX * SIDE_PX
 
 
 def read_cifar10(folder: Path) -> LabelledImages:
-    """Read the six files of the binary version.
+    """Read the six files of the binary version: images of shape (n, 32, 32, 3), red, green, blue.
 
     Parameters
     ----------
     folder
         Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, itself or in
         ``cifar-10-batches-bin``, as the published archive unpacks.
-
-    Returns
-    -------
-    LabelledImages
-        Images of shape (n, 32, 32, 3), red, green, blue.
 
     Raises
     ------
@@ -52,9 +47,8 @@ def read_cifar10(folder: Path) -> LabelledImages:
                 f"{folder / name}: holds {len(part)} records where other files hold {longest}; "
                 "is the download incomplete?"
             )
-    train_images, train_labels = _split_records(np.concatenate([records[name] for name in TRAIN_FILES]))
-    test_images, test_labels = _split_records(records[TEST_FILE])
-    return LabelledImages(train_images, train_labels, test_images, test_labels, CLASSES)
+    train = np.concatenate([records[name] for name in TRAIN_FILES])
+    return LabelledImages(*_split_records(train), *_split_records(records[TEST_FILE]), CLASSES)
 
 
 def _read_records(path: Path) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     Parameters
     ----------
     folder
-        Holds ``Info.txt`` and the PGM files.
+        Holds ``Info.txt`` and the PGM files, or a folder that does.
 
     Returns
     -------

@@ -23,7 +23,10 @@ _UNSIGNED_BYTE = 0x08
 
 
 def read_mnist(folder: Path) -> LabelledImages:
-    """Read the four IDX files of MNIST.
+    """Read the four IDX files of MNIST: images of shape (n, 28, 28), a larger value being more ink.
+
+    The layout serves any data set of at most ten classes in the same format and size, Fashion-MNIST for example; its
+    classes are then called by their digits.
 
     Parameters
     ----------
@@ -31,24 +34,12 @@ def read_mnist(folder: Path) -> LabelledImages:
         Holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
         ``t10k-labels-idx1-ubyte``, each as it is or with ``.gz``. Where both are there, the plain one is read.
 
-    Returns
-    -------
-    LabelledImages
-        Images of shape (n, 28, 28), a larger value being more ink.
-
     Raises
     ------
     ManifestError
         If a file is missing, foreign or truncated, or if images and labels differ in number.
-
-    Notes
-    -----
-    The layout serves any data set of at most ten classes in the same format and size, Fashion-MNIST for example; its
-    classes are then called by their digits.
     """
-    train_images, train_labels = _read_split(folder, "train")
-    test_images, test_labels = _read_split(folder, "t10k")
-    return LabelledImages(train_images, train_labels, test_images, test_labels, CLASSES)
+    return LabelledImages(*_read_split(folder, "train"), *_read_split(folder, "t10k"), CLASSES)
 
 
 def _read_split(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -93,7 +84,7 @@ def _read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
     if len(content) - start != math.prod(shape):
         raise ManifestError(
-            f"{path}: the header says {' x '.join(map(str, shape))} = {math.prod(shape)} bytes, "
+            f"{path}: the header promises {' x '.join(map(str, shape))} = {math.prod(shape)} bytes, "
             f"{len(content) - start} follow; is the download incomplete?"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,8 +98,9 @@ def build_phantom(
     view: View = "CC",
     laterality: Laterality = "L",
     image_id: str = "phantom",
+    traits: Traits | None = None,
 ) -> Phantom:
-    """Draw one breast, of a patient of its own.
+    """Draw one breast.
 
     Parameters
     ----------
@@ -110,21 +111,16 @@ def build_phantom(
         ``"calcifications"``: one cluster of 5 to 20. ``"mass"``: one mass.
     image_id
         Written into the lesions.
+    traits
+        Of its patient; by default it is of a patient of its own.
+
+    Raises
+    ------
+    ValueError
+        If lesions, view or laterality are none of the choices.
     """
-    return _build(config, draw_traits(rng), rng=rng, lesions=lesions, view=view, laterality=laterality, name=image_id)
-
-
-def _build(
-    config: PhantomConfig,
-    traits: Traits,
-    *,
-    rng: np.random.Generator,
-    lesions: LesionChoice,
-    view: View,
-    laterality: Laterality,
-    name: str,
-) -> Phantom:
-    choices = (lesions, ("none", "calcifications", "mass")), (view, ("CC", "MLO")), (laterality, ("L", "R"))
+    traits = traits or draw_traits(rng)
+    choices = (lesions, get_args(LesionChoice)), (view, get_args(View)), (laterality, get_args(Laterality))
     for value, allowed in choices:
         if value not in allowed:
             raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
@@ -134,11 +130,9 @@ def _build(
     noise *= config.noise_std / float(noise.std())
     with_marker = bool(rng.random() < 0.6)
     found: tuple[Lesion, ...] = ()
-    if lesions == "calcifications":
-        layer, found = _draw_calcifications(signal, anatomy, config, rng=rng, image_id=name)
-        signal += layer
-    elif lesions == "mass":
-        layer, found = _draw_mass(anatomy, config, rng=rng, image_id=name)
+    if lesions != "none":
+        draw = _draw_calcifications if lesions == "calcifications" else _draw_mass
+        layer, found = draw(signal, anatomy, config, rng=rng, image_id=image_id)
         signal += layer
     signal = ndimage.gaussian_filter(signal, 0.5, truncate=4)  # the detector's own blur
     signal += noise * np.sqrt(np.maximum(signal, 60) / _REFERENCE_SIGNAL)
@@ -226,7 +220,7 @@ def _draw_speck(
 
 
 def _draw_mass(
-    anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
+    signal: Field, anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
 ) -> tuple[Field, tuple[Lesion, ...]]:
     """Return what one lobulated or spiculated mass adds to the signal, and its contour."""
     largest = 0.3 * min(config.rows, config.cols) * config.spacing_mm
@@ -240,7 +234,7 @@ def _draw_mass(
         waves = np.cos(np.multiply.outer(angle, orders) + phases) @ sizes
         return np.asarray(radius_px * np.clip(1 + waves, 0.6, 1.4))
 
-    layer = np.zeros_like(anatomy.depth_mm)
+    layer = np.zeros_like(signal)
     down, right = np.arange(config.rows)[:, None] - centre[0], np.arange(config.cols)[None, :] - centre[1]
     rows, cols = np.nonzero(np.hypot(down, right) < 2 * radius_px)
     down, right = rows - centre[0], cols - centre[1]
@@ -278,12 +272,7 @@ def write_phantom(phantom: Phantom, path: Path, *, image_id: str, patient_id: st
     """Write a Digital Mammography X-Ray Image - For Presentation (DICOM PS3.3 A.27), uncompressed.
 
     The same arguments give the same bytes: the identifiers come from ``seed``, ``patient_id`` and ``image_id``, the
-    dates are fixed. All images of a patient are one study.
-
-    Parameters
-    ----------
-    path
-        Its folder must exist; a file there is replaced.
+    dates are fixed. All images of a patient are one study. The folder must exist; a file there is replaced.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
@@ -361,15 +350,10 @@ def write_phantom_dataset(
     image of an abnormal patient (BI-RADS 5) holds a lesion: calcifications, or a mass in every fourth such patient.
     The same arguments give the same bytes.
 
-    Parameters
-    ----------
-    images_per_patient
-        1 to 4.
-
     Raises
     ------
     ValueError
-        If a count is out of range.
+        If there is no patient, or not 1 to 4 images of each.
     """
     if min(patients_normal, patients_abnormal) < 0 or patients_normal + patients_abnormal < 1:
         raise ValueError(f"need at least one patient, got {patients_normal} normal and {patients_abnormal} abnormal")
@@ -390,7 +374,9 @@ def write_phantom_dataset(
             view: View = "CC" if index % 2 == 0 else "MLO"
             side: Laterality = "L" if sides[index // 2] == "L" else "R"
             name = f"{patient_id}_{side}_{view}"
-            phantom = _build(config, traits, rng=rng, lesions=kind, view=view, laterality=side, name=name)
+            phantom = build_phantom(
+                config, rng=rng, lesions=kind, view=view, laterality=side, image_id=name, traits=traits
+            )
             path = target / f"{name}.dcm"
             write_phantom(phantom, path, image_id=name, patient_id=patient_id, seed=seed)
             lesions.extend(phantom.lesions)

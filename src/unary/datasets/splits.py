@@ -18,12 +18,7 @@ from unary.records import Manifest
 def split_by_patch(count: int, held_out: float, rng: np.random.Generator | int) -> NDArray[np.bool_]:
     """Return which of ``count`` patches are held out, shape (count,), at random; at least one on each side.
 
-    Parameters
-    ----------
-    held_out
-        Share of the patches, in (0, 1).
-    rng
-        A generator, which this call advances, or a seed.
+    ``held_out`` is their share, in (0, 1); ``rng`` is a generator, which this call advances, or a seed.
 
     Raises
     ------
@@ -39,16 +34,10 @@ def split_by_patch(count: int, held_out: float, rng: np.random.Generator | int) 
 
 
 def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random.Generator | int) -> NDArray[np.bool_]:
-    """Return which patches are held out, shape (n,), whole patients at random.
+    """Return which patches are held out, shape (n,), whole patients at random; ``patients`` (n,) are those of patches.
 
-    Parameters
-    ----------
-    patients
-        Shape (n,): the patient of each patch.
-    held_out
-        Share of the *patients*, in (0, 1), rounded up so that a small data set still holds one out.
-    rng
-        A generator, which this call advances, or a seed.
+    ``held_out`` is the share of the *patients*, in (0, 1), rounded up so that a small data set still holds one out;
+    ``rng`` is as in `split_by_patch`.
 
     Raises
     ------
@@ -64,14 +53,7 @@ def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random
 
 
 def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: tuple[str, str]) -> None:
-    """Refuse a patient on two sides of a split.
-
-    Parameters
-    ----------
-    left, right
-        Shape (n,) and (m,): the patients of what lies on either side; any may be repeated.
-    sides
-        What a message calls them.
+    """Refuse a patient on two sides of a split, which a message calls by the names in ``sides``.
 
     Raises
     ------
@@ -89,25 +71,13 @@ def require_disjoint(left: NDArray[np.str_], right: NDArray[np.str_], *, sides: 
 def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator | int) -> tuple[Manifest, Manifest]:
     """Divide a manifest into normals to fit and everything to evaluate, whole patients on one side.
 
-    Parameters
-    ----------
-    manifest
-        With at least two patients that have nothing but negative images.
-    held_out
-        Share, in (0, 1), of the patients with nothing but negative images that go to the evaluation side.
-    rng
-        A generator, which this call advances, or a seed.
-
-    Returns
-    -------
-    tuple
-        The negatives to fit on; and the held-out negatives with every image of the other patients, the negative
-        images of patients who also have a positive one included.
+    Fitted is on patients who have nothing but negative images. A share ``held_out``, in (0, 1), of them goes to the
+    evaluation side, with every image of the other patients; ``rng`` is as in `split_by_patch`.
 
     Raises
     ------
     SplitError
-        If fewer than two patients have nothing but negative images.
+        If fewer than two patients have nothing but negative images, or the share is out of range.
     """
     if not 0 < held_out < 1:
         raise SplitError(f"the held-out share must lie between 0 and 1, got {held_out}")
