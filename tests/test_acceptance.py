@@ -6,21 +6,24 @@ import numpy as np
 import PIL.Image
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
 
 from unary.clinic.acceptance import (
     AcceptanceConfig,
+    Check,
     check_file,
     check_files,
     format_checks,
     write_checks,
 )
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.errors import REASONS
+from unary.errors import REASONS, ProfileError
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image
-from unary.models.domain import compare_domain, describe_domain, describe_image, join_domains
+from unary.models.domain import compare_domain, describe_image, join_domains
+from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import Domain
 
 CANARY = "Canary^Secret"
@@ -38,7 +41,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def domain(original):
-    return describe_domain([read_image(original)])
+    return describe_image(read_image(original))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,105 @@ def test_ordinary_mammograms_are_accepted(original, domain, reader, name, tmp_pa
     assert check.accepted, check
     assert check.reason is None
     assert check.notes == ()
+
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+RESCALED = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+# Elements, then what mammography and general say of them; None for accepted.
+HEADERS = {
+    "mammogram": ({}, None, None),
+    "raw mammogram": ({"SOPClassUID": PROCESSING}, None, None),
+    "chest film": ({"SOPClassUID": STORAGE + "1.1", "Modality": "DX"}, "NOT_MG", None),
+    "raw chest film": ({"SOPClassUID": STORAGE + "1.1.1", "Modality": "DX"}, "NOT_MG", None),
+    "computed radiograph": ({"SOPClassUID": STORAGE + "1", "Modality": "CR"}, "NOT_MG", None),
+    "CT": ({"SOPClassUID": STORAGE + "2", "Modality": "CT", **RESCALED}, "NOT_MG", None),
+    "CT without rescale": ({"SOPClassUID": STORAGE + "2", "RescaleSlope": None}, "NOT_MG", "NO_RESCALE"),
+    "MR": ({"SOPClassUID": STORAGE + "4", "Modality": "MR"}, "NOT_MG", None),
+    "PET": ({"SOPClassUID": STORAGE + "128", "Modality": "PT", **RESCALED}, "NOT_MG", None),
+    "enhanced CT": ({"SOPClassUID": STORAGE + "2.1", "Modality": "CT"}, "MULTIFRAME", "MULTIFRAME"),
+    "tomosynthesis of one frame": ({"SOPClassUID": TOMOSYNTHESIS}, "MULTIFRAME", "MULTIFRAME"),
+    "cine": ({"NumberOfFrames": 9}, "MULTIFRAME", "MULTIFRAME"),
+    "capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "NOT_MG", "SECONDARY_CAPTURE"),
+    "odd capture": ({"SOPClassUID": STORAGE + "7.2", "Modality": "US"}, "NOT_MG", "SECONDARY_CAPTURE"),
+    "test object": ({"QualityControlImage": "YES"}, "QC_IMAGE", "QC_IMAGE"),
+    "implant": ({"BreastImplantPresent": "YES"}, "IMPLANT", None),
+    "magnified": ({"EstimatedRadiographicMagnificationFactor": "1.2"}, "MAGNIFICATION", None),
+    "specimen": ({"BodyPartExamined": "A SPECIMEN"}, "SPECIMEN", None),
+    "partial": ({"PartialView": "YES"}, "PARTIAL_VIEW", None),
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "COLOUR", "COLOUR"),
+    "report": ({"Modality": "SR"}, "NOT_AN_IMAGE", "NOT_AN_IMAGE"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_each_profile_takes_its_own_kinds_of_image(original, reader, name, tmp_path):
+    elements, mammography, general = HEADERS[name]
+    path = change(original, tmp_path / "changed.dcm", **elements)
+    for profile, reason in ((MAMMOGRAPHY, mammography), (GENERAL, general)):
+        check = check_file(path, reader, profile)
+        assert (check.accepted, check.reason) == (reason is None, reason), profile.name
+        assert reason is None or check.detail
+        if profile is GENERAL:
+            assert "mammo" not in format_checks([check]).lower()
+
+
+def test_a_flag_that_only_one_profile_has_is_noted_by_it_alone(original, reader, tmp_path):
+    path = change(original, tmp_path / "c.dcm", ContrastBolusAgent="Iodine")
+    assert check_file(path, reader, MAMMOGRAPHY).notes == ("from a contrast-enhanced examination",)
+    assert check_file(path, reader, GENERAL).notes == ()
+    assert check_file(path, reader, GENERAL, config=AcceptanceConfig(strict=True)).accepted
+
+
+def test_a_profile_is_named_or_given(original):
+    assert check_files([original], "general", progress=False) == check_files([original], GENERAL, progress=False)
+    with pytest.raises(ProfileError, match="general"):
+        check_files([original], "sonography", progress=False)
+
+
+def test_captures_of_any_imaging_modality_are_taken_by_general_when_asked_for(original, reader, tmp_path):
+    config = AcceptanceConfig(secondary_capture=True)
+    for modality, accepted in (("CT", True), ("DX", True), ("MG", True), ("US", False)):
+        path = change(original, tmp_path / "sc.dcm", SOPClassUID=SecondaryCaptureImageStorage, Modality=modality)
+        assert "asked for" in check_file(path, reader, GENERAL).detail or not accepted
+        assert check_file(path, reader, GENERAL, config=config).accepted == accepted
+
+
+@pytest.mark.parametrize(
+    ("elements", "notes"),
+    [
+        ({"Units": "BQML"}, ()),
+        ({"Units": None}, ("not stated: units",)),
+        ({"Units": "CNTS"}, ("values in CNTS, which are comparable within one examination alone",)),
+        (
+            {"Units": "BQML", "DecayCorrection": "NONE"},
+            ("values in BQML without decay correction, which are comparable within one examination alone",),
+        ),
+        ({"Units": "Canary^Secret"}, ("not stated: units",)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_units_of_pet_are_told_where_they_compare_within_one_examination_alone(
+    original, reader, elements, notes, tmp_path
+):
+    pet = {"SOPClassUID": STORAGE + "128", "Modality": "PT", "PixelSpacing": [4.0, 4.0], **RESCALED}
+    path = change(original, tmp_path / "pet.dcm", **pet, **elements)
+    assert check_file(path, reader, GENERAL).notes == notes
+
+
+def test_slices_of_another_maker_are_accepted_by_general_alone(reader):
+    for name in ("CT_small.dcm", "MR_small.dcm"):
+        path = Path(get_testdata_file(name))
+        assert check_file(path, reader, GENERAL) == Check(path, True)
+        assert check_file(path, reader, MAMMOGRAPHY).reason == "NOT_MG"
+
+
+def test_a_photograph_of_a_film_is_accepted_and_said_to_be_lossy(reader, tmp_path):
+    pixels = (np.arange(4000).reshape(50, 80) % 250).astype(np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "film.jpg")
+    PIL.Image.fromarray(np.stack([pixels, pixels, 255 - pixels], axis=-1)).save(tmp_path / "colour.jpeg")
+    checks = check_files([tmp_path], "general", progress=False)
+    assert [(check.path.name, check.reason) for check in checks] == [("colour.jpeg", "COLOUR"), ("film.jpg", None)]
+    assert checks[1].notes[1:] == ("has been compressed with loss",)
 
 
 def test_secondary_captures_are_taken_when_asked_for(original, reader, tmp_path):
@@ -269,16 +371,16 @@ def test_an_image_never_differs_from_a_domain_that_it_is_part_of(original, tmp_p
         change(original, tmp_path / "b.dcm", RescaleSlope=9, SOPClassUID=PROCESSING),
     ]
     images = [read_image(path) for path in paths]
-    whole = describe_domain(iter(images))
+    whole = join_domains(describe_image(image) for image in images)
     for image in images:
-        assert compare_domain(image, whole) == ()
-        assert compare_domain(image, Domain()) == ()
-        assert compare_domain(image, describe_image(image)) == ()
+        assert list(compare_domain(image, whole)) == []
+        assert list(compare_domain(image, Domain())) == []
+        assert list(compare_domain(image, describe_image(image))) == []
     assert whole == join_domains([describe_image(image) for image in images[::-1]])
     assert join_domains([whole, whole]) == whole
     assert whole.manufacturers == ("B", "unary")
     assert whole.spacing_mm == (0.05, 0.15)
-    assert compare_domain(images[2], describe_image(images[1]))[0] == (
+    assert next(compare_domain(images[2], describe_image(images[1]))) == (
         "presentation intent FOR PROCESSING, the model has seen FOR PRESENTATION alone"
     )
 
@@ -287,7 +389,7 @@ def test_spacing_has_a_tolerance_of_a_tenth(original):
     image = read_image(original)
     domain = Domain(spacing_mm=(0.05, 0.07))
     for value, differs in ((0.045, False), (0.0449, True), (0.077, False), (0.0771, True), (0.06, False)):
-        assert bool(compare_domain(replace(image, spacing_mm=(0.06, value)), domain)) == differs
+        assert bool(list(compare_domain(replace(image, spacing_mm=(0.06, value)), domain))) == differs
 
 
 def test_brightness_leaves_padding_out(original):

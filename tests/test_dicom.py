@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -320,3 +321,124 @@ def test_eight_bit_jpeg_is_what_pillow_makes_of_it(original, tmp_path):
     decoded = np.asarray(PIL.Image.open(stream)).astype(int)
     assert abs(image.pixels - decoded).max() <= 1  # decoders may round differently
     assert image.value_range == (0, 255)
+
+
+def test_slices_of_ct_come_in_hounsfield_units_exactly():
+    path = get_testdata_file("CT_small.dcm")
+    stored = pydicom.dcmread(path).pixel_array
+    image = read_image(path)
+    assert image.pixels.dtype == np.int32
+    assert (image.pixels == stored.astype(int) - 1024).all()
+    assert (image.pixels.min(), image.pixels.max()) == (-896, 1167)
+    assert image.value_range == (-32768 - 1024, 32767 - 1024)
+    assert image.spacing_mm == (0.661468, 0.661468)
+    assert image.intent is None
+
+
+def test_slices_of_mr_come_as_they_are_stored():
+    path = get_testdata_file("MR_small.dcm")
+    image = read_image(path)
+    assert image.pixels.dtype == np.int16
+    assert (image.pixels == pydicom.dcmread(path).pixel_array).all()
+    assert image.spacing_mm == (0.3125, 0.3125)
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "intercept", "dtype"),
+    [
+        (12, False, -1024, np.int16),
+        (12, True, -1024, np.int16),
+        (12, False, 30000, np.int32),  # the sum of both ends of its range is needed to invert it
+        (16, False, -1024, np.int32),
+        (16, True, 32768, np.int32),
+        (16, False, 2**31 - 1, np.float32),
+        (12, False, -1024.5, np.float32),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_whole_shift_keeps_whole_numbers(original, bits, signed, intercept, dtype, photometric, tmp_path):
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    stored = np.linspace(low, high, 384 * 320).astype(np.int16 if signed else np.uint16).reshape(384, 320)
+    path = change(
+        original,
+        tmp_path,
+        PixelRepresentation=int(signed),
+        BitsStored=bits,
+        HighBit=bits - 1,
+        PixelData=stored.tobytes(),
+        RescaleSlope="1",
+        RescaleIntercept=str(intercept),
+        PhotometricInterpretation=photometric,
+    )
+    image = read_image(path)
+    assert image.pixels.dtype == dtype
+    assert image.value_range == (low + intercept, high + intercept)
+    expected = stored + float(intercept)
+    expected = sum(image.value_range) - expected if photometric == "MONOCHROME1" else expected
+    assert np.allclose(image.pixels, expected, rtol=0 if dtype is not np.float32 else 1e-6, atol=0)
+
+
+def test_slices_of_pet_have_a_slope_each(original, tmp_path):
+    pet = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.128", "Modality": "PT", "Units": "BQML", "RescaleIntercept": "0"}
+    for slope in (0.37219, 11.90625):
+        image = read_image(change(original, tmp_path, **pet, RescaleSlope=str(slope)))
+        assert image.pixels.dtype == np.float32
+        assert np.allclose(image.pixels, original[1].pixels * slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "RescaleIntercept": None}, "NO_RESCALE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.128", "RescaleSlope": None}, "NO_RESCALE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "MULTIFRAME"),
+        ({"SharedFunctionalGroupsSequence": [pydicom.Dataset()]}, "MULTIFRAME"),
+        ({"RescaleSlope": "0"}, "CORRUPT_PIXELS"),
+        ({"RescaleSlope": "1e300"}, "CORRUPT_PIXELS"),
+    ],
+)
+def test_what_cannot_be_read_right_is_refused(original, elements, reason, tmp_path):
+    with pytest.raises(ImageError) as caught:
+        read_image(change(original, tmp_path, **elements))
+    assert caught.value.reason == reason
+
+
+def test_negative_padding_written_as_an_unsigned_number_is_found(original, tmp_path):
+    stored = original[1].pixels.astype(np.int16)
+    stored[:10] = -2000
+    path = change(
+        original,
+        tmp_path,
+        PixelRepresentation=1,
+        BitsStored=16,
+        HighBit=15,
+        PixelData=stored.tobytes(),
+        PixelPaddingValue=65536 - 2000,
+    )
+    image = read_image(path)
+    assert (image.padding == (stored == -2000)).all()
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "stated", "intent"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.1.1", None, "FOR PRESENTATION"),
+        ("1.2.840.10008.5.1.4.1.1.1.1.1", None, "FOR PROCESSING"),
+        ("1.2.840.10008.5.1.4.1.1.1.3", None, "FOR PRESENTATION"),
+        ("1.2.840.10008.5.1.4.1.1.1.3.1", "FOR PRESENTATION", "FOR PROCESSING"),
+        ("1.2.840.10008.5.1.4.1.1.1", "FOR PROCESSING", "FOR PROCESSING"),
+        ("1.2.840.10008.5.1.4.1.1.1", None, None),
+        ("1.2.840.10008.5.1.4.1.1.1", CANARY, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_the_kind_of_object_says_its_presentation_intent(original, sop_class, stated, intent, tmp_path):
+    path = change(original, tmp_path, SOPClassUID=sop_class, PresentationIntentType=stated)
+    assert read_image(path).intent == intent
+
+
+@pytest.mark.parametrize(("code", "view"), [("R-10206", "AP"), ("272479007", "PA"), ("399173006", "LL"), ("0", "XX")])
+def test_views_of_the_chest(original, code, view, tmp_path):
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "SCT", "a view"
+    assert read_image(change(original, tmp_path, ViewCodeSequence=[item], ViewPosition="XX")).view == view

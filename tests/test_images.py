@@ -69,3 +69,8 @@ def test_lesions_that_leave_the_image_are_described(kind, points, inside):
     told = describe_outside(Lesion("i", "Mass", kind, points), (10, 20))
     assert (told is None) == inside
     assert inside or "i: the " in told
+
+
+def test_an_array_has_a_name_in_messages():
+    with pytest.raises(ImageError, match=r"^the array: every pixel has the value 4"):
+        check_pixels(Image.from_array(np.full((3, 3), 4)))

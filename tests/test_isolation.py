@@ -16,9 +16,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLS
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import REASONS, ImageError
 from unary.images import isolation
+from unary.images.attributes import read_attributes
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image
+from unary.profiles import PROFILES
 
 CANARY = "Canary^Secret"
 
@@ -361,3 +363,38 @@ def test_limits_are_positive(name):
     for value in (0, -1, float("inf")):
         with pytest.raises(ValueError, match=name):
             ReadingLimits(**{name: value})
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_attributes_are_the_same_from_the_helper(original, reader, profile, tmp_path):
+    odd = change(
+        original,
+        tmp_path / "odd.dcm",
+        QualityControlImage="YES",
+        BreastImplantPresent="YES",
+        SeriesDescription="a c-view",
+        EstimatedRadiographicMagnificationFactor="1.5",
+        LossyImageCompression="01",
+    )
+    raster = write_raster(tmp_path / "r.png", np.arange(70, dtype=np.uint8).reshape(7, 10))
+    for path in (original, odd, raster):
+        assert reader.read_attributes(path, profile.headers) == read_attributes(path, profile.headers)
+    found = set(reader.read_attributes(odd, profile.headers).flags)
+    assert found == {"QC_IMAGE", "IMPLANT", "MAGNIFICATION", "SYNTHETIC_2D"} & {f.reason for f in profile.headers.flags}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_what_a_damaged_header_holds_in_place_of_codes_is_not_passed_on(original, reader, tmp_path):
+    path = change(original, tmp_path / "c.dcm", Modality="MG", PresentationIntentType="Canary^Secret")
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = "Canary^Secret"
+    dataset.save_as(path)
+    assert "Canary" not in repr(reader.read_attributes(path, PROFILES["general"].headers))
+
+
+@pytest.mark.parametrize("wrong", [{"frames": "many"}, {"shape": [1]}, {"flags": 7}, {"spacing_mm": ["a", "b"]}])
+def test_attributes_that_break_the_rules_are_no_answer(original, monkeypatch, wrong):
+    head = {"shape": [3, 4], **wrong}
+    monkeypatch.setattr(IsolatedReader, "_ask", lambda self, path, headers: (head, None, None))
+    with IsolatedReader() as reader, pytest.raises(ImageError, match="no proper answer"):
+        reader.read_attributes(original, PROFILES["general"].headers)

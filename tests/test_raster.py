@@ -6,7 +6,8 @@ import pytest
 import tifffile
 
 from unary.errors import ImageError
-from unary.images.reading import read_image, read_mask, read_shape
+from unary.images.raster import is_lossy
+from unary.images.reading import is_image_file, read_image, read_mask, read_shape
 
 RAMP = (np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 17) % 4096
 
@@ -217,3 +218,54 @@ def test_a_header_that_asks_for_terabytes_is_refused_before_decoding(suffix, tmp
         with pytest.raises(ImageError, match=r"declares 1000000 x 1000000|too large") as caught:
             read(path)
         assert path.name in str(caught.value)
+
+
+SMOOTH = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8) * 2
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grey_photograph_is_read_in_eight_bits(suffix, channels, tmp_path):
+    path = tmp_path / f"film.{suffix}"
+    PIL.Image.fromarray(SMOOTH if channels == 1 else np.stack([SMOOTH] * 3, axis=-1)).save(path, "JPEG", quality=95)
+    image = read_image(path)
+    assert image.pixels.dtype == np.uint8
+    assert image.value_range == (0, 255)
+    assert (image.pixels == np.asarray(PIL.Image.open(path).convert("L"))).all()
+    assert abs(image.pixels.astype(int) - SMOOTH).max() < 6
+    assert read_shape(path) == (48, 64)
+    assert is_image_file(path)
+    assert is_lossy(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_photograph_in_colour_is_refused_by_name(mode, tmp_path):
+    colours = np.stack([SMOOTH, 255 - SMOOTH, SMOOTH // 2], axis=-1)
+    PIL.Image.fromarray(colours).convert(mode).save(tmp_path / "colour.jpg")
+    with pytest.raises(ImageError, match=r"colour\.jpg: it is in colour") as caught:
+        read_image(tmp_path / "colour.jpg")
+    assert caught.value.reason == "COLOUR"
+
+
+def test_a_damaged_photograph_is_refused(tmp_path):
+    PIL.Image.fromarray(RAMP.astype(np.uint8).repeat(20, 0).repeat(20, 1)).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    for at in (2, 100, len(content) // 2, len(content) - 40):
+        (tmp_path / "cut.jpg").write_bytes(content[:at])
+        with pytest.raises(ImageError, match=r"cut\.jpg: not readable"):
+            read_image(tmp_path / "cut.jpg")
+
+
+def test_a_photograph_is_told_by_its_content(tmp_path):
+    PIL.Image.fromarray(SMOOTH).save(tmp_path / "a.png")
+    assert not is_lossy(tmp_path / "a.png")
+    PIL.Image.fromarray(SMOOTH).save(tmp_path / "b.png", "JPEG")
+    assert is_lossy(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP", "ICO"])
+def test_other_formats_under_a_known_name_are_not_tried(kind, tmp_path):
+    PIL.Image.fromarray(SMOOTH).save(tmp_path / "a.png", kind)
+    with pytest.raises(ImageError, match="another format") as caught:
+        read_image(tmp_path / "a.png")
+    assert caught.value.reason == "NOT_READABLE"
