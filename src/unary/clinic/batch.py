@@ -86,7 +86,7 @@ def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
         if given.is_dir():
             paths = find_images(given)
             if not paths:
-                raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM) in this folder")
+                raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
         elif given.exists():
             paths = [given]
         else:
