@@ -19,6 +19,7 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Some twenty minutes. A million patches out of core: benchmarks/out_of_core.py --patches 1000000 (33 GB on disk).
 bench: .venv/.installed
