@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from unary.detectors.laplacian import Laplacian
 from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import DetectorState, View
 from unary.detectors.segmentation import Segmentation, SegmentationConfig
+from unary.detectors.simulation import build_library
 from unary.errors import DetectorError, TrainingError
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -44,6 +46,14 @@ def gather(images, origins):
 
 def view_of(pixels):
     return View(pixels, pixels > 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_templates():
+    """Drawing thousands of calcifications takes longer than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unary.detectors.segmentation.build_library", functools.partial(build_library, count=200))
+        yield
 
 
 @pytest.fixture(scope="module")
