@@ -64,11 +64,17 @@ class CorruptionConfig:
     coarse_share: float = 0.4
 
     def __post_init__(self) -> None:
-        ranges = (self.blob_sigma_px, self.blob_contrast, self.coarse_step_px, self.coarse_contrast)
-        if any(not 0 < low <= high for low, high in ranges) or self.most_blobs < 1:
-            raise ValueError(f"ranges must be positive and ascending, most_blobs at least 1: {self}")
+        for name in ("blob_sigma_px", "blob_contrast", "coarse_step_px", "coarse_contrast"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name} must be positive and ascending, got {low} to {high}")
+        if self.most_blobs < 1:
+            raise ValueError(f"most_blobs must be at least 1, got {self.most_blobs}")
         if not (0 <= self.blob_share <= 1 and 0 <= self.coarse_share <= 1) or self.blob_share + self.coarse_share == 0:
-            raise ValueError(f"blob_share and coarse_share must lie in [0, 1] and not both be 0: {self}")
+            raise ValueError(
+                f"blob_share and coarse_share must lie in [0, 1] and not both be 0, got {self.blob_share} and "
+                f"{self.coarse_share}"
+            )
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,14 @@ class CalcificationConfig:
     strongest: float = 20.0
 
     def __post_init__(self) -> None:
-        if not (self.spacing_mm > 0 and 0 < self.smallest_mm < self.largest_mm and 0 < self.faintest < self.strongest):
-            raise ValueError(f"sizes and contrasts must be positive and ascending: {self}")
+        if not 0 < self.spacing_mm < math.inf:
+            raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
+        for low, high in (("smallest_mm", "largest_mm"), ("faintest", "strongest")):
+            if not 0 < getattr(self, low) < getattr(self, high) < math.inf:
+                raise ValueError(
+                    f"{low} and {high} must be positive and ascending, got {getattr(self, low)} and "
+                    f"{getattr(self, high)}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
