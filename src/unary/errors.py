@@ -95,20 +95,7 @@ class MissingPackageError(UnaryError):
 
 
 def require(package: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say how to install it.
-
-    Parameters
-    ----------
-    package
-        The importable name, for example ``"highdicom"``.
-    extra
-        The name of unary's optional dependency group that brings it.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package is not installed.
-    """
+    """Import an optional package by name, or say which of unary's extras (`MissingPackageError`) installs it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -31,17 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as UTF-8 with commas, whole or not at all.
+    """Write a table as UTF-8 with commas, in the way of `replacing`.
 
-    Parameters
-    ----------
-    path
-        Its folder is created; a file there is replaced.
-    header
-        Names of the columns.
-    rows
-        Values in their order. None becomes an empty cell; a float keeps all its digits, so that what is read back is
-        the same number.
+    None becomes an empty cell; a float keeps all its digits, so that what is read back is the same number.
     """
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -54,16 +46,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, ahead: 
 
     One thread, because pydicom's warnings, which may quote a patient's data, can only be silenced for a whole process.
     An exception is raised where its result would have been. When the generator is closed, the reading under way is
-    waited for and no other begins.
-
-    Parameters
-    ----------
-    read
-        Called from the other thread.
-    items
-        Taken from the caller's thread.
-    ahead
-        How many results wait beside the one in use, at the most.
+    waited for and no other begins. Items are taken from the caller's thread.
     """
     with ThreadPoolExecutor(1, "unary-reading") as pool:
         waiting: list[Future[Result]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +29,7 @@ def count_words(count: int, noun: str) -> str:
 
 
 LesionKind = Literal["point", "contour", "circle", "box", "mask"]
-LESION_KINDS: tuple[LesionKind, ...] = ("point", "contour", "circle", "box", "mask")
+LESION_KINDS: tuple[LesionKind, ...] = get_args(LesionKind)
 
 Label = Literal["negative", "positive"]
 

@@ -48,12 +48,8 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
 
     A table has one line per abnormality. The lines of one film are joined, also where the tables of masses and of
     calcifications each keep a copy of it, and its BI-RADS is the highest of theirs. An assessment of 0 (incomplete)
-    leaves BI-RADS and label unknown, unless another abnormality is suspicious by itself.
-
-    Parameters
-    ----------
-    folder
-        Holds the tables and the folder of DICOM files, at any depth.
+    leaves BI-RADS and label unknown, unless another abnormality is suspicious by itself. Tables and DICOM files may lie
+    at any depth.
 
     Returns
     -------

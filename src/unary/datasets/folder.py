@@ -24,12 +24,9 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-    """Read a folder that sorts images into ``normal`` and ``abnormal``.
+    """Read a folder that sorts images into ``normal`` and ``abnormal``, or has one of them alone.
 
-    Parameters
-    ----------
-    folder
-        Holds ``normal``, ``abnormal`` or both; whatever lies below counts, links to folders included.
+    Whatever lies below counts, links to folders included.
 
     Returns
     -------

@@ -149,11 +149,12 @@ def read_manifest(path: Path | str) -> Manifest:
     rows = [_parse_row(fields, path, line) for line, fields in lines]
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    missing = [
-        f"line {line} {row.path}"
-        for (line, _), row in zip(lines, rows, strict=True)
-        if row.path is not None and not row.path.is_file()
-    ]
+    places: dict[str, list[str]] = {}
+    missing = []
+    for (line, _), row in zip(lines, rows, strict=True):
+        places.setdefault(row.image_id, []).append(str(line))
+        if row.path is not None and not row.path.is_file():
+            missing.append(f"line {line} {row.path}")
     if missing:
         told = (
             f"{path}: {len(missing)} of {len(rows)} images are not there: {', '.join(missing[:10])}; moved, or "
@@ -162,9 +163,6 @@ def read_manifest(path: Path | str) -> Manifest:
         if len(missing) == len(rows):
             raise ManifestError(told)
         logger.warning("%s", told)  # whoever reads the images skips and counts them
-    places: dict[str, list[str]] = {}
-    for (line, _), row in zip(lines, rows, strict=True):
-        places.setdefault(row.image_id, []).append(str(line))
     twice = [f"{name} (lines {', '.join(at)})" for name, at in places.items() if len(at) > 1]
     if twice:
         raise ManifestError(f"{path}: the image_id must be unique; repeated: {'; '.join(twice[:10])}")

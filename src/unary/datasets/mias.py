@@ -32,12 +32,7 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
 
     MIAS gives no BI-RADS. Images of the class NORM are labelled negative, all others positive, benign ones too.
     Consecutive images (001 and 002, 003 and 004, ...) are the left and right breast of one patient, all in the MLO
-    view.
-
-    Parameters
-    ----------
-    folder
-        Holds ``Info.txt`` and the PGM files, or a folder that does.
+    view. ``Info.txt`` and the PGM files lie in the folder, or in a folder in it.
 
     Returns
     -------

@@ -43,8 +43,7 @@ def read_mnist(folder: Path) -> LabelledImages:
 
 
 def _read_split(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    images_path = _find(folder, f"{name}-images-idx3-ubyte")
-    labels_path = _find(folder, f"{name}-labels-idx1-ubyte")
+    images_path, labels_path = _find(folder, f"{name}-images-idx3-ubyte"), _find(folder, f"{name}-labels-idx1-ubyte")
     images, labels = _read_idx(images_path, dimensions=3), _read_idx(labels_path, dimensions=1)
     if images.shape[1:] != (SIDE_PX, SIDE_PX):
         raise ManifestError(

@@ -100,19 +100,10 @@ def build_phantom(
     image_id: str = "phantom",
     traits: Traits | None = None,
 ) -> Phantom:
-    """Draw one breast.
+    """Draw one breast; without the traits of a patient, of a patient of its own.
 
-    Parameters
-    ----------
-    rng
-        Advanced by this call. The same state gives the same breast, noise included, whatever ``lesions`` says, so that
-        an image with and without its lesions can be compared.
-    lesions
-        ``"calcifications"``: one cluster of 5 to 20. ``"mass"``: one mass.
-    image_id
-        Written into the lesions.
-    traits
-        Of its patient; by default it is of a patient of its own.
+    Calcifications are one cluster of 5 to 20. The same state of the generator, which is advanced, gives the same
+    breast, noise included, whatever ``lesions`` says, so that an image with and without its lesions can be compared.
 
     Raises
     ------
@@ -154,15 +145,21 @@ def _mirror(lesion: Lesion, cols: int) -> Lesion:
     return replace(lesion, points=points)
 
 
-def _lesion_centre(anatomy: Anatomy, radius_mm: float, *, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a place, more often in glandular tissue, that lies deeper than the lesion's radius and off the border."""
+def _draw_place(
+    anatomy: Anatomy, config: PhantomConfig, lowest_mm: float, reach: float, *, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """Draw a lesion's centre and its radius in mm, of which it reaches ``reach``.
+
+    It lies more often in glandular tissue, deeper than it reaches, and off the border.
+    """
+    radius_mm = min(float(rng.uniform(lowest_mm, 7.5)), 0.15 * min(config.rows, config.cols) * config.spacing_mm)
     depth = anatomy.depth_mm
-    room = min(radius_mm + 4.0, 0.6 * float(depth.max()))
+    room = min(reach * radius_mm + 4.0, 0.6 * float(depth.max()))
     border = max(1, round(0.06 * min(depth.shape)))
     allowed = np.zeros(depth.shape, bool)
     allowed[border:-border, border:-border] = depth[border:-border, border:-border] > room
     weight = (0.7 + 0.3 * anatomy.gland) * (1.01 - anatomy.pectoral)
-    return sample_positions(allowed, weight, 1, rng=rng).reshape(2)
+    return sample_positions(allowed, weight, 1, rng=rng).reshape(2), radius_mm
 
 
 def _draw_calcifications(
@@ -170,9 +167,7 @@ def _draw_calcifications(
 ) -> tuple[Field, tuple[Lesion, ...]]:
     """Return what one cluster adds to the signal, and its lesions; at least one speck always fits."""
     layer = np.zeros_like(signal)
-    largest = 0.3 * min(config.rows, config.cols) * config.spacing_mm
-    radius_mm = min(float(rng.uniform(2.5, 7.5)), largest / 2)
-    centre = _lesion_centre(anatomy, radius_mm, rng=rng)
+    centre, radius_mm = _draw_place(anatomy, config, 2.5, 1.0, rng=rng)
     specks: list[Lesion] = []
     for number in range(int(rng.integers(5, 21))):
         turn, out = rng.uniform(0, 2 * np.pi), radius_mm / config.spacing_mm * math.sqrt(rng.random())
@@ -223,9 +218,7 @@ def _draw_mass(
     signal: Field, anatomy: Anatomy, config: PhantomConfig, *, rng: np.random.Generator, image_id: str
 ) -> tuple[Field, tuple[Lesion, ...]]:
     """Return what one lobulated or spiculated mass adds to the signal, and its contour."""
-    largest = 0.3 * min(config.rows, config.cols) * config.spacing_mm
-    radius_mm = min(float(rng.uniform(3.0, 7.5)), largest / 2)
-    centre = _lesion_centre(anatomy, 1.3 * radius_mm, rng=rng)
+    centre, radius_mm = _draw_place(anatomy, config, 3.0, 1.3, rng=rng)
     radius_px = radius_mm / config.spacing_mm
     orders, phases = np.arange(2, 6), rng.uniform(0, 2 * np.pi, 4)
     sizes = rng.normal(0, 0.16, 4) / (orders - 1)

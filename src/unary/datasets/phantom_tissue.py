@@ -5,6 +5,7 @@ Everything is drawn as a left breast with the chest wall at column 0.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -173,11 +174,8 @@ def _draw_strands(config: PhantomConfig, anatomy: Anatomy, *, rng: np.random.Gen
         towards = np.arctan2(anatomy.nipple[0] - starts[:, 0], anatomy.nipple[1] - starts[:, 1])
         steps = max(8, round(length_mm / config.spacing_mm / LINE_STEP_PX))
         heading = (towards + rng.normal(0, spread, count))[:, None] + draw_headings(count, steps, rng=rng)
-        steps_taken = LINE_STEP_PX * np.stack([np.sin(heading), np.cos(heading)], axis=1)
-        path = np.cumsum(steps_taken, axis=2)
-        path += (starts - path[:, :, steps // 2])[
-            :, :, None
-        ]  # the middle, where lines are brightest, lies at the start
+        path = np.cumsum(LINE_STEP_PX * np.stack([np.sin(heading), np.cos(heading)], axis=1), axis=2)
+        path += starts[:, :, None] - path[:, :, steps // 2, None]  # lines are brightest in the middle
         weight = np.sin(np.linspace(0, np.pi, steps)) ** 1.5 * rng.gamma(1.3, height / 1.3, count)[:, None]
         result += draw_lines(result.shape, path, weight, sigma_px=width_mm / 2.355 / config.spacing_mm)
     return result
@@ -226,12 +224,11 @@ def draw_lines(
     low = np.floor(path).astype(int)
     part = path - low
     canvas = np.zeros(shape[0] * shape[1])
-    for dr in (0, 1):
-        for dc in (0, 1):
-            row, col = low[:, 0] + dr, low[:, 1] + dc
-            share = np.abs(1 - dr - part[:, 0]) * np.abs(1 - dc - part[:, 1]) * weight
-            on = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])
-            canvas += np.bincount(row[on] * shape[1] + col[on], share[on], minlength=canvas.size)
+    for dr, dc in itertools.product((0, 1), repeat=2):
+        row, col = low[:, 0] + dr, low[:, 1] + dc
+        share = np.abs(1 - dr - part[:, 0]) * np.abs(1 - dc - part[:, 1]) * weight
+        on = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])
+        canvas += np.bincount(row[on] * shape[1] + col[on], share[on], minlength=canvas.size)
     scale = LINE_STEP_PX * math.sqrt(2 * math.pi) * max(sigma_px, 0.4)
     drawn = ndimage.gaussian_filter(canvas.reshape(shape).astype(np.float32), max(sigma_px, 0.4), truncate=3)
     return np.asarray(drawn * np.float32(scale), np.float32)

@@ -87,18 +87,10 @@ class PatchSet:
 def build_patch_set(
     pixels: NDArray[np.uint16], origins: Origins, *, size_px: int, mask: NDArray[np.bool_] | None = None
 ) -> PatchSet:
-    """Return the patches of one image, keeping of it the box of its tissue and its patches (`find_window`).
+    """Return the patches of one prepared image, keeping of it the box of its tissue and its patches (`find_window`).
 
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), as `unary.patches.preparation.PreparedImage` has them.
-    origins
-        Shape (n, 2): (row, col) of the patches' first pixels.
-    size_px
-        Side of a patch.
-    mask
-        Shape (rows, cols), bool: where tissue is; by default where pixels are not 0.
+    ``pixels`` and ``mask``, (rows, cols), are those of a `unary.patches.preparation.PreparedImage`; without a mask,
+    tissue is where pixels are not 0.
     """
     tissue = pixels > 0 if mask is None else mask
     window = find_window(tissue, origins, size_px=size_px)
@@ -120,31 +112,18 @@ def unpack_mask(packed: bytes, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def find_window(mask: NDArray[np.bool_], origins: Origins, *, size_px: int) -> tuple[slice, slice]:
-    """Return the box, rows and columns, that holds all tissue with a small margin, and all patches.
+    """Return the box, rows and columns, that holds all of a mask of tissue with a small margin, and all patches.
 
     It may reach past the lower and right border, as patches may. What a detector sees of an image is always this box,
     in training as in use. Without tissue or patches it is empty.
-
-    Parameters
-    ----------
-    mask
-        Shape (rows, cols), bool: True where tissue is.
-    origins
-        Shape (n, 2): (row, col) of the patches' first pixels.
-    size_px
-        Side of a patch.
     """
     bounds = []
     for axis in (0, 1):
+        ends = [origins[:, axis].min(), origins[:, axis].max() + size_px] if len(origins) else []
         places = np.flatnonzero(mask.any(axis=1 - axis))
-        inside = (
-            [max(int(places[0]) - _MARGIN_PX, 0), min(int(places[-1]) + 1 + _MARGIN_PX, mask.shape[axis])]
-            if len(places)
-            else []
-        )
-        reached = [int(origins[:, axis].min()), int(origins[:, axis].max()) + size_px] if len(origins) else []
-        ends = inside + reached
-        bounds.append(slice(min(ends), max(ends)) if ends else slice(0, 0))
+        if len(places):
+            ends += [max(places[0] - _MARGIN_PX, 0), min(places[-1] + 1 + _MARGIN_PX, mask.shape[axis])]
+        bounds.append(slice(int(min(ends, default=0)), int(max(ends, default=0))))
     return bounds[0], bounds[1]
 
 

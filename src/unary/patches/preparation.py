@@ -128,42 +128,32 @@ def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None =
     the larger of six robust standard deviations and 4 % of the way to the tissue. Found on an image of at most 512
     pixels a side, which costs milliseconds, and enlarged.
 
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), any real dtype, larger values brighter.
-    padding
-        Shape (rows, cols): True where no measurement is; never part of the region.
-
-    Returns
-    -------
-    NDArray
-        Shape (rows, cols), bool. All False when nothing stands out from the background.
+    All arrays have the shape (rows, cols). Padding, where no measurement is, is never part of the region, which is
+    empty when nothing stands out from the background.
     """
     rows, cols = pixels.shape
+    nothing = np.zeros((rows, cols), bool)
     step = max(1, math.ceil(max(rows, cols) / _MASK_LONG_SIDE_PX))
     small = _block_means(pixels, step)
     if padding is not None:
         padded_small = _block_means(padding, step) > 0.5
         if padded_small.all():
-            return np.zeros((rows, cols), bool)
+            return nothing
         small = np.where(padded_small, small[~padded_small].min(), small)
     if small.min() == small.max():
-        return np.zeros((rows, cols), bool)
+        return nothing
     split = threshold_otsu(small, nbins=1024)
     background, tissue = small[small <= split], small[small > split]
     if background.size == 0 or tissue.size == 0:
-        return np.zeros((rows, cols), bool)
+        return nothing
     level = float(np.median(background))
     spread = 1.4826 * float(np.median(np.abs(background - level)))
     threshold = level + max(6 * spread, 0.04 * (float(np.median(tissue)) - level))
     bright = ndimage.binary_opening(small > min(threshold, split), iterations=2)
     labels, count = ndimage.label(bright)
     if count == 0:
-        return np.zeros((rows, cols), bool)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    region = ndimage.binary_fill_holes(labels == int(sizes.argmax()))
+        return nothing
+    region = ndimage.binary_fill_holes(labels == 1 + int(np.bincount(labels.ravel())[1:].argmax()))
     full = np.repeat(np.repeat(region, step, axis=0), step, axis=1)[:rows, :cols]
     return full if padding is None else full & ~padding
 
@@ -185,14 +175,7 @@ def _block_means(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
 
 
 def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
-    """Prepare one image.
-
-    Parameters
-    ----------
-    image
-        In any unit and dtype; it stays as it is.
-    config
-        What to do.
+    """Prepare one image, in any unit and dtype; it stays as it is.
 
     Raises
     ------
@@ -230,14 +213,7 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
 def erode_mask(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
     """Return a mask without its rim: where every pixel at most ``reach_px`` rows and columns away is set.
 
-    The image's border is no rim: what lies beyond it does not count.
-
-    Parameters
-    ----------
-    mask
-        Shape (rows, cols), bool.
-    reach_px
-        At least 0, which changes nothing.
+    The image's border is no rim: what lies beyond it does not count. A reach of 0 changes nothing.
     """
     eroded = np.empty_like(mask)
     grown = np.pad(mask, reach_px, constant_values=True)
@@ -258,15 +234,7 @@ def _erode_down(grown: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def enlarge(values: NDArray[T], prepared: PreparedImage) -> NDArray[T]:
-    """Return values of the working grid on the stored grid, each stored pixel taking the nearest working pixel.
-
-    Parameters
-    ----------
-    values
-        Shape (rows, cols) of the working grid, any dtype.
-    prepared
-        The image; says how both grids lie.
-    """
+    """Return values of an image's working grid on its stored grid; a stored pixel takes the nearest working pixel's."""
     rows, cols = (
         np.minimum(((np.arange(length) + 0.5) / factor).astype(int), size - 1)
         for length, factor, size in zip(prepared.stored_shape, prepared.scale, values.shape, strict=True)
@@ -319,19 +287,17 @@ def _resample(
             reason="NO_SPACING",
         )
     rows, cols = image.shape
-    shape = tuple(max(1, round(n * s / spacing_mm)) for n, s in zip((rows, cols), image.spacing_mm, strict=True))
-    if shape[0] * shape[1] > _MOST_PIXELS:
+    high, wide = (max(1, round(n * s / spacing_mm)) for n, s in zip(image.shape, image.spacing_mm, strict=True))
+    if high * wide > _MOST_PIXELS:
         raise ImageError(
-            f"{image.name}: {rows} x {cols} pixels of {image.spacing_mm} mm would become {shape[0]} x {shape[1]} of "
+            f"{image.name}: {rows} x {cols} pixels of {image.spacing_mm} mm would become {high} x {wide} of "
             f"{spacing_mm} mm, more than {_MOST_PIXELS:,}; is one of the spacings wrong?",
             reason="TOO_LARGE",
         )
-    scale = (rows / shape[0], cols / shape[1])
-    if shape == (rows, cols):
-        return image.pixels.astype(np.float32), image.padding, scale
-    resampled = _resize(image.pixels, (shape[0], shape[1]))
-    padding = None if image.padding is None else _resize(image.padding, (shape[0], shape[1])) > 0.25
-    return resampled, padding, scale
+    if (high, wide) == image.shape:
+        return image.pixels.astype(np.float32), image.padding, (1.0, 1.0)
+    padding = None if image.padding is None else _resize(image.padding, (high, wide)) > 0.25
+    return _resize(image.pixels, (high, wide)), padding, (rows / high, cols / wide)
 
 
 def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -340,10 +306,10 @@ def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]
     A Gaussian of half the reduction less one, where it shrinks, and linear interpolation between pixel centres, edges
     of both grids aligned and borders mirrored. Both together are one sparse matrix per axis.
     """
-    result = np.empty(shape, np.float32)
-    down, across = _resampling(values.shape[0], shape[0]), _resampling(values.shape[1], shape[1])
     if values.min() == values.max():  # a blank image must not become uneven by rounding
         return np.full(shape, values[0, 0], np.float32)
+    result = np.empty(shape, np.float32)
+    down, across = _resampling(values.shape[0], shape[0]), _resampling(values.shape[1], shape[1])
     for start in range(0, shape[0], _BLOCK_PX):
         part = down[start : start + _BLOCK_PX]
         first, last = int(part.indices.min()), int(part.indices.max()) + 1
@@ -363,15 +329,10 @@ def _resampling(length: int, new_length: int) -> sparse.csr_array[np.float32, tu
     place = factor * (np.arange(new_length) + 0.5) - 0.5
     below = np.floor(place).astype(int)[:, None]
     share = place[:, None] - below
-    old = _mirror(np.concatenate([below + taps, below + 1 + taps], axis=1), length)
+    old = np.concatenate([below + taps, below + 1 + taps], axis=1)
+    period = max(2 * (length - 1), 1)  # places beyond the border are folded back, the outermost sample standing once
+    old = np.abs((old + length - 1) % period - (length - 1))
     values = np.concatenate([(1 - share) * weights, share * weights], axis=1)
     new = np.broadcast_to(np.arange(new_length)[:, None], old.shape)
     matrix = sparse.coo_array((values.ravel(), (new.ravel(), old.ravel())), shape=(new_length, length))
     return matrix.tocsr().astype(np.float32)  # which adds up what falls on the same place
-
-
-def _mirror(places: NDArray[np.int_], length: int) -> NDArray[np.int_]:
-    """Fold places beyond the border back, the outermost sample standing once."""
-    period = max(2 * (length - 1), 1)
-    folded: NDArray[np.int_] = np.abs((places + length - 1) % period - (length - 1))
-    return folded
