@@ -53,12 +53,12 @@ def read_cifar10(folder: Path) -> LabelledImages:
 
 def _read_records(path: Path) -> NDArray[np.uint8]:
     """Return the records of one file, shape (n, 3073)."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise ManifestError(
             f"{path}: no such file; --data must name the folder of CIFAR-10's binary version (not the Python one)"
-        ) from error
+        )
+    try:
+        content = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error})") from error
     if not content or len(content) % _RECORD:
