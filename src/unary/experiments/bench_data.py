@@ -226,7 +226,7 @@ def collect_bench_data(
     if not alone.positive.any():
         raise ManifestError(
             "no patch contains a lesion, or, where no lesion is listed, no image is labelled positive; are the lesions "
-            "listed (for INbreast: AllXML)?"
+            "listed?"
         )
     spacing, coarse_mm = _common_spacing(fine), profile.lengths.working_spacing_mm
     if spacing is None or coarse_mm is None or spacing > _LEAST_GAIN * coarse_mm:

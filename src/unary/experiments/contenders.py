@@ -125,7 +125,7 @@ def list_contenders() -> tuple[Contender, ...]:
     from unary.detectors.wei2018.learning import TrainingConfig
 
     training, narrow = TrainingConfig(epochs=50), TrainingConfig(epochs=30, batch_size=100)
-    # Two thirds of INbreast's normal patches, 30 times: as often as the narrowed networks beside it see them.
+    # About 24,000 patches, 30 times: as often as the narrowed networks beside it see them.
     steps = dataclasses.replace(VariationalConfig().training, steps=7200)
     chosen: dict[str, Detector] = {
         "wei2018": Wei2018(Wei2018Config(training=training)),

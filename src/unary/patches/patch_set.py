@@ -58,10 +58,11 @@ class PatchSet:
             release_pages([pixels])
 
     def digest(self) -> str:
-        """Return the SHA-256 of the images and of the patches' places: equal sets, equal digests."""
+        """Return the SHA-256 of the images, their masks and the patches' places: equal sets, equal digests."""
         found = hashlib.sha256(self.index.tobytes())
-        for pixels, *_ in self.views():
+        for pixels, mask, *_ in self.views():
             found.update(np.ascontiguousarray(pixels).data)
+            found.update(np.packbits(mask).data)
         return found.hexdigest()
 
     @property
