@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import unary.models.calibrating
-from unary.errors import CalibrationError, ImageError, SplitError
+from unary.errors import CalibrationError, SplitError
 from unary.images.reading import read_image
 from unary.models.bundle import hash_patients
-from unary.models.calibrating import calibrate_model, score_normal
+from unary.models.calibrating import calibrate_model
 from unary.models.examination import examine_image
+from unary.models.findings import FindingsConfig
 from unary.models.fitting import FitConfig, fit
 from unary.records import Lesion
 
@@ -93,7 +94,8 @@ def test_images_that_cannot_be_used_are_skipped_by_name(fitted, others, tmp_path
     def examine(model, image):
         examined = real(model, image)
         if image.path == empty:
-            return dataclasses.replace(examined, anomaly_map=np.full_like(examined.anomaly_map, np.nan))
+            nothing = dataclasses.replace(examined.candidates, scores=np.zeros(0), highest=None)
+            return dataclasses.replace(examined, candidates=nothing)
         return examined
 
     monkeypatch.setattr(unary.models.calibrating, "examine_image", examine)
@@ -117,15 +119,13 @@ def test_a_patch_level_point_is_what_patches_of_the_normals_score(fitted, others
     assert model.calibration.find_operating_point("patch_0.99").threshold >= point.threshold
 
 
-def test_a_normal_image_counts_with_its_strongest_findings_and_all_its_patches(fitted, others):
-    scored = examine_image(fitted, read_image(others.rows[0].path))
-    normal = score_normal(scored, "somebody")
-    assert normal.image_score == scored.candidates.scores[0] == scored.image_score
-    assert normal.findings == tuple(scored.candidates.scores[:8])
-    assert np.array_equal(normal.patches, scored.scores)
-    nothing = dataclasses.replace(scored.candidates, scores=np.zeros(0), highest=None)
-    with pytest.raises(ImageError, match="could be scored"):
-        score_normal(dataclasses.replace(scored, candidates=nothing), "somebody")
+def test_a_normal_image_counts_with_its_strongest_findings(fitted, others):
+    many = dataclasses.replace(fitted, level=0.5 * fitted.level, findings=FindingsConfig(merge_mm=0.5))
+    point = calibrate_model(many, others, progress=False).calibration.find_operating_point("1")
+    scored = [examine_image(many, read_image(row.path)) for row in others.rows]
+    assert max(len(one.candidates.scores) for one in scored) > 8
+    above = [(one.candidates.scores[:8] > point.threshold).sum() for one in scored]
+    assert point.measured_rate == pytest.approx(np.mean(above))
 
 
 def test_images_in_memory_calibrate_like_files(fitted, others):

@@ -21,7 +21,6 @@ from unary.models.examination import (
     choose_point,
     detect,
     examine_image,
-    examine_prepared,
     map_prepared,
     score,
 )
@@ -184,7 +183,6 @@ def test_every_way_to_apply_a_model_gives_the_same_bits(models, phantoms, name):
         score(model, image),
         score(model, dataclasses.replace(bare, padding=image.padding)),
         examine_image(model, image),
-        examine_prepared(model, one.prepared),
     ]
     for other in others:
         assert np.array_equal(one.anomaly_map, other.anomaly_map, equal_nan=True)

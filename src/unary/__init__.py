@@ -11,29 +11,25 @@ from typing import Any
 
 _READERS: dict[str, str] = importlib.import_module("unary.datasets").READERS  # names alone, no reader
 _HOME = {
-    "BenchConfig": "unary.experiments.bench",
-    "DEFAULT": "unary.profiles",
-    "DETECTORS": "unary.detectors",
-    "FitConfig": "unary.models.fitting",
-    "FusionConfig": "unary.detectors.fusion",
-    "Image": "unary.records",
-    "Manifest": "unary.records",
-    "OneClassPatchDetector": "unary.models.estimator",
-    "PROFILES": "unary.profiles",
-    "Profile": "unary.profiles",
-    "UnaryError": "unary.errors",
-    "build_manifest": "unary.datasets.manifest",
-    "calibrate_model": "unary.models.calibrating",
-    "detect": "unary.models.examination",
-    "evaluate": "unary.evaluation.evaluate",
-    "fit": "unary.models.fitting",
-    "read_image": "unary.images.reading",
-    "read_manifest": "unary.datasets.manifest",
-    "read_model": "unary.models.bundle",
-    "run_bench": "unary.experiments.bench",
-    "score": "unary.models.examination",
-    "split_manifest": "unary.datasets.splits",
-    "write_manifest": "unary.datasets.manifest",
+    name: module
+    for module, names in {
+        "unary.datasets.manifest": "build_manifest read_manifest write_manifest",
+        "unary.datasets.splits": "split_manifest",
+        "unary.detectors": "DETECTORS",
+        "unary.detectors.fusion": "FusionConfig",
+        "unary.errors": "UnaryError",
+        "unary.evaluation.evaluate": "evaluate",
+        "unary.experiments.bench": "BenchConfig run_bench",
+        "unary.images.reading": "read_image",
+        "unary.models.bundle": "read_model",
+        "unary.models.calibrating": "calibrate_model",
+        "unary.models.estimator": "OneClassPatchDetector",
+        "unary.models.examination": "detect score",
+        "unary.models.fitting": "FitConfig fit",
+        "unary.profiles": "DEFAULT PROFILES Profile",
+        "unary.records": "Image Manifest",
+    }.items()
+    for name in names.split()
 } | {f"read_{name}": place.partition(":")[0] for name, place in _READERS.items()}
 
 __all__ = [*sorted(_HOME), "__version__"]

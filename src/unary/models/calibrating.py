@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.datasets.manifest import build_manifest
-from unary.errors import CalibrationError, ImageError, SplitError
+from unary.errors import CalibrationError, ImageError, SplitError, UnaryError
 from unary.models.bundle import Model, hash_patients
-from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate
-from unary.models.examination import ScoredImage, examine_image
+from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
+from unary.models.examination import examine_image
 from unary.patches.collection import read_row
 from unary.records import Image, Manifest, ManifestRow
 
@@ -26,18 +26,18 @@ Images = Manifest | Sequence[Image | NDArray[Any] | Path | str] | NDArray[Any]
 """A manifest; or images, arrays or paths, each of another patient and vouched for as normal."""
 
 
-def take_normals(images: Images) -> Manifest:
-    """Return a manifest of normal images.
-
-    Raises
-    ------
-    ManifestError, ImageError
-        As `unary.datasets.manifest.build_manifest`.
-    """
-    if isinstance(images, Manifest):
-        return images
-    manifest = build_manifest(images)
-    return Manifest(tuple(dataclasses.replace(row, label="negative") for row in manifest.rows))
+def take_normals(images: Images, error: type[UnaryError], what: str) -> Manifest:
+    """Return a manifest of normal images; raise ``error``, which says what needs them, if one may not be normal."""
+    if not isinstance(images, Manifest):
+        rows = build_manifest(images).rows
+        return Manifest(tuple(dataclasses.replace(row, label="negative") for row in rows))
+    wrong = [row.image_id for row in images.rows if row.label != "negative"]
+    if wrong:
+        raise error(
+            f"{what} normal images alone, but {len(wrong)} of {len(images.rows)} images of the manifest are positive "
+            f"or unlabelled (first: {wrong[0]}); keep the negatives with `unary manifest --only negative`"
+        )
+    return images
 
 
 def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, progress: bool = True) -> Model:
@@ -52,8 +52,6 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
         sequence of such images.
     allow_seen
         Accept patients that the model was trained on; the operating points then guarantee nothing.
-    progress
-        Show a progress bar.
 
     Raises
     ------
@@ -62,14 +60,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
     SplitError
         If a patient was trained on, unless ``allow_seen``.
     """
-    manifest = take_normals(images)
-    wrong = [row.image_id for row in manifest.rows if row.label != "negative"]
-    if wrong:
-        raise CalibrationError(
-            f"thresholds are set on normal images alone, but {len(wrong)} of {len(manifest.rows)} images of the "
-            f"manifest are positive or unlabelled (first: {wrong[0]}); keep the negatives with "
-            "`unary manifest --only negative`"
-        )
+    manifest = take_normals(images, CalibrationError, "thresholds are set on")
     lesional = {lesion.image_id for lesion in manifest.lesions}
     rows = [row for row in manifest.rows if row.complete and row.image_id not in lesional]
     if len(rows) < len(manifest.rows):
@@ -83,12 +74,18 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
             f"{len(seen)} patient(s) of the manifest were in the training set of the model, which would announce too "
             "few false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
-    calibrated = set_operating_points(model, rows, progress=progress)
-    return void_guarantees(calibrated) if seen else calibrated
+    calibration = calibrate_rows(model, rows, progress=progress)
+    if seen:  # estimates alone
+        points = tuple(
+            dataclasses.replace(point, guaranteed=False, false_alarm_rate=1.0 if point.unit == "finding" else None)
+            for point in calibration.operating_points
+        )
+        calibration = dataclasses.replace(calibration, operating_points=points)
+    return dataclasses.replace(model, calibration=calibration)
 
 
-def set_operating_points(model: Model, rows: Sequence[ManifestRow], *, progress: bool = True) -> Model:
-    """Return the model with operating points set on normal images, whose patients the caller vouches for.
+def calibrate_rows(model: Model, rows: Sequence[ManifestRow], *, progress: bool = True) -> Calibration:
+    """Return how normal images score, whose patients the caller vouches for.
 
     Raises
     ------
@@ -98,38 +95,12 @@ def set_operating_points(model: Model, rows: Sequence[ManifestRow], *, progress:
 
     def examine(row: ManifestRow, image: Image) -> NormalScores:
         scored = examine_image(model, image)
-        if scored.scored_px == 0:
+        if scored.image_score is None:
             raise ImageError(f"{image.name}: no pixel of it could be scored; does it show hardly any tissue?")
-        return score_normal(scored, hash_patients([row.patient_id])[0])
+        findings = tuple(scored.candidates.scores[:MOST_FINDINGS].tolist())
+        return NormalScores(hash_patients([row.patient_id])[0], findings, scored.image_score, scored.scores)
 
-    normals = list(examine_rows(rows, examine, title="calibrating", progress=progress))
-    return dataclasses.replace(model, calibration=calibrate(normals))
-
-
-def score_normal(scored: ScoredImage, patient: str) -> NormalScores:
-    """Return what a calibration needs to know of a normal image.
-
-    Raises
-    ------
-    ImageError
-        If nothing of it could be scored.
-    """
-    highest = scored.image_score
-    if highest is None:
-        raise ImageError("no pixel of the image could be scored")
-    findings = tuple(scored.candidates.scores[:MOST_FINDINGS].tolist())
-    return NormalScores(patient, findings, highest, scored.scores)
-
-
-def void_guarantees(model: Model) -> Model:
-    """Return the model with its operating points as estimates alone, as when training patients set them."""
-    if model.calibration is None:
-        return model
-    points = tuple(
-        dataclasses.replace(point, guaranteed=False, false_alarm_rate=1.0 if point.unit == "finding" else None)
-        for point in model.calibration.operating_points
-    )
-    return dataclasses.replace(model, calibration=dataclasses.replace(model.calibration, operating_points=points))
+    return calibrate(list(examine_rows(rows, examine, title="calibrating", progress=progress)))
 
 
 def examine_rows(
@@ -138,8 +109,6 @@ def examine_rows(
     """Yield what is said of the images that can be used; the others are named in a warning and left out."""
     for row in tqdm(rows, desc=title, unit="image", delay=2, disable=None if progress else True):
         try:
-            examined = examine(row, read_row(row))
+            yield examine(row, read_row(row))
         except ImageError as error:
             logger.warning("skipped: %s", error)
-            continue
-        yield examined

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,14 +44,12 @@ def describe_image(image: Image | Attributes) -> Domain:
 def join_domains(domains: Iterable[Domain]) -> Domain:
     """Return the smallest domain that contains all of these."""
     parts = list(domains)
-    return Domain(
-        intents=tuple(sorted({name for part in parts for name in part.intents})),
-        manufacturers=tuple(sorted({name for part in parts for name in part.manufacturers})),
-        model_names=tuple(sorted({name for part in parts for name in part.model_names})),
-        spacing_mm=_span(part.spacing_mm for part in parts),
-        bits=tuple(sorted({bits for part in parts for bits in part.bits})),
-        brightness=_span(part.brightness for part in parts),
-    )
+    joined: dict[str, Any] = {
+        name: tuple(sorted({value for part in parts for value in getattr(part, name)}))
+        for name in ("intents", "manufacturers", "model_names", "bits")
+    }
+    spans = {name: _span(getattr(part, name) for part in parts) for name in ("spacing_mm", "brightness")}
+    return Domain(**joined, **spans)
 
 
 def _span(ranges: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:

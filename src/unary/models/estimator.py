@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from unary.detectors import check_detector, find_detector_class
 from unary.detectors.protocol import Detector
 from unary.detectors.scoring import score_patches
+from unary.models.fitting import find_detector
 from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.training.context import FitContext
@@ -94,26 +94,17 @@ class OneClassPatchDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] 
             self.value_range_ = self.value_range
         if not -np.inf < self.value_range_[0] < self.value_range_[1] < np.inf:
             raise ValueError(f"value_range must be two numbers, the lower one first, got {self.value_range_}")
-        found = find_detector_class(self.detector) if isinstance(self.detector, str) else self.detector
-        check_detector(found)
-        chosen: Detector = found() if isinstance(found, type) else found
         seed = self.random_state
         if not isinstance(seed, int):
             seed = int(check_random_state(seed).randint(2**31 - 1))
         self.size_px_ = int(patches.shape[1])
         normals = self._to_patch_set(patches)
-        self.detector_ = chosen.fit(normals, FitContext(seed, progress=False))
+        self.detector_ = find_detector(self.detector).fit(normals, FitContext(seed, progress=False))
         self.offset_ = float(np.quantile(-score_patches(self.detector_, normals), self.quantile))
         return self
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return how normal each patch is, shape (n,), float64: unary's score with the other sign.
-
-        Raises
-        ------
-        ValueError
-            If X has another shape or is not finite.
-        """
+        """Return how normal each patch is, shape (n,), float64: unary's score with the other sign."""
         check_is_fitted(self)
         patches = _check_patches(X)
         if patches.shape[1] != self.size_px_:

@@ -7,7 +7,6 @@ the rim away, draw what stands out at the model's level.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,14 +165,10 @@ def _take_image(image: object, spacing_mm: float | tuple[float, float] | None) -
 def examine_image(model: Model, image: Image) -> ScoredImage:
     """Prepare and map an image, and draw what stands out at the model's level; raises as `score`."""
     out_of_domain = tuple(compare_domain(image, model.domain))  # first, while memory is free for a copy of the pixels
-    return examine_prepared(model, prepare_image(image, model.preparation), out_of_domain=out_of_domain)
-
-
-def examine_prepared(model: Model, prepared: PreparedImage, *, out_of_domain: Iterable[str] = ()) -> ScoredImage:
-    """Do the same to an image that has been prepared as the model demands."""
+    prepared = prepare_image(image, model.preparation)
     origins, scores, anomaly_map = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
     candidates = find_candidates(anomaly_map, model.level, model.findings, spacing_mm=prepared.spacing_mm)
-    return ScoredImage(prepared, origins, scores, anomaly_map, candidates, tuple(out_of_domain))
+    return ScoredImage(prepared, origins, scores, anomaly_map, candidates, out_of_domain)
 
 
 def map_prepared(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.measure import block_reduce
 
 from unary.datasets.splits import split_by_patient
 from unary.detectors import check_detector, find_detector_class, name_of
@@ -23,13 +24,12 @@ from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConf
 from unary.detectors.protocol import Detector, Grid
 from unary.errors import CalibrationError, ImageError, TrainingError
 from unary.models.bundle import Model, Provenance, describe_versions, hash_patients
-from unary.models.calibrating import Images, examine_rows, set_operating_points, take_normals
+from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_normals
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
-from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.profiles import DEFAULT, Profile, find_profile
 from unary.profiles.profile import TissueRule
@@ -85,28 +85,23 @@ class FitConfig:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        for name in ("size_px", "stride_px"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.min_tissue is not None and not 0 <= self.min_tissue <= 1:
-            raise ValueError(f"min_tissue must lie in [0, 1], got {self.min_tissue}")
-        self.prepare("none", None)  # which checks the rest
+        self.prepare("none", None)  # which, with the grid, checks the rest
+        self.lay_grid(STORED_PATCH_PX)
 
     def prepare(self, mask: TissueRule, working_spacing_mm: float | None) -> PreparationConfig:
-        """Return how images are prepared, given what holds where nothing was said.
-
-        Raises
-        ------
-        ValueError
-            If a setting is out of range or contradicts another.
-        """
+        """Return how images are prepared, given what holds where nothing was said."""
         return PreparationConfig(
             mask=self.mask or mask,
             intensity=self.intensity or ("percentile" if self.window is None else "window"),
             window=self.window,
             working_spacing_mm=working_spacing_mm if self.working_spacing_mm is None else self.working_spacing_mm,
         )
+
+    def lay_grid(self, size_px: int) -> GridConfig:
+        """Return where patches lie, given their side where nothing was said."""
+        size_px = size_px if self.size_px is None else self.size_px
+        stride_px = size_px if self.stride_px is None else self.stride_px
+        return GridConfig(size_px, stride_px, 0.5 if self.min_tissue is None else self.min_tissue)
 
 
 def fit(
@@ -137,8 +132,6 @@ def fit(
         The beginning of the names of files that keep the state of training; an interrupted call goes on from them.
     store
         A folder for the prepared images, which then need not fit in memory (see `collect_patches`).
-    progress
-        Show progress bars.
 
     Raises
     ------
@@ -150,77 +143,58 @@ def fit(
         If no image could be used.
     """
     kind = find_profile(profile)
-    chosen = find_detector(detector, kind)
-    manifest = take_normals(images)
-    wrong = [row.image_id for row in manifest.rows if row.label != "negative"]
-    if wrong:
-        raise TrainingError(
-            f"unary learns from negative images alone, but {len(wrong)} of {len(manifest.rows)} images of the manifest "
-            f"are positive or unlabelled (first: {wrong[0]}); keep the negatives with `unary manifest --only negative` "
-            "or divide the manifest with `unary split`"
-        )
+    chosen = find_detector(kind.detector if detector is None else detector)
+    manifest = take_normals(images, TrainingError, "unary learns from")
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
-    normal = collection.patches.subset(np.flatnonzero(~collection.touches & ~held))
+    usable = ~collection.touches
+    normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     if len(normal) < 2:
         raise TrainingError(
             f"only {len(normal)} normal patches were found in {len(collection.rows)} images; are the images smaller "
             f"than {grid.size_px} px, or is no tissue found? (size_px, min_tissue and mask of the configuration)"
         )
     context = FitContext(config.seed, checkpoint, progress)
-    baseline = fit_baseline(normal, chosen.grid, context)
+    baseline = Laplacian(COARSE_LAPLACIAN if chosen.grid == "working" else LaplacianConfig()).fit(normal, context)
     fitted = chosen.fit(normal, context)
-    trained, judging = _divide_rows(collection, held)
+    used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
+    rows = collection.rows
+    trained = [row for number, row in enumerate(rows) if number not in lesional | judging] or list(rows)
     level, domain = measure_images(fitted, trained, preparation, grid, kind, progress=progress)
-    model = Model(
-        name=name_of(fitted),
-        detector=fitted,
-        profile=kind,
-        preparation=preparation,
-        grid=grid,
-        level=level,
-        findings=FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px),
-        calibration=None,
-        domain=domain,
-        baseline=baseline,
-        provenance=_describe_provenance(collection, held, config.seed),
-    )
-    return _calibrate_held_out(model, judging, progress)
-
-
-def _divide_rows(collection: Collection, held: NDArray[np.bool_]) -> tuple[list[ManifestRow], list[ManifestRow]]:
-    """Images without lesions: those that are learned from, or all where there are none; and those held out."""
-    free = set(range(len(collection.rows))) - set(collection.image[collection.touches].tolist())
-    judging = set(collection.image[held].tolist())
-    trained, kept = ([collection.rows[n] for n in sorted(which)] for which in (free - judging, free & judging))
-    return trained or list(collection.rows), kept
-
-
-def _describe_provenance(collection: Collection, held: NDArray[np.bool_], seed: int) -> Provenance:
-    used = np.unique(collection.image[~collection.touches])
-    return Provenance(
-        patient_hashes=hash_patients(collection.rows[number].patient_id for number in used),
+    provenance = Provenance(
+        patient_hashes=hash_patients(rows[number].patient_id for number in used),
         data_hash=collection.data_hash,
         images=len(used),
-        patches=int((~collection.touches & ~held).sum()),
-        held_out_patches=int((~collection.touches & held).sum()),
+        patches=len(normal),
+        held_out_patches=int((usable & held).sum()),
         skipped=len(collection.skipped),
-        seed=seed,
+        seed=config.seed,
         versions=describe_versions(),
     )
+    findings = FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px)
+    name = name_of(fitted)
+    model = Model(name, fitted, kind, preparation, grid, level, findings, None, domain, baseline, provenance)
+    try:  # without them a fitted model is still worth keeping
+        judged = [rows[number] for number in sorted(judging - lesional)]
+        return replace(model, calibration=calibrate_rows(model, judged, progress=progress))
+    except CalibrationError:
+        logger.warning(
+            "no operating points: images of fewer than two normal patients were held out and could be used (held_out "
+            "is %g, and takes five patients or more); see `unary calibrate`",
+            config.held_out,
+        )
+        return model
 
 
-def find_detector(detector: str | Detector | type[Any] | None, profile: Profile) -> Detector:
-    """Return the detector that is meant: by name, as an object, as a class, or the profile's.
+def find_detector(detector: str | Detector | type[Any]) -> Detector:
+    """Return the detector that is meant, by name, as a class or as an object.
 
     Raises
     ------
     DetectorError
         If there is none of that name, or it lacks what a detector must have.
     """
-    if detector is None:
-        detector = profile.detector
     found = find_detector_class(detector) if isinstance(detector, str) else detector
     check_detector(found)
     meant: Detector = found() if isinstance(found, type) else found
@@ -241,26 +215,24 @@ def choose_grid(
     TrainingError
         If the configuration asks for a working spacing and the first readable image does not state its own.
     """
-    lengths = profile.lengths
-    spacing = config.working_spacing_mm
-    default = lengths.working_spacing_mm if detector_grid == "working" else None
-    size_px = STORED_PATCH_PX
+    lengths, asked_mm = profile.lengths, config.working_spacing_mm
+    default_mm, size_px = None, STORED_PATCH_PX
     if detector_grid == "working":
-        size_px = lengths.patch_px if spacing is None else max(round(lengths.patch_mm / spacing), 1)
-    size_px = config.size_px or size_px
-    if (spacing or default) is not None and not _states_spacing(manifest):
-        if spacing is not None:
+        default_mm = lengths.working_spacing_mm
+        size_px = lengths.patch_px if asked_mm is None else max(round(lengths.patch_mm / asked_mm), 1)
+    grid = config.lay_grid(size_px)
+    if (asked_mm or default_mm) and not _states_spacing(manifest):
+        if asked_mm:
             raise TrainingError(
-                f"working_spacing_mm is {spacing:g}, but the images do not state their pixel spacing: state it (column "
-                "spacing_mm of a manifest, spacing_mm of Image.from_array), or leave working_spacing_mm out"
+                f"working_spacing_mm is {asked_mm:g}, but the images do not state their pixel spacing: state it "
+                "(column spacing_mm of a manifest, spacing_mm of Image.from_array), or leave working_spacing_mm out"
             )
-        default = None
+        default_mm = None
         logger.warning(
             "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is in mm",
-            size_px,
+            grid.size_px,
         )
-    min_tissue = 0.5 if config.min_tissue is None else config.min_tissue
-    return config.prepare(profile.mask, default), GridConfig(size_px, config.stride_px or size_px, min_tissue)
+    return config.prepare(profile.mask, default_mm), grid
 
 
 def _states_spacing(manifest: Manifest) -> bool:
@@ -287,17 +259,6 @@ def hold_out(collection: Collection, config: FitConfig) -> NDArray[np.bool_]:
     return held
 
 
-def fit_baseline(normal: PatchSet, detector_grid: Grid, context: FitContext) -> Laplacian:
-    """Return the detector without learning that stands beside every other, fitted on the same patches.
-
-    Raises
-    ------
-    TrainingError
-        If there are too few patches, or they show nothing.
-    """
-    return Laplacian(COARSE_LAPLACIAN if detector_grid == "working" else LaplacianConfig()).fit(normal, context)
-
-
 def measure_images(
     detector: Detector,
     rows: list[ManifestRow],
@@ -309,12 +270,7 @@ def measure_images(
 ) -> tuple[float, Domain]:
     """Return the level at which findings are drawn, and the domain, from training images.
 
-    At most 24 images, evenly spread over the rows, have a say.
-
-    Raises
-    ------
-    CalibrationError
-        If none of them can be used.
+    At most 24 images, evenly spread over the rows, have a say; raises as `find_level`.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, min(_LEVEL_IMAGES, len(rows))).round().astype(int))
     domains: list[Domain] = []
@@ -339,33 +295,12 @@ def find_level(maps: Iterable[NDArray[np.float32]]) -> float:
     CalibrationError
         If no map holds a value.
     """
-    blocks, images = [], 0
-    for anomaly_map in maps:
-        rows, cols = anomaly_map.shape
-        padded = np.pad(
-            np.where(np.isfinite(anomaly_map), anomaly_map, -np.inf),
-            ((0, -rows % _BLOCK_PX), (0, -cols % _BLOCK_PX)),
-            constant_values=-np.inf,
-        )
-        shape = (padded.shape[0] // _BLOCK_PX, _BLOCK_PX, padded.shape[1] // _BLOCK_PX, _BLOCK_PX)
-        highest = padded.reshape(shape).max(axis=(1, 3))
-        blocks.append(highest[np.isfinite(highest)])
-        images += 1
-    values = np.sort(np.concatenate(blocks))[::-1] if blocks else np.zeros(0)
-    if len(values) == 0:
+    highest = [
+        block_reduce(np.where(np.isfinite(values), values, -np.inf), _BLOCK_PX, np.max, cval=-np.inf).ravel()
+        for values in maps
+    ]
+    blocks = np.sort(np.concatenate([np.zeros(0), *highest]))[::-1]
+    blocks = blocks[np.isfinite(blocks)]
+    if len(blocks) == 0:
         raise CalibrationError("no training image has a scored pixel; is no tissue found?")
-    return float(values[min(REGIONS_PER_IMAGE * images, len(values) - 1)])
-
-
-def _calibrate_held_out(model: Model, rows: list[ManifestRow], progress: bool) -> Model:
-    """Set operating points where somebody was held out; a fitted model is worth keeping without them."""
-    try:
-        return set_operating_points(model, rows, progress=progress)
-    except CalibrationError:
-        logger.warning(
-            "no operating points: %s; see `unary calibrate`",
-            "no normal patients were held out (fewer than five of them, or held_out is 0)"
-            if not rows
-            else "images of fewer than two held-out patients could be used",
-        )
-        return model
+    return float(blocks[min(REGIONS_PER_IMAGE * len(highest), len(blocks) - 1)])
