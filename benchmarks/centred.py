@@ -91,7 +91,7 @@ def main() -> None:
                 negative = score_patches(detector, patches.subset(test))
                 for group in GROUPS:
                     kept = [place for place in centred[group, name] if place[1] not in seen]
-                    index = np.asarray([(image, row, col) for image, _, row, col in kept], np.int32)
+                    index = np.asarray([(image, row, col) for image, _, row, col in kept], np.int32).reshape(-1, 3)
                     positive = score_patches(detector, PatchSet(patches.images, index, patches.size_px))
                     truth = np.repeat([True, False], [len(positive), len(negative)])
                     who = np.concatenate([[place[1] for place in kept], patients[test]])

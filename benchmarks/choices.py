@@ -9,20 +9,24 @@ people, one JSON line last. The choice was made by the unexplained share, which 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from unary.datasets.inbreast import read_inbreast
-from unary.detectors.wei2018.autoencoder import ReconstructionDetector
+from unary.detectors.scoring import score_patches
+from unary.detectors.wei2018 import learning
+from unary.detectors.wei2018.autoencoder import build_autoencoder
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.evaluation.roc import auroc
 from unary.experiments.wei2018 import hold_out, select_images
-from unary.models.scoring import score_patch_set
 from unary.patches.collection import Collection, collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
-from unary.training.engine import TrainingConfig, train_autoencoder
+from unary.profiles import MAMMOGRAPHY
+from unary.training.context import FitContext
 
 CHOICES = (
     ("percentile", "pyramid"),
@@ -33,20 +37,20 @@ CHOICES = (
 
 def measure(collection: Collection, start: str, *, seed: int, epochs: int) -> dict[str, float]:
     """Train once and return what was learned."""
-    birads = collection.column("birads")
+    birads = collection.column("assessment")
     held = hold_out(collection, "patient", share=0.2, seed=seed)
     fitted = (birads == "1") & ~held
-    trained = train_autoencoder(
-        collection.patches.subset(np.flatnonzero(fitted)),
-        TrainingConfig(epochs=epochs, seed=seed),
-        initialisation=start,
+    learning.build_autoencoder = lambda config, *, seed: build_autoencoder(
+        dataclasses.replace(config, initialisation=start), seed=seed
     )
+    config = Wei2018Config(training=learning.TrainingConfig(epochs=epochs))
+    detector = Wei2018(config).fit(collection.patches.subset(np.flatnonzero(fitted)), FitContext(seed))
     positive = collection.contains["calcification"] & (birads == "5")
     kept = np.flatnonzero(held | positive)
-    scores = score_patch_set(ReconstructionDetector(trained.network), collection.patches.subset(kept))
+    scores = score_patches(detector, collection.patches.subset(kept))
     return {
-        "unexplained": trained.history.unexplained,
-        "dead_units": trained.history.dead_units[-1],
+        "unexplained": detector.history.unexplained,
+        "dead_units": detector.history.dead_units[-1],
         "auroc_calcification": auroc(scores, positive[kept]),
     }
 
@@ -63,7 +67,9 @@ def main() -> None:
     results = {}
     print(f"{'intensity':12s}{'start':10s}{'unexplained':>22s}{'dead units':>14s}{'AUROC calcification':>24s}")
     for intensity in dict.fromkeys(name for name, _ in CHOICES):
-        collection = collect_patches(manifest, PreparationConfig(intensity=intensity), GridConfig())
+        collection = collect_patches(
+            manifest, PreparationConfig(intensity=intensity), GridConfig(), MAMMOGRAPHY.reading
+        )
         for start in (second for first, second in CHOICES if first == intensity):
             runs = [measure(collection, start, seed=seed, epochs=options.epochs) for seed in range(options.seeds)]
             columns = {name: [run[name] for run in runs] for name in runs[0]}

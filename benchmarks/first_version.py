@@ -1,8 +1,8 @@
 """Fitting the default detector now, and as it was when it became the default: the same images, in turns.
 
 The first version is taken from the repository's own history into a temporary folder. Two times are told apart:
-training, which is all that becomes the detector (`unary.detectors.fit_fusion.fit_fusion`), and the whole command, in which
-the present version also sets operating points for findings, which the first did not know. Last comes one JSON line.
+training, which is all that becomes the detector (`unary.detectors.fusion.Fusion.fit`), and the whole command, in which
+the present version also sets operating points for findings, which the first could not do. Last comes one JSON line.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from pathlib import Path
 FIRST = "6b8d52b"
 CHILD = """
 import sys, time
-import unary.models.pipeline as pipeline
-from unary.cli.main import main
-fit = pipeline.fit_fusion
-def timed(*words, **named):
-    started = time.perf_counter()
-    fitted = fit(*words, **named)
-    print("seconds of training", time.perf_counter() - started)
-    return fitted
-pipeline.fit_fusion = timed
+def timed(fit):
+    def call(*words, **named):
+        started = time.perf_counter()
+        fitted = fit(*words, **named)
+        print("seconds of training", time.perf_counter() - started)
+        return fitted
+    return call
+try:
+    from unary.detectors.fusion import Fusion
+    from unary.cli.main import main
+    Fusion.fit = timed(Fusion.fit)
+except ImportError:
+    import unary.pipeline
+    from unary.cli import main
+    unary.pipeline.fit_fusion = timed(unary.pipeline.fit_fusion)
 sys.exit(main(["fit", sys.argv[1], "--out", sys.argv[2]]))
 """
 

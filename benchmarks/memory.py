@@ -25,16 +25,20 @@ import torch
 from scipy import ndimage
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
-from unary.detectors.fit_fusion import FusionConfig
+from unary.detectors.blind_spot import BlindSpotConfig
+from unary.detectors.fusion import Fusion, FusionConfig
+from unary.detectors.laplacian import Laplacian
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import TrainingConfig
 from unary.images.reading import read_image
-from unary.models.bundle import DetectorName, read_model
-from unary.models.detection import detect_image
-from unary.models.pipeline import FitConfig, fit
+from unary.models.bundle import read_model
+from unary.models.examination import detect
+from unary.models.fitting import fit
 from unary.patches.preparation import PreparationConfig
-from unary.training.engine import StepsConfig, TrainingConfig
+from unary.training.engine import StepsConfig
 
 SPACING_MM = 0.07
-CASES: tuple[tuple[DetectorName, bool], ...] = (
+CASES = (  # and whether the pixel spacing is known
     ("fusion", True),
     ("fusion", False),
     ("wei2018", False),
@@ -62,10 +66,13 @@ def fit_models(folder: Path) -> None:
     normals = write_phantom_dataset(
         folder / "phantoms", patients_normal=6, patients_abnormal=0, config=config, seed=0, images_per_patient=1
     )
-    quick = FusionConfig(blind_spot=StepsConfig(40, 2))
-    for name in dict.fromkeys(name for name, _ in CASES):
-        training = TrainingConfig(epochs=2)
-        fit(normals, FitConfig(name, fusion=quick, training=training), progress=False).save(folder / name)
+    detectors = {
+        "fusion": Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(40, 2)))),
+        "wei2018": Wei2018(Wei2018Config(training=TrainingConfig(epochs=2))),
+        "laplacian": Laplacian(),
+    }
+    for name, detector in detectors.items():
+        fit(normals, detector=detector, progress=False).save(folder / name)
 
 
 def read_peak() -> int:
@@ -83,7 +90,7 @@ def run_case(folder: Path, detector: str, *, known: bool) -> None:
     started, started_cpu = time.perf_counter(), time.process_time()
     image = read_image(folder / "image.tif")
     read = time.perf_counter()
-    detection = detect_image(model, dataclasses.replace(image, spacing_mm=(SPACING_MM, SPACING_MM) if known else None))
+    detection = detect(model, dataclasses.replace(image, spacing_mm=(SPACING_MM, SPACING_MM) if known else None))
     print(
         json.dumps(
             {

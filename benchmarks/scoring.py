@@ -1,4 +1,4 @@
-"""How long one mammogram takes from file to findings, by stage, and the same windows scored by MONAI's sliding window.
+"""How long one image takes from file to findings, by stage, and the same windows scored by MONAI's sliding window.
 
 All take turns, so that a noisy machine slows all, and the median of the rounds counts; a folder of images comes once.
 The models are fitted on small phantoms, since time does not depend on what a model has learned; the image is a phantom
@@ -8,7 +8,6 @@ of full size. Without MONAI (the extra `bench`) that comparison is left out. Las
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -35,16 +34,19 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 from training import count_multiply_adds, measure_arithmetic, measure_traffic
 
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
+from unary.detectors.protocol import View
 from unary.images.reading import read_image
 from unary.models.bundle import Model, read_model
-from unary.models.detection import Examined, build_detection, map_prepared, require_settings
+from unary.models.examination import ScoredImage, build_detection, choose_point, map_prepared
 from unary.models.findings import find_candidates
 from unary.patches.grid import GridConfig, tissue_origins
+from unary.patches.patch_set import cut_window, find_window
+from unary.patches.preparation import FULL_SCALE, PreparedImage, find_bright_region, prepare_image
 from unary.patches.stitching import taper_window
-from unary.patches.preparation import FULL_SCALE, PreparedImage, find_breast, prepare_image
 
 SPACING_MM = 0.07
 SIZE_PX, STRIDE_PX = 128, 64
+NOWHERE = np.zeros((0, 2), np.int32)  # no patch is asked for
 IMAGES = 100  # of the folder
 Times = dict[str, list[float]]
 
@@ -98,20 +100,19 @@ def time_call(times: Times, name: str, function: Callable[[], Any]) -> Any:
 
 def find_in_stages(times: Times, model: Model, files: dict[str, Path]) -> PreparedImage:
     """From every file to an image, and from there to findings, each stage timed."""
-    settings = require_settings(model)
     images = [time_call(times, name, functools.partial(read_image, path)) for name, path in files.items()]
-    time_call(times, "breast mask", lambda: find_breast(images[0].pixels))  # which preparing does as well
+    time_call(times, "tissue mask", lambda: find_bright_region(images[0].pixels))  # which preparing does as well
     prepared = time_call(times, "prepare", lambda: prepare_image(images[0], model.preparation))
-    found = time_call(
-        times,
-        "map",
-        lambda: map_prepared(model.detector, prepared, size_px=model.grid.size_px, stride_px=settings.stride_px),
+    origins, scores, found = time_call(
+        times, "map", lambda: map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
     )
-    spacing_mm = model.preparation.working_spacing_mm
     candidates = time_call(
-        times, "candidates", lambda: find_candidates(found, settings.level, settings.findings, spacing_mm=spacing_mm)
+        times,
+        "candidates",
+        lambda: find_candidates(found, model.level, model.findings, spacing_mm=prepared.spacing_mm),
     )
-    time_call(times, "findings", lambda: build_detection(Examined(prepared, found, candidates, ()), settings, None))
+    scored, point = ScoredImage(prepared, origins, scores, found, candidates), choose_point(model, None)
+    time_call(times, "findings", lambda: build_detection(scored, model, point))
     return prepared
 
 
@@ -133,12 +134,15 @@ def map_with_monai(network: torch.nn.Module, pixels: NDArray[np.uint16]) -> NDAr
     return answer
 
 
-def cut_to_tissue(prepared: PreparedImage) -> PreparedImage:
-    """The box of the tissue and its margin, which is what `map_prepared` lays its windows on."""
-    from unary.models.detection import _find_window
+def cut_to_tissue(prepared: PreparedImage) -> View:
+    """The box of the tissue and its margin, which is what detectors see of an image."""
+    window = find_window(prepared.mask, NOWHERE, size_px=SIZE_PX)
+    return View(cut_window(prepared.pixels, window), cut_window(prepared.mask, window))
 
-    window = _find_window(prepared.mask)
-    return dataclasses.replace(prepared, pixels=prepared.pixels[window], mask=prepared.mask[window])
+
+def map_with_unary(model: Model, view: View) -> NDArray[np.float32]:
+    """The map alone, without scores of patches."""
+    return model.detector.examine(view, NOWHERE, size_px=SIZE_PX).anomaly_map
 
 
 def print_floors(name: str, multiply_adds: float, size: float, arithmetic: list[float], traffic: list[float]) -> None:
@@ -159,7 +163,7 @@ def count_network(model: Model, windows: int) -> float:
 
 def count_fusion(model: Model, tissue_px: int) -> float:
     """Multiply-adds of the fusion's network, which are nearly all that it computes."""
-    config = next(fused.part for fused in model.detector.parts if fused.name == "blind_spot").network.config
+    config = next(part.detector for part in model.detector.parts if part.name == "blind_spot").network.config
     around = config.window_px**2 - (2 * config.hole_px + 1) ** 2
     local = 9 * config.features * (1 + config.features)
     return tissue_px * (local + around * config.features * config.hidden + config.hidden * (config.hidden + 2))
@@ -229,7 +233,7 @@ def report(folder: Path, shape: tuple[int, int], options: argparse.Namespace, *,
     fusion, paper = read_model(folder / "fusion"), read_model(folder / "wei2018")
     whole = prepare_image(read_image(files["read uncompressed"]), paper.preparation)
     box = cut_to_tissue(whole)
-    score = functools.partial(map_prepared, paper.detector, size_px=SIZE_PX, stride_px=STRIDE_PX)
+    score = functools.partial(map_with_unary, paper)
     compare = functools.partial(map_with_monai, paper.detector.network)
     times: Times = {}
     arithmetic, traffic, difference = [], [], 0.0
