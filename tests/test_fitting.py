@@ -298,12 +298,12 @@ def test_the_level_comes_from_images_spread_over_the_rows(laplacian, normals, mo
 
     monkeypatch.setattr("unary.models.calibrating.read_row", remember)
     monkeypatch.setattr("unary.models.fitting._LEVEL_IMAGES", 3)
-    rest = (laplacian.preparation, laplacian.grid, laplacian.profile)
     rows = normals.rows[:8]
-    measure_images(laplacian.detector, rows, *rest, progress=False)
+    measured = measure_images(laplacian, rows, progress=False)
+    assert measured.detector is laplacian.detector
     assert read == [rows[0].image_id, rows[4].image_id, rows[7].image_id]
     with pytest.raises(CalibrationError, match="no training image"):
-        measure_images(laplacian.detector, [], *rest, progress=False)
+        measure_images(laplacian, [], progress=False)
 
 
 def test_patients_are_known_by_hashes_alone(laplacian, parts, tmp_path):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, make_dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -266,18 +267,17 @@ def _restore(
         raise BundleError(f"{where}: {error} is missing; damaged, or of another version?") from error
     except (TypeError, ValueError, RuntimeError, DetectorError) as error:
         raise BundleError(f"{where}: damaged, or of another version: {error}") from error
-    foreign = _find_foreign(settings, again.settings) or _find_foreign(part, again.tensors)
-    if foreign:
+    foreign = next(chain(_find_foreign(settings, again.settings), _find_foreign(part, again.tensors)), None)
+    if foreign is not None:
         raise BundleError(f"{where}: {foreign!r} is unknown to {own.__name__}; damaged, or of another version?")
     return restored
 
 
-def _find_foreign(given: object, kept: object) -> str:
-    """A name that a detector has passed over, at any depth; empty if there is none."""
-    if not (isinstance(given, Mapping) and isinstance(kept, Mapping)):
-        return ""
-    found = (key if key not in kept else _find_foreign(value, kept[key]) for key, value in given.items())
-    return next(filter(None, found), "")
+def _find_foreign(given: object, kept: object) -> Iterator[str]:
+    """Names that a detector has passed over, at any depth."""
+    if isinstance(given, Mapping) and isinstance(kept, Mapping):
+        for key, value in given.items():
+            yield from _find_foreign(value, kept[key]) if key in kept else (key,)
 
 
 def hash_file(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -15,14 +14,14 @@ from unary.datasets.manifest import build_manifest
 from unary.errors import CalibrationError, ImageError, SplitError, UnaryError
 from unary.models.bundle import Model, hash_patients
 from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
-from unary.models.examination import examine_image
+from unary.models.examination import AnyImage, examine_image
 from unary.patches.collection import read_row
 from unary.records import Image, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Images = Manifest | Sequence[Image | NDArray[Any] | Path | str] | NDArray[Any]
+Images = Manifest | Sequence[AnyImage] | NDArray[Any]
 """A manifest; or images, arrays or paths, each of another patient and vouched for as normal."""
 
 
@@ -85,13 +84,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
 
 
 def calibrate_rows(model: Model, rows: Sequence[ManifestRow], *, progress: bool = True) -> Calibration:
-    """Return how normal images score, whose patients the caller vouches for.
-
-    Raises
-    ------
-    CalibrationError
-        If images of fewer than two patients can be used.
-    """
+    """Return how normal images score, whose patients the caller vouches for; raises as `calibrate`."""
 
     def examine(row: ManifestRow, image: Image) -> NormalScores:
         scored = examine_image(model, image)

@@ -106,13 +106,7 @@ class Calibration:
         return min((1 + at_least) / (self.patients + 1), 1.0)
 
     def find_operating_point(self, name: str | float) -> OperatingPoint:
-        """Return the operating point of a name such as ``"1"`` or ``"patch_0.95"``; 1 and 1.0 are ``"1"`` too.
-
-        Raises
-        ------
-        CalibrationError
-            If there is none of that name.
-        """
+        """Return the operating point of a name such as ``"1"`` or ``"patch_0.95"``; 1 and 1.0 are ``"1"`` too."""
         wanted = name if isinstance(name, str) else f"{name:g}"
         for point in self.operating_points:
             if point.name == wanted:

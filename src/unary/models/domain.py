@@ -48,8 +48,8 @@ def join_domains(domains: Iterable[Domain]) -> Domain:
         name: tuple(sorted({value for part in parts for value in getattr(part, name)}))
         for name in ("intents", "manufacturers", "model_names", "bits")
     }
-    spans = {name: _span(getattr(part, name) for part in parts) for name in ("spacing_mm", "brightness")}
-    return Domain(**joined, **spans)
+    joined |= {name: _span(getattr(part, name) for part in parts) for name in ("spacing_mm", "brightness")}
+    return Domain(**joined)
 
 
 def _span(ranges: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:

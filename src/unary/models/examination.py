@@ -28,6 +28,8 @@ from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepar
 from unary.profiles import Lengths
 from unary.records import Detection, Image, OperatingPoint
 
+AnyImage = Image | NDArray[Any] | Path | str
+Spacing = float | tuple[float, float] | None
 DEFAULT_POINT = "1"
 
 
@@ -84,12 +86,7 @@ class ScoredImage:
         return f"ScoredImage({score}, {len(self.scores)} patches, {len(self.candidates.scores)} candidates)"
 
 
-def score(
-    model: Model,
-    image: Image | NDArray[Any] | Path | str,
-    *,
-    spacing_mm: float | tuple[float, float] | None = None,
-) -> ScoredImage:
+def score(model: Model, image: AnyImage, *, spacing_mm: Spacing = None) -> ScoredImage:
     """Score one image: its patches, its map, and the image as a whole.
 
     Parameters
@@ -111,11 +108,7 @@ def score(
 
 
 def detect(
-    model: Model,
-    image: Image | NDArray[Any] | Path | str,
-    *,
-    operating_point: str | float | None = None,
-    spacing_mm: float | tuple[float, float] | None = None,
+    model: Model, image: AnyImage, *, operating_point: str | float | None = None, spacing_mm: Spacing = None
 ) -> Detection:
     """Find what departs from normal tissue in one image that is trusted.
 
@@ -140,7 +133,7 @@ def detect(
     return build_detection(score(model, image, spacing_mm=spacing_mm), model, point)
 
 
-def _take_image(image: object, spacing_mm: float | tuple[float, float] | None) -> Image:
+def _take_image(image: AnyImage, spacing_mm: Spacing) -> Image:
     if isinstance(image, (str, Path)):
         taken = read_image(Path(image))
     elif isinstance(image, Image):

@@ -9,6 +9,7 @@ print(unary.score(model, "image.dcm").image_score)
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +162,6 @@ def fit(
     used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
     rows = collection.rows
     trained = [row for number, row in enumerate(rows) if number not in lesional | judging] or list(rows)
-    level, domain = measure_images(fitted, trained, preparation, grid, kind, progress=progress)
     provenance = Provenance(
         patient_hashes=hash_patients(rows[number].patient_id for number in used),
         data_hash=collection.data_hash,
@@ -173,8 +173,9 @@ def fit(
         versions=describe_versions(),
     )
     findings = FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px)
-    name = name_of(fitted)
-    model = Model(name, fitted, kind, preparation, grid, level, findings, None, domain, baseline, provenance)
+    name, level = name_of(fitted), math.nan  # until it is measured
+    model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
+    model = measure_images(model, trained, progress=progress)
     try:  # without them a fitted model is still worth keeping
         judged = [rows[number] for number in sorted(judging - lesional)]
         return replace(model, calibration=calibrate_rows(model, judged, progress=progress))
@@ -188,13 +189,7 @@ def fit(
 
 
 def find_detector(detector: str | Detector | type[Any]) -> Detector:
-    """Return the detector that is meant, by name, as a class or as an object.
-
-    Raises
-    ------
-    DetectorError
-        If there is none of that name, or it lacks what a detector must have.
-    """
+    """Return the detector that is meant by a name, a class or an object; raises as `find_detector_class`."""
     found = find_detector_class(detector) if isinstance(detector, str) else detector
     check_detector(found)
     meant: Detector = found() if isinstance(found, type) else found
@@ -259,30 +254,22 @@ def hold_out(collection: Collection, config: FitConfig) -> NDArray[np.bool_]:
     return held
 
 
-def measure_images(
-    detector: Detector,
-    rows: list[ManifestRow],
-    preparation: PreparationConfig,
-    grid: GridConfig,
-    profile: Profile,
-    *,
-    progress: bool = True,
-) -> tuple[float, Domain]:
-    """Return the level at which findings are drawn, and the domain, from training images.
+def measure_images(model: Model, rows: list[ManifestRow], *, progress: bool = True) -> Model:
+    """Return the model with the level at which findings are drawn, and the domain, of at most 24 training images.
 
-    At most 24 images, evenly spread over the rows, have a say; raises as `find_level`.
+    They are evenly spread over the rows; raises as `find_level`.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, min(_LEVEL_IMAGES, len(rows))).round().astype(int))
     domains: list[Domain] = []
 
     def examine(_row: ManifestRow, image: Image) -> NDArray[np.float32]:
-        prepared = prepare_image(image, preparation)
+        prepared = prepare_image(image, model.preparation)
         domains.append(describe_image(image))
-        return map_prepared(detector, prepared, grid, profile.lengths)[2]
+        return map_prepared(model.detector, prepared, model.grid, model.profile.lengths)[2]
 
     chosen = [rows[place] for place in places]
     level = find_level(examine_rows(chosen, examine, title="findings", progress=progress))
-    return level, join_domains(domains)
+    return replace(model, level=level, domain=join_domains(domains))
 
 
 def find_level(maps: Iterable[NDArray[np.float32]]) -> float:
