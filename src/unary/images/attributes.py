@@ -58,7 +58,7 @@ class Attributes:
     lossy
         Whether it has been compressed with loss.
     flags
-        The reasons of those `unary.profiles.HeaderFlag` that the header bears. That one is missing is no proof of the
+        The reasons of those `unary.profiles.profile.HeaderFlag` that the header bears. That one is missing is no proof of the
         contrary: many devices leave such elements out.
     """
 

@@ -5,17 +5,7 @@ from __future__ import annotations
 from unary.errors import ProfileError
 from unary.profiles.general import GENERAL
 from unary.profiles.mammography import MAMMOGRAPHY
-from unary.profiles.profile import (
-    OTHER,
-    Comparison,
-    HeaderFlag,
-    Headers,
-    Lengths,
-    LesionGroup,
-    Profile,
-    Reading,
-    is_among,
-)
+from unary.profiles.profile import OTHER, Headers, Lengths, LesionGroup, Profile, Reading, is_among
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (MAMMOGRAPHY, GENERAL)}
 DEFAULT = MAMMOGRAPHY
@@ -25,8 +15,6 @@ __all__ = [
     "GENERAL",
     "OTHER",
     "PROFILES",
-    "Comparison",
-    "HeaderFlag",
     "Headers",
     "Lengths",
     "LesionGroup",
@@ -38,13 +26,7 @@ __all__ = [
 
 
 def find_profile(profile: str | Profile) -> Profile:
-    """Return the profile of a name, or the one that is given.
-
-    Raises
-    ------
-    ProfileError
-        If there is none of that name.
-    """
+    """Return the profile of a name, or the one that is given; of an unknown name, a `ProfileError`."""
     if isinstance(profile, Profile):
         return profile
     if profile not in PROFILES:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from unary.profiles.profile import Codes, HeaderFlag, Headers, Lengths, Profile, Reading
 
+QC_IMAGE = HeaderFlag(
+    "QC_IMAGE",
+    "an image of a test object or for calibration, not of a patient",
+    keywords=("QualityControlImage", "CalibrationImage"),
+)
+
 GENERAL = Profile(
     name="general",
     noun="image",
@@ -21,14 +27,7 @@ GENERAL = Profile(
     reading=Reading(),
     headers=Headers(
         capture_modalities=("MG", "DX", "CR", "CT", "MR", "PT", "OT"),
-        flags=(
-            HeaderFlag(
-                "QC_IMAGE",
-                "an image of a test object or for calibration, not of a patient",
-                refused=True,
-                keywords=("QualityControlImage", "CalibrationImage"),
-            ),
-        ),
+        flags=(QC_IMAGE,),
     ),
     codes=Codes(procedure=("363679005", "SCT", "Imaging"), site=None),
 )

@@ -6,21 +6,18 @@ and 4015 for what a header says; SNOMED CT for the codes of results.
 
 from __future__ import annotations
 
-from unary.profiles.profile import Codes, Comparison, HeaderFlag, Headers, Lengths, LesionGroup, Profile, Reading
+from dataclasses import replace
+
+from unary.profiles.general import GENERAL, QC_IMAGE
+from unary.profiles.profile import Codes, Comparison, HeaderFlag, Headers, LesionGroup, Profile, Reading
 
 CALCIFICATION, MASS = "calcification", "mass"
 
 _FLAGS = (
-    HeaderFlag(
-        "QC_IMAGE",
-        "an image of a test object or for calibration, not of a patient",
-        refused=True,
-        keywords=("QualityControlImage", "CalibrationImage"),
-    ),
+    QC_IMAGE,
     HeaderFlag(
         "SPECIMEN",
         "an image of a specimen, not of a breast",
-        refused=True,
         keywords=("SpecimenDescriptionSequence",),
         codes=("127457009", "G-8310"),
         patterns=(("BodyPartExamined", "specimen"),),
@@ -28,22 +25,17 @@ _FLAGS = (
     HeaderFlag(
         "IMPLANT",
         "the breast has an implant (Breast Implant Present, or a view with the implant displaced)",
-        refused=True,
         keywords=("BreastImplantPresent",),
         codes=("399209000", "R-102D5"),
     ),
     HeaderFlag(
         "MAGNIFICATION",
         "a magnification or spot compression view",
-        refused=True,
         codes=("399163009", "R-102D6", "399055006", "R-102D7"),
         magnified_from=1.2,  # contact mammograms have 1.0 to 1.1, magnified ones 1.5 to 2
     ),
     HeaderFlag(
-        "PARTIAL_VIEW",
-        "it shows only a part of the breast",
-        refused=True,
-        keywords=("PartialView", "PartialViewCodeSequence"),
+        "PARTIAL_VIEW", "it shows only a part of the breast", keywords=("PartialView", "PartialViewCodeSequence")
     ),
     HeaderFlag(
         "SYNTHETIC_2D",
@@ -51,10 +43,7 @@ _FLAGS = (
         refused=False,
         image_types=("GENERATED_2D", "TOMO_2D"),
         patterns=(
-            (
-                "SeriesDescription",
-                r"c-?view|v-?preview|s-?view|insight ?2d|synthe(tic|si[sz]ed)|intelligent ?2d",
-            ),
+            ("SeriesDescription", r"c-?view|v-?preview|s-?view|insight ?2d|synthe(tic|si[sz]ed)|intelligent ?2d"),
         ),
     ),
     HeaderFlag(
@@ -71,15 +60,7 @@ MAMMOGRAPHY = Profile(
     noun="mammogram",
     detector="fusion",
     mask="bright_region",
-    lengths=Lengths(
-        working_spacing_mm=0.14,
-        patch_mm=8.96,
-        patch_px=64,
-        rim_mm=1.1,
-        rim_px=8,
-        merge_mm=5.0,
-        merge_px=36.0,
-    ),
+    lengths=replace(GENERAL.lengths, working_spacing_mm=0.14, rim_mm=1.1, rim_px=8),
     reading=Reading(
         groups=(
             LesionGroup(CALCIFICATION, "calcifications", ("calc", "cluster", "microcalc"), True, (0.5, 1.0)),

@@ -20,16 +20,8 @@ Concept = tuple[str, str, str]
 class Lengths:
     """Lengths that the anatomy sets, and their stand-ins in working pixels where the pixel spacing is unknown.
 
-    Attributes
-    ----------
-    working_spacing_mm
-        Pixel spacing at which detectors of the working grid see an image; None leaves images as they are stored.
-    patch_mm, patch_px
-        Side of a patch on that grid.
-    rim_mm, rim_px
-        The outermost tissue that is never scored; 0 for none.
-    merge_mm, merge_px
-        Regions of a map nearer to each other than this are one finding.
+    Detectors of the working grid see an image at ``working_spacing_mm`` (None: as it is stored), in patches whose side is
+    ``patch``. The outermost ``rim`` of tissue is never scored; regions of a map nearer than ``merge`` are one finding.
     """
 
     working_spacing_mm: float | None
@@ -42,9 +34,7 @@ class Lengths:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is None:
-                continue
-            if not 0 <= value < math.inf or (value == 0 and not name.startswith("rim")):
+            if value is not None and (not 0 <= value < math.inf or (value == 0 and not name.startswith("rim"))):
                 raise ValueError(f"{name} must be positive and finite, of a rim also 0; got {value}")
 
 
@@ -54,10 +44,8 @@ class LesionGroup:
 
     Attributes
     ----------
-    name
-        As tables and ``metrics.json`` call it.
-    title
-        As reports call it, in the plural.
+    name, title
+        As tables and ``metrics.json`` call it, and as reports do, in the plural.
     beginnings
         A lesion belongs here if its name, or a word of it, begins so; lower case.
     clustered
@@ -77,14 +65,8 @@ class LesionGroup:
 class Comparison:
     """Two sets of images, by their assessment category, that an image score should tell apart.
 
-    Attributes
-    ----------
-    name, title
-        As in `LesionGroup`.
-    negative, positive
-        Categories; ``"4"`` holds ``"4a"`` to ``"4c"`` too.
-    group
-        Only images with a lesion of this group take part, on both sides; None for all images.
+    Of categories, ``"4"`` holds ``"4a"`` to ``"4c"`` too. With a ``group``, only images with a lesion of it take part, on
+    both sides.
     """
 
     name: str
@@ -100,9 +82,9 @@ def is_among(assessment: str | None, categories: Collection[str]) -> bool:
     >>> is_among("4a", ("4", "5")), is_among("4", ("4a",)), is_among(None, ("4",))
     (True, False, False)
     """
-    if assessment is None:
-        return False
-    return assessment in categories or (assessment[-1:].isalpha() and assessment[:-1] in categories)
+    return assessment is not None and (
+        assessment in categories or (assessment[-1:].isalpha() and assessment[:-1] in categories)
+    )
 
 
 @dataclass(frozen=True)
@@ -119,8 +101,6 @@ class Reading:
         Categories of an image that shows nothing at all.
     subgroups
         Groups divided by category: name, title, group, categories.
-    comparisons
-        What an image score should tell apart.
     """
 
     groups: tuple[LesionGroup, ...] = ()
@@ -149,18 +129,14 @@ class HeaderFlag:
 
     Attributes
     ----------
-    reason
-        One of `unary.errors.REASONS`.
-    detail
-        What it means, in words.
+    reason, detail
+        One of `unary.errors.REASONS`, and what it means, in words.
     refused
         Whether such images are refused; if not, it is noted, and refused by a strict check alone.
     keywords
         Elements that are there: coded ones must say YES, others must not be empty.
-    codes
-        Code values of views and of their modifiers.
-    image_types
-        Values of Image Type.
+    codes, image_types
+        Code values of views and of their modifiers; values of Image Type.
     patterns
         Elements, by keyword, and a regular expression that their text holds, in any case.
     magnified_from
@@ -169,7 +145,7 @@ class HeaderFlag:
 
     reason: str
     detail: str
-    refused: bool
+    refused: bool = True
     keywords: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     image_types: tuple[str, ...] = ()
@@ -190,7 +166,7 @@ class Headers:
     refusal
         The reason code and the words for an object of another kind.
     flags
-        What else the header may say; each reason once.
+        Each reason once.
     """
 
     sop_classes: tuple[str, ...] = ()
@@ -201,15 +177,7 @@ class Headers:
 
 @dataclass(frozen=True)
 class Codes:
-    """What DICOM results say of the examination.
-
-    Attributes
-    ----------
-    procedure
-        The procedure that is reported.
-    site
-        The anatomic site of findings; None where it is not known.
-    """
+    """What DICOM results say of the examination: its procedure, and the anatomic site of findings if known."""
 
     procedure: Concept
     site: Concept | None
@@ -217,26 +185,10 @@ class Codes:
 
 @dataclass(frozen=True)
 class Profile:
-    """What is particular to a kind of image; it travels with the model.
+    """What is particular to a kind of image, which is chosen by its name; it travels with the model.
 
-    Attributes
-    ----------
-    name
-        By which it is chosen.
-    noun
-        What one such image is called in reports, singular.
-    detector
-        The name of the detector that is fitted when none is asked for (`unary.detectors.DETECTORS`).
-    mask
-        How tissue is found.
-    lengths
-        What the anatomy sets.
-    reading
-        Lesions and categories.
-    headers
-        Which DICOM images are accepted.
-    codes
-        What DICOM results say.
+    ``noun`` is what reports call one such image, and ``detector`` the one of `unary.detectors.DETECTORS` that is fitted
+    when none is asked for.
     """
 
     name: str
