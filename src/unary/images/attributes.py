@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
-from unary.errors import ImageError
 from unary.images.decoding import is_decodable, reading_dicom
 from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_spacing, find_word, read_elements
 from unary.images.raster import is_lossy
@@ -30,24 +28,18 @@ _ELEMENTS = [
 
 @dataclass(frozen=True)
 class Attributes:
-    """What is known of one image before its pixels are decoded.
+    """What is known of one image before its pixels are decoded; what is not told below is as in `unary.records.Image`.
 
     Attributes
     ----------
-    shape
-        Rows and columns.
     raster
-        Whether it is no DICOM object; then nothing else is known but ``lossy``.
+        Whether it is no DICOM object; then nothing else is known but ``shape`` and ``lossy``.
     sop_class
         What kind of DICOM object it is, a UID.
     modality
         DICOM's word for it, such as ``"CT"``; None when it is not a code of two to sixteen capitals.
-    frames
-        1 for a two-dimensional image.
     decodable
         Whether there is a decoder for the transfer syntax.
-    intent, manufacturer, model_name, spacing_mm
-        As in `unary.records.Image`.
     bits
         Bits of a stored value.
     magnification
@@ -58,8 +50,8 @@ class Attributes:
     lossy
         Whether it has been compressed with loss.
     flags
-        The reasons of those `unary.profiles.profile.HeaderFlag` that the header bears. That one is missing is no proof of the
-        contrary: many devices leave such elements out.
+        The reasons of those `unary.profiles.profile.HeaderFlag` that the header bears. That one is missing is no proof
+        of the contrary: many devices leave such elements out.
     """
 
     shape: tuple[int, int]
@@ -90,12 +82,7 @@ class Attributes:
 
 
 def read_attributes(path: Path, headers: Headers) -> Attributes:
-    """Read what a file's header says, without decoding pixels.
-
-    Parameters
-    ----------
-    headers
-        Of the profile: what to look for beside what every image has.
+    """Read what a file's header says, without decoding pixels, and the flags that the profile's ``headers`` look for.
 
     Raises
     ------
@@ -107,8 +94,6 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
     with reading_dicom(path):
         sought = [name for flag in headers.flags for name in (*flag.keywords, *dict(flag.patterns))]
         dataset = read_elements(path, list(dict.fromkeys(_ELEMENTS + sought)))
-        if "Rows" not in dataset or "Columns" not in dataset:
-            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?", reason="NOT_AN_IMAGE")
         factor = dataset.get("EstimatedRadiographicMagnificationFactor")
         sop_class = str(dataset.get("SOPClassUID") or "")
         return Attributes(
@@ -118,8 +103,8 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             frames=int(dataset.get("NumberOfFrames") or 1),
             decodable=is_decodable(dataset),
             intent=find_intent(dataset),
-            manufacturer=_find_text(dataset, "Manufacturer"),
-            model_name=_find_text(dataset, "ManufacturerModelName"),
+            manufacturer=clean_text(str(dataset.get("Manufacturer") or "")),
+            model_name=clean_text(str(dataset.get("ManufacturerModelName") or "")),
             spacing_mm=find_spacing(dataset),
             bits=int(dataset.BitsStored) if "BitsStored" in dataset else None,
             magnification=float(factor) if factor is not None else None,
@@ -130,11 +115,16 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
 
 
 def _bears(dataset: Dataset, flag: HeaderFlag) -> bool:
+    """Whether the header has any of the flag's signs."""
     factor = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
+    kinds = dataset.get("ImageType") or []
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    views = list(dataset.get("ViewCodeSequence") or [])
+    coded = [*views, *(item for view in views for item in view.get("ViewModifierCodeSequence") or [])]
     return (
         any(_is_stated(dataset, keyword) for keyword in flag.keywords)
-        or not set(flag.codes).isdisjoint(_find_codes(dataset))
-        or not set(flag.image_types).isdisjoint(str(value).upper() for value in _values(dataset, "ImageType"))
+        or not set(flag.codes).isdisjoint(str(item.get("CodeValue")) for item in coded)
+        or not set(flag.image_types).isdisjoint(str(kind).upper() for kind in kinds)
         or any(re.search(pattern, str(dataset.get(name) or ""), re.I) for name, pattern in flag.patterns)
         or (flag.magnified_from is not None and factor >= flag.magnified_from)
     )
@@ -145,14 +135,6 @@ def _is_stated(dataset: Dataset, keyword: str) -> bool:
     return str(value or "").strip().upper() == "YES" if dictionary_VR(keyword) == "CS" else bool(value)
 
 
-def _find_codes(dataset: Dataset) -> Iterator[str]:
-    """The codes of views and of their modifiers."""
-    for view in dataset.get("ViewCodeSequence") or []:
-        yield str(view.get("CodeValue"))
-        for modifier in view.get("ViewModifierCodeSequence") or []:
-            yield str(modifier.get("CodeValue"))
-
-
 def _find_units(dataset: Dataset, sop_class: str) -> str | None:
     """Of CT, HU unless it says otherwise (PS3.3 C.11.1.1.2); of PET, Units (C.8.9.1)."""
     if sop_class == _CT:
@@ -161,15 +143,6 @@ def _find_units(dataset: Dataset, sop_class: str) -> str | None:
         return None
     units = find_word(dataset, "Units")
     return f"{units} without decay correction" if units and dataset.get("DecayCorrection") == "NONE" else units
-
-
-def _values(dataset: Dataset, keyword: str) -> list[str]:
-    value = dataset.get(keyword)
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
-
-
-def _find_text(dataset: Dataset, keyword: str) -> str | None:
-    return clean_text(str(dataset.get(keyword) or ""))
 
 
 def clean_text(text: str) -> str | None:

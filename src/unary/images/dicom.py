@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from unary.errors import ImageError
+from unary.images.checks import build_refusal, check_size, convert_floats
 from unary.images.decoding import check_bits, decode_pixels, find_limits, reading_dicom
 from unary.records import Image
 
@@ -39,7 +39,6 @@ MULTIFRAME_CLASSES = frozenset(
 )  # fmt: skip
 _RESCALED = {f"{_STORAGE}2": "CT", f"{_STORAGE}128": "PET"}
 _DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"}
-_LARGEST_PIXELS = 400_000_000
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
 _OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
 # SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4010 and 4014.
@@ -71,10 +70,6 @@ class DicomHeader:
 
     Attributes
     ----------
-    shape
-        Rows and columns.
-    laterality, view
-        As in `Image`.
     patient_key
         The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
         of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
@@ -94,17 +89,9 @@ def has_dicom_magic(path: Path) -> bool:
 
 
 def read_header(path: Path) -> DicomHeader:
-    """Read the size of a DICOM image and whose it is; takes about a millisecond.
-
-    Raises
-    ------
-    ImageError
-        If the file is no readable DICOM image or is compressed by deflate.
-    """
+    """Read the size of a DICOM image and whose it is; takes about a millisecond; raises as `read_elements`."""
     with reading_dicom(path):
         dataset = read_elements(path, _HEADER_ELEMENTS)
-        if "Rows" not in dataset or "Columns" not in dataset:
-            raise ImageError(f"{path}: a DICOM object without pixels; a report or annotation?", reason="NOT_AN_IMAGE")
         patient = _clean(dataset, "PatientID")
         return DicomHeader(
             (int(dataset.Rows), int(dataset.Columns)),
@@ -155,19 +142,20 @@ def read_dicom(path: Path) -> Image:
 
 
 def read_elements(path: Path, names: list[str]) -> Dataset:
-    """Read some elements of the header; call it inside `reading_dicom`."""
+    """Read some elements of an image's header, inside `reading_dicom`; refuse deflated files and what has no pixels."""
     _refuse_deflated(path)
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+    if "Rows" not in dataset or "Columns" not in dataset:
+        raise build_refusal(path, "a DICOM object without pixels; a report or annotation?", "NOT_AN_IMAGE")
+    return dataset
 
 
 def _refuse_deflated(path: Path) -> None:
     """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
     meta = pydicom.filereader.read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
-        raise ImageError(
-            f"{path}: compressed by deflate, which is not accepted: such a file can unpack to gigabytes",
-            reason="UNSUPPORTED_SYNTAX",
-        )
+        cause = "compressed by deflate, which is not accepted: such a file can unpack to gigabytes"
+        raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
 
 
 def _check_kind(dataset: Dataset, path: Path) -> None:
@@ -176,42 +164,28 @@ def _check_kind(dataset: Dataset, path: Path) -> None:
     if modality not in _MODALITIES:
         # A value that is not one of these may be anything, in a damaged header even a name: not to be quoted.
         named = f"of modality {modality}" if modality in _OTHER_MODALITIES else "of an unknown modality"
-        raise ImageError(
-            f"{path}: a grey image is needed, not an object {named}; a report, a segmentation or an annotation?",
-            reason="NOT_AN_IMAGE",
-        )
+        cause = f"a grey image is needed, not an object {named}; a report, a segmentation or an annotation?"
+        raise build_refusal(path, cause, "NOT_AN_IMAGE")
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
-        raise ImageError(
-            f"{path}: a DICOM object without pixels; truncated, or a report or annotation?",
-            reason="CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE",
-        )
+        cause = "a DICOM object without pixels; truncated, or a report or annotation?"
+        raise build_refusal(path, cause, "CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE")
     frames, kind = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("SOPClassUID"))
     if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in dataset:
-        raise ImageError(
-            f"{path}: it has {frames} frames, or is of a kind that can have several; single-frame images are "
-            "supported, tomosynthesis and other volumes are not",
-            reason="MULTIFRAME",
+        cause = (
+            f"it has {frames} frames, or is of a kind that can have several; single-frame images are supported, "
+            "tomosynthesis and other volumes are not"
         )
+        raise build_refusal(path, cause, "MULTIFRAME")
     if kind in _RESCALED and None in (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")):
-        raise ImageError(
-            f"{path}: a {_RESCALED[kind]} slice without Rescale Slope or Rescale Intercept; what its values mean is "
-            "unknown",
-            reason="NO_RESCALE",
-        )
+        needed = "Rescale Slope or Rescale Intercept; what its values mean is unknown"
+        raise build_refusal(path, f"a {_RESCALED[kind]} slice without {needed}", "NO_RESCALE")
     photometric = str(dataset.get("PhotometricInterpretation"))
     if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(
-            f"{path}: it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed",
-            reason="COLOUR",
-        )
+        cause = "it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed"
+        raise build_refusal(path, cause, "COLOUR")
     if "PixelData" in dataset:
         check_bits(dataset, path)
-    rows, cols = int(dataset.Rows), int(dataset.Columns)
-    if not 0 < rows * cols <= _LARGEST_PIXELS:
-        raise ImageError(
-            f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read",
-            reason="TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS",
-        )
+    check_size(int(dataset.Rows), int(dataset.Columns), path)
 
 
 def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -230,10 +204,7 @@ def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] |
 def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
     """Return pixels after the modality table or rescale (PS3.3 C.11.1), and the range that the format can hold."""
     if stored.dtype.kind == "f":
-        pixels = stored.astype(np.float32)
-        if not np.isfinite(pixels).all():
-            raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS")
-        return pixels, (float(pixels.min()), float(pixels.max()))
+        return convert_floats(stored, path)
     if dataset.get("ModalityLUTSequence"):
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
@@ -243,10 +214,8 @@ def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple
         return stored, (float(low), float(high))
     ends = sorted((low * slope + intercept, high * slope + intercept))
     if slope == 0 or not np.isfinite(ends).all() or max(map(abs, ends)) > np.finfo(np.float32).max:
-        raise ImageError(
-            f"{path}: its rescale slope and intercept give values that are all the same or not finite",
-            reason="CORRUPT_PIXELS",
-        )
+        cause = "its rescale slope and intercept give values that are all the same or not finite"
+        raise build_refusal(path, cause, "CORRUPT_PIXELS")
     limits = (ends[0], ends[1])
     reach = abs(ends[0]) + abs(ends[1])  # room for the sum of both ends, from which MONOCHROME1 is inverted
     if slope == 1 and intercept.is_integer() and max(reach, abs(intercept)) <= np.iinfo(np.int32).max:
@@ -262,8 +231,8 @@ def find_intent(dataset: Dataset) -> str | None:
 
 def find_word(dataset: Dataset, keyword: str) -> str | None:
     """Return a code in capitals; what a damaged header holds in its place is not passed on."""
-    text = str(dataset.get(keyword) or "").strip()
-    return text if re.fullmatch(r"[A-Z0-9][A-Z0-9_ ]{1,15}", text) else None
+    text = _clean(dataset, keyword)
+    return text if text and re.fullmatch(r"[A-Z0-9][A-Z0-9_ ]{1,15}", text) else None
 
 
 def find_spacing(dataset: Dataset) -> tuple[float, float] | None:
@@ -302,13 +271,9 @@ def _find_laterality(dataset: Dataset) -> str | None:
 
 
 def _find_view(dataset: Dataset) -> str | None:
-    for item in dataset.get("ViewCodeSequence") or []:
-        view = _VIEWS.get(str(item.get("CodeValue")))
-        if view is not None:
-            return view
-    return _clean(dataset, "ViewPosition")
+    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
+    return next((_VIEWS[code] for code in codes if code in _VIEWS), _clean(dataset, "ViewPosition"))
 
 
 def _clean(dataset: Dataset, keyword: str) -> str | None:
-    text = str(dataset.get(keyword) or "").strip()
-    return text or None
+    return str(dataset.get(keyword) or "").strip() or None

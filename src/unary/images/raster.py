@@ -6,11 +6,7 @@ three channels: common imaging libraries clip 16-bit greys at 255 on the way to 
 
 from __future__ import annotations
 
-import logging
 import re
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,27 +16,20 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from unary.errors import ImageError, Reason
+from unary.errors import Reason
+from unary.images.checks import DAMAGE, build_refusal, check_size, convert_floats, silencing
 from unary.records import Image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 RASTER_SUFFIXES = (".png", *TIFF_SUFFIXES, ".pgm", ".jpg", ".jpeg")
+_NEEDED = "a two-dimensional grey image is needed, its shape is {}"
 _FORMATS = ("PNG", "PPM", "JPEG", "TIFF")
-_LARGEST_PIXELS = 400_000_000
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-    MemoryError, struct.error, zlib.error,
-)  # fmt: skip
 
 
 def read_raster(path: Path) -> Image:
-    """Read one grey raster image.
+    """Read one grey PNG, TIFF, PGM or JPEG file as it is stored: an orientation that a camera notes is not applied.
 
-    Parameters
-    ----------
-    path
-        A PNG, TIFF, PGM or JPEG file, as it is stored: an orientation that a camera notes beside it is not applied. A
-        colour file whose channels are all equal counts as grey.
+    A colour file whose channels are all equal counts as grey.
 
     Returns
     -------
@@ -64,25 +53,17 @@ def read_raster(path: Path) -> Image:
     if pixels.dtype == np.bool_:
         return Image(pixels.astype(np.uint8), (0.0, 1.0), path)
     if pixels.dtype.kind == "f":
-        return _build_float_image(pixels, path)
+        return Image(*convert_floats(pixels, path), path)
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4 or pixels.dtype == np.uint32:
-        raise ImageError(
-            f"{path}: pixels of type {pixels.dtype} are not supported; 8 to 16 bits or float are",
-            reason="UNSUPPORTED_SYNTAX",
-        )
+        cause = f"pixels of type {pixels.dtype} are not supported; 8 to 16 bits or float are"
+        raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
     info = np.iinfo(pixels.dtype)
     limits = (0.0, float(2**bits - 1)) if bits and info.min == 0 else (float(info.min), float(info.max))
     return Image(pixels, limits, path)
 
 
 def read_raster_shape(path: Path) -> tuple[int, int]:
-    """Read rows and columns without decoding.
-
-    Raises
-    ------
-    ImageError
-        If the header is not readable.
-    """
+    """Read rows and columns without decoding; raises an `ImageError` if the header is not readable."""
     if path.suffix.lower() in TIFF_SUFFIXES:
         with _opening_tiff(path) as page:
             return int(page.imagelength), int(page.imagewidth)
@@ -100,18 +81,15 @@ def is_lossy(path: Path) -> bool:
 def _opening(path: Path) -> Iterator[PIL.Image.Image]:
     """Open with Pillow; what goes wrong inside the block is the file's fault."""
     try:
-        with warnings.catch_warnings():
-            # Of decompression bombs (100 megapixels are an ordinary size here) and of damage, which shows by itself.
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(path, formats=_FORMATS) as file:
-                _check_size(int(file.height), int(file.width), path)
-                yield file
+        # Pillow warns of decompression bombs, though 100 megapixels are usual here, and of damage that shows anyway.
+        with silencing("PIL"), PIL.Image.open(path, formats=_FORMATS) as file:
+            check_size(int(file.height), int(file.width), path)
+            yield file
     except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error})", reason="TOO_LARGE") from error
-    except _DAMAGE as error:
-        raise ImageError(
-            f"{path}: not readable as an image ({error}); truncated, or another format?", reason=_tell_reason(error)
-        ) from error
+        raise build_refusal(path, f"too large ({error})", "TOO_LARGE") from error
+    except DAMAGE as error:
+        cause = f"not readable as an image ({error}); truncated, or another format?"
+        raise build_refusal(path, cause, _tell_reason(error)) from error
 
 
 def _tell_reason(error: Exception) -> Reason:
@@ -122,51 +100,30 @@ def _tell_reason(error: Exception) -> Reason:
     return "NOT_READABLE" if unknown else "CORRUPT_PIXELS"
 
 
-def _check_size(rows: int, cols: int, path: Path) -> None:
-    """Refuse before anything is decoded: a damaged header can ask for terabytes of memory."""
-    if not 0 < rows * cols <= _LARGEST_PIXELS:
-        raise ImageError(
-            f"{path}: it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read",
-            reason="TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS",
-        )
-
-
 def _read_with_pillow(path: Path) -> NDArray[Any]:
     with _opening(path) as file:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
-            raise ImageError(f"{path}: it holds {frames} images; one is needed", reason="MULTIFRAME")
+            raise build_refusal(path, f"it holds {frames} images; one is needed", "MULTIFRAME")
         if file.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            raise ImageError(f"{path}: it is in colour ({file.mode}); grey values are needed", reason="COLOUR")
+            raise build_refusal(path, f"it is in colour ({file.mode}); grey values are needed", "COLOUR")
         # A palette holds 8-bit colours; whether they are all grey is seen afterwards.
         return np.asarray(file.convert("RGBA") if file.mode in ("P", "PA") else file)
 
 
 def _read_pgm_maximum(path: Path) -> int | None:
     """The largest value that a PGM file declares, or None for another format."""
+    blank = rb"\s(?:\s|#[^\n]*\n)*"
     with path.open("rb") as file:
-        header = re.match(
-            rb"P[25]\s(?:\s|#[^\n]*\n)*\d+\s(?:\s|#[^\n]*\n)*\d+\s(?:\s|#[^\n]*\n)*(\d+)\s", file.read(2048)
-        )
+        header = re.match(rb"P[25]%b\d+%b\d+%b(\d+)\s" % (blank, blank, blank), file.read(2048))
     return int(header[1]) if header else None
 
 
 def _restore_pgm(pixels: NDArray[Any], maximum: int) -> NDArray[Any]:
     """Undo Pillow's stretching of PGM values to 8 or 16 bits; rounding back gives what is stored, exactly."""
     full, dtype = (255, np.uint8) if maximum < 256 else (65535, np.uint16)
-    if maximum == full:
-        return pixels.astype(dtype)
     table = np.rint(np.arange(full + 1) * (maximum / full)).astype(dtype)
-    stored: NDArray[Any] = table[pixels]
-    return stored
-
-
-def _build_float_image(pixels: NDArray[Any], path: Path) -> Image:
-    with np.errstate(over="ignore"):
-        pixels = pixels.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise ImageError(f"{path}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS")
-    return Image(pixels, (float(pixels.min()), float(pixels.max())), path)
+    return np.asarray(table[pixels])
 
 
 @contextmanager
@@ -174,32 +131,24 @@ def _opening_tiff(path: Path) -> Iterator[Any]:
     """Open the one page of a TIFF; what goes wrong inside the block is the file's fault."""
     import tifffile
 
-    log = logging.getLogger("tifffile")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)  # it logs every oddity of a damaged file; one error says enough
     try:
-        with tifffile.TiffFile(path) as file:
-            stack = (file.imagej_metadata or {}).get("images", 1)
-            count = max(len(file.pages), int(stack))
+        with silencing("tifffile"), tifffile.TiffFile(path) as file:
+            count = max(len(file.pages), int((file.imagej_metadata or {}).get("images", 1)))
             if count > 1:
-                raise ImageError(f"{path}: it holds {count} pages; one is needed", reason="MULTIFRAME")
+                raise build_refusal(path, f"it holds {count} pages; one is needed", "MULTIFRAME")
             page = file.pages[0]
-            _check_size(int(page.imagelength), int(page.imagewidth), path)
+            check_size(int(page.imagelength), int(page.imagewidth), path)
             if page.is_tiled:
-                _check_size(int(page.tilelength), int(page.tilewidth), path)
+                check_size(int(page.tilelength), int(page.tilewidth), path)
             if page.samplesperpixel > 4 or page.imagedepth != 1:
-                raise ImageError(
-                    f"{path}: a two-dimensional grey image is needed, its shape is {page.shape}",
-                    reason="COLOUR" if page.imagedepth == 1 else "MULTIFRAME",
+                raise build_refusal(
+                    path, _NEEDED.format(page.shape), "COLOUR" if page.imagedepth == 1 else "MULTIFRAME"
                 )
             yield page
-    except (*_DAMAGE, tifffile.TiffFileError) as error:
-        raise ImageError(
-            f"{path}: not readable as TIFF ({error}); truncated, or an unusual compression?",
-            reason="NOT_READABLE" if isinstance(error, tifffile.TiffFileError) else _tell_reason(error),
-        ) from error
-    finally:
-        log.setLevel(level)
+    except (*DAMAGE, tifffile.TiffFileError) as error:
+        unknown = isinstance(error, tifffile.TiffFileError)
+        cause = f"not readable as TIFF ({error}); truncated, or an unusual compression?"
+        raise build_refusal(path, cause, "NOT_READABLE" if unknown else _tell_reason(error)) from error
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[Any], int]:
@@ -222,15 +171,12 @@ def _as_grey(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         opaque = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
         if pixels[..., -1].min(initial=opaque) != opaque:
-            raise ImageError(f"{path}: it is partly transparent; grey values alone are needed", reason="COLOUR")
+            raise build_refusal(path, "it is partly transparent; grey values alone are needed", "COLOUR")
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3):
         if (pixels != pixels[..., :1]).any():
-            raise ImageError(f"{path}: it is in colour; grey values are needed", reason="COLOUR")
+            raise build_refusal(path, "it is in colour; grey values are needed", "COLOUR")
         pixels = np.ascontiguousarray(pixels[..., 0])
     if pixels.ndim != 2 or 0 in pixels.shape:
-        raise ImageError(
-            f"{path}: a two-dimensional grey image is needed, its shape is {pixels.shape}",
-            reason="COLOUR" if pixels.ndim == 3 else "CORRUPT_PIXELS",
-        )
+        raise build_refusal(path, _NEEDED.format(pixels.shape), "COLOUR" if pixels.ndim == 3 else "CORRUPT_PIXELS")
     return pixels

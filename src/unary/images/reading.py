@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.errors import ImageError
+from unary.images.checks import build_refusal
 from unary.images.dicom import has_dicom_magic, read_dicom, read_header
 from unary.images.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
 from unary.records import Image, Lesion
@@ -18,10 +19,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 def read_image(path: Path | str) -> Image:
     """Read a DICOM, PNG, TIFF, PGM or JPEG image as it is stored.
 
-    Parameters
-    ----------
-    path
-        A file that starts as DICOM files do is read as DICOM, whatever its name.
+    A file that starts as DICOM files do is read as DICOM, whatever its name.
 
     Raises
     ------
@@ -35,13 +33,7 @@ def read_image(path: Path | str) -> Image:
 
 
 def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a lesion mask, shape (rows, cols), bool: True where the file is not zero.
-
-    Raises
-    ------
-    ImageError
-        As `read_image`, and if the mask marks nothing.
-    """
+    """Read a lesion mask, shape (rows, cols), bool: True where the file is not zero; an `ImageError` if nowhere."""
     path = Path(path)
     mask: NDArray[np.bool_] = (read_dicom(path) if is_dicom(path) else read_raster(path)).pixels > 0
     if not mask.any():
@@ -50,46 +42,24 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
 
 
 def read_shape(path: Path | str) -> tuple[int, int]:
-    """Read the rows and columns of an image from its header alone.
-
-    Raises
-    ------
-    ImageError
-        If the header is not readable. The pixels may still be damaged if it is.
-    """
+    """Read rows and columns from the header alone, or raise an `ImageError`; the pixels may still be damaged."""
     path = Path(path)
     return read_header(path).shape if is_dicom(path) else read_raster_shape(path)
 
 
 def check_pixels(image: Image) -> None:
-    """Refuse an image that is empty, not finite or the same everywhere.
-
-    Raises
-    ------
-    ImageError
-        If it is.
-    """
+    """Refuse an image that is empty, not finite or the same everywhere, by an `ImageError`."""
     if image.pixels.size == 0:
-        raise ImageError(f"{image.name}: it has no pixels, its shape is {image.shape}", reason="BLANK")
+        raise build_refusal(image.name, f"it has no pixels, its shape is {image.shape}", "BLANK")
     low, high = image.pixels.min(), image.pixels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError(
-            f"{image.name}: it holds values that are not finite (NaN or infinity)", reason="CORRUPT_PIXELS"
-        )
+        raise build_refusal(image.name, "it holds values that are not finite (NaN or infinity)", "CORRUPT_PIXELS")
     if low == high:
-        raise ImageError(
-            f"{image.name}: every pixel has the value {low}; the image is blank or damaged", reason="BLANK"
-        )
+        raise build_refusal(image.name, f"every pixel has the value {low}; the image is blank or damaged", "BLANK")
 
 
 def is_image_file(path: Path) -> bool:
-    """Return whether a file is worth trying to read: it has an image's suffix, or starts as DICOM files do.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    """
+    """Return whether a file has an image's suffix or starts as DICOM files do; an OSError if it cannot be opened."""
     return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or has_dicom_magic(path)
 
 
@@ -106,20 +76,17 @@ def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is to be read as DICOM: by its content, else by its name.
+    """Return whether a file is to be read as DICOM, by its content, else by its name.
 
-    Raises
-    ------
-    ImageError
-        If it cannot be opened, is empty, or is neither DICOM nor a raster.
+    It is an `ImageError` if it cannot be opened, is empty, or is neither DICOM nor a raster.
     """
     try:
         if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty", reason="NOT_READABLE")
+            raise build_refusal(path, "the file is empty", "NOT_READABLE")
         dicom = has_dicom_magic(path)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror})", reason="NOT_READABLE") from error
+        raise build_refusal(path, f"cannot be opened ({error.strerror})", "NOT_READABLE") from error
     suffix = path.suffix.lower()
     if not dicom and suffix not in RASTER_SUFFIXES + DICOM_SUFFIXES:
-        raise ImageError(f"{path}: neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}", reason="NOT_READABLE")
+        raise build_refusal(path, f"neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}", "NOT_READABLE")
     return dicom or suffix in DICOM_SUFFIXES

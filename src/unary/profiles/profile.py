@@ -20,8 +20,8 @@ Concept = tuple[str, str, str]
 class Lengths:
     """Lengths that the anatomy sets, and their stand-ins in working pixels where the pixel spacing is unknown.
 
-    Detectors of the working grid see an image at ``working_spacing_mm`` (None: as it is stored), in patches whose side is
-    ``patch``. The outermost ``rim`` of tissue is never scored; regions of a map nearer than ``merge`` are one finding.
+    Detectors of the working grid see an image at ``working_spacing_mm`` (None: as it is stored), in patches whose side
+    is ``patch``. The outermost ``rim`` of tissue is never scored; regions nearer than ``merge`` are one finding.
     """
 
     working_spacing_mm: float | None
@@ -65,8 +65,8 @@ class LesionGroup:
 class Comparison:
     """Two sets of images, by their assessment category, that an image score should tell apart.
 
-    Of categories, ``"4"`` holds ``"4a"`` to ``"4c"`` too. With a ``group``, only images with a lesion of it take part, on
-    both sides.
+    Of categories, ``"4"`` holds ``"4a"`` to ``"4c"`` too. With a ``group``, only images with a lesion of it take part,
+    on both sides.
     """
 
     name: str

@@ -1,0 +1,60 @@
+"""What every reader of files refuses, and in which words."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.errors import ImageError, Reason
+
+_LARGEST_PIXELS = 400_000_000
+# What readers and codecs raise on files that are damaged in one way or another; RecursionError is a RuntimeError.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+def build_refusal(name: Path | str, cause: str, reason: Reason) -> ImageError:
+    """Return the error that says why an image is refused."""
+    return ImageError(f"{name}: {cause}", reason=reason)
+
+
+@contextmanager
+def silencing(logger: str) -> Iterator[None]:
+    """Keep a library silent: its warnings and log quote patients' names, or every oddity of a damaged file."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def check_size(rows: int, cols: int, path: Path) -> None:
+    """Refuse before anything is decoded: a damaged header can ask for terabytes of memory."""
+    if not 0 < rows * cols <= _LARGEST_PIXELS:
+        cause = f"it declares {rows} x {cols} pixels; between 1 and {_LARGEST_PIXELS:,} can be read"
+        raise build_refusal(path, cause, "TOO_LARGE" if rows * cols > 0 else "CORRUPT_PIXELS")
+
+
+def convert_floats(pixels: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Return floats in 32 bits, and their lowest and highest value; refuse those that are not finite."""
+    with np.errstate(over="ignore"):
+        pixels = pixels.astype(np.float32)
+    limits = (float(pixels.min()), float(pixels.max()))
+    if not np.isfinite(limits).all():
+        raise build_refusal(path, "it holds values that are not finite (NaN or infinity)", "CORRUPT_PIXELS")
+    return pixels, limits
