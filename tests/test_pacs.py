@@ -27,7 +27,7 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 from pydicom.dataset import Dataset
 from test_outputs_dicom import RUN, make_detection, make_map
 
-from unary.clinic.pacs import DeliveryError, DimseAddress, WebAddress, store_dimse, store_web
+from unary.clinic.pacs import DeliveryError, DimseAddress, WebAddress, store_files
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import ImageError, MissingPackageError
 from unary.outputs.dicom import KINDS
@@ -91,7 +91,7 @@ def call(port, **changes):
 
 def test_every_file_is_reported_when_all_are_stored(files):
     with dimse_peer(lambda _: 0x0000) as (port, received):
-        deliveries = store_dimse(files, call(port))
+        deliveries = store_files(files, call(port))
     assert [d.path for d in deliveries] == list(files)
     assert all(d.stored and d.attempts == 1 and d.note == "" for d in deliveries)
     assert received == [pydicom.dcmread(path).SOPInstanceUID for path in files]
@@ -101,14 +101,14 @@ def test_a_refusal_of_one_object_is_final_and_the_others_are_stored(files):
     message = r"1 of 6 files.*report\.dcm: refused with status 0xC000"
     peer = dimse_peer(lambda n: 0xC000 if n == 1 else 0x0000)
     with peer as (port, received), pytest.raises(DeliveryError, match=message) as caught:
-        store_dimse(files, call(port))
+        store_files(files, call(port))
     assert [d.stored for d in caught.value.deliveries] == [True, False, True, True, True, True]
     assert len(received) == 6
 
 
 def test_a_peer_out_of_resources_is_asked_again_for_what_is_missing_alone(files):
     with dimse_peer(lambda n: 0xA700 if n in (2, 3) else 0x0000) as (port, received):
-        deliveries = store_dimse(files, call(port))
+        deliveries = store_files(files, call(port))
     assert [d.attempts for d in deliveries] == [1, 1, 2, 2, 1, 1]
     assert received[6:] == received[2:4]
 
@@ -116,13 +116,13 @@ def test_a_peer_out_of_resources_is_asked_again_for_what_is_missing_alone(files)
 def test_attempts_are_bounded(files):
     message = r"6 of 6.*after 2 attempts"
     with dimse_peer(lambda _: 0xA700) as (port, received), pytest.raises(DeliveryError, match=message):
-        store_dimse(files, call(port, attempts=2))
+        store_files(files, call(port, attempts=2))
     assert len(received) == 12
 
 
 def test_a_warning_counts_as_stored_and_is_passed_on(files):
     with dimse_peer(lambda _: 0xB000) as (port, _):
-        (delivery,) = store_dimse(files[:1], call(port))
+        (delivery,) = store_files(files[:1], call(port))
     assert delivery.stored
     assert delivery.note == "stored with warning 0xB000"
 
@@ -130,11 +130,11 @@ def test_a_warning_counts_as_stored_and_is_passed_on(files):
 def test_kinds_that_the_peer_does_not_take_are_named(files):
     with dimse_peer(lambda _: 0x0000, classes=["1.2.840.10008.5.1.4.1.1.1.2"]) as (port, received):
         with pytest.raises(DeliveryError, match="does not take this kind of object") as caught:
-            store_dimse(files, call(port))
+            store_files(files, call(port))
         assert [d.stored for d in caught.value.deliveries] == [True] + 5 * [False]
         assert len(received) == 1
         with pytest.raises(DeliveryError, match="takes none of these kinds") as caught:
-            store_dimse(files[1:3], call(port))
+            store_files(files[1:3], call(port))
     assert {d.attempts for d in caught.value.deliveries} == {1}
 
 
@@ -142,14 +142,14 @@ def test_a_rejected_association_says_why_and_is_not_repeated(files):
     peer = dimse_peer(lambda _: 0x0000, check=True)
     message = r"(?i)association rejected.*called AE title not recogni"
     with peer as (port, received), pytest.raises(DeliveryError, match=message) as caught:
-        store_dimse(files[:2], call(port, called_title="OTHER"))
+        store_files(files[:2], call(port, called_title="OTHER"))
     assert received == []
     assert [d.attempts for d in caught.value.deliveries] == [1, 1]
 
 
 def test_nobody_listening_is_tried_again_then_given_up(files):
     with pytest.raises(DeliveryError, match=r"not reachable.*after 3 attempts"):
-        store_dimse(files[:1], call(find_port()))
+        store_files(files[:1], call(find_port()))
 
 
 def test_a_silent_peer_ends_in_a_timeout(files):
@@ -158,7 +158,7 @@ def test_a_silent_peer_ends_in_a_timeout(files):
         silent.listen()
         start = time.monotonic()
         with pytest.raises(DeliveryError, match="not answered in time"):
-            store_dimse(files[:1], call(silent.getsockname()[1], timeout_s=0.5, attempts=1))
+            store_files(files[:1], call(silent.getsockname()[1], timeout_s=0.5, attempts=1))
         assert time.monotonic() - start < 5
 
 
@@ -174,7 +174,7 @@ def test_an_association_that_breaks_off_is_taken_up_again(files):
         return 0x0000
 
     with dimse_peer(answer) as (port, _):
-        deliveries = store_dimse(files[:4], call(port))
+        deliveries = store_files(files[:4], call(port))
     assert [d.attempts for d in deliveries] == [1, 2, 2, 2]
 
 
@@ -182,10 +182,10 @@ def test_what_is_no_dicom_is_refused_before_anything_is_sent(files, tmp_path):
     text = tmp_path / "text.dcm"
     text.write_text("no DICOM")
     with dimse_peer(lambda _: 0x0000) as (port, received), pytest.raises(ImageError, match=r"text\.dcm"):
-        store_dimse([files[0], text], call(port))
+        store_files([files[0], text], call(port))
     assert received == []
     with pytest.raises(ImageError, match=r"text\.dcm"):
-        store_web([text], WebAddress("http://127.0.0.1:9/"))
+        store_files([text], WebAddress("http://127.0.0.1:9/"))
 
 
 @pytest.mark.parametrize("length", [500, 1500, -100])
@@ -193,10 +193,10 @@ def test_a_file_that_breaks_off_is_not_sent_and_does_not_hold_up_the_others(file
     damaged = tmp_path / "damaged.dcm"
     damaged.write_bytes(files[0].read_bytes()[:length])
     with dimse_peer(lambda _: 0x0000) as (port, _), pytest.raises(DeliveryError, match="damaged beyond") as caught:
-        store_dimse([damaged, files[1]], call(port))
+        store_files([damaged, files[1]], call(port))
     assert [(d.stored, d.attempts) for d in caught.value.deliveries] == [(False, 1), (True, 1)]
     with web_peer(lambda _, body: (200, confirm(body))) as (url, _), pytest.raises(DeliveryError) as caught:
-        store_web([damaged, files[1]], WebAddress(url))
+        store_files([damaged, files[1]], WebAddress(url))
     assert [d.stored for d in caught.value.deliveries] == [False, True]
 
 
@@ -261,7 +261,7 @@ def test_a_web_server_that_is_busy_is_asked_again_with_the_whole_body(files):
         return (503, {}) if number == 0 else (200, confirm(body))
 
     with web_peer(answer) as (url, requests):
-        deliveries = store_web(files[:2], WebAddress(url, token="secret-token", pause_s=0.0))
+        deliveries = store_files(files[:2], WebAddress(url, token="secret-token", pause_s=0.0))
     assert [d.attempts for d in deliveries] == [2, 1]
     assert {authorization for _, authorization, _ in requests} == {"Bearer secret-token"}
     assert requests[0][2] == requests[2][2] > files[0].stat().st_size
@@ -289,7 +289,7 @@ def test_a_web_server_that_refuses_is_not_believed(files, answer, message, attem
         return (200, confirm(body)) if number == 0 else answer(number, body)
 
     with web_peer(answer_first_well) as (url, _), pytest.raises(DeliveryError, match=message) as caught:
-        store_web(files[:2], WebAddress(url, attempts=2, pause_s=0.0))
+        store_files(files[:2], WebAddress(url, attempts=2, pause_s=0.0))
     assert [(d.stored, d.attempts) for d in caught.value.deliveries] == [(True, 1), (False, attempts)]
 
 
@@ -299,9 +299,9 @@ def test_a_web_server_that_is_silent_or_absent_ends_in_an_error(files):
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(DeliveryError, match=r"no answer \(.*Timeout"):
-            store_web(files[:1], WebAddress(url, timeout_s=0.3, attempts=1))
+            store_files(files[:1], WebAddress(url, timeout_s=0.3, attempts=1))
     with pytest.raises(DeliveryError, match=r"no answer.*after 2 attempts"):
-        store_web(files[:1], WebAddress(f"http://127.0.0.1:{find_port()}", attempts=2, pause_s=0.0))
+        store_files(files[:1], WebAddress(f"http://127.0.0.1:{find_port()}", attempts=2, pause_s=0.0))
 
 
 def test_addresses_are_checked_and_hide_what_is_secret():
@@ -317,13 +317,13 @@ def test_addresses_are_checked_and_hide_what_is_secret():
 
 
 @pytest.mark.parametrize(
-    ("package", "send", "address"),
-    [("pynetdicom", store_dimse, call(104)), ("dicomweb_client", store_web, WebAddress("http://127.0.0.1"))],
+    ("package", "address"),
+    [("pynetdicom", call(104)), ("dicomweb_client", WebAddress("http://127.0.0.1"))],
 )
-def test_missing_packages_are_named(files, monkeypatch, package, send, address):
+def test_missing_packages_are_named(files, monkeypatch, package, address):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=r"unary\[pacs\]"):
-        send(files, address)
+        store_files(files, address)
 
 
 # --- a real PACS ----------------------------------------------------------------------------------------------------
@@ -479,15 +479,15 @@ def test_round_trip_through_a_pacs(orthanc, files, caplog, capsys):
     study = pydicom.dcmread(files[0]).StudyInstanceUID
     caplog.set_level(logging.DEBUG)
     capsys.readouterr()
-    store_dimse(files[:1], dimse)
-    store_dimse(files[1:], dimse)
+    store_files(files[:1], dimse)
+    store_files(files[1:], dimse)
     forget_logs = caplog.text
     assert_equal(fetch_by_dimse(dimse, study), files)
     assert_equal(fetch_by_web(web, study), files)
     forget(web, study)
     caplog.clear()
-    store_web(files, web)
-    store_web(files[1:], web)  # again: the same identifiers, no copies
+    store_files(files, web)
+    store_files(files[1:], web)  # again: the same identifiers, no copies
     said = forget_logs + caplog.text + "".join(capsys.readouterr())
     assert_equal(fetch_by_web(web, study), files)
     assert_equal(fetch_by_dimse(dimse, study), files)
@@ -500,8 +500,8 @@ def test_a_pacs_that_does_not_know_us_refuses(orthanc, files):
     dimse, web = orthanc
     stranger = DimseAddress(dimse.host, dimse.port, "ORTHANC", calling_title="EVIL", attempts=1, timeout_s=10.0)
     with pytest.raises(DeliveryError) as caught:
-        store_dimse(files, stranger)
+        store_files(files, stranger)
     assert not any(delivery.stored for delivery in caught.value.deliveries)
     with pytest.raises(DeliveryError, match="HTTP status 401") as caught:
-        store_web(files[:1], WebAddress(web.url, user=USER, password="wrong", pause_s=0.0))
+        store_files(files[:1], WebAddress(web.url, user=USER, password="wrong", pause_s=0.0))
     assert caught.value.deliveries[0].attempts == 1

@@ -1,15 +1,25 @@
-"""The commands that a hospital runs: check, detect, send."""
+"""The commands that a hospital runs, on files of any origin: check, score, detect, send."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unary.cli.models import NOT_CALIBRATED, add_reading_options, read_reading_options
-from unary.cli.options import Command, end_partly
+from unary.cli.models import NOT_CALIBRATED
+from unary.cli.options import (
+    NUMBER,
+    Command,
+    Form,
+    add_config_options,
+    add_option,
+    choice_of,
+    end_partly,
+    read_config_options,
+)
 from unary.errors import UnaryError
 from unary.records import NOTICE
 
@@ -58,45 +68,71 @@ def _run_check(options: argparse.Namespace) -> int:
     return end_partly(accepted, len(checks) - accepted)
 
 
-def _add_detect_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    from unary.outputs.dicom import DEFAULT_KINDS, KINDS
+def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    """Add what running a model over files needs, whatever is written of them."""
+    from unary.images.isolation_process import ReadingLimits
 
     parser.add_argument("model", type=Path, metavar="MODEL/")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    add_option(parser, "--spacing-mm", NUMBER, help="pixel spacing of files that do not state it")
+    add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
+
+
+def _read_limits(options: argparse.Namespace) -> Any:
+    """The limits of reading, after a look at the spacing."""
+    from unary.images.isolation_process import ReadingLimits
+
+    if options.spacing_mm is not None and not options.spacing_mm > 0:
+        raise UnaryError(f"--spacing-mm must be positive, got {options.spacing_mm:g}")
+    return read_config_options(options, ReadingLimits())
+
+
+def _run_score(options: argparse.Namespace) -> int:
+    from unary.clinic.batch_scoring import score_files
+    from unary.models.bundle import read_model
+
+    limits = _read_limits(options)
+    summary = score_files(
+        read_model(options.model),
+        options.inputs,
+        options.out,
+        model_folder=options.model,
+        spacing_mm=options.spacing_mm,
+        limits=limits,
+    )
+    print(
+        f"{options.out}: {len(summary.done)} images scored, {len(summary.kept)} done before, "
+        f"{len(summary.failed)} skipped (failures.csv says why). {NOTICE}"
+    )
+    return end_partly(len(summary.rows), len(summary.failed))
+
+
+def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    from unary.outputs.dicom import DEFAULT_KINDS, KINDS
+
+    def read_kinds(text: str) -> tuple[Any, ...]:
+        return () if text == "none" else tuple(map(choice_of(KINDS).read, text.split(",")))
+
+    _add_score_options(parser, words)
     parser.add_argument(
         "--operating-point",
         metavar="RATE",
+        type=_read_point,
         help="false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)",
     )
-    parser.add_argument(
-        "--dicom",
-        metavar="A,B,C",
-        help=f"DICOM results, of {', '.join(KINDS)}; or none (default: {','.join(DEFAULT_KINDS)})",
-    )
+    kinds = Form("A,B,C", f"some of {', '.join(KINDS)}, or none", read_kinds)
+    shown = f"DICOM results, of {', '.join(KINDS)}; or none (default: {','.join(DEFAULT_KINDS)})"
+    add_option(parser, "--dicom", kinds, help=shown)
     parser.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
-    add_reading_options(parser)
 
 
-def _read_point(text: str | None) -> str | float | None:
+def _read_point(text: str) -> str | float:
     """The name of an operating point; ``1.0`` is as good as ``1``."""
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         return text
-
-
-def _read_kinds(text: str | None) -> Any:
-    """The kinds of DICOM results; None where nothing was said."""
-    from unary.outputs.dicom import KINDS
-
-    if text is None:
-        return None
-    kinds = tuple(kind for kind in text.split(",") if kind != "none")
-    wrong = [kind for kind in kinds if kind not in KINDS]
-    if wrong:
-        raise UnaryError(f"--dicom knows {', '.join(KINDS)} and none, not {wrong[0]!r}")
-    return kinds
 
 
 def _run_detect(options: argparse.Namespace) -> int:
@@ -105,11 +141,10 @@ def _run_detect(options: argparse.Namespace) -> int:
     from unary.models.calibration import describe_guarantee
     from unary.models.examination import choose_point
 
-    kinds, limits = _read_kinds(options.dicom), read_reading_options(options)
-    name = _read_point(options.operating_point)
-    config = DetectConfig(name, kinds, options.maps, options.spacing_mm, limits)
+    limits = _read_limits(options)
+    config = DetectConfig(options.operating_point, options.dicom, options.maps, options.spacing_mm, limits)
     model = read_model(options.model)
-    point = choose_point(model, name)
+    point = choose_point(model, options.operating_point)
     summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)
@@ -136,8 +171,7 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
 def _run_send(options: argparse.Namespace) -> int:
     from unary.clinic.pacs import DeliveryError
 
-    given = options.inputs
-    paths = [path for one in given for path in (sorted(one.rglob("*.dcm")) if one.is_dir() else [one])]
+    paths = [path for given in options.inputs for path in (sorted(given.rglob("*.dcm")) if given.is_dir() else [given])]
     if not paths:
         raise UnaryError("no .dcm file among the inputs")
     try:
@@ -154,28 +188,27 @@ def _run_send(options: argparse.Namespace) -> int:
 
 def _send(paths: list[Path], options: argparse.Namespace) -> tuple[Any, ...]:
     """Send files by the way that was asked for."""
-    import os
-
-    from unary.clinic.pacs import DimseAddress, WebAddress, store_dimse, store_web
+    from unary.clinic.pacs import DimseAddress, WebAddress, store_files
 
     if options.dimse is None:
         if options.calling_title is not None:
             raise UnaryError("--calling-title goes with --dimse alone")
         password, token = os.environ.get("UNARY_WEB_PASSWORD"), os.environ.get("UNARY_WEB_TOKEN")
-        return store_web(paths, WebAddress(options.web, user=options.user, password=password, token=token))
+        return store_files(paths, WebAddress(options.web, user=options.user, password=password, token=token))
     if options.user is not None:
         raise UnaryError("--user goes with --web alone")
     title, _, rest = options.dimse.rpartition("@")
     host, _, port = rest.rpartition(":")
     if not (title and host and port.isdigit()):
         raise UnaryError(f"--dimse needs AET@HOST:PORT, not {options.dimse!r}")
-    return store_dimse(paths, DimseAddress(host, int(port), title, options.calling_title or "UNARY"))
+    return store_files(paths, DimseAddress(host, int(port), title, options.calling_title or "UNARY"))
 
 
 COMMANDS = (
     Command(
         "check", "say of each file whether it can be used, or why not; changes nothing", _add_check_options, _run_check
     ),
+    Command("score", "score images: patch scores, anomaly maps, overlays", _add_score_options, _run_score),
     Command(
         "detect", "find what departs from normal tissue, with place, size and p-value", _add_detect_options, _run_detect
     ),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unary.cli.options import Command, add_number, add_whole_number
+from unary.cli.options import NUMBER, Command, add_option, whole_number
 from unary.datasets import READERS, read_data_set
 
 
@@ -39,8 +39,10 @@ def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     parser.add_argument("manifest", type=Path, metavar="M.csv")
     parser.add_argument("--train", type=Path, required=True, metavar="T.csv")
     parser.add_argument("--test", type=Path, required=True, metavar="E.csv")
-    add_number(parser, "--held-out", default=0.2, help="share of the normal patients that goes to the test side")
-    add_whole_number(parser, "--seed", default=0, help="of the draw")
+    add_option(
+        parser, "--held-out", NUMBER, default=0.2, help="share of the normal patients that goes to the test side"
+    )
+    add_option(parser, "--seed", whole_number(0), default=0, help="of the draw")
 
 
 def _run_split(options: argparse.Namespace) -> int:

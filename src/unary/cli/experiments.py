@@ -9,16 +9,17 @@ from pathlib import Path
 from unary.cli.options import (
     EXIT_PARTLY,
     Command,
-    add_choice,
     add_config_options,
     add_notes,
-    add_whole_number,
+    add_option,
+    choice_of,
     read_config_options,
+    whole_number,
 )
 from unary.datasets import DEFAULT_DATA_SET, READERS, read_data_set
 from unary.records import NOTICE
 
-_TRAINING, _GRID, _PREPARATION = "training", "grid", "preparation"
+_PARTS = ("training", "grid", "preparation")  # of the paper's configuration, whose fields are options
 
 
 def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -28,23 +29,21 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
     paper.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
     add_notes(paper)
     if words and words[0] == "wei2018":
-        from unary.detectors.wei2018.learning import TrainingConfig
-        from unary.patches.grid import GridConfig
-        from unary.patches.preparation import PreparationConfig
+        from unary.experiments.wei2018 import PaperConfig
 
-        for name, config in ((_TRAINING, TrainingConfig()), (_GRID, GridConfig()), (_PREPARATION, PreparationConfig())):
-            add_config_options(paper.add_argument_group(name), config, scope=name)
+        for name in _PARTS:
+            add_config_options(paper.add_argument_group(name), getattr(PaperConfig(), name))
     for name, title in (("mnist", "section 4.1, on MNIST"), ("cifar10", "section 4.2, on CIFAR-10")):
         small = experiments.add_parser(name, help=title, allow_abbrev=False)
         _add_common_options(small, runs=10)
-        add_whole_number(small, "--epochs", default=None, least=1, help="of each training (default: see the docs)")
+        add_option(small, "--epochs", whole_number(1), help="of each training (default: see the docs)")
 
 
 def _add_common_options(parser: argparse.ArgumentParser, *, runs: int) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_whole_number(parser, "--runs", default=runs, least=1, help="independent runs")
-    add_whole_number(parser, "--seed", default=0, help="of the first run")
+    add_option(parser, "--runs", whole_number(1), default=runs, help="independent runs")
+    add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
 
 
 def _run_reproduce(options: argparse.Namespace) -> int:
@@ -64,19 +63,13 @@ def _run_small_images(options: argparse.Namespace) -> int:
 
 
 def _run_wei2018(options: argparse.Namespace) -> int:
-    from unary.detectors.wei2018.learning import TrainingConfig
     from unary.experiments.wei2018 import PaperConfig, run_wei2018
     from unary.experiments.wei2018_report import describe_result, write_wei2018_report
-    from unary.patches.grid import GridConfig
-    from unary.patches.preparation import PreparationConfig
     from unary.training.devices import require_device
 
-    config = PaperConfig(
-        training=read_config_options(options, TrainingConfig(), scope=_TRAINING),
-        grid=read_config_options(options, GridConfig(), scope=_GRID),
-        preparation=read_config_options(options, PreparationConfig(), scope=_PREPARATION),
-        seeds=tuple(range(options.seed, options.seed + options.runs)),
-    )
+    seeds = tuple(range(options.seed, options.seed + options.runs))
+    given = {name: read_config_options(options, getattr(PaperConfig(), name)) for name in _PARTS}
+    config = PaperConfig(**given, seeds=seeds)
     require_device(config.training.device, "--device")
     manifest, notices = read_data_set(DEFAULT_DATA_SET, options.data, annotation=options.annotation)
     result = run_wei2018(manifest, options.out, config, notices=(*options.note, *notices))
@@ -93,17 +86,16 @@ def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     parser.add_argument("--data", type=Path, required=True, metavar="DIR-OR-M.csv")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     kinds = [*(name.replace("_", "-") for name in READERS), "manifest"]
-    add_choice(
-        parser, "--kind", kinds, help=f"of the data (default: manifest for a file, {DEFAULT_DATA_SET} for a folder)"
-    )
-    add_choice(parser, "--profile", tuple(PROFILES), default=DEFAULT.name, help="kind of image")
+    told = f"of the data (default: manifest for a file, {DEFAULT_DATA_SET} for a folder)"
+    add_option(parser, "--kind", choice_of(kinds), help=told)
+    add_option(parser, "--profile", choice_of(PROFILES), default=DEFAULT.name, help="kind of image")
     parser.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
     parser.add_argument(
         "--detectors", metavar="A,B,C", help="rows of the bench, your own as module:Class (default: all that it lists)"
     )
-    add_whole_number(parser, "--folds", default=3, least=1, help="at least 2")
-    add_whole_number(parser, "--runs", default=1, least=1, help="independent runs")
-    add_whole_number(parser, "--seed", default=0, help="of the first run")
+    add_option(parser, "--folds", whole_number(1), default=3, help="at least 2")
+    add_option(parser, "--runs", whole_number(1), default=1, help="independent runs")
+    add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
     add_notes(parser)
 
 
@@ -131,7 +123,7 @@ def _run_bench(options: argparse.Namespace) -> int:
 
 def _add_demo_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_whole_number(parser, "--seed", default=0, help="of the images and of the training")
+    add_option(parser, "--seed", whole_number(0), default=0, help="of the images and of the training")
 
 
 def _run_demo(options: argparse.Namespace) -> int:

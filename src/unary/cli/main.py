@@ -41,21 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a command line.
+    """Return the options of a command line; argparse itself ends the program after help, or where something is missing.
 
     Raises
     ------
     UnaryError
         If an option has a value that it cannot have, or belongs to something else.
-    SystemExit
-        After help, and after argparse's own message about what is missing or not known at all.
     """
     parser = build_parser(words)
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        told = options.explain(unknown, options)
-        if told is not None:
-            raise UnaryError(told)
+        if "explain" in options:
+            options.explain(unknown, options)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
 
@@ -74,7 +71,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
-        own.set_defaults(run=command.run, explain=command.explain)
+        own.set_defaults(run=command.run)
         if words and words[0] == command.name:
             command.add_options(own, words[1:])
     return parser

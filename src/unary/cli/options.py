@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import math
-import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -37,85 +37,145 @@ class Command:
         so that no other's configs are imported.
     run
         Does it, and returns the exit status.
-    explain
-        What is to be said of options that it does not have, given them and the parsed ones; None for nothing.
     """
 
     name: str
     help: str
     add_options: Callable[[argparse.ArgumentParser, Sequence[str]], None]
     run: Callable[[argparse.Namespace], int]
-    explain: Callable[[Sequence[str], argparse.Namespace], str | None] = lambda unknown, options: None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a value is typed.
+
+    Attributes
+    ----------
+    metavar
+        What stands for it in ``--help``; empty for a switch.
+    words
+        What is needed, for messages.
+    read
+        Turns the text into the value, or raises ValueError or KeyError.
+    """
+
+    metavar: str
+    words: str
+    read: Callable[[str], Any]
+
+
+def choice_of(values: Iterable[Any]) -> Form:
+    """Return the form of one of a few values."""
+    choices = {str(value): value for value in values}
+    return Form("{" + ",".join(choices) + "}", f"one of {', '.join(choices)}", choices.__getitem__)
+
+
+def whole_number(least: int) -> Form:
+    """Return the form of a whole number that is not below ``least``, itself not negative."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise ValueError(text)
+        return int(text)
+
+    return Form("N", f"a whole number of at least {least}", read)
+
+
+def _read_finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _read_pair(text: str) -> tuple[str, float]:
+    name, _, number = text.strip().rpartition("=")
+    if not name:
+        raise ValueError(text)
+    return name, _read_finite(number)
+
+
+def _split(read: Callable[[str], Any], length: int | None = None) -> Callable[[str], tuple[Any, ...]]:
+    """What reads values with commas between them, any number of them or so many."""
+
+    def read_all(text: str) -> tuple[Any, ...]:
+        values = tuple(read(part) for part in text.split(","))
+        if length not in (None, len(values)):
+            raise ValueError(text)
+        return values
+
+    return read_all
+
+
+NUMBER = Form("X", "a finite number", _read_finite)
+_FORMS = {
+    bool: Form("", "", bool),
+    int: Form("N", "a whole number", int),
+    float: NUMBER,
+    str: Form("TEXT", "a text", str),
+    tuple[int, ...]: Form("X,...", "whole numbers separated by commas", _split(int)),
+    tuple[float, ...]: Form("X,...", "finite numbers separated by commas", _split(_read_finite)),
+    tuple[int, int]: Form("LOW,HIGH", "two whole numbers, as LOW,HIGH", _split(int, 2)),
+    tuple[float, float]: Form("LOW,HIGH", "two finite numbers, as LOW,HIGH", _split(_read_finite, 2)),
+    tuple[tuple[str, float], ...]: Form("NAME=X,...", "names with a number, as NAME=X,NAME=X", _split(_read_pair)),
+}
+
+
+def _find_form(kind: Any) -> Form | None:
+    """The form of a type: one of `_FORMS`, a `Literal`, or one of these or None; None for any other."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return choice_of(parts)
+    others = [part for part in parts if part is not type(None)]
+    if typing.get_origin(kind) not in (Union, types.UnionType) or len(others) != 1:
+        return _FORMS.get(kind)
+    form = _find_form(others[0])
+    if form is None or "none" in typing.get_args(others[0]):
+        return form
+    read = form.read
+    return dataclasses.replace(
+        form, words=f"{form.words}, or none", read=lambda text: None if text == "none" else read(text)
+    )
 
 
 @dataclass(frozen=True)
 class ConfigOption:
-    """One field of a config, or of a config inside it.
+    """One field of a config, or of a config inside it: its option and description, and the config's own value.
 
-    Attributes
-    ----------
-    flag
-        Such as ``--blind-spot-hole-px``.
-    path
-        Names of the fields that lead to it, outermost first.
-    kind
-        Its type, as `typing.get_type_hints` gives it.
-    default
-        Of the config that the option is made from.
-    help
-        The field's description.
+    ``path`` names the fields that lead to it, outermost first.
     """
 
     flag: str
     path: tuple[str, ...]
-    kind: Any
+    form: Form
     default: Any
     help: str
 
 
 def find_options(config: Any, path: tuple[str, ...] = (), prefix: str = "--") -> Iterator[ConfigOption]:
-    """Yield the options of a frozen dataclass, whose values are the defaults.
+    """Yield the options of a frozen dataclass, whose values are the defaults; fields that none can spell are left out.
 
-    Fields of types that no option can spell are left out: what is not `int`, `float`, `str`, `bool`, a `Literal`, a
-    tuple of numbers, pairs of a name and a number, one of these or None, or another dataclass.
-
-    Parameters
-    ----------
-    config
-        An instance.
-    path, prefix
-        Of the config inside another one.
+    ``path`` and ``prefix`` are those of a config inside another one.
     """
     try:
         kinds = typing.get_type_hints(type(config))
     except NameError as error:
         raise UnaryError(f"the types of {type(config).__name__}'s fields cannot be found: {error}") from error
-    helps = read_attributes(type(config))
+    helps = _read_attributes(type(config))
     for field in dataclasses.fields(config):
-        value, here = getattr(config, field.name), (*path, field.name)
+        value, here, flag = getattr(config, field.name), (*path, field.name), prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            inner = prefix if field.name == _NO_PREFIX else f"{prefix}{_spell(field.name)}-"
-            yield from find_options(value, here, inner)
-        elif _describe_kind(kinds[field.name]) is not None:
-            flag = prefix + _spell(field.name)
-            yield ConfigOption(flag, here, kinds[field.name], value, helps.get(field.name, ""))
+            yield from find_options(value, here, prefix if field.name == _NO_PREFIX else f"{flag}-")
+        elif (form := _find_form(kinds[field.name])) is not None:
+            yield ConfigOption(flag, here, form, value, helps.get(field.name, ""))
 
 
-def _spell(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def read_attributes(kind: type) -> dict[str, str]:
-    """Return the descriptions in the "Attributes" section of a numpydoc docstring, by name, each as one line.
-
-    >>> read_attributes(ConfigOption)["path"]
-    'Names of the fields that lead to it, outermost first.'
-    """
-    text = inspect.cleandoc(kind.__doc__ or "")
-    _, found, section = text.partition("Attributes\n----------\n")
+def _read_attributes(kind: type) -> dict[str, str]:
+    """The descriptions in the "Attributes" section of a numpydoc docstring, by name, each as one line."""
+    section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes\n----------\n")[2].partition("\n\n")[0]
     helps: dict[str, str] = {}
     names: list[str] = []
-    for line in section.split("\n\n")[0].splitlines() if found else []:
+    for line in section.splitlines():
         if not line.startswith(" "):
             names = [name.strip() for name in line.partition(":")[0].split(",")]
             continue
@@ -124,17 +184,8 @@ def read_attributes(kind: type) -> dict[str, str]:
     return helps
 
 
-def add_config_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, config: Any, *, scope: str) -> None:
-    """Add the options of a config, to be read by `read_config_options` with the same config and scope.
-
-    Parameters
-    ----------
-    parser
-        Or a group of it.
-    config
-        An instance, with the defaults.
-    scope
-        A word that tells several configs of one parser apart.
+def add_config_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, config: Any) -> None:
+    """Add the options of a config, to be read by `read_config_options` with the same config.
 
     Raises
     ------
@@ -142,19 +193,9 @@ def add_config_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         If an option is there already.
     """
     for option in find_options(config):
-        shown = None if option.default is None else _show(option)
-        words = option.help.replace("``", "").replace("`", "").replace("%", "%%")
-        settings: dict[str, Any] = {
-            "dest": _find_place(scope, option),
-            "default": argparse.SUPPRESS,
-            "help": words if shown is None else f"{words} (default: {shown})".strip(),
-        }
-        if _strip_none(option.kind) is bool:
-            settings["action"] = argparse.BooleanOptionalAction
-        else:
-            settings |= {"type": _make_reader(option), "metavar": _describe_kind(option.kind)}
+        words = option.help.replace("`", "").replace("%", "%%")
         try:
-            parser.add_argument(option.flag, **settings)
+            add_option(parser, option.flag, option.form, help=words, default=option.default, dest=option.flag)
         except argparse.ArgumentError as error:
             raise UnaryError(
                 f"the field {'.'.join(option.path)} of {type(config).__name__} would be the option {option.flag}, "
@@ -162,7 +203,41 @@ def add_config_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
             ) from error
 
 
-def read_config_options(options: argparse.Namespace, config: Any, *, scope: str) -> Any:
+def add_option(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    flag: str,
+    form: Form,
+    *,
+    help: str,
+    default: Any = None,
+    dest: str | None = None,
+) -> None:
+    """Add one option; the help states the default unless it is None."""
+    shown = help if default is None else f"{help} (default: {_show(flag, default)})".strip()
+    if form.metavar:
+        read = functools.partial(_read, flag, form)
+        parser.add_argument(flag, dest=dest, default=default, help=shown, metavar=form.metavar, type=read)
+    else:
+        parser.add_argument(flag, dest=dest, default=default, help=shown, action=argparse.BooleanOptionalAction)
+
+
+def _read(flag: str, form: Form, text: str) -> Any:
+    try:
+        return form.read(text)
+    except (ValueError, KeyError):
+        raise UnaryError(f"{flag} needs {form.words}, not {text!r}") from None
+
+
+def _show(flag: str, value: Any) -> str:
+    """A default as it would be typed."""
+    if isinstance(value, bool):
+        return flag if value else f"--no-{flag[2:]}"
+    if isinstance(value, tuple):
+        return ",".join("=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in value)
+    return str(value)
+
+
+def read_config_options(options: argparse.Namespace, config: Any) -> Any:
     """Return the config with what was given on the command line.
 
     Raises
@@ -170,179 +245,26 @@ def read_config_options(options: argparse.Namespace, config: Any, *, scope: str)
     UnaryError
         If the config refuses it; the message names the options.
     """
-    given = {option: vars(options)[_find_place(scope, option)] for option in find_given(options, config, scope=scope)}
+    found = {option: vars(options)[option.flag] for option in find_options(config)}
+    given = {option: value for option, value in found.items() if value != option.default}
     try:
         return _replace(config, {option.path: value for option, value in given.items()})
     except ValueError as error:
-        flags, told = [option.flag for option in given], error
         for option, value in given.items():  # the one that is wrong by itself, if there is one
             try:
                 _replace(config, {option.path: value})
             except ValueError as own:
-                flags, told = [option.flag], own
-                break
-        raise UnaryError(f"{', '.join(flags)}: {told}") from error
-
-
-def find_given(options: argparse.Namespace, config: Any, *, scope: str) -> list[ConfigOption]:
-    """Return the options of a config that the command line has."""
-    return [option for option in find_options(config) if _find_place(scope, option) in vars(options)]
-
-
-def _find_place(scope: str, option: ConfigOption) -> str:
-    return ".".join((scope, *option.path))
+                raise UnaryError(f"{option.flag}: {own}") from error
+        raise UnaryError(f"{', '.join(option.flag for option in given)}: {error}") from error
 
 
 def _replace(config: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
     """The config with other values at these paths."""
     changes: dict[str, Any] = {}
-    inside: dict[str, dict[tuple[str, ...], Any]] = {}
-    for (name, *rest), value in values.items():
-        if rest:
-            inside.setdefault(name, {})[tuple(rest)] = value
-        else:
-            changes[name] = value
-    nested = {name: _replace(getattr(config, name), part) for name, part in inside.items()}
-    return dataclasses.replace(config, **changes, **nested)
-
-
-def _make_reader(option: ConfigOption) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        return read_value(option.flag, text, option.kind)
-
-    return read
-
-
-def read_value(flag: str, text: str, kind: Any) -> Any:
-    """Return the value that an option's text stands for.
-
-    Raises
-    ------
-    UnaryError
-        If it stands for none of this kind; the message names the option.
-    """
-    try:
-        return _read(text, kind)
-    except ValueError:
-        raise UnaryError(f"{flag} needs {_explain_kind(kind)}, not {text!r}") from None
-
-
-def _read(text: str, kind: Any) -> Any:
-    inner = _strip_none(kind)
-    if inner is not kind:
-        return None if text == "none" and text not in typing.get_args(inner) else _read(text, inner)
-    if kind is float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(text)
-        return number
-    if typing.get_origin(kind) is Literal:
-        choices = {str(value): value for value in typing.get_args(kind)}
-        if text not in choices:
-            raise ValueError(text)
-        return choices[text]
-    if typing.get_origin(kind) is tuple:
-        return _read_tuple(text, typing.get_args(kind))
-    return kind(text)
-
-
-def _read_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if kinds[-1] is Ellipsis and _is_pair(kinds[0]):
-        pairs = [part.rpartition("=") for part in parts]
-        if any(not name for name, _, _ in pairs):
-            raise ValueError(text)
-        return tuple((name, _read(number, float)) for name, _, number in pairs)
-    if kinds[-1] is Ellipsis:
-        return tuple(_read(part, kinds[0]) for part in parts)
-    if len(parts) != len(kinds):
-        raise ValueError(text)
-    return tuple(_read(part, kind) for part, kind in zip(parts, kinds, strict=True))
-
-
-def _strip_none(kind: Any) -> Any:
-    """X of ``X | None``; anything else as it is."""
-    if typing.get_origin(kind) in (Union, types.UnionType):
-        inner = [part for part in typing.get_args(kind) if part is not type(None)]
-        if len(inner) == 1 and len(typing.get_args(kind)) == 2:
-            return inner[0]
-    return kind
-
-
-def _is_pair(kind: Any) -> bool:
-    return bool(typing.get_args(kind) == (str, float))
-
-
-def _describe_kind(kind: Any) -> str | None:
-    """What stands for a value in ``--help``; None for a type that no option can spell."""
-    kind = _strip_none(kind)
-    plain = {int: "N", float: "X", str: "TEXT", bool: ""}
-    if kind in plain:
-        return plain[kind]
-    if typing.get_origin(kind) is Literal:
-        return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
-    parts = typing.get_args(kind)
-    if typing.get_origin(kind) is not tuple or not parts:
-        return None
-    if parts[-1] is Ellipsis:
-        return "NAME=X,..." if _is_pair(parts[0]) else "X,..." if parts[0] in (int, float) else None
-    return "LOW,HIGH" if parts in ((int, int), (float, float)) else None
-
-
-def _explain_kind(kind: Any) -> str:
-    inner = _strip_none(kind)
-    tail = "" if inner is kind or "none" in typing.get_args(inner) else ", or none"
-    if typing.get_origin(inner) is Literal:
-        return f"one of {', '.join(map(str, typing.get_args(inner)))}{tail}"
-    shown = {"N": "a whole number", "X": "a finite number", "X,...": "finite numbers separated by commas"}
-    shown |= {"LOW,HIGH": "two finite numbers, as LOW,HIGH", "NAME=X,...": "names with a number, as NAME=X,NAME=X"}
-    if int in typing.get_args(inner):
-        shown |= {"X,...": "whole numbers separated by commas", "LOW,HIGH": "two whole numbers, as LOW,HIGH"}
-    return shown[str(_describe_kind(inner))] + tail
-
-
-def _show(option: ConfigOption) -> str:
-    """A default as it would be typed."""
-    value = option.default
-    if isinstance(value, bool):
-        return option.flag if value else re.sub("^--", "--no-", option.flag)
-    if isinstance(value, tuple):
-        return ",".join("=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in value)
-    return str(value)
-
-
-def add_whole_number(
-    parser: argparse.ArgumentParser, flag: str, *, default: int | None, help: str, least: int = 0
-) -> None:
-    """Add an option for a whole number of at least ``least``; the help states the default unless it is None."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise UnaryError(f"{flag} needs a whole number of at least {least}, not {text!r}")
-        return int(text)
-
-    shown = help if default is None else f"{help} (default: {default})"
-    parser.add_argument(flag, type=read, default=default, metavar="N", help=shown)
-
-
-def add_number(parser: argparse.ArgumentParser, flag: str, *, default: float | None, help: str) -> None:
-    """Add an option for a finite number; the help states the default unless it is None."""
-    shown = help if default is None else f"{help} (default: {default:g})"
-    parser.add_argument(flag, type=lambda text: read_value(flag, text, float), default=default, metavar="X", help=shown)
-
-
-def add_choice(
-    parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], *, default: str | None = None, help: str
-) -> None:
-    """Add an option that takes one of a few words."""
-    kind = Literal[tuple(choices)]  # type: ignore[valid-type]
-    parser.add_argument(
-        flag,
-        type=lambda text: read_value(flag, text, kind),
-        default=default,
-        metavar="{" + ",".join(choices) + "}",
-        help=help if default is None else f"{help} (default: {default})",
-    )
+    for name in {path[0] for path in values}:
+        inside = {path[1:]: value for path, value in values.items() if path[0] == name}
+        changes[name] = inside[()] if () in inside else _replace(getattr(config, name), inside)
+    return dataclasses.replace(config, **changes)
 
 
 def add_notes(parser: argparse.ArgumentParser) -> None:

@@ -8,17 +8,17 @@ what is there already, as long as the model, the file's bytes and the options ar
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
@@ -37,7 +37,6 @@ RESULT_FILE = "result.json"
 _TOGETHER_PX = 16_000_000
 _LONGEST_NAME = 120  # of a result folder; some file systems end at 143 bytes
 
-Item = TypeVar("Item")
 Row = dict[str, Any]
 
 
@@ -52,18 +51,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """How a batch ended: names of the images done now, of those found done, and the failures.
-
-    ``rows`` are the lines of ``summary.csv``.
-    """
+    """How a batch ended: names of the images done now and found done, failures, and the rows of ``summary.csv``."""
 
     done: tuple[str, ...]
     kept: tuple[str, ...]
     failed: tuple[Failure, ...]
-    rows: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    rows: tuple[Row, ...] = field(repr=False, default=())
 
 
-Write = Callable[[Path], dict[str, Any]]
+Write = Callable[[Path], Row]
 """Given a folder that exists, write one image's results there and return the row of the summary."""
 
 Examine = Callable[[Image], Write]
@@ -83,21 +79,16 @@ def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for given in inputs:
-        if given.is_dir():
-            paths = find_images(given)
-            if not paths:
-                raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
-        elif given.exists():
-            paths = [given]
-        else:
+        if not given.exists():
             raise ImageError(f"{show_path(given)}: no such file or folder")
+        paths = find_images(given) if given.is_dir() else [given]
+        if not paths:
+            raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
         for path in paths:
             parts = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").parts
             name = _make_safe("__".join(parts))
-            unique, count = name, 2
-            while unique in found:
-                unique, count = f"{name}-{count}", count + 1
-            found[unique] = path
+            numbered = (f"{name}-{count}" for count in itertools.count(2))
+            found[next(unique for unique in itertools.chain([name], numbered) if unique not in found)] = path
     return found
 
 
@@ -123,10 +114,8 @@ def run_batch(
 
     Parameters
     ----------
-    inputs
-        Files and folders.
-    out
-        Created when missing. Temporary folders that a killed run has left there are removed.
+    inputs, out
+        Files and folders; and where results go, less the temporary folders that a killed run has left there.
     examine
         Works on one image and returns what will write its results into a folder and return its row of the summary.
         Called from as many threads as torch would use, which torch then does not divide its work among, while earlier
@@ -136,43 +125,42 @@ def run_batch(
     identity
         What a result depends on beside the file: the model's hash, options. Kept results of another identity are done
         again.
-    limits
-        Of reading a file.
 
     Raises
     ------
-    ImageError
-        As `list_inputs`.
     UnaryError
-        If the process that reads images cannot be started.
+        If an input does not exist or a folder holds no image, or the process that reads images cannot be started.
     """
     files = list_inputs(inputs)
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(".*.partial"):
         shutil.rmtree(left, ignore_errors=True)
-    ledger = _Ledger(files)
-    with IsolatedReader(limits) as reader, _Writer(out) as writer:
-        outcomes = _Worker(examine, _Source(files, out, identity, reader), writer).work()
+    names: dict[bool, list[str]] = {True: [], False: []}  # by whether their results were kept
+    failed: list[Failure] = []
+    rows: list[Row] = []
+    with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
+        outcomes = _Batch(files, out, identity, examine, reader, writer).work()
         bar = tqdm(outcomes, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
         try:
-            for outcome in _one_behind(bar):  # so that its results were written meanwhile
-                ledger.settle(outcome)
+            for outcome, _ in itertools.pairwise(itertools.chain(bar, [None])):  # one behind: it was written meanwhile
+                result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
+                if isinstance(result, ImageError):
+                    failed.append(_describe_failure(files[outcome.name], result))
+                    logger.warning("skipped: %s", result)
+                else:
+                    names[outcome.kept].append(outcome.name)
+                    rows.append(result)
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             outcomes.close()
-    summary = ledger.summarise()
-    _write_table(out / "summary.csv", summary.rows)
-    _write_table(out / "failures.csv", [vars(failure) for failure in summary.failed])
-    return summary
+    _write_table(out / "summary.csv", rows)
+    _write_table(out / "failures.csv", [vars(failure) for failure in failed])
+    return BatchSummary(tuple(names[False]), tuple(names[True]), tuple(failed), tuple(rows))
 
 
-def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield each item when the next one is there."""
-    before: list[Item] = []
-    for item in items:
-        yield from before
-        before = [item]
-    yield from before
+def _describe_failure(path: Path, error: ImageError) -> Failure:
+    where = show_path(path)
+    return Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
 
 
 @dataclass(frozen=True)
@@ -193,18 +181,41 @@ class _Outcome:
     kept: bool = False
 
 
-class _Source:
-    """Reads files, unless their results are there already."""
+class _Batch:
+    """Reads files, works on the images side by side, as many as memory is for, and has a thread write the results."""
 
     def __init__(
-        self, files: Mapping[str, Path], out: Path, identity: Mapping[str, Any], reader: IsolatedReader
+        self,
+        files: Mapping[str, Path],
+        out: Path,
+        identity: Mapping[str, Any],
+        examine: Examine,
+        reader: IsolatedReader,
+        writer: Executor,
     ) -> None:
-        self.files = files
-        self._out, self._identity, self._reader = out, identity, reader
+        self._files, self._out, self._identity, self._examine = files, out, identity, examine
+        self._reader, self._writer = reader, writer
+        self._threads = count_threads()
+        self._buffer = _Buffer(_TOGETHER_PX * (self._threads + 1))
+        self._broken: BaseException | None = None
 
-    def read(self, name: str) -> _Ready | _Outcome:
-        """Return an image, or what is known of its file without working on it."""
-        path = self.files[name]
+    def work(self) -> Generator[_Outcome]:
+        """Yield the outcomes in the order of the files; a single image is worked on with all threads for itself."""
+        found = read_ahead(self._read, self._files, ahead=1)
+        admitted = (self._admit(item) for item in found)
+        if len(self._files) > 1:
+            outcomes = map_in_threads(self._work_on, admitted)
+        else:
+            outcomes = (self._work_on(item) for item in admitted)
+        try:
+            yield from outcomes
+        finally:
+            outcomes.close()
+            found.close()
+
+    def _read(self, name: str) -> _Ready | _Outcome:
+        """An image, or what is known of its file without working on it."""
+        path = self._files[name]
         try:
             identity = {**self._identity, "file": path.name, "sha256": _hash_input(path, self._reader.limits)}
             row = _read_result(self._out / name, identity)
@@ -217,34 +228,10 @@ class _Source:
             reason = f"{show_path(path)}: cannot be opened ({error.strerror})"
             return _Outcome(name, ImageError(reason, reason="NOT_READABLE"))
 
-
-class _Worker:
-    """Works on images side by side, as many as memory is for, and hands what they gave to a writer."""
-
-    def __init__(self, examine: Examine, source: _Source, writer: _Writer) -> None:
-        self._examine, self._source, self._writer = examine, source, writer
-        self._threads = count_threads()
-        self._buffer = _Buffer(_TOGETHER_PX * (self._threads + 1))
-
-    def work(self) -> Generator[_Outcome]:
-        """Yield the outcomes in the order of the files; a single image is worked on with all threads for itself."""
-        found = read_ahead(self._source.read, self._source.files, ahead=1)
-        admitted = self._admit(found)
-        if len(self._source.files) > 1:
-            outcomes = map_in_threads(self._work_on, admitted)
-        else:
-            outcomes = (self._work_on(item) for item in admitted)
-        try:
-            yield from outcomes
-        finally:
-            outcomes.close()
-            found.close()
-
-    def _admit(self, found: Iterable[_Ready | _Outcome]) -> Iterator[_Ready | _Outcome]:
-        for item in found:
-            if isinstance(item, _Ready):
-                self._buffer.take(item.image.pixels.size)
-            yield item
+    def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
+        if isinstance(found, _Ready):
+            self._buffer.take(found.image.pixels.size)
+        return found
 
     def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
         if isinstance(found, _Outcome):
@@ -253,7 +240,7 @@ class _Worker:
         try:
             with using_threads(self._threads if size > _TOGETHER_PX else count_threads()):
                 write = self._examine(found.image)
-            writing = self._writer.submit(found.name, write, found.identity)
+            writing = self._writer.submit(self._write, found.name, write, found.identity)
         except BaseException as error:
             self._buffer.give_back(size)
             if isinstance(error, ImageError):
@@ -261,6 +248,16 @@ class _Worker:
             raise
         writing.add_done_callback(lambda _: self._buffer.give_back(size))
         return _Outcome(found.name, writing)
+
+    def _write(self, name: str, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
+        """Write an image's results, but none after one that failed for good."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            return _write_folder(self._out / name, write, identity)
+        except BaseException as error:
+            self._broken = error
+            raise
 
 
 class _Buffer:
@@ -284,67 +281,6 @@ class _Buffer:
 
     def _cost(self, size: int) -> int:
         return self._size if size > _TOGETHER_PX else size
-
-
-class _Writer:
-    """A thread that writes results, one image after the other, and none after one that failed for good."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._pool = ThreadPoolExecutor(1, "unary-results")
-        self._broken: BaseException | None = None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown()
-
-    def submit(self, name: str, write: Write, identity: Mapping[str, Any]) -> Future[Row | ImageError]:
-        """Have an image's results written, in its turn."""
-        return self._pool.submit(self._put, name, write, identity)
-
-    def _put(self, name: str, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
-        if self._broken is not None:
-            raise self._broken
-        try:
-            return _write_folder(self._out / name, write, identity)
-        except BaseException as error:
-            self._broken = error
-            raise
-
-
-class _Ledger:
-    """Keeps what became of each file."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = files
-        self._kept: list[str] = []
-        self._rows: dict[str, Row] = {}
-        self._failures: dict[str, Failure] = {}
-
-    def settle(self, outcome: _Outcome) -> None:
-        """Wait for an outcome and enter it."""
-        result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
-        if isinstance(result, ImageError):
-            where = show_path(self._files[outcome.name])
-            detail = str(result).removeprefix(f"{where}: ")
-            self._failures[outcome.name] = Failure(where, result.reason or "NOT_USABLE", detail)
-            logger.warning("skipped: %s", str(result))
-            return
-        self._rows[outcome.name] = result
-        if outcome.kept:
-            self._kept.append(outcome.name)
-
-    def summarise(self) -> BatchSummary:
-        """Return all of it in the order of the files."""
-        fresh = self._rows.keys() - set(self._kept)
-        done = [name for name in self._files if name in fresh]
-        failed = [self._failures[name] for name in self._files if name in self._failures]
-        rows = [self._rows[name] for name in self._files if name in self._rows]
-        return BatchSummary(tuple(done), tuple(self._kept), tuple(failed), tuple(rows))
 
 
 def _hash_input(path: Path, limits: ReadingLimits) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from unary.clinic.batch import RESULT_FILE, BatchSummary, Write, run_batch
 from unary.clinic.batch_scoring import draw_overlay, with_spacing, write_map
-from unary.errors import MissingPackageError
+from unary.errors import require
 from unary.files import replacing, write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
@@ -85,21 +85,14 @@ def detect_files(
 
     Parameters
     ----------
-    model, model_folder
-        The model, and where it was read from.
-    inputs, out
-        As for `unary.clinic.batch.run_batch`.
-    config
-        What is written.
+    model_folder
+        Where the model was read from.
 
     Raises
     ------
-    ImageError, UnaryError
-        As `unary.clinic.batch.run_batch`.
-    CalibrationError
-        As `unary.models.examination.choose_point`.
-    MissingPackageError
-        If DICOM objects are asked for and highdicom is not installed.
+    UnaryError
+        As `unary.clinic.batch.run_batch`; and if the model has no such operating point, or highdicom is not installed
+        and DICOM objects are asked for.
     """
     config = config or DetectConfig()
     point = choose_point(model, config.operating_point)
@@ -122,7 +115,12 @@ def detect_files(
         def write(folder: Path) -> dict[str, Any]:
             _write_pictures(scored, detection, folder, maps=config.maps)
             _write_findings(detection.findings, folder / "findings.csv")
-            objects = _write_dicom(image, scored, detection, run, folder, kinds=kinds)
+            objects: tuple[Path, ...] = ()
+            if kinds and image.instance_uid is not None and image.path is not None:  # what is DICOM itself
+                anomaly_map = scored.stored_map if "heat_map" in kinds else None
+                objects = write_dicom_results(
+                    image.path, detection, run, folder, kinds=kinds, anomaly_map=anomaly_map, image=image
+                )
             document = _describe(detection, run.identity, scored, objects)
             (folder / RESULT_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
             return {
@@ -139,13 +137,14 @@ def detect_files(
 
 
 def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
-    installed = importlib.util.find_spec("highdicom") is not None
-    if asked is None and not installed:
-        logger.warning("no DICOM results: highdicom is not installed (pip install 'unary[dicom]')")
-        return ()
-    if asked and not installed:
-        raise MissingPackageError("DICOM results need highdicom, which is not installed: pip install 'unary[dicom]'")
-    return DEFAULT_KINDS if asked is None else asked
+    if asked is not None:
+        if asked:
+            require("highdicom", extra="dicom")
+        return asked
+    if importlib.util.find_spec("highdicom") is not None:
+        return DEFAULT_KINDS
+    logger.warning("no DICOM results: highdicom is not installed (pip install 'unary[dicom]')")
+    return ()
 
 
 def _read_moment(out: Path) -> datetime:
@@ -181,16 +180,6 @@ def _write_findings(findings: Sequence[Finding], path: Path) -> None:
     header = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
     rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in findings]
     write_csv(path, [*header, "area_mm2", "diameter_mm"], rows)
-
-
-def _write_dicom(
-    image: Image, scored: ScoredImage, detection: Detection, run: Run, folder: Path, *, kinds: tuple[Kind, ...]
-) -> tuple[Path, ...]:
-    """Write DICOM results of what is DICOM itself."""
-    if not kinds or image.instance_uid is None or image.path is None:
-        return ()
-    anomaly_map = scored.stored_map if "heat_map" in kinds else None
-    return write_dicom_results(image.path, detection, run, folder, kinds=kinds, anomaly_map=anomaly_map, image=image)
 
 
 def _describe(

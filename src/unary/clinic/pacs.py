@@ -7,9 +7,11 @@ Nothing is logged but counts and outcomes; the packages underneath, whose logs n
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +118,6 @@ class Delivery:
 
     Attributes
     ----------
-    path
-        The file.
     stored
         Whether the PACS has confirmed it.
     attempts
@@ -125,7 +125,7 @@ class Delivery:
     note
         Why it is not stored, or a warning that came with the confirmation; empty otherwise.
     transient
-        Whether a later attempt may succeed without a change.
+        Whether it is not stored, but a later attempt may succeed without a change.
     """
 
     path: Path
@@ -133,6 +133,14 @@ class Delivery:
     attempts: int = 0
     note: str = ""
     transient: bool = True
+
+    def accept(self, note: str = "") -> Delivery:
+        """Return it as stored."""
+        return replace(self, stored=True, note=note, transient=False)
+
+    def refuse(self, note: str, *, transient: bool = False) -> Delivery:
+        """Return it as not stored."""
+        return replace(self, note=note, transient=transient)
 
 
 class DeliveryError(UnaryError):
@@ -148,12 +156,13 @@ class DeliveryError(UnaryError):
         self.deliveries = deliveries
 
 
-def store_dimse(paths: Sequence[Path], address: DimseAddress) -> tuple[Delivery, ...]:
-    """Send files by C-STORE, over one association per attempt.
+def store_files(paths: Sequence[Path], address: DimseAddress | WebAddress) -> tuple[Delivery, ...]:
+    """Send files by C-STORE, over one association per attempt, or by STOW-RS, in one request each.
 
-    Each file goes out in the transfer syntax that it has. An association that is refused for now, lost or not answered
-    in time, and a peer that is out of resources, are tried again with what is not stored yet; a peer that refuses for
-    good, or does not take this kind of object, is not.
+    One file per request bounds the memory and tells which one fails; by C-STORE each file goes out in the transfer
+    syntax that it has. What may pass by itself is tried again with the files that are not stored yet: an association or
+    a connection that is refused for now, lost or not answered in time, a peer that is out of resources, and the HTTP
+    statuses 408, 425, 429 and 5xx. Any other refusal is final.
 
     Returns
     -------
@@ -167,38 +176,13 @@ def store_dimse(paths: Sequence[Path], address: DimseAddress) -> tuple[Delivery,
     ImageError
         If the beginning of a file cannot be read; nothing has been sent then.
     MissingPackageError
-        If pynetdicom is not installed.
+        If pynetdicom, or dicomweb-client, is not installed.
     """
-    pynetdicom = require("pynetdicom", extra="pacs")
+    require("pynetdicom" if isinstance(address, DimseAddress) else "dicomweb_client", extra="pacs")
     with silenced(*_NOISY):
         kinds = {path: _read_kind(path) for path in paths}
-        return _deliver(paths, address, lambda waiting: _send_dimse(pynetdicom, waiting, kinds, address))
-
-
-def store_web(paths: Sequence[Path], address: WebAddress) -> tuple[Delivery, ...]:
-    """Send files by STOW-RS, one request per file.
-
-    One file per request bounds the memory and tells which one fails. A connection that fails or is not answered in
-    time, and the statuses 408, 425, 429 and 5xx, are tried again; other answers are final.
-
-    Returns
-    -------
-    tuple of Delivery
-        One per path, in order, all stored.
-
-    Raises
-    ------
-    DeliveryError
-        If any file was not stored. The others were, and are not taken back.
-    ImageError
-        If the beginning of a file cannot be read; nothing has been sent then.
-    MissingPackageError
-        If dicomweb-client is not installed.
-    """
-    require("dicomweb_client", extra="pacs")
-    with silenced(*_NOISY):
-        for path in paths:
-            _read_kind(path)
+        if isinstance(address, DimseAddress):
+            return _deliver(paths, address, functools.partial(_send_dimse, kinds, address))
         client = _build_client(address)
         return _deliver(paths, address, lambda waiting: [_send_web(client, delivery) for delivery in waiting])
 
@@ -211,14 +195,13 @@ def _deliver(
     """Send what waits until all is stored or nothing more can be hoped for."""
     deliveries = [Delivery(path) for path in paths]
     for attempt in range(address.attempts):
-        waiting = [number for number, delivery in enumerate(deliveries) if not delivery.stored and delivery.transient]
+        waiting = [replace(delivery, attempts=attempt + 1) for delivery in deliveries if delivery.transient]
         if not waiting:
             break
         if attempt:
             time.sleep(min(address.pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
-        answers = send([replace(deliveries[n], attempts=deliveries[n].attempts + 1) for n in waiting])
-        for number, answer in zip(waiting, answers, strict=True):
-            deliveries[number] = answer
+        answers = iter(send(waiting))
+        deliveries = [next(answers) if delivery.transient else delivery for delivery in deliveries]
     stored = sum(delivery.stored for delivery in deliveries)
     _LOG.info("stored %d of %d files", stored, len(deliveries))
     if stored < len(deliveries):
@@ -226,18 +209,25 @@ def _deliver(
     return tuple(deliveries)
 
 
-def _read_kind(path: Path) -> tuple[str, str]:
-    """Return the SOP Class and the transfer syntax of a file."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what is no whole DICOM file be an ImageError, which says no more of what is in it."""
     try:
-        meta = pydicom.filereader.read_file_meta_info(path)
-        return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+        yield
     except (InvalidDicomError, OSError, *UNDECODABLE) as error:
         raise ImageError(f"{path}: not a DICOM file that can be sent ({type(error).__name__})") from None
 
 
+def _read_kind(path: Path) -> tuple[str, str]:
+    """Return the SOP Class and the transfer syntax of a file."""
+    with _naming(path):
+        meta = pydicom.filereader.read_file_meta_info(path)
+        return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
 def _read_dataset(path: Path) -> Dataset:
     """Read a file whole; pydicom takes one that breaks off without a word, and a PACS might keep it."""
-    try:
+    with _naming(path):
         dataset = pydicom.dcmread(path)
         whole = bool(dataset.StudyInstanceUID and dataset.SeriesInstanceUID)
         whole &= dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
@@ -246,17 +236,17 @@ def _read_dataset(path: Path) -> Dataset:
             whole &= any(pixels)
         if pixels[0] and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             whole &= len(pixels[0]) >= get_expected_length(dataset)
-    except (InvalidDicomError, OSError, *UNDECODABLE) as error:
-        raise ImageError(f"{path}: not a DICOM file that can be sent ({type(error).__name__})") from None
     if not whole:
         raise ImageError(f"{path}: it breaks off or contradicts itself; a copy that was not finished?")
     return dataset
 
 
 def _send_dimse(
-    pynetdicom: Any, waiting: list[Delivery], kinds: dict[Path, tuple[str, str]], address: DimseAddress
+    kinds: Mapping[Path, tuple[str, str]], address: DimseAddress, waiting: list[Delivery]
 ) -> list[Delivery]:
     """One association for all that waits."""
+    import pynetdicom
+
     entity = pynetdicom.AE(ae_title=address.calling_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = address.timeout_s
     entity.connection_timeout = address.timeout_s
@@ -269,7 +259,7 @@ def _send_dimse(
     try:
         if not link.is_established:
             note, transient = _explain_refusal(link)
-            return [replace(delivery, note=note, transient=transient) for delivery in waiting]
+            return [delivery.refuse(note, transient=transient) for delivery in waiting]
         accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in link.accepted_contexts}
         return [_send_one(link, delivery, kinds[delivery.path] in accepted) for delivery in waiting]
     finally:
@@ -294,25 +284,24 @@ def _explain_refusal(link: Any) -> tuple[str, bool]:
 def _send_one(link: Any, delivery: Delivery, accepted: bool) -> Delivery:
     """One C-STORE."""
     if not accepted:
-        note = "the peer does not take this kind of object in this transfer syntax"
-        return replace(delivery, note=note, transient=False)
+        return delivery.refuse("the peer does not take this kind of object in this transfer syntax")
     if not link.is_established:
-        return replace(delivery, note="the association was lost before this file", transient=True)
+        return delivery.refuse("the association was lost before this file", transient=True)
     try:
         answer = link.send_c_store(_read_dataset(delivery.path))
     except ImageError:
-        return replace(delivery, note=_DAMAGED, transient=False)
+        return delivery.refuse(_DAMAGED)
     except (ValueError, RuntimeError, AttributeError) as error:
-        return replace(delivery, note=f"cannot be sent ({type(error).__name__})", transient=link.is_aborted)
+        return delivery.refuse(f"cannot be sent ({type(error).__name__})", transient=link.is_aborted)
     status = answer.get("Status") if answer else None
     if status is None:
         link.abort()  # or every further file would wait as long
-        return replace(delivery, note="no answer in time, or the association was lost", transient=True)
+        return delivery.refuse("no answer in time, or the association was lost", transient=True)
     if status == 0x0000:
-        return replace(delivery, stored=True, note="", transient=False)
+        return delivery.accept()
     if status >> 12 == 0xB or status == 0x0001:  # stored, with elements coerced or discarded
-        return replace(delivery, stored=True, note=f"stored with warning 0x{status:04X}", transient=False)
-    return replace(delivery, note=f"refused with status 0x{status:04X}", transient=status in _TRANSIENT_STATUS)
+        return delivery.accept(f"stored with warning 0x{status:04X}")
+    return delivery.refuse(f"refused with status 0x{status:04X}", transient=status in _TRANSIENT_STATUS)
 
 
 def _build_client(address: WebAddress) -> Any:
@@ -334,25 +323,26 @@ def _build_client(address: WebAddress) -> Any:
 
 def _send_web(client: Any, delivery: Delivery) -> Delivery:
     """One STOW-RS request (PS3.18 section 10.5)."""
-    requests = require("requests", extra="pacs")
+    import requests
+
     try:
         dataset = _read_dataset(delivery.path)
         answer = client.store_instances([dataset])
     except ImageError:
-        return replace(delivery, note=_DAMAGED, transient=False)
+        return delivery.refuse(_DAMAGED)
     except requests.exceptions.HTTPError as error:
         code = error.response.status_code
-        return replace(delivery, note=f"refused with HTTP status {code}", transient=code in _TRANSIENT_HTTP)
+        return delivery.refuse(f"refused with HTTP status {code}", transient=code in _TRANSIENT_HTTP)
     except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
-        return replace(delivery, note=f"no secure connection ({type(error).__name__})", transient=False)
+        return delivery.refuse(f"no secure connection ({type(error).__name__})")
     except requests.exceptions.RequestException as error:
-        return replace(delivery, note=f"no answer ({type(error).__name__})", transient=True)
+        return delivery.refuse(f"no answer ({type(error).__name__})", transient=True)
     except (ElementTree.ParseError, *UNDECODABLE) as error:
-        return replace(delivery, note=f"an answer that is not DICOMweb ({type(error).__name__})", transient=False)
+        return delivery.refuse(f"an answer that is not DICOMweb ({type(error).__name__})")
     for item in answer.get("FailedSOPSequence") or []:
         reason = int(item.get("FailureReason") or 0)
-        return replace(delivery, note=f"refused with reason 0x{reason:04X}", transient=reason in _TRANSIENT_STATUS)
+        return delivery.refuse(f"refused with reason 0x{reason:04X}", transient=reason in _TRANSIENT_STATUS)
     named = {str(item.get("ReferencedSOPInstanceUID")) for item in answer.get("ReferencedSOPSequence") or []}
     if str(dataset.SOPInstanceUID) not in named:
-        return replace(delivery, note="the answer does not confirm this object", transient=False)
-    return replace(delivery, stored=True, note="", transient=False)
+        return delivery.refuse("the answer does not confirm this object")
+    return delivery.accept()
