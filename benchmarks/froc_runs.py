@@ -24,6 +24,7 @@ from unary.evaluation.evaluated_image import EvaluatedImage, evaluate_image, is_
 from unary.evaluation.intervals import as_pair
 from unary.evaluation.matching import Match, Target
 from unary.evaluation.pixelwise import summarise_pixels
+from unary.experiments.bench_data import assign_folds
 from unary.files import replacing
 from unary.models.bundle import MODEL_FILE, Model, hash_file, read_model, write_model
 from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate
@@ -86,14 +87,7 @@ def draw_image_folds(manifest: Manifest, *, count: int, seed: int) -> tuple[Fold
     normal = [row for row in manifest.rows if row.image_id not in lesional and is_normal(row, (), DEFAULT.reading)]
     chosen = {row.image_id for row in normal}
     others = [row for row in manifest.rows if row.image_id not in chosen]
-    names, sizes = np.unique([row.patient_id for row in normal], return_counts=True)
-    if not 2 <= count <= len(names):
-        raise SplitError(f"folds must be at least 2 and at most the {len(names)} patients with normal images")
-    rng = np.random.default_rng([seed, count])
-    loads, fold_of = np.zeros(count), {}
-    for which in rng.permutation(len(names)):  # the lightest fold takes the next patient
-        fold_of[str(names[which])] = lightest = int(np.argmin(loads))
-        loads[lightest] += sizes[which]
+    fold_of = assign_folds(np.asarray([row.patient_id for row in normal]), count=count, seed=seed)
     folds = []
     for number in range(count):
         learned = tuple(row for row in normal if fold_of[row.patient_id] != number)

@@ -37,7 +37,7 @@ def test_folds_hold_out_whole_patients_and_test_every_normal_once(froc_runs, pha
 
 
 def test_too_many_folds_are_refused(froc_runs, phantoms):
-    with pytest.raises(SplitError, match="the 6 patients"):
+    with pytest.raises(SplitError, match="at least 7 patients, there are 6"):
         froc_runs.draw_image_folds(phantoms, count=7, seed=0)
 
 

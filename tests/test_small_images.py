@@ -56,8 +56,9 @@ def test_networks_follow_the_rule_of_equation_3(kind: Kind, sides: tuple[int, ..
     mirrored = [(layer.out_channels, layer.in_channels) for layer in network.decoder]
     assert seen == mirrored[::-1]
     assert config.bottleneck is not None
+    assert network.squeeze is not None
     images = torch.rand(3, channels, sides[0], sides[0])
-    assert network.encode(images).shape == (3, config.bottleneck)
+    assert network.squeeze(network.halve(images).flatten(1)).shape == (3, config.bottleneck)
     assert network(images).shape == images.shape
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
+import math
 import time
-import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,15 +21,14 @@ from unary.detectors.scoring import count_weights, score_patches
 from unary.errors import CalibrationError, TrainingError
 from unary.experiments.bench_data import BenchData, Fold
 from unary.experiments.contenders import Contender
-from unary.files import replacing
+from unary.experiments.kept import read_arrays, write_arrays
 from unary.models.bundle import Model, Provenance, describe_versions, hash_patients
 from unary.models.examination import examine_image
 from unary.models.findings import FindingsConfig
 from unary.models.fitting import measure_images
 from unary.patches.collection import read_row
+from unary.records import Domain
 from unary.training.context import FitContext
-
-logger = logging.getLogger(__name__)
 
 _FORMAT = 2
 
@@ -71,9 +69,9 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
     images = data.list_images(fold)
     name = f"{contender.name}-{fold.seed}-{fold.number}-{_hash_cell(data, fold, contender)}"
     path = out / "runs" / f"{name}.npz"
-    kept = _read_cell(path, len(images) if data.by_image else len(fold.test))
-    if kept is not None:
-        return kept
+    kept = read_arrays(path, *(field.name for field in dataclasses.fields(Cell)))
+    if kept is not None and kept[0].shape == (len(images) if data.by_image else len(fold.test),):
+        return Cell(kept[0], float(kept[1]), float(kept[2]), int(kept[3]))
     checkpoint = out / "checkpoints" / f"seed{fold.seed}-fold{fold.number}"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -88,42 +86,33 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
     seconds = time.perf_counter() - fitted
     _check_scores(scores)
     cell = Cell(scores, fitted - start, seconds / len(images), count_weights(detector))
-    with replacing(path) as partial:
-        np.savez(partial, **vars(cell))
+    write_arrays(path, **vars(cell))
     return cell
 
 
 def _score_images(data: BenchData, fold: Fold, detector: Detector) -> NDArray[np.float64]:
     """The score that a model of the detector gives each image, as `unary.score` does; shape (images,)."""
-    preparation, grid = data.layouts[detector.grid]
     part, lengths = data.find_collection(detector.grid), data.profile.lengths
     learned = [part.rows[number] for number in np.unique(part.image[fold.train])]
+    provenance = Provenance(
+        patient_hashes=hash_patients(row.patient_id for row in learned),
+        data_hash=part.data_hash,
+        images=len(learned),
+        patches=len(fold.train),
+        held_out_patches=0,
+        skipped=0,
+        seed=fold.seed,
+        versions=describe_versions(),
+    )
+    name, layout = name_of(detector), data.layouts[detector.grid]
+    findings = FindingsConfig(lengths.merge_mm, lengths.merge_px)
+    unmeasured = Model(
+        name, detector, data.profile, *layout, math.nan, findings, None, Domain(), Laplacian(), provenance
+    )
     try:
-        level, domain = measure_images(detector, learned, preparation, grid, data.profile, progress=False)
+        model = measure_images(unmeasured, learned, progress=False)
     except CalibrationError as error:
         raise TrainingError(str(error)) from error
-    model = Model(
-        name=name_of(detector),
-        detector=detector,
-        profile=data.profile,
-        preparation=preparation,
-        grid=grid,
-        level=level,
-        findings=FindingsConfig(lengths.merge_mm, lengths.merge_px),
-        calibration=None,
-        domain=domain,
-        baseline=Laplacian(),
-        provenance=Provenance(
-            patient_hashes=hash_patients(row.patient_id for row in learned),
-            data_hash=part.data_hash,
-            images=len(learned),
-            patches=len(fold.train),
-            held_out_patches=0,
-            skipped=0,
-            seed=fold.seed,
-            versions=describe_versions(),
-        ),
-    )
     rows = [part.rows[number] for number in data.list_images(fold)]
     scores = [examine_image(model, read_row(row)).image_score for row in rows]
     return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
@@ -149,17 +138,3 @@ def _hash_cell(data: BenchData, fold: Fold, contender: Contender) -> str:
     for positions in (fold.train, fold.test):
         digest.update(np.asarray(positions, np.int64).tobytes() + b"|")
     return digest.hexdigest()[:16]
-
-
-def _read_cell(path: Path, count: int) -> Cell | None:
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            scores = stored["scores"]
-            fit_seconds, score_seconds = float(stored["fit_seconds"]), float(stored["score_seconds_per_image"])
-            parameters = int(stored["parameters"])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s: not readable (%s); this run is done again", path, error)
-        return None
-    return Cell(scores, fit_seconds, score_seconds, parameters) if scores.shape == (count,) else None

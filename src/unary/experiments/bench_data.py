@@ -141,20 +141,18 @@ class BenchData:
         groups = {}
         for kind in list_compared(self.reading):
             contains = self.fine.contains[kind.name] & self.positive
-            parts = [part for part in self.reading.subgroups if part[2] == kind.name] if self.has_assessments else []
-            for name, _, _, categories in parts:
+            divided = [part for part in self.reading.subgroups if part[2] == kind.name and self.has_assessments]
+            for name, _, _, categories in divided:
                 groups[name] = contains & _select_categories(self.fine.column("assessment"), categories)
-            if not parts:
+            if not divided:
                 groups[kind.name] = contains
         groups[NORMAL_LOOKING] = self.fine.normal_looking & ~self._in_normal_image
         for kind in list_compared(self.reading):
             if kind.size_limits_mm is not None:
                 contains, sizes = self.fine.contains[kind.name] & self.positive, self.fine.sizes_mm[kind.name]
-                low, high = kind.size_limits_mm
-                below, between, above = name_size_groups(kind)  # an unknown size, NaN, compares as False
-                groups[below] = contains & (sizes < low)
-                groups[between] = contains & (sizes >= low) & (sizes <= high)
-                groups[above] = contains & (sizes > high)
+                low, high = kind.size_limits_mm  # an unknown size, NaN, compares as False
+                parts = (sizes < low, (sizes >= low) & (sizes <= high), sizes > high)
+                groups |= {name: contains & part for name, part in zip(name_size_groups(kind), parts, strict=True)}
         return groups
 
     @property

@@ -45,15 +45,7 @@ def describe_bench(result: BenchResult) -> Iterator[str]:
 
 
 def write_bench_report(result: BenchResult, out: Path) -> None:
-    """Write ``bench.md``, ``bench.json`` and ``report.html`` under ``out``.
-
-    Parameters
-    ----------
-    result
-        Of `unary.experiments.bench.run_bench`.
-    out
-        A folder.
-    """
+    """Write ``bench.md``, ``bench.json`` and ``report.html`` into a folder."""
     with replacing(out / "bench.md") as partial:
         partial.write_text(build_markdown(result), encoding="utf-8")
     groups = (
@@ -101,12 +93,8 @@ def build_markdown(result: BenchResult) -> str:
         "pass."
     )
     notes: list[str] = []
-    for table in (
-        _main_table(result, notes),
-        _size_table(result, notes),
-        *_difference_tables(result),
-        _cost_table(result),
-    ):
+    tables = [_main_table(result, notes), *([] if result.data.by_image else [_size_table(result, notes)])]
+    for table in (*tables, *_difference_tables(result), _cost_table(result)):
         parts += [f"## {table.caption}", _as_markdown(table)]
     parts.append("\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1)))
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())

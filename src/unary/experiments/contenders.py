@@ -124,13 +124,13 @@ def list_contenders() -> tuple[Contender, ...]:
     from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
     from unary.detectors.wei2018.learning import TrainingConfig
 
-    training, narrow = TrainingConfig(epochs=50), TrainingConfig(epochs=30, batch_size=100)
+    paper, narrow = Wei2018Config(training=TrainingConfig(epochs=50)), TrainingConfig(epochs=30, batch_size=100)
     # About 24,000 patches, 30 times: as often as the narrowed networks beside it see them.
     steps = dataclasses.replace(VariationalConfig().training, steps=7200)
     chosen: dict[str, Detector] = {
-        "wei2018": Wei2018(Wei2018Config(training=training)),
-        "residual": Residual(ResidualConfig(training=training)),
-        "residual_dssim": Dssim(DssimConfig(training=training)),
+        "wei2018": Wei2018(paper),
+        "residual": Residual(ResidualConfig(paper)),
+        "residual_dssim": Dssim(DssimConfig(paper)),
         "variational": Variational(VariationalConfig(training=steps)),
     }
     deviation = Control(ControlConfig("standard_deviation"))

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +30,13 @@ from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, 
 from unary.errors import ManifestError, TrainingError
 from unary.evaluation.metrics import SPECIFICITIES, write_metrics
 from unary.evaluation.roc import auroc, average_precision, sensitivity_at_specificity
+from unary.experiments.kept import read_arrays, write_arrays
 from unary.experiments.small_images_report import build_small_report
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.report import write_report
 from unary.training.context import FitContext
 from unary.training.engine import Rounds, train
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal["mnist", "cifar10"]
 
@@ -175,12 +172,14 @@ def run_all(
     pairs = [(label, run) for run in range(runs) for label in range(len(images.classes))]
     for label, run in tqdm(pairs, desc="classes x runs", unit="network", disable=None):
         path = folder / f"class{label}-run{run}.npz"
-        result = _read_run(path, len(test))
-        if result is None:
+        kept = read_arrays(path, "scores", "reconstructions")
+        if kept is not None and kept[0].shape == (len(test),):
+            result = RunResult(*kept)
+        else:
             train = standardise_images(images.train_images[images.train_labels == label])
             network = train_network(train, config, seeds=(seed, label, run))
             result = _score_test(network, test, pick_examples(images, label))
-            _write_run(path, result)
+            write_arrays(path, **vars(result))
         results[label].append(result)
     return results
 
@@ -239,7 +238,7 @@ def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int
         return float(loss.item())
 
     rounds, context = Rounds(DETECTOR, config.epochs, "epoch"), FitContext(seed=seeds[0], progress=False)
-    train(network, optimizer, advance, rounds, context, settings=dataclasses.asdict(config), data_hash="")
+    train(network, optimizer, advance, rounds, context, settings=dataclasses.asdict(config), data=None)
     return network
 
 
@@ -359,24 +358,6 @@ def _restore_examples(images: LabelledImages, label: int, result: RunResult) -> 
     spread = np.maximum(inputs.std(axis=(1, 2, 3), keepdims=True), _FLAT)
     restored = result.reconstructions * spread + inputs.mean(axis=(1, 2, 3), keepdims=True)
     return np.stack([inputs, restored.astype(np.float32)])
-
-
-def _read_run(path: Path, count: int) -> RunResult | None:
-    """Return a finished run, or None where there is none or only a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            result = RunResult(stored["scores"], stored["reconstructions"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        logger.warning("%s: damaged (%s), doing this run again", path, error)
-        return None
-    return result if result.scores.shape == (count,) else None
-
-
-def _write_run(path: Path, result: RunResult) -> None:
-    with replacing(path) as partial:
-        np.savez(partial, scores=result.scores, reconstructions=result.reconstructions)
 
 
 def _check_classes(images: LabelledImages, data: Path) -> None:
