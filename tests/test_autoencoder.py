@@ -49,7 +49,7 @@ def test_other_sizes_are_mirrored(size, channels, widths):
 def test_a_dense_bottleneck_narrows_the_code():
     network = build_autoencoder(AutoencoderConfig(bottleneck=16), seed=0)
     patches = torch.rand(2, 1, 128, 128)
-    assert network.encode(patches).shape == (2, 16)
+    assert network.squeeze(network.halve(patches).flatten(1)).shape == (2, 16)
     assert network(patches).shape == patches.shape
 
 

@@ -21,9 +21,10 @@ from unary.patches.preparation import FULL_SCALE
 from unary.training.context import FitContext
 
 SIZE = 64
-WIDTHS, TRAINING = (4, 8, 8), TrainingConfig(epochs=10, batch_size=25)
+WIDTHS = (4, 8, 8)
+NETWORK = Wei2018Config(WIDTHS, training=TrainingConfig(epochs=10, batch_size=25))
 BANK = LaplacianConfig(sigmas_px=(1.0, 2.0, 4.0), neighbourhood_px=8.0)
-CONFIG = ResidualConfig(WIDTHS, training=TRAINING, bank=BANK)
+CONFIG = ResidualConfig(NETWORK, BANK)
 QUIET = FitContext(progress=False)
 
 
@@ -59,7 +60,7 @@ def normal():
 
 @pytest.fixture(scope="module")
 def reconstruction(normal):
-    return Wei2018(CONFIG.network).fit(as_set(normal), QUIET)
+    return Wei2018(NETWORK).fit(as_set(normal), QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def residual(normal, reconstruction):
 
 
 def compare(reconstruction, **options):
-    return Dssim(DssimConfig(WIDTHS, training=TRAINING, **options), reconstruction)
+    return Dssim(DssimConfig(NETWORK, **options), reconstruction)
 
 
 def share_below(values, others):
@@ -148,21 +149,26 @@ def test_useless_input_is_refused(normal, reconstruction):
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     with pytest.raises(TrainingError, match="finite"):
-        Residual(CONFIG, Wei2018(CONFIG.network, broken)).calibrate(as_set(normal))
+        Residual(CONFIG, Wei2018(NETWORK, broken)).calibrate(as_set(normal))
     with pytest.raises(TrainingError, match="does not fit"):
-        Dssim(DssimConfig(WIDTHS, window_px=65)).fit(as_set(normal), QUIET)
-    for wrong in ({"window_px": 4}, {"strongest_share": 0.0}, {"widths": ()}, {"bottleneck": 0}):
+        Dssim(DssimConfig(NETWORK, window_px=65)).fit(as_set(normal), QUIET)
+    for kind, wrong in (
+        (DssimConfig, {"window_px": 4}),
+        (DssimConfig, {"strongest_share": 0.0}),
+        (Wei2018Config, {"widths": ()}),
+        (Wei2018Config, {"bottleneck": 0}),
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            DssimConfig(**wrong)
+            kind(**wrong)
 
 
 def test_the_papers_network_is_trained_once_for_all_that_share_it(normal, tmp_path):
-    patches, training = as_set(normal), TrainingConfig(epochs=2, batch_size=20)
+    patches, network = as_set(normal), Wei2018Config(WIDTHS, training=TrainingConfig(epochs=2, batch_size=20))
     context = FitContext(seed=5, checkpoint=tmp_path / "state", progress=False)
     detectors = [
-        Residual(ResidualConfig(WIDTHS, training=training, bank=BANK)),
-        Wei2018(Wei2018Config(WIDTHS, training=training)),
-        Dssim(DssimConfig(WIDTHS, training=training)),
+        Residual(ResidualConfig(network, BANK)),
+        Wei2018(network),
+        Dssim(DssimConfig(network)),
     ]
     written, scores = [], []
     for detector in detectors:
@@ -185,8 +191,9 @@ def test_the_state_survives_json_bit_for_bit(normal, residual, reconstruction, b
     assert again.config == detector.config
     assert np.array_equal(score_patches(again, as_set(normal[:20])), score_patches(detector, as_set(normal[:20])))
     assert count_weights(again) == count_weights(reconstruction) + (6 if build == "residual" else 0)
-    other = {**state.settings, "config": {**state.settings["config"], "widths": [4, 8]}}
-    with pytest.raises(ValueError, match="widths"):
+    config = state.settings["config"]
+    other = {**state.settings, "config": {**config, "network": {**config["network"], "widths": [4, 8]}}}
+    with pytest.raises(ValueError, match="of the configuration"):
         type(detector).from_state(dataclasses.replace(state, settings=other))
     assert len(repr(again)) < 500
     assert "\n" not in repr(again)
@@ -204,8 +211,8 @@ def test_what_they_cannot_do_is_said(normal, residual, reconstruction, build):
 
 @pytest.mark.parametrize("build", ["residual", "dssim"])
 def test_neither_fit_nor_scores_depend_on_threads(normal, build):
-    patches, training = as_set(normal[:40]), TrainingConfig(epochs=1, batch_size=20)
-    config = (ResidualConfig if build == "residual" else DssimConfig)(WIDTHS, training=training)
+    patches, network = as_set(normal[:40]), Wei2018Config(WIDTHS, training=TrainingConfig(epochs=1, batch_size=20))
+    config = (ResidualConfig if build == "residual" else DssimConfig)(network)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):

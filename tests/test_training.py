@@ -306,8 +306,8 @@ def test_rounds_are_drawn_by_seed_and_number_and_kept_as_often_as_asked(tmp_path
 
     rounds = Rounds("toy", 6, "step", keep_every=3)
     with pytest.raises(KeyboardInterrupt):
-        train(network, optimizer, advance, rounds, context, settings=None, data_hash="")
-    losses, measured = train(network, optimizer, advance, rounds, context, settings=None, data_hash="")
+        train(network, optimizer, advance, rounds, context, settings=None, data=None)
+    losses, measured = train(network, optimizer, advance, rounds, context, settings=None, data=None)
     assert [number for number, _ in drawn] == [0, 1, 2, 3, 4, 3, 4, 5]
     assert drawn[3:5] == drawn[5:7]
     assert [value for _, value in drawn[:5]] == [np.random.default_rng([7, n]).integers(2**31) for n in range(5)]
@@ -338,7 +338,7 @@ def test_steps_warm_up_and_fall_along_a_cosine():
             QUIET,
             name="toy",
             settings=None,
-            data_hash="",
+            data=None,
         )
     expected = [1e-3 * min(1, (n + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * n / 200)) for n in range(200)]
     assert rates == pytest.approx(expected)

@@ -7,6 +7,8 @@ leaves programming errors alone. Messages say what must hold, what came, which f
 from __future__ import annotations
 
 import importlib
+import math
+from numbers import Real
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -102,3 +104,13 @@ def require(package: str, *, extra: str) -> ModuleType:
         raise MissingPackageError(
             f"the package {package!r} is needed for this but is not installed; run: pip install 'unary[{extra}]'"
         ) from error
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuse by a `ValueError` fields that are not positive and finite, numbers or tuples of some; None may pass."""
+    for name in names:
+        value = getattr(config, name)
+        parts = value if isinstance(value, tuple) else (value,)
+        positive = [isinstance(part, Real) and 0 < float(part) < math.inf for part in parts]
+        if value is not None and not (positive and all(positive)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -52,14 +52,8 @@ def find_detector_class(name: str) -> type[Any]:
 
 
 def check_detector(detector: object) -> None:
-    """Refuse what is no detector, class or object, naming what it lacks.
-
-    Raises
-    ------
-    DetectorError
-        If it lacks a part of `unary.detectors.protocol.Detector`.
-    """
-    needed = ["grid", "knowledge", "fit", "examine", "get_state", "from_state"]
+    """Refuse by a `DetectorError` what is no detector, class or object, naming what it lacks."""
+    needed = ("grid", "knowledge", "fit", "examine", "get_state", "from_state")
     missing = [name for name in needed if not hasattr(detector, name)]
     if missing:
         shown = detector.__name__ if isinstance(detector, type) else type(detector).__name__

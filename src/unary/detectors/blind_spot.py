@@ -28,16 +28,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.crops import draw_crop, find_sources, turn
+from unary.detectors.crops import draw_batch, draw_crop, find_sources
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_network, require_fitted, restore_network
 from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, sample_scale
+from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig, train_steps
-from unary.training.threads import has_matrix_units, map_in_threads
+from unary.training.threads import has_matrix_units, map_in_threads, run_in_threads
 
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
 _LOG_SPREAD = (-6.0, 6.0)
@@ -77,10 +78,7 @@ class BlindSpotConfig:
     training: StepsConfig = field(default=StepsConfig(steps=1000, batch_size=8, learning_rate=8e-3))
 
     def __post_init__(self) -> None:
-        if self.features < 1 or self.hidden < 1 or self.strongest < 1:
-            raise ValueError(
-                f"features, hidden and strongest must be positive: {self.features}, {self.hidden}, {self.strongest}"
-            )
+        require_positive(self, "features", "hidden", "strongest")
         if self.window_px % 2 == 0 or not 3 <= self.hole_px < self.window_px // 2:
             raise ValueError(
                 f"need an odd window_px and 3 <= hole_px < window_px // 2, got {self.window_px} and {self.hole_px}"
@@ -205,14 +203,7 @@ class BlindSpot:
 
     The map holds how much brighter a pixel is than expected, in units of the geometric mean of the spread stated there
     and of the image's median spread: a network that has seen few images claims too much where tissue is quiet. The
-    score is the mean of a patch's strongest pixels.
-
-    Attributes
-    ----------
-    config
-        Network, scoring, training.
-    network
-        The trained network; None before fitting.
+    score is the mean of a patch's strongest pixels. There is no network before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -223,50 +214,37 @@ class BlindSpot:
     def fit(self, normals: PatchSet, context: FitContext) -> BlindSpot:
         """Learn to predict normal tissue from its surroundings; see `unary.detectors.protocol.Detector.fit`."""
         # The crops are of the fine structure, taken once per image rather than once per crop.
-        sources = find_sources(normals, _describe_structure, size_px=_CROP_PX)
-        network = build_blind_spot(self.config, seed=context.seed)
+        config, sources = self.config, find_sources(normals, _describe_structure, size_px=_CROP_PX)
+        network = build_blind_spot(config, seed=context.seed)
 
         def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
-            batch = np.empty((count, 1, _CROP_PX, _CROP_PX), np.float32)
-            for crop in batch:
-                (structure,) = draw_crop(sources, rng, size_px=_CROP_PX)
-                crop[0] = turn(structure, int(rng.integers(8)))
-            return [torch.from_numpy(batch)]
+            return draw_batch(lambda: (draw_crop(sources, rng, size_px=_CROP_PX), int(rng.integers(8))), count)
 
         def compute_loss(structure: Tensor) -> Tensor:
             mean, log_spread = network(structure.contiguous(memory_format=torch.channels_last))
             return surprise_loss(smooth_target(structure), mean, log_spread)
 
+        settings = {**dataclasses.asdict(config), "training": None}
         train_steps(
-            network,
-            draw,
-            compute_loss,
-            self.config.training,
-            context,
-            name="blind_spot",
-            settings={**dataclasses.asdict(self.config), "training": None},
-            data_hash=normals.digest(),
+            network, draw, compute_loss, config.training, context, name="blind_spot", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = measure_surprise(require_fitted(self.network, "blind_spot"), view.tissue)
-        strongest = self.config.strongest
-        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+        return examine_answer(
+            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
+        )
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
-        network = require_fitted(self.network, "blind_spot")
-        return DetectorState({"config": describe_config(self.config)}, export_network(network))
+        return describe_network(self.config, self.network, "blind_spot")
 
     @classmethod
     def from_state(cls, state: DetectorState) -> BlindSpot:
         """Undo `get_state`."""
-        config = read_config(BlindSpotConfig, state.settings["config"])
-        network = build_blind_spot(config, seed=0)
-        import_network(network, state.tensors)
-        return cls(config, network)
+        return cls(*restore_network(state, BlindSpotConfig, lambda config: build_blind_spot(config, seed=0)))
 
 
 def _describe_structure(tissue: Tissue) -> tuple[NDArray[np.float32]]:
@@ -320,8 +298,7 @@ def _find_structure(intensity: NDArray[np.float32]) -> Tensor:
         part = torch.from_numpy(intensity[first : start + _BAND_PX + _MEAN_HALO_PX])[None, None]
         structure[:, :, start : start + _BAND_PX] = fine_structure(part)[:, :, start - first :][:, :, :_BAND_PX]
 
-    for _ in map_in_threads(find, range(0, len(intensity), _BAND_PX)):
-        pass
+    run_in_threads(find, range(0, len(intensity), _BAND_PX))
     return structure
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unary.detectors.protocol import View
 from unary.detectors.tissue import Tissue, measure_noise
@@ -30,24 +32,10 @@ class Source:
 def find_sources(
     normals: PatchSet, describe: Callable[[Tissue], tuple[NDArray[Any], ...]], *, size_px: int
 ) -> tuple[Source, ...]:
-    """Return the images that can be drawn from.
+    """Return the images that crops of a size can be drawn from; ``describe`` returns the planes of one, (rows, cols).
 
     The tissue near patches that are left out, since a benign lesion is there, is drawn from all the same, which a few
-    pixels in a million do not change.
-
-    Parameters
-    ----------
-    normals
-        Normal patches and their images.
-    describe
-        Returns the planes of an image, shape (rows, cols) each.
-    size_px
-        Side of a crop.
-
-    Raises
-    ------
-    TrainingError
-        If none is as large as a crop.
+    pixels in a million do not change. A `TrainingError` says that no image is as large as a crop.
     """
 
     def find(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Any, Any]) -> Source | None:
@@ -80,7 +68,21 @@ def draw_crop(sources: Sequence[Source], rng: np.random.Generator, *, size_px: i
     return [plane[window].astype(np.float32, copy=False) for plane in source.planes]
 
 
-def turn(plane: NDArray[np.generic], symmetry: int) -> NDArray[np.generic]:
-    """Return one of the eight symmetries of a square plane, (size, size)."""
+def draw_batch(draw: Callable[[], tuple[Sequence[NDArray[Any]], int]], count: int) -> list[Tensor]:
+    """Return planes of crops, (count, 1, size, size) float32 each; ``draw`` returns a crop's, and how to turn them."""
+    crops = []
+    for _ in range(count):
+        planes, symmetry = draw()
+        crops.append([_turn(plane.astype(np.float32, copy=False), symmetry) for plane in planes])
+    return [torch.from_numpy(np.stack(plane)[:, None]) for plane in zip(*crops, strict=True)]
+
+
+def draw_exposure(rng: np.random.Generator) -> tuple[np.float32, np.float32]:
+    """Return a gain and an offset of intensity, as another exposure of the same tissue would give."""
+    return np.float32(np.exp(0.15 * rng.normal())), np.float32(0.05 * rng.normal())
+
+
+def _turn(plane: Plane, symmetry: int) -> Plane:
+    """One of the eight symmetries of a square plane."""
     turned = np.rot90(plane, symmetry % 4)
     return turned[::-1] if symmetry >= 4 else turned

@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from unary.detectors.crops import Plane, Source, describe_with_noise, draw_crop, find_sources, turn
+from unary.detectors.crops import Plane, Source, describe_with_noise, draw_batch, draw_crop, draw_exposure, find_sources
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_network, require_fitted, restore_network
 from unary.detectors.tissue import examine_answer
-from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
+from unary.detectors.unet import UNet, build_inputs, build_unet, check_widths, map_tissue
+from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -68,8 +69,7 @@ class CorruptionConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"{name} must be positive and ascending, got {low} to {high}")
-        if self.most_blobs < 1:
-            raise ValueError(f"most_blobs must be at least 1, got {self.most_blobs}")
+        require_positive(self, "most_blobs")
         if not (0 <= self.blob_share <= 1 and 0 <= self.coarse_share <= 1) or self.blob_share + self.coarse_share == 0:
             raise ValueError(
                 f"blob_share and coarse_share must lie in [0, 1] and not both be 0, got {self.blob_share} and "
@@ -99,9 +99,8 @@ class DenoisingConfig:
     training: StepsConfig = field(default=StepsConfig(steps=1500, batch_size=16))
 
     def __post_init__(self) -> None:
-        UNetConfig(widths=self.widths)
-        if self.strongest < 1:
-            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
+        check_widths(self.widths)
+        require_positive(self, "strongest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +108,7 @@ class Denoising:
     """U-Net that removes coarse noise from normal tissue; what it removes from an image is abnormal.
 
     The map holds what was removed in units of the local noise, bright being positive; the score is the mean of a
-    patch's strongest pixels.
-
-    Attributes
-    ----------
-    config
-        Network, scoring, corruption, training.
-    network
-        The trained network; None before fitting.
+    patch's strongest pixels. There is no network before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -130,12 +122,12 @@ class Denoising:
         The loss is the squared difference between the restored and the clean crop, in units of the local noise, inside
         the mask: its minimum is the expected corruption given the crop, which stays proportionate for faint blobs.
         """
-        sources = find_sources(normals, describe_with_noise, size_px=_CROP_PX)
-        network = build_unet(UNetConfig(widths=self.config.widths), seed=context.seed)
+        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        network = build_unet(config.widths, seed=context.seed)
         _start_lively(network)
 
         def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
-            return _draw_batch(sources, self.config.corruption, rng, count=count)
+            return draw_batch(lambda: _draw_corrupted(sources, config.corruption, rng), count)
 
         def compute_loss(clean: Tensor, noise: Tensor, mask: Tensor, added: Tensor) -> Tensor:
             with mixed_precision():
@@ -143,36 +135,27 @@ class Denoising:
             loss: Tensor = ((estimated.float() - added).square() * mask).mean()
             return loss
 
+        settings = {**dataclasses.asdict(config), "training": None}
         train_steps(
-            network,
-            draw,
-            compute_loss,
-            self.config.training,
-            context,
-            name="denoising",
-            settings={**dataclasses.asdict(self.config), "training": None},
-            data_hash=normals.digest(),
+            network, draw, compute_loss, config.training, context, name="denoising", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = map_tissue(require_fitted(self.network, "denoising"), view.tissue)
-        strongest = self.config.strongest
-        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+        return examine_answer(
+            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
+        )
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
-        network = require_fitted(self.network, "denoising")
-        return DetectorState({"config": describe_config(self.config)}, export_network(network))
+        return describe_network(self.config, self.network, "denoising")
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Denoising:
         """Undo `get_state`."""
-        config = read_config(DenoisingConfig, state.settings["config"])
-        network = build_unet(UNetConfig(widths=config.widths), seed=0)
-        import_network(network, state.tensors)
-        return cls(config, network)
+        return cls(*restore_network(state, DenoisingConfig, lambda config: build_unet(config.widths, seed=0)))
 
 
 def _start_lively(network: UNet) -> None:
@@ -224,18 +207,13 @@ def _add_blob(added: Plane, peak: float, sigma: float, centre: NDArray[np.float6
     added[low[0] : high[0], low[1] : high[1]] += (peak * np.outer(down, along)).astype(np.float32)
 
 
-def _draw_batch(
-    sources: Sequence[Source], corruption: CorruptionConfig, rng: np.random.Generator, *, count: int
-) -> Sequence[Tensor]:
-    """Return clean intensity, noise, mask and what is to be added, (count, 1, crop, crop) float32 each."""
-    planes = np.zeros((4, count, 1, _CROP_PX, _CROP_PX), np.float32)
-    for number in range(count):
-        intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
-        gain = np.float32(np.exp(0.15 * rng.normal()))
-        offset = np.float32(0.05 * rng.normal())
-        symmetry = int(rng.integers(8))
-        # Outside the tissue nothing is added: there is none in an image either.
-        added = draw_corruption(corruption, rng, size_px=_CROP_PX) * mask
-        for plane, values in zip(planes, (intensity * gain + offset, noise * gain, mask, added), strict=True):
-            plane[number, 0] = turn(values, symmetry)
-    return list(torch.from_numpy(planes))
+def _draw_corrupted(
+    sources: Sequence[Source], corruption: CorruptionConfig, rng: np.random.Generator
+) -> tuple[Sequence[NDArray[Any]], int]:
+    """Return a crop's clean intensity, noise, mask and what is to be added; and its symmetry."""
+    intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
+    gain, offset = draw_exposure(rng)
+    symmetry = int(rng.integers(8))
+    # Outside the tissue nothing is added: there is none in an image either.
+    added = draw_corruption(corruption, rng, size_px=_CROP_PX) * mask
+    return (intensity * gain + offset, noise * gain, mask, added), symmetry

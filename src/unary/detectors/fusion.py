@@ -25,12 +25,12 @@ from unary.detectors.dense_laplacian import DenseLaplacianConfig
 from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.segmentation import SegmentationConfig
-from unary.detectors.states import describe_config, read_config, require_fitted
+from unary.detectors.states import describe_config, join_states, pick_state, read_config, require_fitted
 from unary.errors import DetectorError, TrainingError
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
-from unary.training.threads import map_in_threads
+from unary.training.threads import map_in_threads, run_in_threads
 
 _TAIL = 0.01
 _KNOTS = 400
@@ -290,26 +290,23 @@ def _add_surprisal(part: FusedPart, answer: NDArray[np.float32], total: NDArray[
         total[band][seen] += (part.weight * part.surprisal(answer[band][seen])).astype(np.float32)
         np.copyto(total[band], np.float32(np.nan), where=~seen)
 
-    for _ in map_in_threads(add, range(0, len(total), _BAND_PX)):
-        pass
+    run_in_threads(add, range(0, len(total), _BAND_PX))
 
 
 def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
-    settings: dict[str, Any] = {}
-    tensors: dict[str, NDArray[Any]] = {}
+    states = {}
     for part in parts:
-        state = part.detector.get_state()
-        settings[part.name] = {"settings": state.settings, "surprisal": describe_config(part.surprisal)}
-        tensors |= {f"{part.name}.{name}": tensor for name, tensor in state.tensors.items()}
-    return DetectorState({"config": describe_config(config), "parts": settings}, tensors)
+        own = part.detector.get_state()
+        settings = {"settings": own.settings, "surprisal": describe_config(part.surprisal)}
+        states[part.name] = DetectorState(settings, own.tensors)
+    return join_states(config, states)
 
 
 def _restore_parts(state: DetectorState) -> tuple[FusionConfig, Parts]:
     config = read_config(FusionConfig, state.settings["config"])
     parts = []
     for name, weight in config.parts:
-        entry, prefix = state.settings["parts"][name], f"{name}."
-        tensors = {key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)}
-        detector = find_detector_class(name).from_state(DetectorState(entry["settings"], tensors))
-        parts.append(FusedPart(name, detector, weight, read_config(Surprisal, entry["surprisal"])))
+        own = pick_state(state, name)
+        detector = find_detector_class(name).from_state(DetectorState(own.settings["settings"], own.tensors))
+        parts.append(FusedPart(name, detector, weight, read_config(Surprisal, own.settings["surprisal"])))
     return config, tuple(parts)

@@ -10,7 +10,6 @@ this has no claim.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,15 +20,9 @@ from numpy.typing import NDArray
 
 from unary.detectors.filters import gaussian_kernel
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import describe_config, read_config, read_size, require_fitted, require_size
-from unary.detectors.windows import (
-    PatchExamination,
-    examine_in_batches,
-    examine_windows,
-    spread_evenly,
-    to_intensity,
-)
-from unary.errors import TrainingError
+from unary.detectors.states import describe_config, read_config, require_fitted, require_size
+from unary.detectors.windows import PatchExamination, examine_in_batches, examine_windows, spread_evenly, to_intensity
+from unary.errors import TrainingError, require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -57,12 +50,7 @@ class LaplacianConfig:
     strongest: int = 8
 
     def __post_init__(self) -> None:
-        if not self.sigmas_px or not all(0 < sigma < math.inf for sigma in self.sigmas_px):
-            raise ValueError(f"sigmas_px must be one or more positive widths, got {self.sigmas_px}")
-        if not 0 < self.neighbourhood_px < math.inf:
-            raise ValueError(f"neighbourhood_px must be positive and finite, got {self.neighbourhood_px}")
-        if self.strongest < 1:
-            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
+        require_positive(self, "sigmas_px", "neighbourhood_px", "strongest")
 
 
 COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)
@@ -73,14 +61,8 @@ COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)
 class Laplacian:
     """Laplacian of Gaussian at several scales, locally normalised, strongest pixels; nothing is learned.
 
-    Attributes
-    ----------
-    config
-        The filter bank.
-    means, deviations
-        Per scale, of the pooled response on normal patches; None before `fit`.
-    size_px
-        Side of the patches it was fitted on.
+    ``means`` and ``deviations`` are per scale, of the pooled response on normal patches, and None before `fit`;
+    ``size_px`` is the side of the patches it was fitted on.
     """
 
     grid: ClassVar[Grid] = "stored"
@@ -92,26 +74,15 @@ class Laplacian:
     size_px: int | None = None
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
-        """Estimate the response of normal tissue on at most 4,000 evenly spaced patches.
-
-        Raises
-        ------
-        TrainingError
-            If there are fewer than two patches, or they show no structure at all.
-        """
+        """Estimate the response of normal tissue on at most 4,000 evenly spaced patches."""
         return self.fit_values(normals, to_intensity, name="laplacian")
 
-    def fit_values(self, normals: PatchSet, convert: ConvertPatches, *, name: str) -> Self:
-        """Do the same to what is made of patches, such as the error of a reconstruction.
+    def fit_values(
+        self, normals: PatchSet, convert: Callable[[NDArray[np.uint16]], NDArray[np.float32]], *, name: str
+    ) -> Self:
+        """Do the same to what is made of patches, (n, rows, cols), such as the error of a reconstruction.
 
-        Parameters
-        ----------
-        normals
-            Normal patches.
-        convert
-            From patches, shape (n, rows, cols), uint16, to values of that shape, float32.
-        name
-            Of the detector, for messages.
+        ``name`` is that of the detector, for messages.
 
         Raises
         ------
@@ -153,35 +124,34 @@ class Laplacian:
         scores = np.full(len(values), -np.inf)
         responses = compute_responses(values, self.config)
         for response, mean, deviation in zip(responses, means, deviations, strict=True):
-            np.maximum(scores, (_pool(response, self.config.strongest) - mean) / deviation, out=scores)
+            np.maximum(scores, (pool_strongest(response, self.config.strongest) - mean) / deviation, out=scores)
             np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
         return PatchExamination(scores, maps)
 
     def get_state(self) -> DetectorState:
         """Return configuration, means and deviations as arrays, float64, and the side of patches."""
-        means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
-        settings = {"config": describe_config(self.config), "size_px": self.size_px}
-        return DetectorState(settings, {"means": np.asarray(means), "deviations": np.asarray(deviations)})
+        fitted = {"means": self.means, "deviations": self.deviations}
+        tensors = {name: np.asarray(require_fitted(values, "laplacian")) for name, values in fitted.items()}
+        return DetectorState({"config": describe_config(self.config), "size_px": self.size_px}, tensors)
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state."""
         config = read_config(LaplacianConfig, state.settings["config"])
-        means, deviations = np.asarray(state.tensors["means"]), np.asarray(state.tensors["deviations"])
-        for name, values in (("means", means), ("deviations", deviations)):
+        for name in ("means", "deviations"):
+            values = state.tensors[name]
             if values.shape != (len(config.sigmas_px),) or values.dtype != np.float64 or not np.isfinite(values).all():
                 raise ValueError(f"{name} must hold one finite number for each of the {len(config.sigmas_px)} scales")
-        if not (deviations > 0).all():
-            raise ValueError("deviations must be positive")
-        return cls(config, tuple(means.tolist()), tuple(deviations.tolist()), read_size(state))
-
-
-ConvertPatches = Callable[[NDArray[np.uint16]], NDArray[np.float32]]
+        means, deviations = (tuple(state.tensors[name].tolist()) for name in ("means", "deviations"))
+        fitted = cls(config, means, deviations, state.settings["size_px"])
+        require_positive(fitted, "deviations", "size_px")
+        return fitted
 
 
 def pool_values(values: NDArray[np.float32], config: LaplacianConfig) -> NDArray[np.float64]:
     """Return the mean of the strongest pixels per scale, shape (n, scales), float64, of values (n, rows, cols)."""
-    return np.stack([_pool(response, config.strongest) for response in compute_responses(values, config)], axis=1)
+    responses = compute_responses(values, config)
+    return np.stack([pool_strongest(response, config.strongest) for response in responses], axis=1)
 
 
 def compute_responses(values: NDArray[np.float32], config: LaplacianConfig) -> list[NDArray[np.float32]]:
@@ -204,7 +174,8 @@ def local_rms(values: NDArray[np.float32], sigma_px: float) -> NDArray[np.float3
     return rms
 
 
-def _pool(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
+def pool_strongest(response: NDArray[np.float32], strongest: int) -> NDArray[np.float64]:
+    """Return the mean of the strongest pixels of each patch, shape (n,), of a response of shape (n, rows, cols)."""
     flat = response.reshape(len(response), -1)
     first = max(flat.shape[1] - strongest, 0)
     pooled: NDArray[np.float64] = np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64)

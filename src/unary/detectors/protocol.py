@@ -29,12 +29,7 @@ Knowledge = Literal["no learning", "normals only", "normals + lesion prior"]
 class View:
     """One prepared image, or the part of it that holds the tissue and the patches asked for.
 
-    Attributes
-    ----------
-    pixels
-        Shape (rows, cols), uint16; 65535 is intensity 1; 0 outside the mask.
-    mask
-        Shape (rows, cols), bool: True where tissue is.
+    ``pixels``, shape (rows, cols), uint16, 65535 being intensity 1, are 0 outside the ``mask`` of tissue, bool.
     """
 
     pixels: NDArray[np.uint16]
@@ -55,15 +50,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What a detector says of one view.
+    """What a detector says of one view; higher is more abnormal, nothing is clamped or rescaled.
 
-    Attributes
-    ----------
-    scores
-        Shape (n,), float64, of the patches asked for; higher is more abnormal. Never clamped or rescaled.
-    anomaly_map
-        Shape (rows, cols) of the view, float32, in the detector's own unit; higher is more abnormal. NaN where nothing
-        was scored. None where no map was asked for.
+    ``scores``, shape (n,), float64, are those of the patches asked for. The ``anomaly_map``, shape (rows, cols) of the
+    view, float32, is in the detector's own unit, NaN where nothing was scored; None where no map was asked for.
     """
 
     scores: NDArray[np.float64]
@@ -72,15 +62,7 @@ class Examination:
 
 @dataclass(frozen=True, eq=False)
 class DetectorState:
-    """A fitted detector as plain values.
-
-    Attributes
-    ----------
-    settings
-        What JSON can hold: the configuration, and fitted numbers.
-    tensors
-        Arrays by name.
-    """
+    """A fitted detector as plain values: settings that JSON can hold, and arrays by name."""
 
     settings: Mapping[str, Any]
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -111,13 +93,7 @@ class Detector(Protocol):
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
         """Return the detector fitted on normal patches; this one stays as it is.
 
-        Parameters
-        ----------
-        normals
-            Normal patches alone, and the images that they lie in (`PatchSet.images`); in an image with a benign lesion
-            the patches near it are left out.
-        context
-            Seed, checkpoints, progress.
+        In an image with a benign lesion (`PatchSet.images`) the patches near it are left out.
 
         Raises
         ------
@@ -131,8 +107,6 @@ class Detector(Protocol):
 
         Parameters
         ----------
-        view
-            One prepared image.
         origins
             Shape (n, 2), int32: (row, col) of the patches' first pixels; there may be none. A patch may reach past the
             lower and right border.
@@ -149,22 +123,13 @@ class Detector(Protocol):
         ...
 
     def get_state(self) -> DetectorState:
-        """Return what `from_state` needs.
-
-        Raises
-        ------
-        DetectorError
-            If the detector is not fitted.
-        """
+        """Return what `from_state` needs; a `DetectorError` says that the detector is not fitted."""
         ...
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state, examining bit for bit as the one it was taken from.
 
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If the state is not one of this detector.
+        A `KeyError`, `TypeError` or `ValueError` says that the state is not one of this detector.
         """
         ...

@@ -17,12 +17,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms
+from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms, pool_strongest
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import describe_config, read_config, require_fitted
-from unary.detectors.wei2018.autoencoder import AutoencoderConfig
+from unary.detectors.states import join_states, pick_state, read_config, require_fitted
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
-from unary.detectors.wei2018.learning import TrainingConfig
 from unary.detectors.windows import PatchExamination, examine_windows, to_intensity
 from unary.errors import TrainingError
 from unary.patches.grid import Origins
@@ -38,42 +36,22 @@ class ResidualConfig:
 
     Attributes
     ----------
-    widths
-        Feature maps after each halving of the patch.
-    bottleneck
-        Numbers of a dense layer that narrows the code further; the paper has none.
-    training
-        Optimisation of the network.
+    network
+        The network and its training.
     bank
         The filter bank; bright blobs answer positively. Its ``neighbourhood_px`` is also the window of the whitening.
     """
 
-    widths: tuple[int, ...] = AutoencoderConfig.widths
-    bottleneck: int | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    network: Wei2018Config = field(default_factory=Wei2018Config)
     bank: LaplacianConfig = field(default_factory=LaplacianConfig)
-
-    def __post_init__(self) -> None:
-        Wei2018Config(self.widths, self.bottleneck, self.training)  # which checks what is the network's
-
-    @property
-    def network(self) -> Wei2018Config:
-        """The settings of the network alone."""
-        return Wei2018Config(self.widths, self.bottleneck, self.training)
 
 
 @dataclass(frozen=True, eq=False)
 class Residual:
     """The network of wei2018; its signed error, whitened and seen through matched filters, strongest pixels.
 
-    Attributes
-    ----------
-    config
-        The network and the filters.
-    reconstruction
-        The trained network; None before `fit`.
-    bank
-        The filter bank, standardised on the whitened errors of normal patches.
+    Before `fit` there is no ``reconstruction``, the trained network, and no ``bank``, the filters standardised on the
+    whitened errors of normal patches.
     """
 
     grid: ClassVar[Grid] = "stored"
@@ -111,33 +89,25 @@ class Residual:
     def whiten_error(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Return input minus reconstruction in units of its local root mean square, shape (n, size, size), float32."""
         error = require_fitted(self.reconstruction, "residual").error_maps(patches)
-        usual = local_rms(error, self.config.bank.neighbourhood_px)
-        whitened: NDArray[np.float32] = error / (usual + np.float32(_FLOOR))
+        whitened: NDArray[np.float32] = error / (
+            local_rms(error, self.config.bank.neighbourhood_px) + np.float32(_FLOOR)
+        )
         return whitened
 
     def get_state(self) -> DetectorState:
         """Return configuration, network and filter bank."""
-        network = require_fitted(self.reconstruction, "residual").get_state()
-        bank = require_fitted(self.bank, "residual").get_state()
-        settings = {"config": describe_config(self.config), "network": network.settings, "bank": bank.settings}
-        tensors = {f"network.{name}": tensor for name, tensor in network.tensors.items()}
-        return DetectorState(settings, tensors | {f"bank.{name}": tensor for name, tensor in bank.tensors.items()})
+        network, bank = require_fitted(self.reconstruction, "residual"), require_fitted(self.bank, "residual")
+        return join_states(self.config, {"network": network.get_state(), "bank": bank.get_state()})
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state."""
         config = read_config(ResidualConfig, state.settings["config"])
-        reconstruction, bank = Wei2018.from_state(_pick(state, "network")), Laplacian.from_state(_pick(state, "bank"))
-        if (reconstruction.config, bank.config) != (config.network, config.bank):
+        network = Wei2018.from_state(pick_state(state, "network"))
+        bank = Laplacian.from_state(pick_state(state, "bank"))
+        if (network.config, bank.config) != (config.network, config.bank):
             raise ValueError(f"network and filter bank must be those of the configuration {config}")
-        return cls(config, reconstruction, bank)
-
-
-def _pick(state: DetectorState, part: str) -> DetectorState:
-    """The state of one part."""
-    prefix = f"{part}."
-    tensors = {name.removeprefix(prefix): values for name, values in state.tensors.items() if name.startswith(prefix)}
-    return DetectorState(state.settings[part], tensors)
+        return cls(config, network, bank)
 
 
 @dataclass(frozen=True)
@@ -146,47 +116,30 @@ class DssimConfig:
 
     Attributes
     ----------
-    widths
-        Feature maps after each halving of the patch.
-    bottleneck
-        Numbers of a dense layer that narrows the code further; the paper has none.
-    training
-        Optimisation of the network.
+    network
+        The network and its training.
     window_px
         Odd side of the square window.
     strongest_share
         The share, in (0, 1], of a patch's pixels whose mean is its score: the most dissimilar ones; 1 takes all.
     """
 
-    widths: tuple[int, ...] = AutoencoderConfig.widths
-    bottleneck: int | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    network: Wei2018Config = field(default_factory=Wei2018Config)
     window_px: int = 7
     strongest_share: float = 0.01
 
     def __post_init__(self) -> None:
-        Wei2018Config(self.widths, self.bottleneck, self.training)  # which checks what is the network's
         if self.window_px < 3 or self.window_px % 2 == 0:
             raise ValueError(f"window_px must be odd and at least 3, got {self.window_px}")
         if not 0 < self.strongest_share <= 1:
             raise ValueError(f"strongest_share must lie in (0, 1], got {self.strongest_share}")
-
-    @property
-    def network(self) -> Wei2018Config:
-        """The settings of the network alone."""
-        return Wei2018Config(self.widths, self.bottleneck, self.training)
 
 
 @dataclass(frozen=True, eq=False)
 class Dssim:
     """The network of wei2018; structural dissimilarity of patch and reconstruction, strongest pixels.
 
-    Attributes
-    ----------
-    config
-        The network and the comparison.
-    reconstruction
-        The trained network; None before `fit`.
+    Before `fit` there is no ``reconstruction``, the trained network.
     """
 
     grid: ClassVar[Grid] = "stored"
@@ -196,13 +149,7 @@ class Dssim:
     reconstruction: Wei2018 | None = field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
-        """Train the network.
-
-        Raises
-        ------
-        TrainingError
-            As `unary.detectors.wei2018.detector.Wei2018.fit`; if the window does not fit into a patch.
-        """
+        """Train the network; a `TrainingError` says that it cannot be, or that the window does not fit into a patch."""
         if normals.size_px < self.config.window_px:
             raise TrainingError(
                 f"a window of {self.config.window_px} px does not fit into patches of {normals.size_px} px"
@@ -216,35 +163,27 @@ class Dssim:
 
     def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
         """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
-        maps = self.map_dissimilarity(patches)
-        flat = maps.reshape(len(maps), -1)
-        first = flat.shape[1] - max(round(self.config.strongest_share * flat.shape[1]), 1)
-        return PatchExamination(np.partition(flat, first, axis=1)[:, first:].mean(axis=1, dtype=np.float64), maps)
-
-    def map_dissimilarity(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Return (1 - SSIM) / 2 at each pixel, shape (n, size, size), float32; the range of the data is 1."""
         from skimage.metrics import structural_similarity
 
         restored = require_fitted(self.reconstruction, "residual_dssim").reconstruct(patches)
-        maps = np.empty(patches.shape, np.float32)
+        maps = np.empty(patches.shape, np.float32)  # of the dissimilarity; the range of the data is 1
         for result, intensity, expected in zip(maps, to_intensity(patches), restored, strict=True):
             _, similarity = structural_similarity(
                 intensity, expected, win_size=self.config.window_px, data_range=1.0, full=True
             )
             result[...] = (1 - similarity) / 2
-        return maps
+        count = patches.shape[1] * patches.shape[2]
+        return PatchExamination(pool_strongest(maps, max(round(self.config.strongest_share * count), 1)), maps)
 
     def get_state(self) -> DetectorState:
         """Return configuration and network."""
-        network = require_fitted(self.reconstruction, "residual_dssim").get_state()
-        settings = {"config": describe_config(self.config), "network": network.settings}
-        return DetectorState(settings, {f"network.{name}": tensor for name, tensor in network.tensors.items()})
+        return join_states(self.config, {"network": require_fitted(self.reconstruction, "residual_dssim").get_state()})
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state."""
         config = read_config(DssimConfig, state.settings["config"])
-        reconstruction = Wei2018.from_state(_pick(state, "network"))
-        if reconstruction.config != config.network:
+        network = Wei2018.from_state(pick_state(state, "network"))
+        if network.config != config.network:
             raise ValueError(f"the network must be that of the configuration {config}")
-        return cls(config, reconstruction)
+        return cls(config, network)

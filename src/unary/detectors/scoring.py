@@ -12,29 +12,17 @@ from unary.patches.preparation import FULL_SCALE
 
 
 def score_patches(detector: Detector, patches: PatchSet) -> NDArray[np.float64]:
-    """Return the score of each patch, shape (n,), float64, higher being more abnormal; an image at a time, no maps.
-
-    Raises
-    ------
-    DetectorError
-        If the detector is not fitted, or was fitted for patches of another size.
-    """
+    """Return the score of each patch, shape (n,), float64, higher being more abnormal; an image at a time, no maps."""
     scores = np.empty(len(patches))
     for pixels, mask, origins, which in patches.views():
-        found = detector.examine(View(pixels, mask), origins, size_px=patches.size_px, with_map=False)
-        scores[which] = found.scores
+        scores[which] = detector.examine(View(pixels, mask), origins, size_px=patches.size_px, with_map=False).scores
     return scores
 
 
 def measure_controls(patches: PatchSet) -> dict[str, NDArray[np.float64]]:
-    """Return the scores that know nothing of lesions: each patch's mean and standard deviation of intensity.
+    """Return the scores that know nothing of lesions, by name: each patch's mean and standard deviation of intensity.
 
-    A detector that does not beat them has learned brightness or contrast, not anatomy.
-
-    Returns
-    -------
-    dict
-        By name, shape (n,), float64, in intensity: ``mean_brightness`` and ``standard_deviation``.
+    Shape (n,), float64. A detector that does not beat them has learned brightness or contrast, not anatomy.
     """
 
     def measure(some: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -46,11 +34,5 @@ def measure_controls(patches: PatchSet) -> dict[str, NDArray[np.float64]]:
 
 
 def count_weights(detector: Detector) -> int:
-    """Return how many fitted numbers a detector's tensors hold.
-
-    Raises
-    ------
-    DetectorError
-        If the detector is not fitted.
-    """
-    return sum(int(np.asarray(tensor).size) for tensor in detector.get_state().tensors.values())
+    """Return how many fitted numbers a detector's tensors hold."""
+    return sum(tensor.size for tensor in detector.get_state().tensors.values())

@@ -11,19 +11,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.crops import Source, describe_with_noise, draw_crop, find_sources, turn
+from unary.detectors.crops import Source, describe_with_noise, draw_batch, draw_crop, draw_exposure, find_sources
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
-from unary.detectors.states import describe_config, export_network, import_network, read_config, require_fitted
+from unary.detectors.states import describe_network, require_fitted, restore_network
 from unary.detectors.tissue import examine_answer
-from unary.detectors.unet import UNet, UNetConfig, build_inputs, build_unet, map_tissue
+from unary.detectors.unet import UNet, build_inputs, build_unet, check_widths, map_tissue
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -59,7 +60,7 @@ class SegmentationConfig:
     training: StepsConfig = field(default=StepsConfig(steps=1500, batch_size=16))
 
     def __post_init__(self) -> None:
-        UNetConfig(widths=self.widths)
+        check_widths(self.widths)
         if not 1 <= self.strongest <= _PATCH_PX**2:
             raise ValueError(f"strongest must lie in 1 to {_PATCH_PX**2}, got {self.strongest}")
 
@@ -68,14 +69,8 @@ class SegmentationConfig:
 class Segmentation:
     """U-Net on calcifications simulated in normal tissue.
 
-    The map holds the log-odds of a calcification; the score is the mean of a patch's strongest pixels.
-
-    Attributes
-    ----------
-    config
-        Network, scoring, simulation, training.
-    network
-        The trained network; None before fitting.
+    The map holds the log-odds of a calcification; the score is the mean of a patch's strongest pixels. There is no
+    network before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -85,48 +80,39 @@ class Segmentation:
 
     def fit(self, normals: PatchSet, context: FitContext) -> Segmentation:
         """Learn to find simulated calcifications; see `unary.detectors.protocol.Detector.fit`."""
-        sources = find_sources(normals, describe_with_noise, size_px=_CROP_PX)
-        library = build_library(self.config.simulation, np.random.default_rng(context.seed))
-        model = _WithCalibration(build_unet(UNetConfig(widths=self.config.widths), seed=context.seed))
+        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        library = build_library(config.simulation, np.random.default_rng(context.seed))
+        model = _WithCalibration(build_unet(config.widths, seed=context.seed))
 
         def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
-            return _draw_batch(sources, library, rng, count=count)
+            return draw_batch(lambda: _draw_lesion(sources, library, rng), count)
 
         def compute_loss(intensity: Tensor, noise: Tensor, mask: Tensor, target: Tensor) -> Tensor:
             with mixed_precision():
                 log_odds = model.network(build_inputs(intensity, noise, mask))
-            return _measure_loss(log_odds.float(), target, mask, model.patch, strongest=self.config.strongest)
+            return _measure_loss(log_odds.float(), target, mask, model.patch, strongest=config.strongest)
 
+        settings = {**dataclasses.asdict(config), "training": None}
         train_steps(
-            model,
-            draw,
-            compute_loss,
-            self.config.training,
-            context,
-            name="segmentation",
-            settings={**dataclasses.asdict(self.config), "training": None},
-            data_hash=normals.digest(),
+            model, draw, compute_loss, config.training, context, name="segmentation", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=model.network)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = map_tissue(require_fitted(self.network, "segmentation"), view.tissue)
-        strongest = self.config.strongest
-        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+        return examine_answer(
+            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
+        )
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
-        network = require_fitted(self.network, "segmentation")
-        return DetectorState({"config": describe_config(self.config)}, export_network(network))
+        return describe_network(self.config, self.network, "segmentation")
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Segmentation:
         """Undo `get_state`."""
-        config = read_config(SegmentationConfig, state.settings["config"])
-        network = build_unet(UNetConfig(widths=config.widths), seed=0)
-        import_network(network, state.tensors)
-        return cls(config, network)
+        return cls(*restore_network(state, SegmentationConfig, lambda config: build_unet(config.widths, seed=0)))
 
 
 class _WithCalibration(nn.Module):
@@ -138,23 +124,16 @@ class _WithCalibration(nn.Module):
         self.patch = nn.Parameter(torch.tensor([1.0, 0.0]))
 
 
-def _draw_batch(
-    sources: Sequence[Source], library: CalcificationLibrary, rng: np.random.Generator, *, count: int
-) -> Sequence[Tensor]:
-    """Return intensity, noise, mask and target, (count, 1, crop, crop) float32 each."""
-    planes = np.zeros((4, count, 1, _CROP_PX, _CROP_PX), np.float32)
-    for number in range(count):
-        intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
-        target = np.zeros(mask.shape, bool)
-        if rng.random() < _LESION_SHARE:
-            intensity, target = add_calcifications(intensity, noise, library, rng)
-        gain = np.float32(np.exp(0.15 * rng.normal()))
-        offset = np.float32(0.05 * rng.normal())
-        symmetry = int(rng.integers(8))
-        drawn = (np.minimum(intensity, 1) * gain + offset, noise * gain, mask, target * mask)
-        for plane, values in zip(planes, drawn, strict=True):
-            plane[number, 0] = turn(values, symmetry)
-    return list(torch.from_numpy(planes))
+def _draw_lesion(
+    sources: Sequence[Source], library: CalcificationLibrary, rng: np.random.Generator
+) -> tuple[Sequence[NDArray[Any]], int]:
+    """Return a crop's intensity, noise, mask and target; and its symmetry."""
+    intensity, noise, mask = draw_crop(sources, rng, size_px=_CROP_PX)
+    target = np.zeros(mask.shape, bool)
+    if rng.random() < _LESION_SHARE:
+        intensity, target = add_calcifications(intensity, noise, library, rng)
+    gain, offset = draw_exposure(rng)
+    return (np.minimum(intensity, 1) * gain + offset, noise * gain, mask, target * mask), int(rng.integers(8))
 
 
 def _measure_loss(log_odds: Tensor, target: Tensor, mask: Tensor, calibration: Tensor, *, strongest: int) -> Tensor:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.errors import require_positive
+
 Plane = NDArray[np.float32]
 Shape = Literal["compact", "ring", "rod", "clump"]
 
@@ -50,13 +52,11 @@ class CalcificationConfig:
     strongest: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.spacing_mm < math.inf:
-            raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
+        require_positive(self, *vars(self))
         for low, high in (("smallest_mm", "largest_mm"), ("faintest", "strongest")):
-            if not 0 < getattr(self, low) < getattr(self, high) < math.inf:
+            if not getattr(self, low) < getattr(self, high):
                 raise ValueError(
-                    f"{low} and {high} must be positive and ascending, got {getattr(self, low)} and "
-                    f"{getattr(self, high)}"
+                    f"{low} and {high} must be ascending, got {getattr(self, low)} and {getattr(self, high)}"
                 )
 
 
@@ -138,19 +138,8 @@ def add_calcifications(
 ) -> tuple[Plane, NDArray[np.bool_]]:
     """Return a crop of normal tissue with calcifications added, and where they are.
 
-    Parameters
-    ----------
-    intensity, noise
-        Shape (rows, cols), float32, of one crop: see `unary.detectors.tissue.Tissue` and `measure_noise`. Not changed.
-    library
-        Templates and ranges.
-    rng
-        Source of every draw.
-
-    Returns
-    -------
-    tuple
-        The new intensity, not clipped, and the target: True where a calcification exceeds 0.4 of its own peak.
+    Intensity and noise, shape (rows, cols), float32, are as in `unary.detectors.tissue`. The new intensity is not
+    clipped; the target is True where a calcification exceeds 0.4 of its own peak.
     """
     config = library.config
     changed, target = intensity.copy(), np.zeros(intensity.shape, bool)

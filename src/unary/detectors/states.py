@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from unary.detectors.protocol import DetectorState
 from unary.errors import DetectorError
 
 C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
 T = TypeVar("T")
 
 
@@ -54,29 +55,39 @@ def _require_fields(values: object, converted: object, name: str) -> None:
                 raise ValueError(
                     f"{name} {said} field {', '.join(sorted(map(repr, names)))}; it has {', '.join(fields)}"
                 )
-        for field in fields:
-            _require_fields(values[field], getattr(converted, field), f"{name}.{field}")
-    elif isinstance(values, Mapping):
+    if isinstance(values, Mapping):
         for key, value in values.items():
-            _require_fields(value, None, f"{name}.{key}")
+            _require_fields(value, getattr(converted, key, None), f"{name}.{key}")
     elif isinstance(values, Sequence) and not isinstance(values, str):
         parts = converted if isinstance(converted, tuple) else [None] * len(values)
         for number, (value, part) in enumerate(zip(values, parts, strict=True)):
             _require_fields(value, part, f"{name}[{number}]")
 
 
-def read_size(state: DetectorState) -> int:
-    """Return a state's side of patches in pixels.
+def describe_network(config: Any, network: nn.Module | None, name: str) -> DetectorState:
+    """Return the state of the detector of that name, which is a configuration and a network that follows from it."""
+    weights = export_network(require_fitted(network, name))
+    return DetectorState({"config": describe_config(config)}, weights)
 
-    Raises
-    ------
-    KeyError, ValueError
-        If it is missing or no positive whole number.
-    """
-    size_px = state.settings["size_px"]
-    if type(size_px) is not int or size_px < 1:
-        raise ValueError(f"size_px must be a positive whole number, got {size_px!r}")
-    return size_px
+
+def restore_network(state: DetectorState, kind: type[C], build: Callable[[C], N]) -> tuple[C, N]:
+    """Undo `describe_network`: the configuration, and what ``build`` makes of it, with its weights."""
+    config = read_config(kind, state.settings["config"])
+    return config, import_network(build(config), state.tensors)
+
+
+def join_states(config: Any, parts: Mapping[str, DetectorState]) -> DetectorState:
+    """Return the state of a detector that is a configuration and the states of its parts."""
+    settings = {name: part.settings for name, part in parts.items()}
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.tensors.items()}
+    return DetectorState({"config": describe_config(config), "parts": settings}, tensors)
+
+
+def pick_state(state: DetectorState, name: str) -> DetectorState:
+    """Return the state of one of the parts of `join_states`."""
+    prefix = f"{name}."
+    tensors = {key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)}
+    return DetectorState(state.settings["parts"][name], tensors)
 
 
 def export_network(network: nn.Module) -> dict[str, NDArray[Any]]:
@@ -84,8 +95,8 @@ def export_network(network: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in network.state_dict().items()}
 
 
-def import_network(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Put weights into a network of the same shape, in place, bit for bit; it is ready to examine then.
+def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
+    """Put weights into a network of the same shape, in place, bit for bit; return it, ready to examine.
 
     Raises
     ------
@@ -103,32 +114,20 @@ def import_network(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> N
                 f"the weights {name!r} must be {tuple(tensor.shape)} {tensor.dtype}, are {tuple(given.shape)} "
                 f"{given.dtype}"
             )
-        if given.is_floating_point() and not bool(given.isfinite().all()):
+        if not bool(given.isfinite().all()):
             raise ValueError(f"the weights {name!r} are not finite")
         tensor.copy_(given)  # keeps the memory layout that the network was built with
-    network.eval()
+    return network.eval()
 
 
 def require_fitted(part: T | None, name: str) -> T:
-    """Return what fitting leaves in a detector.
-
-    Raises
-    ------
-    DetectorError
-        If there is nothing yet.
-    """
+    """Return what fitting leaves in a detector; a `DetectorError` says that there is nothing yet."""
     if part is None:
         raise DetectorError(f"{name} has not been fitted; fit it first")
     return part
 
 
 def require_size(size_px: int, fitted_px: int, name: str) -> None:
-    """Refuse patches of another size than a detector was fitted for.
-
-    Raises
-    ------
-    DetectorError
-        If the sizes differ.
-    """
+    """Refuse by a `DetectorError` patches of another size than a detector was fitted for."""
     if size_px != fitted_px:
         raise DetectorError(f"{name} was fitted for patches of {fitted_px} px and cannot examine those of {size_px} px")

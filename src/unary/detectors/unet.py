@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,55 +12,32 @@ from torch import Tensor, nn
 
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.tissue import NOISE_HALO_PX, STRIP_STEP, Strip, Tissue, measure_noise
-from unary.training.threads import map_in_threads
+from unary.training.threads import run_in_threads
 
-INPUTS = 3
+_INPUTS = 3
 _OUTSIDE = -20.0
 _TILE_ROWS, _TILE_COLS = 512, 2048
 _MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 _MOST_LEVELS = 6  # bands begin at multiples of 32 rows
 
 
-@dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of the network.
-
-    Attributes
-    ----------
-    inputs
-        Channels of the input.
-    widths
-        Feature maps at each resolution, finest first; each step down halves rows and columns.
-    """
-
-    inputs: int = INPUTS
-    widths: tuple[int, ...] = (16, 32, 64)
-
-    def __post_init__(self) -> None:
-        if self.inputs < 1 or not 1 <= len(self.widths) <= _MOST_LEVELS or min(self.widths) < 1:
-            raise ValueError(f"inputs and up to {_MOST_LEVELS} widths must be positive: {self.inputs}, {self.widths}")
-
-    @property
-    def multiple_px(self) -> int:
-        """Rows and columns of the input must be a multiple of this."""
-        return int(2 ** (len(self.widths) - 1))
-
-    @property
-    def reach_px(self) -> int:
-        """How far the network sees, at most: two pixels down and one up at each resolution, and pooling blocks."""
-        return int(3 * 2 ** len(self.widths))
+def check_widths(widths: tuple[int, ...]) -> None:
+    """Refuse by a `ValueError` what cannot be the feature maps of a U-Net at each resolution, finest first."""
+    if not 1 <= len(widths) <= _MOST_LEVELS or min(widths) < 1:
+        raise ValueError(f"widths must be up to {_MOST_LEVELS} positive numbers, got {widths}")
 
 
 class UNet(nn.Module):
-    """Two 3 x 3 convolutions per level down, one per level up, one output channel."""
+    """Two 3 x 3 convolutions per level down, each half as fine, one per level up, one output channel."""
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.config = config
-        widths = config.widths
+        self.multiple_px = 2 ** (len(widths) - 1)  # what rows and columns of the input must be a multiple of
+        # At most: two pixels down and one up at each resolution, and pooling blocks.
+        self.reach_px = 3 * 2 ** len(widths)
         self.down = nn.ModuleList(
             nn.Sequential(_convolve(inner, outer), _convolve(outer, outer))
-            for inner, outer in zip((config.inputs, *widths[:-1]), widths, strict=True)
+            for inner, outer in zip((_INPUTS, *widths[:-1]), widths, strict=True)
         )
         self.up = nn.ModuleList(
             _convolve(coarse + fine, fine) for fine, coarse in reversed(list(itertools.pairwise(widths)))
@@ -70,22 +46,22 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (n, inputs, rows, cols) to (n, 1, rows, cols)."""
-        levels: list[Tensor] = []
-        hidden = image
-        for number, block in enumerate(self.down):
-            hidden = block(hidden if number == 0 else F.max_pool2d(hidden, 2))
-            levels.append(hidden)
-        for block, skip in zip(self.up, levels[-2::-1], strict=True):
+        levels = [self.down[0](image)]
+        for block in self.down[1:]:
+            levels.append(block(F.max_pool2d(levels[-1], 2)))
+        hidden = levels.pop()
+        for block in self.up:
+            skip = levels.pop()
             hidden = block(torch.cat([F.interpolate(hidden, scale_factor=2.0), skip], dim=1))
         result: Tensor = self.head(hidden)
         return result
 
 
-def build_unet(config: UNetConfig, *, seed: int) -> UNet:
+def build_unet(widths: tuple[int, ...], *, seed: int) -> UNet:
     """Return an untrained network; equal seeds give equal weights, and torch's global generator is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return UNet(widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _convolve(inner: int, outer: int) -> nn.Sequential:
@@ -109,7 +85,7 @@ def map_tissue(network: UNet, tissue: Tissue) -> NDArray[np.float32]:
     Tile by tile, of a size that no number of threads changes, each with a margin that holds all that it depends on.
     """
     answer = np.full(tissue.shape, _OUTSIDE, np.float32)
-    halo = -(-(NOISE_HALO_PX + _MEAN_HALO_PX + network.config.reach_px) // STRIP_STEP) * STRIP_STEP
+    halo = -(-(NOISE_HALO_PX + _MEAN_HALO_PX + network.reach_px) // STRIP_STEP) * STRIP_STEP
 
     def examine(tile: tuple[Strip, int]) -> None:
         strip, left = tile
@@ -123,10 +99,7 @@ def map_tissue(network: UNet, tissue: Tissue) -> NDArray[np.float32]:
         np.copyto(answer[strip.rows, own], inside, where=strip.mask[strip.own, own])
 
     strips = tissue.strips(halo, most_rows=_TILE_ROWS)
-    for _ in map_in_threads(
-        examine, ((strip, left) for strip in strips for left in range(0, tissue.shape[1], _TILE_COLS))
-    ):
-        pass
+    run_in_threads(examine, ((strip, left) for strip in strips for left in range(0, tissue.shape[1], _TILE_COLS)))
     return answer
 
 
@@ -134,7 +107,7 @@ def _apply(network: UNet, intensity: NDArray[np.float32], mask: NDArray[np.bool_
     """The network's answer to a part of an image, (rows, cols) all: grown to what pooling divides, and cut again."""
     rows, cols = mask.shape
     planes = (np.ascontiguousarray(intensity), measure_noise(intensity, mask), mask.astype(np.float32))
-    padding = (0, -cols % network.config.multiple_px, 0, -rows % network.config.multiple_px)
+    padding = (0, -cols % network.multiple_px, 0, -rows % network.multiple_px)
     with torch.inference_mode():
         inputs = build_inputs(*(F.pad(torch.from_numpy(p)[None, None], padding, mode="replicate") for p in planes))
         answer: NDArray[np.float32] = network(inputs)[0, 0, :rows, :cols].numpy()

@@ -21,17 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
-from unary.detectors.states import (
-    describe_config,
-    export_network,
-    import_network,
-    read_config,
-    require_fitted,
-    require_size,
-)
+from unary.detectors.states import describe_config, export_network, read_config, require_fitted, require_size
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
+from unary.detectors.wei2018.detector import restore_sized
 from unary.detectors.wei2018.learning import shape_network
 from unary.detectors.windows import PatchExamination, examine_windows
+from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -66,24 +61,19 @@ class VariationalConfig:
     training: StepsConfig = field(default_factory=lambda: StepsConfig(steps=900, batch_size=100, weight_decay=0.0))
 
     def __post_init__(self) -> None:
-        if self.latent < 1:
-            raise ValueError(f"latent must be positive, got {self.latent}")
+        require_positive(self, "latent", "widths")
         if not 0 <= self.kl_weight < math.inf:
             raise ValueError(f"kl_weight must be finite and not negative, got {self.kl_weight}")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must be one or more positive numbers, got {self.widths}")
 
 
 class VariationalNetwork(nn.Module):
     """The paper's network, whose dense bottleneck is the mean of the code, and one more layer for its variance."""
 
     def __init__(self, config: AutoencoderConfig, *, seed: int) -> None:
-        if config.bottleneck is None:
-            raise ValueError("a variational network needs a dense bottleneck")
         super().__init__()
         self.body = build_autoencoder(config, seed=seed)
-        assert self.body.squeeze is not None
-        self.spread = nn.Linear(self.body.squeeze.in_features, config.bottleneck)
+        assert self.body.squeeze is not None, "a variational network needs a dense bottleneck"
+        self.spread = nn.Linear(self.body.squeeze.in_features, self.body.squeeze.out_features)
         with torch.no_grad():  # starts as a nearly certain code, so that structure is learned before noise is
             self.spread.weight.zero_()
             self.spread.bias.fill_(-4.0)
@@ -91,10 +81,7 @@ class VariationalNetwork(nn.Module):
     def encode(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n, channels, size, size) to mean and log variance of the code, (n, latent) each."""
         assert self.body.squeeze is not None
-        hidden = (patches - self.body.config.input_mean) / self.body.config.input_scale
-        for layer in self.body.encoder:
-            hidden = torch.relu(layer(hidden))
-        flat = hidden.flatten(1)
+        flat = self.body.halve(patches).flatten(1)
         mean: Tensor = self.body.squeeze(flat)
         return mean, self.spread(flat).clamp(*_LOG_VARIANCE)
 
@@ -113,17 +100,12 @@ def measure_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
-def variational_loss(network: VariationalNetwork, patches: Tensor, deviates: Tensor, *, kl_weight: float) -> Tensor:
-    """Negative evidence lower bound per pixel, up to a constant, in standardised intensity."""
-    restored, divergence = network(patches, deviates)
-    return _bound(network, patches, restored, divergence, kl_weight).mean()
+def _bound(error: Tensor, divergence: Tensor, kl_weight: float) -> Tensor:
+    """Half the squared error, standardised, and the weighted divergence of each patch, per pixel, shape (n,).
 
-
-def _bound(
-    network: VariationalNetwork, patches: Tensor, restored: Tensor, divergence: Tensor, kl_weight: float
-) -> Tensor:
-    """Half the squared error and the weighted divergence of each patch, per pixel, shape (n,)."""
-    error = ((restored - patches) / network.body.config.input_scale).square().flatten(1)
+    The negative evidence lower bound, up to a constant.
+    """
+    error = error.square().flatten(1)
     return 0.5 * error.mean(dim=1) + kl_weight * divergence / error.shape[1]
 
 
@@ -131,12 +113,7 @@ def _bound(
 class Variational:
     """A variational autoencoder of the paper's sizes; root mean square error of the mean reconstruction.
 
-    Attributes
-    ----------
-    config
-        The network, its training and its score.
-    network
-        Trained, on the CPU; None before `fit`.
+    The ``network`` is on the CPU; None before `fit`.
     """
 
     grid: ClassVar[Grid] = "stored"
@@ -146,13 +123,7 @@ class Variational:
     network: VariationalNetwork | None = field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
-        """Learn to reconstruct normal patches from a code of bounded information.
-
-        Raises
-        ------
-        TrainingError
-            If there are too few patches, they are blank or too small to be halved so often, or training diverges.
-        """
+        """Learn to reconstruct normal patches from a code of bounded information."""
         config = self.config
         sizes, _ = shape_network(normals, config.widths, config.latent)
         network = VariationalNetwork(sizes, seed=context.seed)
@@ -163,17 +134,12 @@ class Variational:
             return to_tensor(normals.gather(which)), torch.from_numpy(deviates)
 
         def compute_loss(patches: Tensor, deviates: Tensor) -> Tensor:
-            return variational_loss(network, patches, deviates, kl_weight=config.kl_weight)
+            restored, divergence = network(patches, deviates)
+            return _bound((restored - patches) / sizes.input_scale, divergence, config.kl_weight).mean()
 
+        settings = [dataclasses.asdict(sizes), config.kl_weight]
         train_steps(
-            network,
-            draw,
-            compute_loss,
-            config.training,
-            context,
-            name="variational",
-            settings=[dataclasses.asdict(sizes), config.kl_weight],
-            data_hash=normals.digest() if context.checkpoint is not None else "",
+            network, draw, compute_loss, config.training, context, name="variational", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
 
@@ -188,11 +154,11 @@ class Variational:
         with torch.inference_mode():
             values = to_tensor(patches)
             restored, divergence = network(values)
-            error = (values - restored)[:, 0].abs().numpy()
-            bound = _bound(network, values, restored, divergence, self.config.kl_weight)
-        if self.config.score_kl:
-            return PatchExamination(bound.double().numpy(), error)
-        return PatchExamination(np.sqrt(np.square(error, dtype=np.float64).mean(axis=(1, 2))), error)
+            error = values - restored
+            bound = _bound(error / network.body.config.input_scale, divergence, self.config.kl_weight).double().numpy()
+            maps = error[:, 0].abs().numpy()
+        rmse = np.sqrt(np.square(maps, dtype=np.float64).mean(axis=(1, 2)))
+        return PatchExamination(bound if self.config.score_kl else rmse, maps)
 
     def get_state(self) -> DetectorState:
         """Return configuration, what the input is standardised by, and the network's weights."""
@@ -204,9 +170,4 @@ class Variational:
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state."""
         config = read_config(VariationalConfig, state.settings["config"])
-        sizes = read_config(AutoencoderConfig, state.settings["network"])
-        if (sizes.widths, sizes.bottleneck) != (config.widths, config.latent):
-            raise ValueError(f"the network's sizes must be those of the configuration: {sizes} and {config}")
-        network = VariationalNetwork(sizes, seed=0)
-        import_network(network, state.tensors)
-        return cls(config, network)
+        return cls(config, restore_sized(state, VariationalNetwork, config.widths, config.latent))

@@ -17,7 +17,7 @@ from unary.detectors.protocol import Examination, View
 from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
 from unary.patches.preparation import FULL_SCALE
 from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
-from unary.training.threads import map_in_threads
+from unary.training.threads import map_in_threads, run_in_threads
 
 _BATCH = 64
 _GRID_ROWS = 4  # of windows that a thread adds up at a time
@@ -28,12 +28,7 @@ _BAND_PX = 256
 class PatchExamination:
     """What is said of a batch of patches, each independently of the others.
 
-    Attributes
-    ----------
-    scores
-        Shape (n,), float64.
-    maps
-        Shape (n, size, size), float32.
+    Scores of shape (n,), float64, and maps of shape (n, size, size), float32.
     """
 
     scores: NDArray[np.float64]
@@ -61,18 +56,10 @@ def examine_windows(
     with_map: bool,
     add_maps: AddMaps | None = None,
 ) -> Examination:
-    """Examine a view by what sees patches.
+    """Do what `unary.detectors.protocol.Detector.examine` does by what sees patches.
 
-    Parameters
-    ----------
-    examine
-        Scores and maps of patches.
-    view, origins, size_px, with_map
-        As in `unary.detectors.protocol.Detector.examine`.
-    add_maps
-        A faster way to blend windows, where there is one; (image, origins, sums).
+    ``add_maps`` is a faster way to blend windows, where there is one.
     """
-    scores = np.empty(len(origins))
     padded = pad_to_patch(view.pixels, size_px)
     low = origins.max(axis=0, initial=0) + size_px - padded.shape
     if (low > 0).any():  # patches asked for may reach further than one window does
@@ -81,13 +68,12 @@ def examine_windows(
     found = map_in_threads(
         lambda part: examine(extract_patches(padded, origins[part], size_px=size_px)).scores, batches
     )
-    for part, values in zip(batches, found, strict=True):
-        scores[part] = values
+    scores = np.concatenate([np.empty(0), *found])
     if not with_map:
         return Examination(scores, None)
-    if not view.mask.any():
-        return Examination(scores, np.full(view.shape, np.nan, np.float32))
     windows = tissue_origins(view.mask, GridConfig(size_px, max(size_px // 2, 1), 0.0))
+    if not len(windows):
+        return Examination(scores, np.full(view.shape, np.nan, np.float32))
     blended = _blend_windows(examine, add_maps, pad_to_patch(view.pixels, size_px), windows, size_px)
     anomaly_map = blended[: view.shape[0], : view.shape[1]]
     np.copyto(anomaly_map, np.nan, where=~view.mask)
@@ -101,7 +87,7 @@ def _blend_windows(
     found = np.zeros(pixels.shape, np.float32)
 
     def add_up(part: Origins) -> tuple[int, NDArray[np.float32]]:
-        """The first row of some windows, and from there to their last one their weighted maps added up."""
+        """The first row of some windows, and their weighted maps added up from there to their last row."""
         first, last = int(part[0, 0]), int(part[-1, 0]) + size_px
         strip, inside = pixels[first:last], part - np.array([first, 0], np.int32)
         sums = np.zeros(strip.shape, np.float32)
@@ -116,12 +102,7 @@ def _blend_windows(
     for first, sums in map_in_threads(add_up, split_grid(windows, _GRID_ROWS)):
         found[first : first + len(sums)] += sums
     weights = OverlapWeights(windows, size_px, int(pixels.shape[1]))
-
-    def divide(start: int) -> None:
-        weights.divide(found[start : start + _BAND_PX], start)
-
-    for _ in map_in_threads(divide, range(0, len(found), _BAND_PX)):
-        pass
+    run_in_threads(lambda start: weights.divide(found[start : start + _BAND_PX], start), range(0, len(found), _BAND_PX))
     return found
 
 

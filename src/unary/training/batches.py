@@ -34,12 +34,8 @@ def draw_batches(
 
     Patches in memory, and those of a store that fits in one window, come in the same order for the same generator. Of
     a larger store no more than three windows, or what a batch spans, lie in memory at a time, in `PatchSet.loaded`.
-    Without ``read`` the order is the same and nothing is read: for who has the pixels elsewhere.
-
-    Raises
-    ------
-    ImageError
-        If a store cannot be read.
+    Without ``read`` the order is the same and nothing is read: for who has the pixels elsewhere. An `ImageError` says
+    that a store cannot be read.
     """
     order = rng.permutation(len(patches))
     number_of = _draw_windows(patches, rng, window_bytes)

@@ -40,10 +40,7 @@ def load_checkpoint(
 ) -> tuple[list[float], list[float]]:
     """Put a checkpoint's state into network and optimiser, in place; return the curves so far.
 
-    Raises
-    ------
-    TrainingError
-        If the file cannot be read, or its fingerprint is another.
+    Raises a `TrainingError` if the file cannot be read, or its fingerprint is another.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -55,18 +52,20 @@ def load_checkpoint(
         raise TrainingError(
             f"{path}: this checkpoint belongs to a run with other settings or other patches; delete it to start afresh"
         )
-    network.load_state_dict(
-        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
-    )
+    weights: dict[str, Tensor] = {}
     parameters = list(network.parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
+        kind, _, rest = name.partition(".")
+        if kind == "network":
+            weights[rest] = tensor
+        else:
+            index, _, key = rest.partition(".")
             like = parameters[int(index)]
             # The fused optimiser walks parameter and moments side by side, so their memory layouts must agree.
             restored = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(index), {})[key] = restored.detach()
+    network.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     losses, dead = json.loads(metadata["curves"])
     return losses, dead

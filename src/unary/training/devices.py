@@ -8,35 +8,17 @@ from unary.errors import TrainingError
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device in torch's notation, whether or not there is one here.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
+    """Refuse by a `ValueError` what is no device in torch's notation, whether or not there is one here."""
     try:
         torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device must be a device in torch's notation, such as cpu or cuda:1, got {device!r}"
-        ) from error
+        raise ValueError(f"device must be in torch's notation, such as cpu or cuda:1, got {device!r}") from error
 
 
 def require_device(device: str, option: str = "device") -> None:
-    """Refuse a device that torch cannot use here, before images are read for nothing.
+    """Refuse by a `TrainingError` a device that torch cannot use here, before images are read for nothing.
 
-    Parameters
-    ----------
-    device
-        In torch's notation: cpu, cuda, cuda:1.
-    option
-        What the message calls it.
-
-    Raises
-    ------
-    TrainingError
-        If it cannot be used.
+    ``device`` is in torch's notation; the message calls it ``option``.
     """
     try:
         torch.empty(1, device=device)

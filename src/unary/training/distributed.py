@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Learner = Callable[[NDArray[np.int64]], float]
+"""Returns the mean loss of the chosen patches and leaves its gradient in the network's parameters."""
 
 
 @contextmanager
@@ -51,12 +52,7 @@ def is_first() -> bool:
 def share_batches(learn: Learner, parameters: Sequence[Tensor]) -> Learner:
     """Return what computes a batch's loss and gradient together with the other processes.
 
-    Parameters
-    ----------
-    learn
-        Returns the mean loss of the chosen patches and leaves its gradient in the parameters.
-    parameters
-        Their gradients are added up over the processes, in float64, each weighted by its share of the batch.
+    Gradients are added up over the processes, in float64, each weighted by its share of the batch.
     """
     if not is_joined():
         return learn

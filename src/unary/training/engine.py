@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unary.errors import TrainingError
+from unary.errors import TrainingError, require_positive
+from unary.patches.patch_set import PatchSet
 from unary.training.checkpoints import load_checkpoint, save_checkpoint
 from unary.training.context import FitContext
 from unary.training.devices import check_device, require_device
@@ -35,18 +36,9 @@ _SHARES = 2  # parts of a batch, computed side by side; fixed, so that sums do n
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often, and under what name.
+    """What is trained, a word for messages and file names; how many rounds; what a round is.
 
-    Attributes
-    ----------
-    name
-        What is trained: a word for messages and file names.
-    count
-        Of rounds.
-    unit
-        What a round is.
-    keep_every
-        A checkpoint is written after so many rounds, and after the last.
+    A checkpoint is written after every ``keep_every`` rounds, and after the last.
     """
 
     name: str
@@ -67,25 +59,17 @@ def train(
     context: FitContext,
     *,
     settings: Any,
-    data_hash: str,
+    data: PatchSet | None,
     measure: Callable[[], float] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Run the rounds; the network and the optimiser are changed in place.
+    """Run the rounds; the network and the optimiser are changed in place, on any device.
 
     Parameters
     ----------
-    network, optimizer
-        As they start; on any device.
-    advance
-        One round.
-    rounds
-        How many.
-    context
-        Seed, checkpoint, progress.
     settings
         What JSON can hold and the weights depend on, the number of rounds apart.
-    data_hash
-        Of what is learned from.
+    data
+        What is learned from.
     measure
         Called after each round; its figures are kept beside the losses.
 
@@ -99,7 +83,9 @@ def train(
     TrainingError
         If the loss is no longer finite, or a checkpoint cannot be read or has had more rounds already.
     """
-    fingerprint = json.dumps([rounds.name, settings, context.seed, data_hash], sort_keys=True)
+    # Without a checkpoint nobody asks for the digest, which takes a pass over all images.
+    digest = "" if data is None or context.checkpoint is None else data.digest()
+    fingerprint = json.dumps([rounds.name, settings, context.seed, digest], sort_keys=True)
     path = context.find_checkpoint(rounds.name, fingerprint)
     losses: list[float] = []
     measured: list[float] = []
@@ -166,13 +152,7 @@ class StepsConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("steps", self.steps < 1),
-            ("batch_size", self.batch_size < 1),
-            ("learning_rate", not 0 < self.learning_rate < math.inf),
-        ):
-            if wrong:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        require_positive(self, "steps", "batch_size", "learning_rate")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
         check_device(self.device)
@@ -194,14 +174,11 @@ def train_steps(
     *,
     name: str,
     settings: Any,
-    data_hash: str,
+    data: PatchSet | None,
 ) -> tuple[float, ...]:
     """Minimise a loss over batches that are drawn at each step; the network ends on the CPU, ready to examine.
 
-    Returns
-    -------
-    tuple
-        The mean loss of every 50 steps.
+    Returns the mean loss of every 50 steps.
 
     Raises
     ------
@@ -231,7 +208,7 @@ def train_steps(
         Rounds(name, config.steps, "step", keep_every=250),
         context,
         settings=[settings, {**vars(config), "device": None}],
-        data_hash=data_hash,
+        data=data,
     )
     network.cpu()
     return tuple(float(np.mean(losses[start : start + 50])) for start in range(0, len(losses), 50))
@@ -244,17 +221,8 @@ def compute_gradient(
 
     The batch is divided into fixed shares, whose gradients are added up in their order, so that the result does not
     depend on the number of threads that compute them. On another device than the processor there is one share.
-
-    Parameters
-    ----------
-    parameters
-        On the device.
-    compute_loss
-        Called from several threads at a time, each with a share of every tensor of the batch, on the device.
-    batch
-        Tensors of the same length, one sample a row.
-    device
-        In torch's notation.
+    ``compute_loss`` is called from several threads at a time, each with a share of every tensor of the batch, on the
+    device, where the parameters are.
     """
     count = len(batch[0])
     shares_at_most = _SHARES if torch.device(device).type == "cpu" else 1

@@ -1,7 +1,5 @@
 """What the processor offers: threads for independent pieces of an image, and matrix units.
 
-A piece gets a thread of its own, instead of all threads at every layer.
-
 torch divides every operation among its threads and has them wait for each other. With operations of a millisecond, as
 on tiles and small batches, the waiting costs more than it saves, and beside other programs many times more. Here every
 thread has a piece of its own, on which torch uses that thread alone. scipy and numpy, which do not divide their work,
@@ -45,6 +43,11 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the number of one thread is that of threads to come, too
+
+
+def run_in_threads(function: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do the same for what a function does, not for what it returns."""
+    deque(map_in_threads(function, items), maxlen=0)
 
 
 def count_threads() -> int:

@@ -37,13 +37,7 @@ def rounding(device: str, precision: Precision) -> Iterator[None]:
 
 
 class DevicePatches:
-    """Patches gathered from whole images in a device's memory, two bytes a pixel.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If the images do not fit.
-    """
+    """Patches gathered from whole images in a device's memory, two bytes a pixel."""
 
     def __init__(self, patches: PatchSet, device: str) -> None:
         sizes = [image.size for image in patches.images]
@@ -67,21 +61,9 @@ class DevicePatches:
 class DeviceLearner:
     """Computes the mean squared error of batches on a device, and leaves its gradient in the network's parameters.
 
-    Parameters
-    ----------
-    network
-        On the device. From now on its parameters' ``grad`` belongs to this object.
-    patches
-        What batches are drawn from.
-    device
-        In torch's notation.
-    precision
-        Of the convolutions: ``"tf32"`` and ``"bfloat16"`` are faster on GPUs and round to 10 and 7 bits.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If the images do not fit on the device.
+    The network lies on the device; from now on its parameters' ``grad`` belongs to this object. Convolutions of
+    ``precision`` ``"tf32"`` and ``"bfloat16"`` are faster on GPUs and round to 10 and 7 bits. Where the images do not
+    fit on the device, that raises `torch.OutOfMemoryError`.
     """
 
     def __init__(self, network: Autoencoder, patches: PatchSet, *, device: str, precision: Precision) -> None:
@@ -115,10 +97,8 @@ class DeviceLearner:
             self._graph.replay()
             return float(self._loss)
         self._forget_gradient()
-        losses = [
-            self._add_gradient(part, len(part) / len(which)) for part in torch.split(which, self._most or len(which))
-        ]
-        return float(torch.stack(losses).sum())
+        parts = torch.split(which, self._most or len(which))
+        return float(torch.stack([self._add_gradient(part, len(part) / len(which)) for part in parts]).sum())
 
     def _forget_gradient(self) -> None:
         for parameter in self._parameters:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.errors import require_positive
 from unary.patches.preparation import FULL_SCALE
 
 Initialisation = Literal["pyramid", "random"]
@@ -59,14 +60,9 @@ class AutoencoderConfig:
     initialisation: Initialisation = "pyramid"
 
     def __post_init__(self) -> None:
-        if self.size_px < 2 ** max(len(self.widths) - 1, 0) or not self.widths:
-            raise ValueError(
-                f"widths must be non-empty and size_px at least 2**(len(widths) - 1): {self.size_px}, {self.widths}"
-            )
-        if self.channels < 1 or min(self.widths) < 1 or (self.bottleneck is not None and self.bottleneck < 1):
-            raise ValueError(f"channels, widths and bottleneck must be positive: {self}")
-        if not math.isfinite(self.input_mean) or not 0 < self.input_scale < math.inf:
-            raise ValueError(f"input_mean must be finite and input_scale positive: {self}")
+        require_positive(self, "channels", "widths", "bottleneck", "input_scale")
+        if self.size_px < 2 ** (len(self.widths) - 1) or not math.isfinite(self.input_mean):
+            raise ValueError(f"size_px must be at least 2**(len(widths) - 1), and input_mean finite: {self}")
 
 
 def layer_sizes(config: AutoencoderConfig) -> tuple[tuple[int, int], ...]:
@@ -100,46 +96,36 @@ class Autoencoder(nn.Module):
             for (_, inner), (side, outer) in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
         )
         side, width = sizes[-1]
+        self._smallest = (width, side, side)
         self.squeeze: nn.Linear | None = None
         self.expand: nn.Linear | None = None
         if config.bottleneck is not None:
             self.squeeze = nn.Linear(side * side * width, config.bottleneck)
             self.expand = nn.Linear(config.bottleneck, side * side * width)
 
-    def encode(self, patches: Tensor) -> Tensor:
-        """Map (n, channels, size, size) to the hidden space, (n, width, side, side) or (n, bottleneck)."""
+    def halve(self, patches: Tensor) -> Tensor:
+        """Map (n, channels, size, size) to the last halving, (n, width, side, side)."""
         hidden = (patches - self.config.input_mean) / self.config.input_scale
         for layer in self.encoder:
             hidden = torch.relu(layer(hidden))
-        return hidden if self.squeeze is None else self.squeeze(hidden.flatten(1))
+        return hidden
 
     def decode(self, hidden: Tensor) -> Tensor:
-        """Map the hidden space back to (n, channels, size, size)."""
+        """Map the hidden space, (n, width, side, side) or (n, bottleneck), back to (n, channels, size, size)."""
         if self.expand is not None:
-            first = self.decoder[0]
-            assert isinstance(first, nn.ConvTranspose2d)
-            hidden = torch.relu(self.expand(hidden))
-            side = int((hidden.shape[1] // first.in_channels) ** 0.5)
-            hidden = hidden.view(hidden.shape[0], first.in_channels, side, side)
+            hidden = torch.relu(self.expand(hidden)).view(-1, *self._smallest)
         for layer in self.decoder[:-1]:
             hidden = torch.relu(layer(hidden))
         restored: Tensor = self.decoder[-1](hidden).float() * self.config.input_scale + self.config.input_mean
         return restored
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Reconstruct patches.
+        """Reconstruct patches, shape (n, channels, size_px, size_px), float32, intensities in [0, 1].
 
-        Parameters
-        ----------
-        patches
-            Shape (n, channels, size_px, size_px), float32, intensities in [0, 1].
-
-        Returns
-        -------
-        Tensor
-            The same shape and dtype. Not clamped: the output layer is linear.
+        The answer, of the same shape and dtype, is not clamped: the output layer is linear.
         """
-        return self.decode(self.encode(patches))
+        hidden = self.halve(patches)
+        return self.decode(hidden if self.squeeze is None else self.squeeze(hidden.flatten(1)))
 
 
 def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
@@ -163,18 +149,14 @@ def build_autoencoder(config: AutoencoderConfig, *, seed: int) -> Autoencoder:
         for module in network.modules():
             if isinstance(module, nn.ConvTranspose2d):
                 fan = module.in_channels * 9 / 4
-            elif isinstance(module, nn.Conv2d):
-                fan = module.in_channels * 9
-            elif isinstance(module, nn.Linear):
-                fan = module.in_features
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                fan = module.weight[0].numel()
             else:
                 continue
             module.weight.normal_(0.0, (2.0 / fan) ** 0.5, generator=generator)
             assert module.bias is not None
             module.bias.zero_()
-        last = network.decoder[-1]
-        assert isinstance(last, nn.ConvTranspose2d)
-        last.weight.mul_(0.1)
+        _weight(network.decoder[-1]).mul_(0.1)
         blocks = _count_blocks(config)
         if config.initialisation == "pyramid" and blocks >= 1 and min(config.widths) >= 2 * config.channels:
             _start_as_pyramid(network)
@@ -191,8 +173,7 @@ def _start_as_pyramid(network: Autoencoder) -> None:
     for number in range(network.config.channels):
         plus, minus = 2 * number, 2 * number + 1
         for depth, layer in enumerate(network.encoder):
-            weight = layer.weight  # (out, in, 3, 3)
-            assert isinstance(weight, Tensor)
+            weight = _weight(layer)  # (out, in, 3, 3)
             weight[[plus, minus]] = 0
             if depth == 0:
                 weight[plus, number], weight[minus, number] = halving, -halving
@@ -200,15 +181,19 @@ def _start_as_pyramid(network: Autoencoder) -> None:
                 weight[plus, plus], weight[plus, minus] = halving, -halving
                 weight[minus, plus], weight[minus, minus] = -halving, halving
         for layer in network.decoder[:-1]:
-            weight = layer.weight  # (in, out, 3, 3)
-            assert isinstance(weight, Tensor)
+            weight = _weight(layer)  # (in, out, 3, 3)
             weight[:, [plus, minus]] = 0
             weight[plus, plus], weight[minus, plus] = doubling, -doubling
             weight[plus, minus], weight[minus, minus] = -doubling, doubling
-        weight = network.decoder[-1].weight
-        assert isinstance(weight, Tensor)
+        weight = _weight(network.decoder[-1])
         weight[:, number] = 0
         weight[plus, number], weight[minus, number] = doubling, -doubling
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _count_blocks(config: AutoencoderConfig) -> int:
@@ -233,12 +218,9 @@ def _lead_through_bottleneck(network: Autoencoder, blocks: int) -> None:
         plus = slice(2 * channel * area, (2 * channel + 1) * area)
         minus = slice((2 * channel + 1) * area, (2 * channel + 2) * area)
         network.squeeze.weight[own] = 0
-        network.squeeze.weight[own, plus] = narrowing
-        network.squeeze.weight[own, minus] = -narrowing
-        network.expand.weight[plus] = 0
-        network.expand.weight[minus] = 0
-        network.expand.weight[plus, own] = widening
-        network.expand.weight[minus, own] = -widening
+        network.squeeze.weight[own, plus], network.squeeze.weight[own, minus] = narrowing, -narrowing
+        network.expand.weight[plus], network.expand.weight[minus] = 0, 0
+        network.expand.weight[plus, own], network.expand.weight[minus, own] = widening, -widening
 
 
 def to_tensor(patches: NDArray[np.uint16]) -> Tensor:

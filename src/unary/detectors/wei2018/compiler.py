@@ -25,15 +25,10 @@ _LONGEST_S = 300
 def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.CDLL:
     """Return a C source as a library, compiled now if it has not been before.
 
-    Parameters
-    ----------
-    source
-        May include the headers beside it, and those of the C library.
-    cache
-        Folder of compiled libraries; by default ``unary`` in the user's cache folder (``$XDG_CACHE_HOME``, or
-        ``~/.cache``). A library's name holds a hash of its source and headers, the options, and all that the compiler
-        says of itself and of the processor, so that a changed source, or another machine with the same home, gets
-        its own.
+    The source may include the headers beside it. Compiled libraries lie in ``cache``, by default ``unary`` in the
+    user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``). A library's name holds a hash of its source and headers,
+    the options, and all that the compiler says of itself and of the processor, so that a changed source, or another
+    machine with the same home, gets its own.
 
     Raises
     ------
@@ -61,9 +56,8 @@ def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.
 
 
 def _find_compiler() -> str:
-    for name in _COMPILERS:
-        if (path := shutil.which(name)) is not None:
-            return path
+    if path := next(filter(None, map(shutil.which, _COMPILERS)), None):
+        return path
     raise CompilerError(f"no C compiler was found (looked for {', '.join(_COMPILERS)})")
 
 

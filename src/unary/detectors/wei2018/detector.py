@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import (
@@ -24,9 +26,12 @@ from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, 
 from unary.detectors.wei2018.learning import History, TrainingConfig, train_autoencoder
 from unary.detectors.wei2018.native import CompiledErrors, compile_errors
 from unary.detectors.windows import PatchExamination, examine_windows
+from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,23 @@ class Wei2018Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must be one or more positive numbers, got {self.widths}")
-        if self.bottleneck is not None and self.bottleneck < 1:
-            raise ValueError(f"bottleneck must be positive, got {self.bottleneck}")
+        require_positive(self, "widths", "bottleneck")
+
+
+def restore_sized(state: DetectorState, build: Callable[..., N], widths: tuple[int, ...], bottleneck: int | None) -> N:
+    """Return the network of a state, which must have these sizes; ``build`` takes a config and a seed."""
+    sizes = read_config(AutoencoderConfig, state.settings["network"])
+    if (sizes.widths, sizes.bottleneck) != (widths, bottleneck):
+        raise ValueError(f"the network's sizes must be those of the configuration: {sizes}, {widths}, {bottleneck}")
+    return import_network(build(sizes, seed=0), state.tensors)
 
 
 @dataclass(frozen=True, eq=False)
 class Wei2018:
     """The autoencoder of Wei et al. 2018, root mean square error of a patch's reconstruction.
 
-    Attributes
-    ----------
-    config
-        The network and its training.
-    network
-        Trained, on the CPU, and not to be changed any more; None before `fit`.
-    history
-        How training went.
+    Before `fit` there is no ``network``, which is on the CPU and not to be changed any more, and no ``history`` of how
+    training went.
     """
 
     grid: ClassVar[Grid] = "stored"
@@ -76,26 +80,15 @@ class Wei2018:
     history: History | None = field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
-        """Train the network.
-
-        Raises
-        ------
-        TrainingError
-            As `unary.detectors.wei2018.learning.train_autoencoder`; if patches are too small for so many halvings.
-        """
+        """Train the network; see `unary.detectors.wei2018.learning.train_autoencoder`."""
+        config = self.config
         network, history = train_autoencoder(
-            normals, self.config.training, context, widths=self.config.widths, bottleneck=self.config.bottleneck
+            normals, config.training, context, widths=config.widths, bottleneck=config.bottleneck
         )
         return dataclasses.replace(self, network=network, history=history)
 
     def describe_history(self) -> dict[str, Any]:
-        """Return how training went, by name, in what JSON can hold.
-
-        Raises
-        ------
-        DetectorError
-            If the detector has not been fitted.
-        """
+        """Return how training went, by name, in what JSON can hold."""
         return describe_config(require_fitted(self.history, "wei2018"))
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
@@ -133,13 +126,7 @@ class Wei2018:
         return error
 
     def require_size(self, size_px: int, name: str) -> None:
-        """Refuse patches of another size than the network's.
-
-        Raises
-        ------
-        DetectorError
-            If it is another, or the network has not been trained; ``name`` is that of the detector.
-        """
+        """Refuse patches of another size than the network's, for the detector of that name."""
         require_size(size_px, require_fitted(self.network, name).config.size_px, name)
 
     @cached_property
@@ -161,9 +148,5 @@ class Wei2018:
     def from_state(cls, state: DetectorState) -> Self:
         """Return the detector of a state."""
         config = read_config(Wei2018Config, state.settings["config"])
-        sizes = read_config(AutoencoderConfig, state.settings["network"])
-        if (sizes.widths, sizes.bottleneck) != (config.widths, config.bottleneck):
-            raise ValueError(f"the network's sizes must be those of the configuration: {sizes} and {config}")
-        network = build_autoencoder(sizes, seed=0)
-        import_network(network, state.tensors)
+        network = restore_sized(state, build_autoencoder, config.widths, config.bottleneck)
         return cls(config, network, read_config(History, state.settings["history"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -18,7 +17,7 @@ from unary.detectors.wei2018.accelerator import DeviceLearner, Precision, roundi
 from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, to_tensor
 from unary.detectors.wei2018.native import NativeLearner, why_unsupported
 from unary.detectors.windows import examine_in_batches, spread_evenly
-from unary.errors import CompilerError, TrainingError
+from unary.errors import CompilerError, TrainingError, require_positive
 from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.training.batches import draw_batches
@@ -67,13 +66,7 @@ class TrainingConfig:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("epochs", self.epochs < 1),
-            ("batch_size", self.batch_size < 1),
-            ("learning_rate", not 0 < self.learning_rate < math.inf),
-        ):
-            if wrong:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        require_positive(self, "epochs", "batch_size", "learning_rate")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -112,49 +105,10 @@ class History:
         return self.losses[-1] / self.patch_mean_error
 
 
-@dataclass(frozen=True)
-class Intensity:
-    """Of up to 2,000 patches, evenly spread.
-
-    Attributes
-    ----------
-    mean, scale
-        Mean and standard deviation of all pixels.
-    within
-        Mean variance within a patch.
-    """
-
-    mean: float
-    scale: float
-    within: float
-
-
-def _measure_intensity(patches: PatchSet) -> Intensity:
-    """Return what the network's input is standardised by.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer than two patches, or they have one single intensity.
-    """
-    if len(patches) < 2:
-        raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
-
-    def measure(some: NDArray[np.uint16]) -> NDArray[np.float64]:
-        values = some.reshape(len(some), -1) / np.float64(FULL_SCALE)
-        return np.stack([values.mean(axis=1), (values**2).mean(axis=1)], axis=1)
-
-    mean, square = examine_in_batches(measure, patches.gather, spread_evenly(len(patches), _MEASURED_PATCHES)).T.copy()
-    scale = math.sqrt(max(float(square.mean() - mean.mean() ** 2), 0.0))
-    if scale < 0.5 / FULL_SCALE:
-        raise TrainingError("all normal patches have one single intensity; are the images blank?")
-    return Intensity(float(mean.mean()), scale, float((square - mean**2).mean()))
-
-
 def shape_network(
     patches: PatchSet, widths: tuple[int, ...], bottleneck: int | None
-) -> tuple[AutoencoderConfig, Intensity]:
-    """Return the sizes of a network for patches, and the intensity that its input is standardised by.
+) -> tuple[AutoencoderConfig, float]:
+    """Return the sizes of a network for patches, and the mean variance within a patch, of up to 2,000.
 
     Raises
     ------
@@ -166,11 +120,21 @@ def shape_network(
             f"a network of {len(widths)} widths needs patches of {least} px or more, these have {patches.size_px} px; "
             "give it fewer widths"
         )
-    intensity = _measure_intensity(patches)
+    if len(patches) < 2:
+        raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
+
+    def measure(some: NDArray[np.uint16]) -> NDArray[np.float64]:
+        values = some.reshape(len(some), -1) / np.float64(FULL_SCALE)
+        return np.stack([values.mean(axis=1), (values**2).mean(axis=1)], axis=1)
+
+    mean, square = examine_in_batches(measure, patches.gather, spread_evenly(len(patches), _MEASURED_PATCHES)).T.copy()
+    scale = math.sqrt(max(float(square.mean() - mean.mean() ** 2), 0.0))
+    if scale < 0.5 / FULL_SCALE:
+        raise TrainingError("all normal patches have one single intensity; are the images blank?")
     config = AutoencoderConfig(
-        patches.size_px, widths=widths, bottleneck=bottleneck, input_mean=intensity.mean, input_scale=intensity.scale
+        patches.size_px, widths=widths, bottleneck=bottleneck, input_mean=float(mean.mean()), input_scale=scale
     )
-    return config, intensity
+    return config, float((square - mean**2).mean())
 
 
 def train_autoencoder(
@@ -183,40 +147,33 @@ def train_autoencoder(
 ) -> tuple[Autoencoder, History]:
     """Train the network of equation 3 on normal patches; it ends on the CPU.
 
-    In a group of processes (`unary.training.distributed`) all of them call this alike and get the same network.
-
-    Parameters
-    ----------
-    patches
-        Normal patches alone. Of a store that memory does not hold, three windows at a time are read
-        (`unary.training.batches`).
-    training
-        Optimisation.
-    context
-        Seed, checkpoint, progress. Whoever trains the same network on the same patches shares the checkpoint.
-    widths, bottleneck
-        As in `unary.detectors.wei2018.autoencoder.AutoencoderConfig`.
+    In a group of processes (`unary.training.distributed`) all of them call this alike and get the same network. Of a
+    store that memory does not hold, three windows at a time are read (`unary.training.batches`). Whoever trains the
+    same network on the same patches shares the checkpoint.
 
     Raises
     ------
     TrainingError
-        If there are too few patches, the patches are constant, the loss is no longer finite, the device cannot be
-        used, or the checkpoint cannot be read.
+        If patches are too few, too small or constant, the loss is no longer finite, the device cannot be used, or the
+        checkpoint cannot be read.
     """
     require_device(training.device)
-    config, intensity = shape_network(patches, widths, bottleneck)
+    config, within = shape_network(patches, widths, bottleneck)
     network = build_autoencoder(config, seed=context.seed).to(training.device)
     betas = (training.beta1, training.beta2)
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate, betas, fused=True)
-    learn = _choose_learner(network, patches, training)
-    resident = isinstance(learn, DeviceLearner)  # then the device has all patches
-    learn = share_batches(learn, list(network.parameters()))
+    learner = _choose_learner(network, patches, training)
+    learn = share_batches(learner, list(network.parameters()))
     probe = to_tensor(patches.gather(spread_evenly(len(patches), _PROBE_PATCHES))).to(training.device)
 
     def run_epoch(rng: np.random.Generator, _: int) -> float:
-        return _run_epoch(
-            learn, optimizer, draw_batches(patches, rng, batch_size=training.batch_size, read=not resident)
-        )
+        total = 0.0
+        read = not isinstance(learner, DeviceLearner)  # which has all patches on its device
+        for which in draw_batches(patches, rng, batch_size=training.batch_size, read=read):
+            total += learn(which) * len(which)
+            with using_threads(1):  # a step takes 0.2 ms on one, up to 100 ms on two that share two cores with others
+                optimizer.step()
+        return total / len(patches)
 
     losses, dead = train(
         network,
@@ -225,10 +182,10 @@ def train_autoencoder(
         Rounds(_NAME, training.epochs, "epoch"),
         context,
         settings=[dataclasses.asdict(config), _describe_optimisation(training)],
-        data_hash=patches.digest() if context.checkpoint is not None else "",  # takes a pass over all images
+        data=patches,
         measure=lambda: dead_unit_share(network, probe),
     )
-    history = History(losses, dead, intensity.scale**2, intensity.within)
+    history = History(losses, dead, config.input_scale**2, within)
     if history.unexplained > 0.9:
         logger.warning(
             "the reconstruction explains little more than each patch's mean (%.2f of that error is left after %d "
@@ -249,16 +206,14 @@ def _choose_learner(network: Autoencoder, patches: PatchSet, training: TrainingC
     """Return what computes a batch's mean squared error and leaves its gradient in the network's parameters."""
     if torch.device(training.device).type != "cpu":
         return _learn_on_device(network, patches, training)
-    if not training.compiled:
-        return _learn_by_torch(network, patches, training)
-    if (reason := why_unsupported(network.config)) is not None:
+    if training.compiled and (reason := why_unsupported(network.config)) is not None:
         logger.info("torch trains this network, since %s", reason)
-        return _learn_by_torch(network, patches, training)
-    try:
-        return NativeLearner(network, patches, threads=count_threads())
-    except CompilerError as error:
-        logger.warning("torch trains this network, several times slower than compiled code would: %s", error)
-        return _learn_by_torch(network, patches, training)
+    elif training.compiled:
+        try:
+            return NativeLearner(network, patches, threads=count_threads())
+        except CompilerError as error:
+            logger.warning("torch trains this network, several times slower than compiled code would: %s", error)
+    return _learn_by_torch(network, patches, training)
 
 
 def _learn_by_torch(network: Autoencoder, patches: PatchSet, training: TrainingConfig) -> Learner:
@@ -270,10 +225,9 @@ def _learn_by_torch(network: Autoencoder, patches: PatchSet, training: TrainingC
         return loss
 
     def learn(which: NDArray[np.int64]) -> float:
+        batch = to_tensor(patches.gather(which))
         with rounding(training.device, "float32"):
-            return compute_gradient(
-                parameters, compute_loss, [to_tensor(patches.gather(which))], device=training.device
-            )
+            return compute_gradient(parameters, compute_loss, [batch], device=training.device)
 
     return learn
 
@@ -290,27 +244,16 @@ def _learn_on_device(network: Autoencoder, patches: PatchSet, training: Training
         return _learn_by_torch(network, patches, training)
 
 
-def _run_epoch(learn: Learner, optimizer: torch.optim.Optimizer, batches: Iterable[NDArray[np.int64]]) -> float:
-    """One pass over all patches; return the mean squared error per pixel."""
-    total, count = 0.0, 0
-    for which in batches:
-        total += learn(which) * len(which)
-        count += len(which)
-        with using_threads(1):  # a step takes 0.2 ms on one, up to 100 ms on two that share two cores with others
-            optimizer.step()
-    return total / count
-
-
 def dead_unit_share(network: Autoencoder, probe: Tensor) -> float:
     """Return the share of hidden feature maps that are zero on every pixel of every probe patch."""
-    dead = total = 0
-    hidden = (probe - network.config.input_mean) / network.config.input_scale
+    found: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, given, answer: found.append(answer.amax(dim=(0, 2, 3))))
+        for layer in (*network.encoder, *network.decoder[:-1])
+    ]
     with using_threads(1), torch.inference_mode():
-        for number, layer in enumerate((*network.encoder, *network.decoder[:-1])):
-            if number == len(network.encoder) and network.squeeze is not None and network.expand is not None:
-                hidden = torch.relu(network.expand(network.squeeze(hidden.flatten(1)))).view_as(hidden)
-            hidden = torch.relu(layer(hidden))
-            alive = hidden.amax(dim=(0, 2, 3)) > 0
-            dead += int((~alive).sum())
-            total += len(alive)
-    return dead / total
+        network(probe)
+    for hook in hooks:
+        hook.remove()
+    largest = torch.cat(found)
+    return int((largest <= 0).sum()) / len(largest)

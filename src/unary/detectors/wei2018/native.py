@@ -72,24 +72,15 @@ class NativeLearner:
     """Computes the mean squared error of batches, and leaves its gradient in the network's parameters.
 
     The result does not depend on the number of threads. It does depend, in the last digits, on the processor and the
-    compiler.
-
-    Parameters
-    ----------
-    network
-        On the CPU, float32, its configuration supported (`why_unsupported`). From now on its parameters' ``grad``
-        belongs to this object, and parameters must be changed in place alone.
-    patches
-        What batches are drawn from.
-    threads
-        How many to use.
+    compiler. The network is on the CPU, in float32; from now on its parameters' ``grad`` belongs to this object, and
+    parameters must be changed in place alone.
 
     Raises
     ------
     CompilerError
         If the C source cannot be compiled here.
     ValueError
-        If the configuration is not supported, or patches reach past their image.
+        If the configuration is not supported (`why_unsupported`), or patches reach past their image.
     """
 
     def __init__(self, network: Autoencoder, patches: PatchSet, *, threads: int) -> None:
@@ -155,18 +146,7 @@ class CompiledErrors:
     """The errors of a network's reconstructions, computed in C, of the weights that it had when this was built.
 
     A patch's result does not depend on the patches beside it. May be called from several threads, copied and pickled.
-
-    Parameters
-    ----------
-    network
-        On the CPU, its configuration supported (`why_unsupported`).
-
-    Raises
-    ------
-    CompilerError
-        If the C source cannot be compiled here.
-    ValueError
-        If the configuration is not supported.
+    Raises as `NativeLearner`.
     """
 
     def __init__(self, network: Autoencoder) -> None:
@@ -182,15 +162,7 @@ class CompiledErrors:
     def examine(self, patches: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the signed error of each pixel, input minus reconstruction, in intensity units, and its RMSE by patch.
 
-        Parameters
-        ----------
-        patches
-            Shape (n, size, size), uint16, of the network's size.
-
-        Returns
-        -------
-        tuple
-            Errors, shape (n, size, size), float32, and root mean squares, shape (n,), float64.
+        From patches, shape (n, size, size), uint16, of the network's size: float32 of that shape, and float64, (n,).
         """
         side = self._side
         if patches.shape[1:] != (side, side) or patches.dtype != np.uint16:
@@ -204,13 +176,7 @@ class CompiledErrors:
         return errors, np.sqrt(squares / side**2)
 
     def add_maps(self, pixels: NDArray[np.uint16], origins: Origins, sums: NDArray[np.float32]) -> None:
-        """Add absolute errors to sums of the image's shape; see `unary.detectors.windows.AddMaps`.
-
-        Raises
-        ------
-        ValueError
-            If the sums are no float32 array of the image's shape, or a patch reaches past the image.
-        """
+        """Add absolute errors to sums of the image's shape; see `unary.detectors.windows.AddMaps`."""
         side = self._side
         given, places = _with_whole_rows(pixels), np.ascontiguousarray(origins, np.int32)
         if sums.shape != given.shape or sums.dtype != np.float32 or sums.strides[1] != sums.itemsize:
