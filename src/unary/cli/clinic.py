@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unary.cli.models import NOT_CALIBRATED
 from unary.cli.options import (
@@ -22,6 +23,9 @@ from unary.cli.options import (
 )
 from unary.errors import UnaryError
 from unary.records import NOTICE
+
+if TYPE_CHECKING:
+    from unary.clinic.pacs import DimseAddress, WebAddress
 
 
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -169,13 +173,13 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
 
 
 def _run_send(options: argparse.Namespace) -> int:
-    from unary.clinic.pacs import DeliveryError
+    from unary.clinic.pacs import DeliveryError, store_files
 
     paths = [path for given in options.inputs for path in (sorted(given.rglob("*.dcm")) if given.is_dir() else [given])]
     if not paths:
         raise UnaryError("no .dcm file among the inputs")
     try:
-        deliveries = _send(paths, options)
+        deliveries = store_files(paths, _read_address(options))
     except ValueError as error:
         raise UnaryError(f"{'--web' if options.dimse is None else '--dimse'}: {error}") from error
     except DeliveryError as error:
@@ -186,22 +190,21 @@ def _run_send(options: argparse.Namespace) -> int:
     return 0
 
 
-def _send(paths: list[Path], options: argparse.Namespace) -> tuple[Any, ...]:
-    """Send files by the way that was asked for."""
-    from unary.clinic.pacs import DimseAddress, WebAddress, store_files
+def _read_address(options: argparse.Namespace) -> DimseAddress | WebAddress:
+    from unary.clinic.pacs import DimseAddress, WebAddress
 
     if options.dimse is None:
         if options.calling_title is not None:
             raise UnaryError("--calling-title goes with --dimse alone")
         password, token = os.environ.get("UNARY_WEB_PASSWORD"), os.environ.get("UNARY_WEB_TOKEN")
-        return store_files(paths, WebAddress(options.web, user=options.user, password=password, token=token))
+        return WebAddress(options.web, user=options.user, password=password, token=token)
     if options.user is not None:
         raise UnaryError("--user goes with --web alone")
-    title, _, rest = options.dimse.rpartition("@")
-    host, _, port = rest.rpartition(":")
-    if not (title and host and port.isdigit()):
+    found = re.fullmatch(r"(.+)@(.+):(\d+)", options.dimse)
+    if found is None:
         raise UnaryError(f"--dimse needs AET@HOST:PORT, not {options.dimse!r}")
-    return store_files(paths, DimseAddress(host, int(port), title, options.calling_title or "UNARY"))
+    title, host, port = found.groups()
+    return DimseAddress(host, int(port), title, options.calling_title or "UNARY")
 
 
 COMMANDS = (

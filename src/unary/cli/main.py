@@ -26,7 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: just a detector of one's own, module:Class, is to be found there
     try:
-        options = parse(words)
+        parser = _build_parser(words)
+        options, unknown = parser.parse_known_args(words)
+        if unknown:
+            if "explain" in options:
+                options.explain(unknown, options)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         status: int = options.run(options)
     except UnaryError as error:
         print(f"unary: error: {error}", file=sys.stderr)
@@ -40,28 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a command line; argparse itself ends the program after help, or where something is missing.
-
-    Raises
-    ------
-    UnaryError
-        If an option has a value that it cannot have, or belongs to something else.
-    """
-    parser = build_parser(words)
-    options, unknown = parser.parse_known_args(words)
-    if unknown:
-        if "explain" in options:
-            options.explain(unknown, options)
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return options
-
-
-def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for a command line: all commands, and the options of the one that it names.
-
-    Nothing heavy is imported for the others.
-    """
+def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for a command line: all commands, but the options, and imports, of the one alone that it names."""
     parser = argparse.ArgumentParser(
         prog="unary",
         description=f"One-class anomaly detection in medical images. {NOTICE}",

@@ -1,7 +1,7 @@
 """Options of commands, many of them made from the frozen configs that they fill.
 
 A config's field becomes an option of its name: ``hole_px`` becomes ``--hole-px``, and the field ``hole_px`` of a nested
-config ``blind_spot`` becomes ``--blind-spot-hole-px``; a nested config called ``training`` needs no such prefix. The
+config ``blind_spot`` becomes ``--blind-spot-hole-px``; nested configs called ``training`` or ``network`` need none. The
 field's type says how the text is read, the "Attributes" of the config's docstring what ``--help`` says.
 """
 
@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Union
 
 from unary.errors import UnaryError
 
 EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
-_NO_PREFIX = "training"
+_NO_PREFIX = ("training", "network")
 
 
 @dataclass(frozen=True)
 class Command:
     """One command of ``unary``.
 
-    Attributes
-    ----------
-    name, help
-        As ``unary --help`` shows them.
-    add_options
-        Adds its options to a parser, given the words that follow the command; called for the command that is run alone,
-        so that no other's configs are imported.
-    run
-        Does it, and returns the exit status.
+    ``add_options`` adds its options to a parser, given the words that follow the command; it is called for the command
+    that is run alone, so that no other's configs are imported. ``run`` does it, and returns the exit status.
     """
 
     name: str
@@ -49,14 +43,8 @@ class Command:
 class Form:
     """How a value is typed.
 
-    Attributes
-    ----------
-    metavar
-        What stands for it in ``--help``; empty for a switch.
-    words
-        What is needed, for messages.
-    read
-        Turns the text into the value, or raises ValueError or KeyError.
+    ``metavar`` stands for it in ``--help``, and is empty for a switch; ``words`` say what is needed; ``read`` turns the
+    text into the value, or raises ValueError or KeyError.
     """
 
     metavar: str
@@ -95,16 +83,12 @@ def _read_pair(text: str) -> tuple[str, float]:
     return name, _read_finite(number)
 
 
-def _split(read: Callable[[str], Any], length: int | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """What reads values with commas between them, any number of them or so many."""
-
-    def read_all(text: str) -> tuple[Any, ...]:
-        values = tuple(read(part) for part in text.split(","))
-        if length not in (None, len(values)):
-            raise ValueError(text)
-        return values
-
-    return read_all
+def _split(text: str, *, read: Callable[[str], Any], length: int | None = None) -> tuple[Any, ...]:
+    """Read values with commas between them, any number of them or so many."""
+    values = tuple(map(read, text.split(",")))
+    if length not in (None, len(values)):
+        raise ValueError(text)
+    return values
 
 
 NUMBER = Form("X", "a finite number", _read_finite)
@@ -113,11 +97,15 @@ _FORMS = {
     int: Form("N", "a whole number", int),
     float: NUMBER,
     str: Form("TEXT", "a text", str),
-    tuple[int, ...]: Form("X,...", "whole numbers separated by commas", _split(int)),
-    tuple[float, ...]: Form("X,...", "finite numbers separated by commas", _split(_read_finite)),
-    tuple[int, int]: Form("LOW,HIGH", "two whole numbers, as LOW,HIGH", _split(int, 2)),
-    tuple[float, float]: Form("LOW,HIGH", "two finite numbers, as LOW,HIGH", _split(_read_finite, 2)),
-    tuple[tuple[str, float], ...]: Form("NAME=X,...", "names with a number, as NAME=X,NAME=X", _split(_read_pair)),
+    tuple[int, ...]: Form("X,...", "whole numbers separated by commas", partial(_split, read=int)),
+    tuple[float, ...]: Form("X,...", "finite numbers separated by commas", partial(_split, read=_read_finite)),
+    tuple[int, int]: Form("LOW,HIGH", "two whole numbers, as LOW,HIGH", partial(_split, read=int, length=2)),
+    tuple[float, float]: Form(
+        "LOW,HIGH", "two finite numbers, as LOW,HIGH", partial(_split, read=_read_finite, length=2)
+    ),
+    tuple[tuple[str, float], ...]: Form(
+        "NAME=X,...", "names with a number, as NAME=X,NAME=X", partial(_split, read=_read_pair)
+    ),
 }
 
 
@@ -165,7 +153,7 @@ def find_options(config: Any, path: tuple[str, ...] = (), prefix: str = "--") ->
     for field in dataclasses.fields(config):
         value, here, flag = getattr(config, field.name), (*path, field.name), prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            yield from find_options(value, here, prefix if field.name == _NO_PREFIX else f"{flag}-")
+            yield from find_options(value, here, prefix if field.name in _NO_PREFIX else f"{flag}-")
         elif (form := _find_form(kinds[field.name])) is not None:
             yield ConfigOption(flag, here, form, value, helps.get(field.name, ""))
 
@@ -173,15 +161,10 @@ def find_options(config: Any, path: tuple[str, ...] = (), prefix: str = "--") ->
 def _read_attributes(kind: type) -> dict[str, str]:
     """The descriptions in the "Attributes" section of a numpydoc docstring, by name, each as one line."""
     section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes\n----------\n")[2].partition("\n\n")[0]
-    helps: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if not line.startswith(" "):
-            names = [name.strip() for name in line.partition(":")[0].split(",")]
-            continue
-        for name in names:
-            helps[name] = f"{helps.get(name, '')} {line.strip()}".strip()
-    return helps
+    entries = re.findall(r"^(\S.*)\n((?: .*\n?)*)", section, re.MULTILINE)
+    return {
+        name.strip(): " ".join(text.split()) for names, text in entries for name in names.partition(":")[0].split(",")
+    }
 
 
 def add_config_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, config: Any) -> None:
@@ -215,7 +198,7 @@ def add_option(
     """Add one option; the help states the default unless it is None."""
     shown = help if default is None else f"{help} (default: {_show(flag, default)})".strip()
     if form.metavar:
-        read = functools.partial(_read, flag, form)
+        read = partial(_read, flag, form)
         parser.add_argument(flag, dest=dest, default=default, help=shown, metavar=form.metavar, type=read)
     else:
         parser.add_argument(flag, dest=dest, default=default, help=shown, action=argparse.BooleanOptionalAction)

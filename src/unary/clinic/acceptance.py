@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -95,10 +95,8 @@ def check_files(
 
     Raises
     ------
-    ProfileError
-        If there is no profile of that name.
     UnaryError
-        If the process that reads images cannot be started.
+        If there is no profile of that name, or the process that reads images cannot be started.
     """
     profile = find_profile(profile)
     paths = dict.fromkeys(path for given in inputs for path in _list_images(given))
@@ -122,13 +120,7 @@ def check_file(
     config: AcceptanceConfig | None = None,
     domain: Domain | None = None,
 ) -> Check:
-    """Check one file, as `check_files` does.
-
-    Returns
-    -------
-    Check
-        With the first reason against it; further ones stand in the notes.
-    """
+    """Check one file, as `check_files` does; the first reason against it counts, further ones stand in the notes."""
     config = config or AcceptanceConfig()
     if path.is_dir():
         return Check(path, False, "NOT_READABLE", "no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
@@ -163,13 +155,11 @@ def _find_refusals(
     if not attributes.decodable:
         yield "UNSUPPORTED_SYNTAX", "no decoder for its transfer syntax"
     yield from _find_flags(attributes, headers, refused=True)
-    known = domain is not None and domain.intents and attributes.intent is not None
-    if domain is not None and known and attributes.intent not in domain.intents:
-        seen = f"{attributes.intent}, the model has seen {' and '.join(domain.intents)} alone"
-        if attributes.intent == "FOR PROCESSING":
-            yield "FOR_PROCESSING_MODEL_MISMATCH", f"presentation intent {seen}"
-        else:
-            yield "FOR_PRESENTATION_MODEL_MISMATCH", f"presentation intent {seen}"
+    intent = attributes.intent
+    if domain is not None and domain.intents and intent not in (None, *domain.intents):
+        seen = f"presentation intent {intent}, the model has seen {' and '.join(domain.intents)} alone"
+        raw = intent == "FOR PROCESSING"
+        yield ("FOR_PROCESSING_MODEL_MISMATCH" if raw else "FOR_PRESENTATION_MODEL_MISMATCH"), seen
     if config.spacing_needed and attributes.spacing_mm is None:
         yield "NO_SPACING", "the pixel spacing is not stated, and the model needs it"
 
@@ -218,6 +208,12 @@ def _describe_unknown(attributes: Attributes) -> Iterator[str]:
         yield "has been compressed with loss"
 
 
+def _count(checks: Sequence[Check]) -> tuple[int, dict[str, int]]:
+    """How many were accepted, and how many refused for each reason, by its name."""
+    reasons = Counter(check.reason for check in checks if check.reason)
+    return sum(check.accepted for check in checks), dict(sorted(reasons.items()))
+
+
 def format_checks(checks: Sequence[Check]) -> str:
     """Return one line per file, its notes indented below it, and a line that counts."""
     lines = []
@@ -225,27 +221,15 @@ def format_checks(checks: Sequence[Check]) -> str:
         verdict = "accepted" if check.accepted else f"refused  {check.reason}:"
         lines.append(f"{verdict} {show_path(check.path)}" + (f": {check.detail}" if check.detail else ""))
         lines.extend(f"    {note}" for note in check.notes)
-    reasons = Counter(check.reason for check in checks if check.reason)
-    refused = "".join(f", {count} {reason}" for reason, count in sorted(reasons.items()))
-    lines.append(f"{len(checks)} files: {sum(check.accepted for check in checks)} accepted{refused}")
-    return "\n".join(lines)
+    accepted, refused = _count(checks)
+    counts = ", ".join([f"{accepted} accepted", *(f"{count} {reason}" for reason, count in refused.items())])
+    return "\n".join([*lines, f"{len(checks)} files: {counts}"])
 
 
 def write_checks(checks: Sequence[Check], path: Path) -> None:
     """Write the same as JSON; a file already there is replaced."""
-    content = {
-        "accepted": sum(check.accepted for check in checks),
-        "refused": dict(sorted(Counter(check.reason for check in checks if check.reason).items())),
-        "files": [
-            {
-                "path": str(check.path),
-                "accepted": check.accepted,
-                "reason": check.reason,
-                "detail": check.detail,
-                "notes": list(check.notes),
-            }
-            for check in checks
-        ],
-    }
+    accepted, refused = _count(checks)
+    files = [{**asdict(check), "path": str(check.path)} for check in checks]
     with replacing(path) as partial:
+        content = {"accepted": accepted, "refused": refused, "files": files}
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
