@@ -22,9 +22,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -32,43 +31,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unary
-from unary.errors import REASONS, ImageError, UnaryError
+from unary.errors import ImageError, UnaryError
 from unary.images.attributes import Attributes
-from unary.images.isolation_process import ReadingLimits, Request
+from unary.images.checks import build_refusal
+from unary.images.isolation_process import Answer, PixelsHead, ReadingLimits, Request
 from unary.profiles.profile import Headers
 from unary.records import Image
 
-_BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from unary.images.isolation_process import serve; serve(sys.argv[2:])"
-)
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from unary.images.isolation_process import serve; serve(sys.argv[2])"
 _START_S = 60.0  # for importing the readers on a slow disk
 _LONGEST_HEAD = 100_000  # bytes
-_WIRE_TYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8")
-
-
-@dataclass(frozen=True)
-class _Helper:
-    process: subprocess.Popen[bytes]
-    answers: int  # file descriptor
-
-
-class _HelperGoneError(Exception):
-    """The helper has closed its end of the pipe."""
-
-
-class _NonsenseError(Exception):
-    """The helper's answer breaks the rules."""
 
 
 class IsolatedReader:
     """Reads images in a helper process; use it in a ``with`` block, which ends the helper.
 
-    One file is read at a time; threads that share a reader wait for each other. Starting takes half a second, once.
-
-    Parameters
-    ----------
-    limits
-        Of every single file.
+    One file is read at a time; threads that share a reader wait for each other. Starting takes half a second, once. The
+    limits are those of every single file.
 
     Examples
     --------
@@ -80,15 +59,13 @@ class IsolatedReader:
 
     def __init__(self, limits: ReadingLimits | None = None) -> None:
         self.limits = limits or ReadingLimits()
-        self._helper: _Helper | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> IsolatedReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -98,7 +75,7 @@ class IsolatedReader:
         """
         helper = self._helper
         if helper is not None:
-            helper.process.kill()
+            helper.kill()
         with self._lock:
             self._drop()
 
@@ -120,133 +97,102 @@ class IsolatedReader:
             If the helper cannot be started at all.
         """
         path = Path(path)
-        with self._lock:
-            head, pixels, padding = self._ask(path, None)
-        if pixels is None:
+        image = self._ask(path, None)
+        if not isinstance(image, Image):
             raise _build_nonsense(path)
-        return _build_image(head, pixels, padding, path)
+        return image
 
     def read_attributes(self, path: Path | str, headers: Headers) -> Attributes:
-        """Return what `unary.images.attributes.read_attributes` returns.
-
-        Raises
-        ------
-        ImageError, UnaryError
-            As `read`.
-        """
+        """Return what `unary.images.attributes.read_attributes` returns; raises as `read`."""
         path = Path(path)
+        attributes = self._ask(path, headers)
+        if not isinstance(attributes, Attributes):
+            raise _build_nonsense(path)
+        return attributes
+
+    def _ask(self, path: Path, headers: Headers | None) -> Image | Attributes | None:
+        """Return what the helper answers; unless that came whole, the helper has ended with the exception."""
         with self._lock:
-            head, _, _ = self._ask(path, headers)
-        try:
-            return msgspec.convert(head, Attributes)
-        except msgspec.ValidationError as error:
-            raise _build_nonsense(path) from error
+            _check_file(path, self.limits)
+            whole = False
+            try:
+                helper, deadline = self._deliver(Request(os.path.abspath(path), headers))
+                answer = _receive_answer(helper, deadline)
+                head = answer.pixels
+                image = None if head is None else _receive_image(helper, head, path, self.limits, deadline)
+                whole = True
+            except TimeoutError as error:
+                cause = (
+                    f"reading it took longer than {self.limits.timeout_s:g} s and was given up; damaged, or is this "
+                    "computer very busy?"
+                )
+                raise build_refusal(show_path(path), cause, "TIMEOUT") from error
+            except EOFError as error:
+                cause = (
+                    f"its decoder crashed ({_describe_end(self._helper)}); damaged, or is more memory needed than "
+                    f"{self.limits.memory_mib} MiB?"
+                )
+                raise build_refusal(show_path(path), cause, "CRASH") from error
+            except ValueError as error:
+                raise _build_nonsense(path) from error
+            finally:
+                if not whole:  # Ctrl-C included
+                    self._drop()
+        if answer.error is not None:
+            raise build_refusal(show_path(path), _show(answer.error), answer.reason or "NOT_READABLE")
+        return image or answer.attributes
 
-    def _ask(
-        self, path: Path, headers: Headers | None
-    ) -> tuple[dict[str, Any], NDArray[Any] | None, NDArray[np.bool_] | None]:
-        """Return the helper's answer, with pixels where no headers are asked for.
-
-        Unless it came whole, the helper has ended with the exception.
-        """
-        _check_file(path, self.limits)
-        whole = False
-        try:
-            deadline = self._deliver(Request(os.path.abspath(path), headers))
-            assert self._helper is not None
-            head = _receive_head(self._helper, deadline)
-            pixels, padding = _receive_pixels(self._helper, head, self.limits, deadline)
-            whole = True
-        except TimeoutError as error:
-            raise ImageError(
-                f"{show_path(path)}: reading it took longer than {self.limits.timeout_s:g} s and was given up; "
-                "damaged, or is this computer very busy?",
-                reason="TIMEOUT",
-            ) from error
-        except _HelperGoneError as error:
-            raise ImageError(
-                f"{show_path(path)}: its decoder crashed ({_describe_end(self._helper)}); damaged, or is more memory "
-                f"needed than {self.limits.memory_mib} MiB?",
-                reason="CRASH",
-            ) from error
-        except _NonsenseError as error:
-            raise _build_nonsense(path) from error
-        finally:
-            if not whole:  # Ctrl-C included
-                self._drop()
-        if "error" in head:
-            reason = head.get("reason")
-            raise ImageError(
-                f"{show_path(path)}: {_show(str(head['error']))}",
-                reason=reason if reason in REASONS else "NOT_READABLE",
-            )
-        return head, pixels, padding
-
-    def _deliver(self, request: Request) -> float:
-        """Hand over the request and return the deadline of its answer.
+    def _deliver(self, request: Request, *, again: bool = True) -> tuple[subprocess.Popen[bytes], float]:
+        """Hand over the request; return the helper that has taken it, and the deadline of its answer.
 
         A helper that ended before it took the request, killed while idle for example, says nothing about the file: then
         another one is asked.
         """
-        line = json.dumps(asdict(request)).encode("ascii") + b"\n"
-        for attempt in (1, 2):
-            if self._helper is None:
-                self._helper = _start(self.limits)
-            deadline = time.monotonic() + self.limits.timeout_s
-            try:
-                assert self._helper.process.stdin is not None
-                self._helper.process.stdin.write(line)
-                _receive(self._helper, memoryview(bytearray(1)), deadline)
-                return deadline
-            except (BrokenPipeError, _HelperGoneError) as error:
-                self._drop()
-                if attempt == 2:
-                    raise _HelperGoneError from error
-        raise AssertionError("not reached")
+        helper = self._helper = self._helper or _start(self.limits)
+        assert helper.stdin is not None
+        deadline = time.monotonic() + self.limits.timeout_s
+        try:
+            helper.stdin.write(json.dumps(asdict(request)).encode("ascii") + b"\n")
+            _receive(helper, 1, deadline)
+            return helper, deadline
+        except (BrokenPipeError, EOFError) as error:
+            self._drop()
+            if not again:
+                raise EOFError from error
+        return self._deliver(request, again=False)
 
 
 def _check_file(path: Path, limits: ReadingLimits) -> None:
     """Look at the file from outside; opening a pipe or a device could already hang."""
+    name = show_path(path)
     try:
         status = path.stat()
-    except OSError as error:
-        raise ImageError(f"{show_path(path)}: cannot be opened ({error.strerror})", reason="NOT_READABLE") from error
-    except ValueError as error:
-        raise ImageError(f"{show_path(path)}: no file can have this name", reason="NOT_READABLE") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or "no file can have this name"
+        raise build_refusal(name, f"cannot be opened ({cause})", "NOT_READABLE") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{show_path(path)}: a folder, pipe or device, not a file", reason="NOT_READABLE")
-    if status.st_size > limits.file_bytes:
-        raise ImageError(
-            f"{show_path(path)}: the file has {status.st_size / 2**20:.0f} MiB; {limits.file_mib} are allowed",
-            reason="TOO_LARGE",
-        )
+        raise build_refusal(name, "a folder, pipe or device, not a file", "NOT_READABLE")
+    size_mib = status.st_size / 2**20
+    if size_mib > limits.file_mib:
+        raise build_refusal(name, f"the file has {size_mib:.0f} MiB; {limits.file_mib} are allowed", "TOO_LARGE")
 
 
-def _start(limits: ReadingLimits) -> _Helper:
+def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
     """Start a helper and wait until it has imported the readers."""
     root = str(Path(unary.__file__).parents[1])
-    answers, other_end = os.pipe()
+    helper = subprocess.Popen(
+        # -P: a folder with hostile modules in it may be the current one.
+        [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, root, json.dumps(asdict(limits))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the helper
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
     try:
-        process = subprocess.Popen(
-            # -P: a folder with hostile modules in it may be the current one.
-            [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, root, str(other_end), json.dumps(asdict(limits))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # codecs print, patient data perhaps included
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            pass_fds=(other_end,),
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the helper
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-    except BaseException:
-        os.close(answers)
-        raise
-    finally:
-        os.close(other_end)
-    helper = _Helper(process, answers)
-    try:
-        _receive(helper, memoryview(bytearray(1)), time.monotonic() + _START_S)
-    except (TimeoutError, _HelperGoneError) as error:
+        _receive(helper, 1, time.monotonic() + _START_S)
+    except (TimeoutError, EOFError) as error:
         end = _describe_end(helper)
         _end(helper)
         raise UnaryError(f"the process that reads images does not start ({end}); is unary installed whole?") from error
@@ -256,106 +202,62 @@ def _start(limits: ReadingLimits) -> _Helper:
     return helper
 
 
-def _end(helper: _Helper) -> None:
-    helper.process.kill()
-    helper.process.wait()
-    assert helper.process.stdin is not None
-    helper.process.stdin.close()
-    os.close(helper.answers)
+def _end(helper: subprocess.Popen[bytes]) -> None:
+    with helper:  # closes the pipes and waits
+        helper.kill()
 
 
-def _describe_end(helper: _Helper | None) -> str:
+def _describe_end(helper: subprocess.Popen[bytes] | None) -> str:
     if helper is None:
         return "it could not be restarted"
     try:
-        status = helper.process.wait(timeout=5)
+        status = helper.wait(timeout=5)
     except subprocess.TimeoutExpired:
         return "no answer"
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
-def _receive(helper: _Helper, buffer: memoryview, deadline: float) -> None:
-    """Fill the buffer."""
+def _receive(helper: subprocess.Popen[bytes], size: int, deadline: float) -> NDArray[np.uint8]:
+    """Receive so many bytes."""
+    assert helper.stdout is not None
+    answers, content, done = helper.stdout.fileno(), np.empty(size, np.uint8), 0
     poll = select.poll()
-    poll.register(helper.answers, select.POLLIN)
-    done = 0
-    while done < len(buffer):
+    poll.register(answers, select.POLLIN)
+    while done < size:
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(1000 * left):
             raise TimeoutError
-        count = os.readv(helper.answers, [buffer[done:]])
+        count = os.readv(answers, [content[done:].data])
         if count == 0:
-            raise _HelperGoneError
+            raise EOFError
         done += count
+    return content
 
 
-def _receive_head(helper: _Helper, deadline: float) -> dict[str, Any]:
-    size = bytearray(4)
-    _receive(helper, memoryview(size), deadline)
-    (length,) = struct.unpack(">I", size)
+def _receive_answer(helper: subprocess.Popen[bytes], deadline: float) -> Answer:
+    (length,) = struct.unpack(">I", _receive(helper, 4, deadline).data)
     if length > _LONGEST_HEAD:
-        raise _NonsenseError
-    content = bytearray(length)
-    _receive(helper, memoryview(content), deadline)
-    try:
-        head = json.loads(content)
-    except ValueError as error:
-        raise _NonsenseError from error
-    if not isinstance(head, dict):
-        raise _NonsenseError
-    return head
+        raise ValueError("too long")
+    return msgspec.convert(json.loads(_receive(helper, length, deadline).tobytes()), Answer)
 
 
-def _receive_pixels(
-    helper: _Helper, head: dict[str, Any], limits: ReadingLimits, deadline: float
-) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
-    """Receive straight into the arrays, if the answer announces any."""
-    if "dtype" not in head:
-        return None, None
-    dtype, shape = head["dtype"], head.get("shape")
-    if dtype not in _WIRE_TYPES or not isinstance(shape, list) or len(shape) != 2:
-        raise _NonsenseError
-    if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > limits.megapixels * 1e6:
-        raise _NonsenseError
-    pixels = np.empty(shape, dtype)
-    _receive(helper, pixels.reshape(-1).view(np.uint8).data, deadline)
-    if head.get("padding") is not True:
-        return pixels, None
-    packed = np.empty((pixels.size + 7) // 8, np.uint8)
-    _receive(helper, packed.data, deadline)
-    return pixels, np.unpackbits(packed, count=pixels.size).view(np.bool_).reshape(pixels.shape)
-
-
-def _build_image(head: dict[str, Any], pixels: NDArray[Any], padding: NDArray[np.bool_] | None, path: Path) -> Image:
-    try:
-        low, high = head["value_range"]
-        spacing = head["spacing_mm"]
-        return Image(
-            pixels,
-            (float(low), float(high)),
-            path,
-            padding=padding,
-            spacing_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
-            laterality=_take_text(head, "laterality"),
-            view=_take_text(head, "view"),
-            intent=_take_text(head, "intent"),
-            manufacturer=_take_text(head, "manufacturer"),
-            model_name=_take_text(head, "model_name"),
-            instance_uid=_take_text(head, "instance_uid"),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _build_nonsense(path) from error
-
-
-def _take_text(head: dict[str, Any], name: str) -> str | None:
-    text = head[name]
-    if not (text is None or isinstance(text, str)):
-        raise TypeError(name)
-    return text
+def _receive_image(
+    helper: subprocess.Popen[bytes], head: PixelsHead, path: Path, limits: ReadingLimits, deadline: float
+) -> Image:
+    known: dict[str, Any] = asdict(head)
+    dtype, shape, padded = (known.pop(name) for name in ("dtype", "shape", "padded"))
+    size = math.prod(shape)
+    if min(shape) <= 0 or size > limits.megapixels * 1e6:
+        raise ValueError("not a shape that is allowed")
+    pixels = _receive(helper, size * np.dtype(dtype).itemsize, deadline).view(dtype).reshape(shape)
+    if padded:
+        packed = _receive(helper, (size + 7) // 8, deadline)
+        known["padding"] = np.unpackbits(packed, count=size).view(np.bool_).reshape(shape)
+    return Image(pixels, path=path, **known)
 
 
 def _build_nonsense(path: Path) -> ImageError:
-    return ImageError(f"{show_path(path)}: the process that reads it gave no proper answer; damaged?", reason="CRASH")
+    return build_refusal(show_path(path), "the process that reads it gave no proper answer; damaged?", "CRASH")
 
 
 def show_path(path: Path) -> str:

@@ -1,8 +1,8 @@
 """What runs inside the process that `unary.images.isolation` starts: limits on itself, then one answer per request.
 
-A request is one JSON line on standard input. The answer is one byte as soon as the request has arrived, then a JSON
-object with its length in front (four bytes, big-endian), then the pixels as they lie in memory, little-endian, and the
-padding, a bit per pixel.
+A request is one JSON line on standard input. The answer, on standard output, is one byte as soon as the request has
+arrived, then a JSON object with its length in front (four bytes, big-endian), then the pixels as they lie in memory,
+little-endian, and the padding, a bit per pixel.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import struct
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from unary.errors import ImageError
-from unary.images.attributes import read_attributes
+from unary.errors import ImageError, Reason
+from unary.images.attributes import Attributes, read_attributes
+from unary.images.checks import build_refusal
 from unary.images.reading import read_image, read_shape
 from unary.profiles.profile import Headers
 from unary.records import Image
 
 _GRACE_S = 5.0  # after which a helper whose parent has vanished ends by itself
 _DAMAGE = (b"Corrupt JPEG data", b"Premature end of JPEG file")
-_TEXTS = ("laterality", "view", "intent", "manufacturer", "model_name", "instance_uid")
 
 
 @dataclass(frozen=True)
@@ -57,47 +57,59 @@ class ReadingLimits:
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive, got {value}")
 
-    @property
-    def file_bytes(self) -> int:
-        """``file_mib`` in bytes."""
-        return self.file_mib * 2**20
-
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the helper.
-
-    Attributes
-    ----------
-    path
-        Absolute.
-    headers
-        What to look for in the header, if only that is asked for; None asks for the pixels.
-    """
+    """What is asked of the helper: the pixels at an absolute path, or only what its header says."""
 
     path: str
     headers: Headers | None
 
 
-def serve(arguments: list[str]) -> None:
-    """Be the helper: answer requests from standard input until it closes.
+@dataclass(frozen=True)
+class PixelsHead:
+    """What is told ahead of pixels; the names that `Image` has too mean the same there."""
 
-    Parameters
-    ----------
-    arguments
-        The file descriptor to answer on, and the limits as JSON.
-    """
-    answers, limits = int(arguments[0]), ReadingLimits(**json.loads(arguments[1]))
+    dtype: Literal["|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"]
+    shape: tuple[int, int]
+    padded: bool
+    value_range: tuple[float, float]
+    spacing_mm: tuple[float, float] | None
+    laterality: str | None
+    view: str | None
+    intent: str | None
+    manufacturer: str | None
+    model_name: str | None
+    instance_uid: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Why the helper refuses the file, or what its header says, or what pixels follow."""
+
+    error: str | None = None
+    reason: Reason | None = None
+    attributes: Attributes | None = None
+    pixels: PixelsHead | None = None
+
+
+def serve(limits_json: str) -> None:
+    """Be the helper: answer requests from standard input until it closes."""
+    limits = ReadingLimits(**json.loads(limits_json))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # codecs print, patient data perhaps included
     _limit_process(limits)
     complaints = _listen()
-    os.write(answers, b"+")
+    answers.write(b"+")
+    answers.flush()
     for line in sys.stdin.buffer:
-        os.write(answers, b"+")
+        answers.write(b"+")
+        answers.flush()
         # Ends the helper, stuck inside a codec or not, when the parent that should do so is no more.
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + _GRACE_S)
         request = msgspec.convert(json.loads(line), Request)
-        for part in _answer(request, limits, complaints):
-            _write(answers, memoryview(part))
+        answers.writelines(_answer(request, limits, complaints))
+        answers.flush()
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -116,13 +128,10 @@ def _listen() -> int:
 
 
 def _read_complaints(descriptor: int) -> bytes:
-    content = b""
     try:
-        while part := os.read(descriptor, 65536):
-            content += part
+        return os.read(descriptor, 2**20)  # more than a pipe holds
     except BlockingIOError:
-        pass
-    return content
+        return b""
 
 
 def _limit_process(limits: ReadingLimits) -> None:
@@ -141,39 +150,34 @@ def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[by
     path = Path(request.path)
     try:
         if request.headers is not None:
-            return [_pack(asdict(read_attributes(path, request.headers)))]
+            return [_pack(Answer(attributes=read_attributes(path, request.headers)))]
         rows, cols = read_shape(path)
         if rows * cols > limits.megapixels * 1e6:
-            raise ImageError(
-                f"{path}: it declares {rows} x {cols} pixels; {limits.megapixels:g} million are allowed",
-                reason="TOO_LARGE",
-            )
+            cause = f"it declares {rows} x {cols} pixels; {limits.megapixels:g} million are allowed"
+            raise build_refusal(path, cause, "TOO_LARGE")
         _read_complaints(complaints)
         image = read_image(path)
         if any(words in _read_complaints(complaints) for words in _DAMAGE):
-            raise ImageError(f"{path}: the compressed pixels are damaged, says their decoder", reason="CORRUPT_PIXELS")
+            raise build_refusal(path, "the compressed pixels are damaged, says their decoder", "CORRUPT_PIXELS")
         return _pack_image(image)
     except ImageError as error:
-        return [_pack({"error": str(error).removeprefix(f"{path}: "), "reason": error.reason})]
+        return [_pack(Answer(str(error).removeprefix(f"{path}: "), error.reason))]
     except MemoryError:
         cause = f"reading it needs more memory than the {limits.memory_mib} MiB that are allowed"
-        return [_pack({"error": cause, "reason": "MEMORY_LIMIT"})]
+        return [_pack(Answer(cause, "MEMORY_LIMIT"))]
 
 
-def _pack(head: dict[str, Any]) -> bytes:
-    content = json.dumps(head).encode("ascii")
+def _pack(answer: Answer) -> bytes:
+    content = json.dumps(asdict(answer)).encode("ascii")
     return struct.pack(">I", len(content)) + content
 
 
 def _pack_image(image: Image) -> list[bytes | memoryview]:
     pixels = np.ascontiguousarray(image.pixels, image.pixels.dtype.newbyteorder("<"))
-    head = {name: getattr(image, name) for name in (*_TEXTS, "value_range", "spacing_mm")}
-    head |= {"dtype": pixels.dtype.str, "shape": pixels.shape, "padding": image.padding is not None}
-    parts: list[bytes | memoryview] = [_pack(head), pixels.reshape(-1).view(np.uint8).data]
+    known: dict[str, Any] = {name: getattr(image, name, None) for name in PixelsHead.__annotations__}
+    known |= {"dtype": pixels.dtype.str, "shape": pixels.shape, "padded": image.padding is not None}
+    parts: list[bytes | memoryview] = [
+        _pack(Answer(pixels=PixelsHead(**known))),
+        pixels.reshape(-1).view(np.uint8).data,
+    ]
     return parts if image.padding is None else [*parts, np.packbits(image.padding).data]
-
-
-def _write(descriptor: int, content: memoryview) -> None:
-    done = 0
-    while done < len(content):
-        done += os.write(descriptor, content[done:])
