@@ -38,7 +38,7 @@ from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig, train_steps
-from unary.training.threads import has_matrix_units, map_in_threads, run_in_threads
+from unary.training.threads import has_matrix_units, run_in_threads
 
 _GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
 _LOG_SPREAD = (-6.0, 6.0)
@@ -94,6 +94,7 @@ class BlindSpotNetwork(nn.Module):
     def __init__(self, config: BlindSpotConfig) -> None:
         super().__init__()
         self.config = config
+        self.reach_px = config.window_px // 2 + 3  # how far it sees
         self.local = nn.ModuleList([nn.Conv2d(1, config.features, 3), nn.Conv2d(config.features, config.features, 3)])
         self.wide = nn.Conv2d(config.features, config.hidden, config.window_px)  # the weights of its hole are not used
         self.point = nn.ModuleList([nn.Conv2d(config.hidden, config.hidden, 1), nn.Conv2d(config.hidden, 2, 1)])
@@ -256,7 +257,7 @@ def measure_surprise(network: BlindSpotNetwork, tissue: Tissue) -> NDArray[np.fl
     """Return the standardised surprise at each pixel, shape (rows, cols), float32; -9 outside the tissue."""
     surprise = np.zeros(tissue.shape, np.float32)
     samples = []
-    for strip in tissue.strips(_reach_px(network) + _MEAN_HALO_PX):
+    for strip in tissue.strips(network.reach_px + _MEAN_HALO_PX):
         surprise[strip.rows], spread = _examine_strip(network, strip)
         samples.append(sample_scale(strip, spread, tissue.shape))
     typical = find_typical(samples)
@@ -264,11 +265,6 @@ def measure_surprise(network: BlindSpotNetwork, tissue: Tissue) -> NDArray[np.fl
         surprise /= np.float32(np.sqrt(typical))
     np.copyto(surprise, np.float32(_OUTSIDE), where=~tissue.mask)
     return surprise
-
-
-def _reach_px(network: BlindSpotNetwork) -> int:
-    """How far the network sees."""
-    return network.config.window_px // 2 + 3
 
 
 def _examine_strip(network: BlindSpotNetwork, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -282,9 +278,21 @@ def _examine_strip(network: BlindSpotNetwork, strip: Strip) -> tuple[NDArray[np.
     if not windows:
         return error, spread
     structure = _find_structure(strip.intensity)
-    tiles = map_in_threads(lambda window: _examine_tile(network, structure, strip.own, window), windows)
-    for window, (tile_error, tile_spread) in zip(windows, tiles, strict=True):
-        error[window], spread[window] = tile_error, tile_spread
+    reach = network.reach_px
+
+    def examine(window: tuple[slice, slice]) -> None:
+        """Do a tile, from it and a margin that holds all that its pixels depend on."""
+        row, col = strip.own.start + window[0].start, window[1].start
+        first_row, first_col = max(row - reach, 0), max(col - reach, 0)
+        last_row = min(row + _TILE_PX, strip.own.stop)
+        tile = (slice(row - first_row, last_row - first_row), slice(col - first_col, col - first_col + _TILE_PX))
+        with torch.inference_mode():
+            part = structure[:, :, first_row : last_row + reach, first_col : col + _TILE_PX + reach]
+            mean, log_spread = network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
+            error[window] = (smooth_target(part)[:, :, tile[0], tile[1]] - mean)[0, 0].numpy()
+            spread[window] = torch.exp(log_spread)[0, 0].numpy()
+
+    run_in_threads(examine, windows)
     error /= np.sqrt(spread)
     return error, spread
 
@@ -300,19 +308,3 @@ def _find_structure(intensity: NDArray[np.float32]) -> Tensor:
 
     run_in_threads(find, range(0, len(intensity), _BAND_PX))
     return structure
-
-
-def _examine_tile(
-    network: BlindSpotNetwork, structure: Tensor, own: slice, window: tuple[slice, slice]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Error and stated spread in a tile, from it and a margin that holds all that its pixels depend on."""
-    reach = _reach_px(network)
-    row, col = own.start + window[0].start, window[1].start
-    first_row, first_col = max(row - reach, 0), max(col - reach, 0)
-    last_row = min(row + _TILE_PX, own.stop)
-    tile = (slice(row - first_row, last_row - first_row), slice(col - first_col, col - first_col + _TILE_PX))
-    with torch.inference_mode():
-        part = structure[:, :, first_row : last_row + reach, first_col : col + _TILE_PX + reach]
-        mean, log_spread = network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
-        error = smooth_target(part)[:, :, tile[0], tile[1]] - mean
-        return error[0, 0].numpy(), torch.exp(log_spread)[0, 0].numpy()

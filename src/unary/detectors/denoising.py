@@ -2,9 +2,8 @@
 
 Kascenas et al. 2022 ("Denoising autoencoders for unsupervised anomaly detection in brain MRI") found that a U-Net
 trained to remove *coarse* noise from normal images, noise of about the lesions' size, beats reconstruction through a
-bottleneck by far: skip connections keep everything that is normal, and the noise is the only thing to learn to remove.
-Here the noise has the scale of calcifications: Gaussian blobs of either sign, and noise enlarged from a grid of a few
-pixels.
+bottleneck by far. Here the noise has the scale of calcifications: Gaussian blobs of either sign, and noise enlarged
+from a grid of a few pixels.
 
 The network states what was added, in units of the local noise; the denoised image is the input less that. Only bright
 additions count, since a calcification is never darker than the tissue around it. Normals alone: the blobs have no

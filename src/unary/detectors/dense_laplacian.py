@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from unary.detectors.filters import gaussian_kernel, gaussian_laplace, smooth_gaussian
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.scoring import measure_normals
 from unary.detectors.states import describe_config, read_config, require_fitted
 from unary.detectors.tissue import Strip, Tissue, examine_answer, find_typical, pool_patches, sample_scale
-from unary.errors import TrainingError
+from unary.errors import TrainingError, require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -53,12 +54,11 @@ class DenseLaplacianConfig:
     strongest: int = 2
 
     def __post_init__(self) -> None:
-        if not self.sigmas_px or not all(0.1 <= sigma <= 100 for sigma in (*self.sigmas_px, self.neighbourhood_px)):
+        require_positive(self, "sigmas_px", "strongest")
+        if not all(0.1 <= sigma <= 100 for sigma in (*self.sigmas_px, self.neighbourhood_px)):
             raise ValueError(
                 f"sigmas_px and neighbourhood_px must lie in [0.1, 100] px: {self.sigmas_px}, {self.neighbourhood_px}"
             )
-        if self.strongest < 1:
-            raise ValueError(f"strongest must be at least 1, got {self.strongest}")
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,7 @@ class DenseLaplacian:
     """Multi-scale Laplacian of Gaussian over the whole image, in units of its local and image-wide strength.
 
     The score is the mean of a patch's strongest pixels; the map holds the best scale's response in standard deviations
-    of what normal patches reach.
-
-    Attributes
-    ----------
-    config
-        The filter bank.
-    scales
-        How normal patches answer, one entry for each width; None before fitting.
+    of what normal patches reach. That is in ``scales``, one for each width, None before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -94,16 +87,13 @@ class DenseLaplacian:
         if len(normals) < 2:
             raise TrainingError(f"dense_laplacian needs at least two normal patches, there are {len(normals)}")
 
-        def pool(
-            image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, NDArray[np.int64]],
-        ) -> list[NDArray[np.float64]]:
-            pixels, mask, origins, _ = image
+        def pool(view: View, origins: Origins) -> list[NDArray[np.float64]]:
             return [
                 pool_patches(response, origins, size_px=normals.size_px, strongest=self.config.strongest)
-                for response in measure_responses(View(pixels, mask).tissue, self.config)
+                for response in measure_responses(view.tissue, self.config)
             ]
 
-        pooled = [np.concatenate(scale) for scale in zip(*map_in_threads(pool, normals.views()), strict=True)]
+        pooled = measure_normals(pool, normals)
         scales = tuple(Scale(float(values.mean()), float(values.std())) for values in pooled)
         if not all(scale.deviation > 0 for scale in scales):
             raise TrainingError("dense_laplacian: the normal patches all answer alike; are the images blank?")
@@ -121,10 +111,8 @@ class DenseLaplacian:
 
     def get_state(self) -> DetectorState:
         """Return configuration and scales."""
-        scales = require_fitted(self.scales, "dense_laplacian")
-        return DetectorState(
-            {"config": describe_config(self.config), "scales": [describe_config(scale) for scale in scales]}
-        )
+        scales = [describe_config(scale) for scale in require_fitted(self.scales, "dense_laplacian")]
+        return DetectorState({"config": describe_config(self.config), "scales": scales})
 
     @classmethod
     def from_state(cls, state: DetectorState) -> DenseLaplacian:
@@ -149,9 +137,8 @@ def _respond(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[tuple[sli
 
     The image is gone through twice, since the image-wide scale must be known first; one strip is measured once.
     """
-    first: Iterable[_Measured] = _measure(tissue, config)
-    if tissue.strip_rows >= tissue.shape[0]:
-        first = list(first)
+    whole = tissue.strip_rows >= tissue.shape[0]
+    first = list(_measure(tissue, config)) if whole else _measure(tissue, config)
     samples: list[list[NDArray[np.float32]]] = [[] for _ in config.sigmas_px]
     for strip, scale, _, local in first:
         samples[scale].append(sample_scale(strip, local, tissue.shape))
@@ -165,10 +152,8 @@ def _respond(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[tuple[sli
         normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
         return strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
 
-    if isinstance(first, list):
-        yield from map_in_threads(normalise, first)
-    else:  # one strip at a time, however many threads there are
-        yield from map(normalise, _measure(tissue, config))
+    # One strip at a time, however many threads there are.
+    yield from map_in_threads(normalise, first) if whole else map(normalise, _measure(tissue, config))
 
 
 def _measure(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[_Measured]:
@@ -176,8 +161,8 @@ def _measure(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[_Measured
     halo = len(gaussian_kernel(max(config.sigmas_px))) // 2 + len(gaussian_kernel(config.neighbourhood_px)) // 2
     for strip in tissue.strips(halo):
         measure = functools.partial(_measure_scale, strip, config.neighbourhood_px)
-        for scale, (response, local) in enumerate(map_in_threads(measure, config.sigmas_px)):
-            yield strip, scale, response, local
+        for scale, measured in enumerate(map_in_threads(measure, config.sigmas_px)):
+            yield strip, scale, *measured
 
 
 def _measure_scale(

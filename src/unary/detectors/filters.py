@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import toeplitz
 from torch import Tensor
 
 MEAN_WINDOW_PX = 15
@@ -31,21 +32,9 @@ def gaussian_kernel(sigma: float, order: Literal[0, 2] = 0) -> NDArray[np.float6
 def correlate(
     values: Tensor, kernel: NDArray[np.float64], *, axis: Literal[0, 1], mode: Literal["reflect", "edge"] = "reflect"
 ) -> Tensor:
-    """Correlate along an axis, as `scipy.ndimage.correlate1d` does.
+    """Correlate (rows, cols), float32, on any device, along an axis, as `scipy.ndimage.correlate1d` does.
 
-    Parameters
-    ----------
-    values
-        Shape (rows, cols), float32, on any device.
-    kernel
-        Shape (2r + 1,).
-    mode
-        Beyond the border: ``"reflect"`` mirrors, the outermost value twice; ``"edge"`` repeats the outermost value.
-
-    Returns
-    -------
-    Tensor
-        Shape (rows, cols), float32.
+    Beyond the border ``"reflect"`` mirrors, the outermost value twice; ``"edge"`` repeats the outermost value.
     """
     reach, length = len(kernel) // 2, int(values.shape[axis])
     matrix = _band(kernel.tobytes()).to(values.device)
@@ -68,12 +57,9 @@ def _take(values: Tensor, first: int, last: int, axis: int, mode: Literal["refle
     length = int(values.shape[axis])
     if first >= 0 and last <= length:
         return values.narrow(axis, first, last - first)
-    places = np.arange(first, last)
-    if mode == "edge":
-        places = places.clip(0, length - 1)
-    else:
-        places %= 2 * length
-        places = np.minimum(places, 2 * length - 1 - places)
+    reach = max(-first, last - length)
+    padded = np.pad(np.arange(length), reach, mode="edge" if mode == "edge" else "symmetric")
+    places = padded[first + reach : last + reach]
     return values.index_select(axis, torch.from_numpy(places).to(values.device))
 
 
@@ -104,8 +90,5 @@ def subtract_local_mean(intensity: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _band(kernel: bytes) -> Tensor:
     """The matrix of one block: row i holds the kernel from column i on."""
-    taps = np.frombuffer(kernel)
-    matrix = np.zeros((_BLOCK_PX, _BLOCK_PX + len(taps) - 1), np.float32)
-    for row in range(_BLOCK_PX):
-        matrix[row, row : row + len(taps)] = taps
-    return torch.from_numpy(matrix)
+    taps, zeros = np.frombuffer(kernel), np.zeros(_BLOCK_PX - 1)
+    return torch.from_numpy(toeplitz([taps[0], *zeros], [*taps, *zeros]).astype(np.float32))

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,14 @@ from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.dense_laplacian import DenseLaplacianConfig
 from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
+from unary.detectors.scoring import measure_normals
 from unary.detectors.segmentation import SegmentationConfig
 from unary.detectors.states import describe_config, join_states, pick_state, read_config, require_fitted
-from unary.errors import DetectorError, TrainingError
+from unary.errors import DetectorError, TrainingError, require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
-from unary.training.threads import map_in_threads, run_in_threads
+from unary.training.threads import run_in_threads
 
 _TAIL = 0.01
 _KNOTS = 400
@@ -78,15 +79,10 @@ class FusionConfig:
 class Surprisal:
     """-log p of a value among normal values, continued past the strongest 1 % by their exponential tail.
 
-    Attributes
-    ----------
-    values, surprisals
-        Ascending knots of the curve below the tail; linear in between.
-    tail_start, tail_scale
-        Where the tail begins and by how much the value must rise for one more unit of surprisal.
-    tail_surprisal
-        Where the tail begins, -log of the share of normal values beyond: that of 1 %, or of more where the strongest
-        values are equal, as they are when overlapping patches share their strongest pixel.
+    Below the tail it is linear between the ascending knots ``values`` and ``surprisals``. At ``tail_start`` it is
+    ``tail_surprisal``, -log of the share of normal values beyond: that of 1 %, or of more where the strongest values
+    are equal, as they are when overlapping patches share their strongest pixel. From there the value must rise by
+    ``tail_scale`` for one more unit.
     """
 
     values: tuple[float, ...]
@@ -100,8 +96,7 @@ class Surprisal:
             raise ValueError(f"values and surprisals must be as many: {len(self.values)}, {len(self.surprisals)}")
         if not np.isfinite([*self.values, *self.surprisals, self.tail_start, self.tail_surprisal]).all():
             raise ValueError("a surprisal must be finite")
-        if not 0 < self.tail_scale < math.inf:
-            raise ValueError(f"tail_scale must be positive, got {self.tail_scale}")
+        require_positive(self, "tail_scale")
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the surprisal of each value, float64, non-negative and never clamped above; NaN of NaN."""
@@ -114,10 +109,7 @@ class Surprisal:
 def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
     """Estimate the curve from the values of normal patches, shape (n,).
 
-    Raises
-    ------
-    TrainingError
-        If there are fewer than 100 values, they are not finite, or they hardly differ.
+    A `TrainingError` says that there are fewer than 100 values, they are not finite, or they hardly differ.
     """
     _require_enough(len(normal))
     ordered = np.sort(np.asarray(normal, np.float64))
@@ -163,14 +155,8 @@ Parts = tuple[FusedPart, ...]
 class Fusion:
     """Several detectors, added up as surprisals among normal patches.
 
-    The map holds, at each pixel, what a patch would score whose parts answered as they do there.
-
-    Attributes
-    ----------
-    config
-        Which parts.
-    parts
-        The fitted ones; None before fitting.
+    The map holds, at each pixel, what a patch would score whose parts answered as they do there. There are no parts
+    before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -199,13 +185,7 @@ class Fusion:
 
 @dataclass(frozen=True, eq=False)
 class FusionPrior:
-    """The fusion with one more part that has been told what calcifications look like.
-
-    Attributes
-    ----------
-    config, parts
-        As in `Fusion`.
-    """
+    """The fusion with one more part that has been told what calcifications look like; otherwise as `Fusion`."""
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
@@ -239,13 +219,10 @@ def _fit_parts(config: FusionConfig, knowledge: Knowledge, normals: PatchSet, co
     prepared = [_build_part(config, name, knowledge) for name, _ in config.parts]
     fitted = [part.fit(normals, context) for part in prepared]
 
-    def score(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, Any]) -> list[NDArray[np.float64]]:
-        pixels, mask, origins, _ = image
-        view = View(pixels, mask)
+    def score(view: View, origins: Origins) -> list[NDArray[np.float64]]:
         return [part.examine(view, origins, size_px=normals.size_px, with_map=False).scores for part in fitted]
 
-    # An image each keeps more threads busy than pieces of one.
-    scores = [np.concatenate(values) for values in zip(*map_in_threads(score, normals.views()), strict=True)]
+    scores = measure_normals(score, normals)
     return tuple(
         FusedPart(name, part, weight, fit_surprisal(values))
         for (name, weight), part, values in zip(config.parts, fitted, scores, strict=True)
@@ -260,11 +237,8 @@ def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detect
         raise DetectorError(
             f"{name} knows more than this fusion may ({found.knowledge}, not {knowledge}): take it into fusion_prior"
         )
-    part: Detector = found(getattr(config, name)) if name in _SETTINGS else found()
+    part: Detector = found(getattr(config, name)) if hasattr(config, name) else found()
     return part
-
-
-_SETTINGS = [field.name for field in dataclasses.fields(FusionConfig)[1:]]
 
 
 def _examine_parts(

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from unary.detectors.filters import gaussian_kernel
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
@@ -191,11 +192,6 @@ def _smoothing_matrix(length: int, sigma: float, order: Literal[0, 2]) -> NDArra
     kernel = gaussian_kernel(sigma, order)
     if order == 2:
         kernel -= kernel.mean()  # flat tissue must answer exactly 0, whatever the truncation
-    offsets = np.arange(len(kernel)) - len(kernel) // 2
-    matrix = np.zeros((length, length))
-    for row in range(length):
-        reflected = (row + offsets) % (2 * length)
-        np.add.at(matrix[row], np.where(reflected < length, reflected, 2 * length - 1 - reflected), kernel)
-    result = matrix.astype(np.float32)
+    result: NDArray[np.float32] = ndimage.correlate1d(np.eye(length), kernel, axis=0).astype(np.float32)
     result.flags.writeable = False
     return result

@@ -1,18 +1,14 @@
 """Prominence: regional brightness relative to the image's own tissue. No learning.
 
 A mass is a region of several millimetres that is denser than the tissue around it. Its brightness in absolute terms
-says more about the patient than about the lesion; its standing among the regions of the same image does not. The mean
-over some millimetres, less the median of the image's tissue and divided by its spread, is that standing. Reason to
-exist: it needs no training, sees what the speck detectors cannot, and no learned mass detector was accepted here that
-did not beat it.
-
-What it assumes: that the whole organ is given, not a cut-out, and that the densest region deserves the look. A muscle
-at the image's border is such a region and its usual false alarm.
+says more about the patient than about the lesion; its standing among the regions of the same image does not. Reason to
+exist: it sees what the speck detectors cannot, and no learned mass detector was accepted here that did not beat it. It
+assumes that the whole organ is given, and that the densest region deserves the look: a muscle at the image's border is
+its usual false alarm.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +19,7 @@ from scipy import ndimage
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, read_config
 from unary.detectors.tissue import Tissue, examine_answer
+from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -43,8 +40,7 @@ class ProminenceConfig:
     region_px: float = 32.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.region_px < math.inf:
-            raise ValueError(f"region_px must be positive, got {self.region_px}")
+        require_positive(self, "region_px")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +48,6 @@ class Prominence:
     """Regional brightness relative to the image's own tissue.
 
     The map holds spreads above the median of the image's regions; a patch's score is its mean. There is nothing to fit.
-
-    Attributes
-    ----------
-    config
-        The size of a region.
     """
 
     grid: ClassVar[Grid] = "working"
@@ -85,8 +76,9 @@ class Prominence:
 def _measure_standing(tissue: Tissue, region_px: float) -> NDArray[np.float32]:
     """Return the standing of each pixel's region, (rows, cols), in spreads above the median; 0 if all are alike."""
     rows, cols = tissue.shape
+    nothing = np.zeros((rows, cols), np.float32)
     if not tissue.mask.any():
-        return np.zeros((rows, cols), np.float32)
+        return nothing
     strips = [
         (_block_means(strip.mask.astype(np.float32)), _block_means(strip.intensity * strip.mask))
         for strip in tissue.strips(0)  # a strip begins at a multiple of the block
@@ -96,14 +88,13 @@ def _measure_standing(tissue: Tissue, region_px: float) -> NDArray[np.float32]:
     regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
     own = regional[inside > 0.5]
     if own.size == 0 or not own.std() > 0:
-        return np.zeros((rows, cols), np.float32)
+        return nothing
     standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
     return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
 
 
 def _block_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows, cols = values.shape
-    padded = np.pad(values, ((0, -rows % _COARSE), (0, -cols % _COARSE)))
+    padded = np.pad(values, [(0, -length % _COARSE) for length in values.shape])
     blocks = padded.reshape(padded.shape[0] // _COARSE, _COARSE, padded.shape[1] // _COARSE, _COARSE)
     means: NDArray[np.float32] = blocks.mean(axis=(1, 3))
     return means

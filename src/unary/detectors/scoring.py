@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.protocol import Detector, View
 from unary.detectors.windows import examine_in_batches
+from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
+from unary.training.threads import map_in_threads
+
+
+def measure_normals(
+    measure: Callable[[View, Origins], Sequence[NDArray[np.float64]]], normals: PatchSet
+) -> list[NDArray[np.float64]]:
+    """Return what is measured of each image's patches, one array after the other, of all images joined."""
+
+    def measure_one(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, Any]) -> Sequence[NDArray[np.float64]]:
+        pixels, mask, origins, _ = image
+        return measure(View(pixels, mask), origins)
+
+    # An image each keeps more threads busy than pieces of one.
+    found = map_in_threads(measure_one, normals.views())
+    return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
 def score_patches(detector: Detector, patches: PatchSet) -> NDArray[np.float64]:

@@ -41,14 +41,8 @@ _SAMPLE_PX = 16_000_000
 class Strip:
     """Some rows of an image with the rows around them.
 
-    Attributes
-    ----------
-    rows
-        Of the image: those that the strip stands for.
-    own
-        The same rows within the arrays below.
-    intensity, mask
-        As in `Tissue`, of the strip's rows and up to a halo above and below, less at the image's borders.
+    ``rows`` are those of the image that the strip stands for, ``own`` the same within intensity and mask, which are as
+    in `Tissue`, of the strip's rows and up to a halo above and below, less at the image's borders.
     """
 
     rows: slice
@@ -59,19 +53,17 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """One prepared image as the dense detectors see it, read strip by strip.
+    """One prepared image, (rows, cols), as the dense detectors see it, read strip by strip.
 
     Attributes
     ----------
-    pixels
-        The prepared image, shape (rows, cols), uint16.
     mask
-        Shape (rows, cols), bool: the tissue without its outermost four pixels.
+        The tissue without its outermost four pixels.
     strip_rows
         Rows of a strip; those of the image or more where there is a single one.
     intensity
-        Shape (rows, cols), float32, in [0, 1]; outside the mask the local mean of the tissue. None where there are
-        several strips: then it is computed whenever one is read.
+        Float32, in [0, 1]; outside the mask the local mean of the tissue. None where there are several strips: then it
+        is computed whenever one is read.
     """
 
     pixels: NDArray[np.uint16]
@@ -85,26 +77,17 @@ class Tissue:
         return int(self.mask.shape[0]), int(self.mask.shape[1])
 
     def strips(self, halo_px: int, *, most_rows: int | None = None) -> Iterator[Strip]:
-        """Yield the strips from above.
+        """Yield the strips from above, with so many more rows on either side, as far as there are any.
 
-        Parameters
-        ----------
-        halo_px
-            So many more rows on either side, as far as there are any.
-        most_rows
-            A multiple of 32; strips are as low as this, if they are not lower anyway.
+        They are as low as ``most_rows``, a multiple of 32, if they are not lower anyway.
         """
         rows = len(self.mask)
         step = self.strip_rows if most_rows is None else min(self.strip_rows, most_rows)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             first, last = max(start - halo_px, 0), min(stop + halo_px, rows)
-            yield Strip(
-                slice(start, stop),
-                slice(start - first, stop - first),
-                self.read_intensity(first, last),
-                self.mask[first:last],
-            )
+            own = slice(start - first, stop - first)
+            yield Strip(slice(start, stop), own, self.read_intensity(first, last), self.mask[first:last])
 
     def read_intensity(self, first: int, last: int) -> NDArray[np.float32]:
         """Return the intensity of the rows from ``first`` up to ``last``, float32."""
@@ -114,15 +97,7 @@ class Tissue:
 
 
 def scan_tissue(pixels: NDArray[np.uint16], mask: NDArray[np.bool_]) -> Tissue:
-    """Describe a prepared image, in memory for some strips.
-
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), uint16; 65535 is intensity 1.
-    mask
-        Shape (rows, cols), bool: where tissue is. No pixel outside has any influence.
-    """
+    """Describe a prepared image, (rows, cols), in memory for some strips; no pixel outside the mask has influence."""
     rows, cols = pixels.shape
     inner = find_tissue(mask)
     strip_rows = max(_STRIP_PX // max(cols, 1) // STRIP_STEP, 1) * STRIP_STEP
@@ -165,19 +140,10 @@ def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> ND
 
 
 def sample_scale(strip: Strip, local: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return values of a local scale on a strip's own tissue, shape (n,), for `find_typical`.
+    """Return values of a local scale, of a strip's own rows, on its tissue, shape (n,), for `find_typical`.
 
-    Of an image of more than sixteen million pixels every second row and column count, or every third, and so on: a
-    scale that is a mean over a neighbourhood changes little from pixel to pixel.
-
-    Parameters
-    ----------
-    strip
-        Where.
-    local
-        Of the strip's own rows.
-    shape
-        Of the image.
+    Of an image, of that shape, of more than sixteen million pixels every second row and column count, or every third,
+    and so on: a scale that is a mean over a neighbourhood changes little from pixel to pixel.
     """
     step = math.isqrt(max(shape[0] * shape[1] - 1, 0) // _SAMPLE_PX) + 1
     grid = (slice(-strip.rows.start % step, None, step), slice(None, None, step))
@@ -210,16 +176,9 @@ def examine_answer(
     strongest: int | None,
     with_map: bool,
 ) -> Examination:
-    """Read patch scores off a dense detector's answer, and make a map of it.
+    """Read patch scores off a dense detector's answer to a view, as `pool_patches` does, and make a map of it.
 
-    Parameters
-    ----------
-    view, origins, size_px, with_map
-        As in `unary.detectors.protocol.Detector.examine`.
-    answer
-        Shape (rows, cols), float32, finite; it becomes the map, NaN outside the tissue.
-    strongest
-        See `pool_patches`.
+    The answer, shape (rows, cols), float32, finite, becomes the map, NaN outside the tissue.
     """
     scores = pool_patches(answer, origins, size_px=size_px, strongest=strongest)
     if not with_map:
@@ -231,23 +190,14 @@ def examine_answer(
 def pool_patches(
     answer: NDArray[np.float32], origins: Origins, *, size_px: int, strongest: int | None
 ) -> NDArray[np.float64]:
-    """Return the mean of each patch's strongest pixels, or of all, shape (n,).
+    """Return the mean of each patch's strongest pixels, of all for None, shape (n,).
 
-    Parameters
-    ----------
-    answer
-        Shape (rows, cols).
-    origins
-        Shape (n, 2): (row, col). Of a patch that reaches past the border what lies inside counts.
-    size_px
-        Side of a patch.
-    strongest
-        How many pixels; None takes all.
+    Of a patch that reaches past the border of the answer, (rows, cols), what lies inside counts.
     """
     pooled = np.empty(len(origins))
     for number, (row, col) in enumerate(origins.tolist()):
         values = answer[row : row + size_px, col : col + size_px].ravel()
         if strongest is not None and strongest < len(values):
-            values = np.partition(values, len(values) - strongest)[len(values) - strongest :]
+            values = np.partition(values, -strongest)[-strongest:]
         pooled[number] = values.mean(dtype=np.float64)
     return pooled

@@ -64,19 +64,8 @@ def train(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Run the rounds; the network and the optimiser are changed in place, on any device.
 
-    Parameters
-    ----------
-    settings
-        What JSON can hold and the weights depend on, the number of rounds apart.
-    data
-        What is learned from.
-    measure
-        Called after each round; its figures are kept beside the losses.
-
-    Returns
-    -------
-    tuple
-        The loss of each round, and what was measured after it.
+    ``settings`` are what JSON can hold and the weights depend on, the number of rounds apart. Returns the loss of each
+    round, and what was measured after it.
 
     Raises
     ------
@@ -178,12 +167,8 @@ def train_steps(
 ) -> tuple[float, ...]:
     """Minimise a loss over batches that are drawn at each step; the network ends on the CPU, ready to examine.
 
-    Returns the mean loss of every 50 steps.
-
-    Raises
-    ------
-    TrainingError
-        As `train`; if the device cannot be used; or in one of several processes, which share no such training.
+    Returns the mean loss of every 50 steps. Raises as `train`, and where the device cannot be used, or in one of
+    several processes, which share no such training.
     """
     if is_joined():
         raise TrainingError(f"{name} is trained in one process; start it without torchrun")

@@ -72,8 +72,9 @@ class DeviceLearner:
         self._patches = DevicePatches(patches, device)
         self._device = device
         self._parameters = list(network.parameters())
-        for parameter in self._parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
         self._most: int | None = None  # patches at a time, once memory has been short
         self._graph: torch.cuda.CUDAGraph | None = None
         self._may_capture = self._kind == "cuda"
@@ -101,19 +102,17 @@ class DeviceLearner:
         return float(torch.stack([self._add_gradient(part, len(part) / len(which)) for part in parts]).sum())
 
     def _forget_gradient(self) -> None:
-        for parameter in self._parameters:
-            assert parameter.grad is not None
-            parameter.grad.zero_()
+        for gradient in self._gradients:
+            gradient.zero_()
 
     def _add_gradient(self, which: Tensor, weight: float) -> Tensor:
         """Add what some patches contribute to the gradient; return their part of the loss."""
         batch = self._patches.gather(which)
         with rounding(self._device, self._precision):
             loss: Tensor = (self._network(batch) - batch).square().mean() * weight
-            gradients = torch.autograd.grad(loss, self._parameters)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            assert parameter.grad is not None
-            parameter.grad += gradient
+            added = torch.autograd.grad(loss, self._parameters)
+        for gradient, more in zip(self._gradients, added, strict=True):
+            gradient += more
         return loss.detach()
 
     def _capture(self, which: Tensor) -> None:

@@ -30,10 +30,7 @@ def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.
     the options, and all that the compiler says of itself and of the processor, so that a changed source, or another
     machine with the same home, gets its own.
 
-    Raises
-    ------
-    CompilerError
-        If there is no compiler, it fails, or its result can be neither kept nor loaded.
+    A `CompilerError` says that there is no compiler, it fails, or its result can be neither kept nor loaded.
     """
     compiler = _find_compiler()
     tuning, description = _describe_target(compiler)

@@ -81,17 +81,9 @@ class TrainingConfig:
 class History:
     """What happened in training.
 
-    Attributes
-    ----------
-    losses
-        Mean squared error per pixel (equation 2 divided by the number of pixels), one per epoch, averaged over the
-        epoch's batches as they were seen.
-    dead_units
-        Share of the hidden feature maps that are zero on every probe patch, one per epoch.
-    mean_patch_error
-        Mean squared error of predicting the one mean intensity of all patches.
-    patch_mean_error
-        Mean squared error of predicting each patch's own mean.
+    By epoch, ``losses``, the mean squared error per pixel (equation 2 divided by the number of pixels), averaged over
+    the batches as they were seen; and ``dead_units``, the share of the hidden feature maps that are zero on every probe
+    patch. Beside them the mean squared errors of predicting the mean of all patches, and each patch's own mean.
     """
 
     losses: tuple[float, ...]
