@@ -2,16 +2,13 @@
 
 A network predicts the mean and the spread of the intensity at a pixel from its surroundings, and never sees the pixel
 or its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an
-edge or in busy tissue the spread is large and the same contrast is none. So the local noise that
-`unary.detectors.laplacian` estimates by a fixed window is learned here, from normal tissue alone, together with what
-lines and edges look like when they pass a point. Reason to exist: alone it is no better than a Laplacian of Gaussian,
-but it errs elsewhere, and without it the fusion finds far fewer calcifications at rare false alarms
-(``docs/results.md``, `fusion_unlearned`). The idea of masked prediction with a stated variance is older (blind-spot
+edge or in busy tissue the spread is large and the same contrast is none. Reason to exist: alone it is no better than a
+Laplacian of Gaussian, but it errs elsewhere, and without it the fusion finds far fewer calcifications at rare false
+alarms (``docs/results.md``, `fusion_unlearned`). Masked prediction with a stated variance is older (blind-spot
 denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
 How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them but for its
-centre, ``hole_px`` to each side; point-wise layers follow. The prediction then depends on no pixel
-nearer than ``hole_px`` - 1.
+centre, ``hole_px`` to each side; point-wise layers follow. No pixel nearer than ``hole_px`` - 1 counts.
 """
 
 from __future__ import annotations
@@ -234,9 +231,8 @@ class BlindSpot:
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = measure_surprise(require_fitted(self.network, "blind_spot"), view.tissue)
-        return examine_answer(
-            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
-        )
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
@@ -244,7 +240,6 @@ class BlindSpot:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> BlindSpot:
-        """Undo `get_state`."""
         return cls(*restore_network(state, BlindSpotConfig, lambda config: build_blind_spot(config, seed=0)))
 
 

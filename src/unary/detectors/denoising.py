@@ -143,9 +143,8 @@ class Denoising:
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = map_tissue(require_fitted(self.network, "denoising"), view.tissue)
-        return examine_answer(
-            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
-        )
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
@@ -153,7 +152,6 @@ class Denoising:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Denoising:
-        """Undo `get_state`."""
         return cls(*restore_network(state, DenoisingConfig, lambda config: build_unet(config.widths, seed=0)))
 
 

@@ -116,7 +116,6 @@ class DenseLaplacian:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> DenseLaplacian:
-        """Undo `get_state`."""
         config = read_config(DenseLaplacianConfig, state.settings["config"])
         scales = tuple(read_config(Scale, scale) for scale in state.settings["scales"])
         if len(scales) != len(config.sigmas_px) or not all(scale.deviation > 0 for scale in scales):

@@ -179,7 +179,6 @@ class Fusion:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Fusion:
-        """Undo `get_state`."""
         return cls(*_restore_parts(state))
 
 
@@ -195,21 +194,17 @@ class FusionPrior:
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:
-        """As `Fusion.fit`."""
         return dataclasses.replace(self, parts=_fit_parts(self.config, self.knowledge, normals, context))
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
-        """As `Fusion.examine`."""
         parts = require_fitted(self.parts, "fusion_prior")
         return _examine_parts(parts, view, origins, size_px=size_px, with_map=with_map)
 
     def get_state(self) -> DetectorState:
-        """As `Fusion.get_state`."""
         return _describe_parts(self.config, require_fitted(self.parts, "fusion_prior"))
 
     @classmethod
     def from_state(cls, state: DetectorState) -> FusionPrior:
-        """Undo `get_state`."""
         return cls(*_restore_parts(state))
 
 

@@ -137,7 +137,6 @@ class Laplacian:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
-        """Return the detector of a state."""
         config = read_config(LaplacianConfig, state.settings["config"])
         for name in ("means", "deviations"):
             values = state.tensors[name]

@@ -69,7 +69,6 @@ class Prominence:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Prominence:
-        """Undo `get_state`."""
         return cls(read_config(ProminenceConfig, state.settings["config"]))
 
 

@@ -101,7 +101,6 @@ class Residual:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
-        """Return the detector of a state."""
         config = read_config(ResidualConfig, state.settings["config"])
         network = Wei2018.from_state(pick_state(state, "network"))
         bank = Laplacian.from_state(pick_state(state, "bank"))
@@ -181,7 +180,6 @@ class Dssim:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
-        """Return the detector of a state."""
         config = read_config(DssimConfig, state.settings["config"])
         network = Wei2018.from_state(pick_state(state, "network"))
         if network.config != config.network:

@@ -101,9 +101,8 @@ class Segmentation:
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         answer = map_tissue(require_fitted(self.network, "segmentation"), view.tissue)
-        return examine_answer(
-            view, answer, origins, size_px=size_px, strongest=self.config.strongest, with_map=with_map
-        )
+        strongest = self.config.strongest
+        return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
@@ -111,7 +110,6 @@ class Segmentation:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Segmentation:
-        """Undo `get_state`."""
         return cls(*restore_network(state, SegmentationConfig, lambda config: build_unet(config.widths, seed=0)))
 
 

@@ -168,6 +168,5 @@ class Variational:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
-        """Return the detector of a state."""
         config = read_config(VariationalConfig, state.settings["config"])
         return cls(config, restore_sized(state, VariationalNetwork, config.widths, config.latent))

@@ -71,9 +71,9 @@ def examine_windows(
     scores = np.concatenate([np.empty(0), *found])
     if not with_map:
         return Examination(scores, None)
-    windows = tissue_origins(view.mask, GridConfig(size_px, max(size_px // 2, 1), 0.0))
-    if not len(windows):
+    if not view.mask.any():
         return Examination(scores, np.full(view.shape, np.nan, np.float32))
+    windows = tissue_origins(view.mask, GridConfig(size_px, max(size_px // 2, 1), 0.0))
     blended = _blend_windows(examine, add_maps, pad_to_patch(view.pixels, size_px), windows, size_px)
     anomaly_map = blended[: view.shape[0], : view.shape[1]]
     np.copyto(anomaly_map, np.nan, where=~view.mask)

@@ -1,7 +1,4 @@
-"""The state of a training under way, in one file: weights, optimiser state and curves.
-
-A safetensors file, so that reading one runs no code.
-"""
+"""The state of a training under way in one file, of safetensors, so that reading one runs no code."""
 
 from __future__ import annotations
 

@@ -146,7 +146,6 @@ class Wei2018:
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
-        """Return the detector of a state."""
         config = read_config(Wei2018Config, state.settings["config"])
         network = restore_sized(state, build_autoencoder, config.widths, config.bottleneck)
         return cls(config, network, read_config(History, state.settings["history"]))
