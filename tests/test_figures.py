@@ -12,11 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from unary.evaluation.intervals import Estimate, Run
+from unary.outputs.detection_figures import plot_overlay
 from unary.outputs.figures import (
     figure_png,
     plot_histogram,
     plot_losses,
-    plot_overlay,
     plot_reconstructions,
     plot_roc,
     reduce_maximum,
@@ -42,7 +42,7 @@ def draw_all() -> dict[str, Figure]:
         "histogram": plot_histogram(run.scores, run.positive, threshold=1.0),
         "roc": plot_roc({"a": [run], "b": [run, draw_run(1)]}, estimates=dict.fromkeys("ab", Estimate(0.7, 0.6, 0.8))),
         "losses": plot_losses({0: [3.0, 2.0, 1.0], 7: [3.0, 2.5, 2.0]}, baselines={"own mean": 2.2}),
-        "overlay": plot_overlay(patches[0], patches[1], outlines=[np.array([[2, 2], [2, 9], [9, 9.0]])], title="x"),
+        "overlay": plot_overlay(patches[0], patches[1], boxes=[(2, 2, 9, 9)], title="x"),
     }
 
 
@@ -169,16 +169,14 @@ def test_a_single_hot_pixel_of_a_large_image_is_seen_in_its_place() -> None:
     assert max(picture.shape) < 1400
 
 
-def test_overlay_draws_outlines_and_half_open_boxes_in_image_coordinates() -> None:
+def test_overlay_draws_half_open_boxes_in_image_coordinates() -> None:
     figure = plot_overlay(
         np.zeros((40, 30)),
         np.full((40, 30), np.nan),
-        outlines=[np.array([[1.0, 2], [1, 8], [6, 8]])],
         boxes=[(10, 5, 20, 15)],
         title="$not$ maths",
     )
-    outline, box = (line.get_xydata().tolist() for line in figure.axes[0].lines)
-    assert outline == [[2, 1], [8, 1], [8, 6], [2, 1]]
+    (box,) = (line.get_xydata().tolist() for line in figure.axes[0].lines)
     assert np.min(box, axis=0).tolist() == [4.5, 9.5]
     assert np.max(box, axis=0).tolist() == [14.5, 19.5]
     figure_png(figure)

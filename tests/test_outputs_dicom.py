@@ -18,7 +18,7 @@ from unary.errors import ImageError, MissingPackageError
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS
 from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
-from unary.outputs.dicom.header import Run, extract_source, make_uid_maker
+from unary.outputs.dicom.header import Case, Run, build_result, extract_source
 from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
@@ -471,23 +471,30 @@ def test_the_same_arguments_give_the_same_bytes(written, tmp_path):
 
 def test_uids_depend_on_source_model_and_operating_point_alone(sources):
     one, other = (extract_source(pydicom.dcmread(sources[name])) for name in ("L CC", "R CC"))
-    base = make_uid_maker(one, IDENTITY, POINT)("report series")
-    assert base == make_uid_maker(one, IDENTITY, replace(POINT, measured_rate=0.1))("report series")
+
+    def make_uid(source, identity, point, part):
+        return Case(source, make_detection((192, 160), point=point), replace(RUN, identity=identity), "report").uid(
+            part
+        )
+
+    base = make_uid(one, IDENTITY, POINT, "report series")
+    assert base == make_uid(one, IDENTITY, replace(POINT, measured_rate=0.1), "report series")
     different = [
-        make_uid_maker(other, IDENTITY, POINT)("report series"),
-        make_uid_maker(one, replace(IDENTITY, sha256="0" * 64), POINT)("report series"),
-        make_uid_maker(one, IDENTITY, replace(POINT, threshold=5.0))("report series"),
-        make_uid_maker(one, IDENTITY, None)("report series"),
-        make_uid_maker(one, IDENTITY, POINT)("report instance"),
+        make_uid(other, IDENTITY, POINT, "report series"),
+        make_uid(one, replace(IDENTITY, sha256="0" * 64), POINT, "report series"),
+        make_uid(one, IDENTITY, replace(POINT, threshold=5.0), "report series"),
+        make_uid(one, IDENTITY, None, "report series"),
+        make_uid(one, IDENTITY, POINT, "report instance"),
     ]
     assert len({base, *different}) == 6
     assert all(pydicom.uid.UID(uid).is_valid for uid in different)
 
 
 def test_arguments_are_not_changed(sources):
-    source = pydicom.dcmread(sources["awkward"])
+    source = extract_source(pydicom.dcmread(sources["awkward"]))
     before = source.to_json()
-    build_report(source, make_detection((192, 160)), RUN, uid=make_uid_maker(source, IDENTITY, POINT))
+    case = Case(source, make_detection((192, 160)), RUN, "report")
+    build_result(case, build_report(hd, case))
     assert source.to_json() == before
 
 
@@ -595,8 +602,7 @@ def test_damaged_header_values_are_left_out_and_never_shown(sources, tmp_path, c
     assert "PatientWeight" not in result
 
 
-def test_highdicom_is_named_when_it_is_missing(sources, monkeypatch):
+def test_highdicom_is_named_when_it_is_missing(sources, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    source = pydicom.dcmread(sources["L CC"])
     with pytest.raises(MissingPackageError, match=r"unary\[dicom\]"):
-        build_report(source, make_detection((192, 160)), RUN, uid=make_uid_maker(source, IDENTITY, None))
+        write(sources["L CC"], make_detection((192, 160)), tmp_path)

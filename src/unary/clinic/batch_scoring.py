@@ -17,7 +17,8 @@ from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
 from unary.models.examination import ScoredImage, examine_image
-from unary.outputs.figures import figure_png, plot_overlay
+from unary.outputs.detection_figures import plot_overlay
+from unary.outputs.figures import figure_png
 from unary.records import Image, OperatingPoint
 
 Box = tuple[float, float, float, float]

@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,16 +85,8 @@ class _Part:
 def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
     """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
 
-    Parameters
-    ----------
-    model
-        Of `unary.fit` or `unary.read_model`.
-    manifest
-        With images of both labels.
-    allow_seen
-        Accept patients that the model was trained on or calibrated with, which flatters every figure.
-    progress
-        Show a progress bar on standard error when it is a terminal.
+    ``allow_seen`` accepts patients that the model was trained on or calibrated with, which flatters every figure;
+    ``progress`` shows a bar on standard error when that is a terminal.
 
     Raises
     ------
@@ -110,20 +101,14 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
             f"the model was trained on {count_words(len(seen), 'patient')} of the manifest, which flatters every "
             "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
         )
-    labels = [row.label for row in manifest.rows]
-    if "negative" not in labels or "positive" not in labels:
-        missing = "negative" if "negative" not in labels else "positive"
-        raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {missing} image")
+    for label in ("negative", "positive"):
+        if all(row.label != label for row in manifest.rows):
+            raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {label} image")
+    hidden = None if progress else True
+    found = _examine_rows(model, manifest)
+    bar = tqdm(found, total=len(manifest.rows), desc="evaluating", unit="image", delay=2, disable=hidden)
     parts: list[_Part] = []
     skipped: list[str] = []
-    bar = tqdm(
-        _examine_rows(model, manifest),
-        total=len(manifest.rows),
-        desc="evaluating",
-        unit="image",
-        delay=2,
-        disable=None if progress else True,
-    )
     for part in bar:
         if isinstance(part, ImageError):
             skipped.append(str(part))
@@ -131,8 +116,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         else:
             parts.append(part)
     if not parts:
-        causes = "; ".join(skipped[:3])
-        raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
+        raise ManifestError(f"none of {len(manifest.rows)} images could be used: {'; '.join(skipped[:3])}")
     digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
     names = dict.fromkeys(name for part in parts for name in part.samples)
     samples = {name: tuple(part.samples[name] for part in parts if name in part.samples) for name in names}
@@ -183,33 +167,30 @@ def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence
 
 
 def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable | None:
-    names = [*(reading.group_names if reading.groups else ()), NORMAL_LOOKING]
-    positives, groups, kept = [], dict[str, list[NDArray[np.bool_]]]((name, []) for name in names), []
+    positives, controls, kept = [], [], []
     for part in parts:
         label, touches = part.evaluated.row.label, part.labels.touches
         lesional = functools.reduce(np.logical_or, part.labels.contains.values())
-        # a patch beside the lesions of an image says how far images differ, rather than lesions
-        control = (label == "positive") & touches.any() & ~touches
         positives.append(lesional & (label == "positive"))
-        kept.append(positives[-1] | control | ((label == "negative") & ~touches))
-        for name in names:
-            groups[name].append(control if name == NORMAL_LOOKING else part.labels.contains[name] & positives[-1])
-    chosen, positive = np.concatenate(kept), np.concatenate(positives)
-    joined = {name: np.concatenate(members)[chosen] for name, members in groups.items()}
-    if not positive.any() or not (chosen & ~positive).any() or not (~positive[chosen] & ~joined[NORMAL_LOOKING]).any():
+        # a patch beside the lesions of an image says how far images differ, rather than lesions
+        controls.append((label == "positive") & touches.any() & ~touches)
+        kept.append(positives[-1] | controls[-1] | ((label == "negative") & ~touches))
+    chosen = np.concatenate(kept)
+    positive, control = np.concatenate(positives)[chosen], np.concatenate(controls)[chosen]
+    if not positive.any() or not (~positive & ~control).any():
         return None
+    groups = {
+        name: np.concatenate([part.labels.contains[name] for part in parts])[chosen] & positive
+        for name in (reading.group_names if reading.groups else ())
+    }
     origins = np.concatenate([part.origins for part in parts])[chosen].astype(np.int64)
-    owner = np.repeat(np.arange(len(parts)), [len(part.origins) for part in parts])[chosen]
-    rows = [part.evaluated.row for part in parts]
-    return ScoreTable(
-        scores={name: np.concatenate([part.scores[name] for part in parts])[chosen] for name in parts[0].scores},
-        positive=positive[chosen],
-        groups=joined,
-        patient=np.asarray([row.patient_id for row in rows])[owner],
-        image=np.asarray([row.image_id for row in rows])[owner],
-        row=origins[:, 0],
-        col=origins[:, 1],
-        seed=0,
+    return _build_table(
+        [part.evaluated.row for part in parts],
+        np.repeat(np.arange(len(parts)), [len(part.origins) for part in parts])[chosen],
+        {name: np.concatenate([part.scores[name] for part in parts])[chosen] for name in parts[0].scores},
+        positive,
+        groups={**groups, NORMAL_LOOKING: control},
+        origins=origins,
         split="test",
     )
 
@@ -223,18 +204,29 @@ def _build_image_table(parts: Sequence[_Part], model: str) -> ScoreTable | None:
     positive = np.asarray([part.evaluated.row.label == "positive" for part in known], bool)
     if not positive.any() or positive.all():
         return None
-
-    def score(part: _Part, name: str) -> Any:
-        return part.evaluated.image_score if name == model else part.scores[name].max()
-
-    return ScoreTable(
-        scores={name: np.asarray([score(part, name) for part in known], np.float64) for name in known[0].scores},
-        positive=positive,
+    highest = {name: [part.scores[name].max() for part in known] for name in known[0].scores}
+    scores = highest | {model: [part.evaluated.image_score for part in known]}
+    return _build_table(
+        [part.evaluated.row for part in known],
+        np.arange(len(known)),
+        {name: np.asarray(values, np.float64) for name, values in scores.items()},
+        positive,
         groups={},
-        patient=np.asarray([part.evaluated.row.patient_id for part in known]),
-        image=np.asarray([part.evaluated.row.image_id for part in known]),
-        row=np.zeros(len(known), np.int64),
-        col=np.zeros(len(known), np.int64),
-        seed=0,
+        origins=np.zeros((len(known), 2), np.int64),
         split="image",
     )
+
+
+def _build_table(
+    rows: Sequence[ManifestRow],
+    owner: NDArray[np.intp],
+    scores: Mapping[str, NDArray[np.float64]],
+    positive: NDArray[np.bool_],
+    *,
+    groups: Mapping[str, NDArray[np.bool_]],
+    origins: NDArray[np.int64],
+    split: str,
+) -> ScoreTable:
+    patient = np.asarray([row.patient_id for row in rows])[owner]
+    image = np.asarray([row.image_id for row in rows])[owner]
+    return ScoreTable(scores, positive, groups, patient, image, origins[:, 0], origins[:, 1], seed=0, split=split)

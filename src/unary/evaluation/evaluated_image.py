@@ -25,20 +25,16 @@ MOST_CANDIDATES = 50
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedImage:
-    """What was found in one image, and which of its lesions were hit.
+    """What was found in one image, and which of its lesions were hit; the rest as in `unary.records.Detection`.
 
     Attributes
     ----------
-    row
-        The image.
     normal
         As `is_normal` says.
     findings
         All candidates, by rank, at most `MOST_CANDIDATES`.
     match
         Of these findings; its targets have no pixels (``parts`` is empty), which would fill the memory.
-    image_score, image_p_value, out_of_domain
-        As in `unary.records.Detection`.
     patch_scores
         Shape (n,), float64, of the model's patches.
     """
@@ -75,19 +71,8 @@ def evaluate_image(
 ) -> tuple[EvaluatedImage, dict[str, PixelSample]]:
     """Match what a model says of an image with its lesions; return also samples of its pixels by group of lesions.
 
-    Parameters
-    ----------
-    model
-        Whose findings are drawn.
-    row, lesions
-        The image, and what is listed of it.
-    scored
-        Of `unary.models.examination.examine_image`, of the same model and image.
-
-    Raises
-    ------
-    ImageError
-        If the mask of a lesion cannot be used.
+    ``scored`` is of `unary.models.examination.examine_image`, of the same model and image. An ImageError says that the
+    mask of a lesion cannot be used.
     """
     prepared, reading = scored.prepared, model.profile.reading
     detection = build_detection(scored, model, None, most=MOST_CANDIDATES)
@@ -134,11 +119,7 @@ def build_outcomes(images: Sequence[EvaluatedImage], query: LesionQuery) -> list
     """Return what `unary.evaluation.froc` needs: normal images, and those whose lesions are to be found."""
     return [
         build_outcome(
-            image.match,
-            query,
-            patient=image.row.patient_id,
-            normal=image.normal,
-            complete=image.row.complete,
+            image.match, query, patient=image.row.patient_id, normal=image.normal, complete=image.row.complete
         )
         for image in images
         if image.normal or query.selects_image(image.row)

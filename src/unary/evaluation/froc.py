@@ -32,7 +32,7 @@ class ImageOutcome:
     Attributes
     ----------
     patient
-        Identifier; the unit of every interval.
+        The unit of every interval.
     normal
         The image is known to show no lesion: it has no targets, and whatever was found is false.
     complete
@@ -83,18 +83,9 @@ Outcomes = Sequence[ImageOutcome]
 class FrocSummary:
     """Sensitivities of one detector, means over its runs, with 95 % intervals over patients.
 
-    Attributes
-    ----------
-    rates
-        False findings per image that are allowed.
-    sensitivities
-        The share of targets found, one per rate.
-    mean
-        Of the sensitivities over the rates: one number to compare detectors by.
-    targets, images
-        How many targets, and how many images on which false findings are counted, summed over runs.
-    target_patients, image_patients
-        How many distinct patients those come from.
+    The sensitivity is the share of targets found at each rate of false findings per image; its mean over the rates is
+    one number to compare detectors by. Counts of targets, and of images on which false findings are counted, are sums
+    over runs; those of their patients are of distinct ones.
     """
 
     rates: tuple[float, ...]
@@ -141,20 +132,13 @@ def froc_curve(
     OneClassError
         If there are no targets, or no image counts false findings.
     """
-    _rank(outcomes, on=on)  # says what is missing
-    false = np.sort([score for outcome in outcomes if outcome.counts_false(on) for score in outcome.false_scores])
-    targets = [score for outcome in outcomes for score in outcome.target_scores]
-    found = np.sort([score for score in targets if score is not None])
-    images = sum(outcome.counts_false(on) for outcome in outcomes)
-    scores = np.unique(np.concatenate([false, found]))[::-1]
-    false_rates = (len(false) - np.searchsorted(false, scores)) / images
-    sensitivities = (len(found) - np.searchsorted(found, scores)) / len(targets)
-    zero = np.zeros(1)
-    return (
-        np.concatenate([zero, false_rates]),
-        np.concatenate([zero, sensitivities]),
-        np.concatenate([zero + np.inf, scores]),
-    )
+    order = _rank(outcomes, on=on)
+    false = np.sort([score for place in order.images for score in outcomes[place].false_scores])
+    found = np.sort([score for outcome in outcomes for score in outcome.target_scores if score is not None])
+    thresholds = np.append(np.inf, np.unique(np.concatenate([false, found]))[::-1])
+    false_rates = (len(false) - np.searchsorted(false, thresholds)) / len(order.images)
+    sensitivities = (len(found) - np.searchsorted(found, thresholds)) / len(order.targets)
+    return false_rates, sensitivities, thresholds
 
 
 def sensitivity_at_rates(
@@ -195,26 +179,13 @@ def summarise_froc(
     the drawn images, so that the interval holds the uncertainty of the false findings too. A run that keeps no target
     or no such image in a resample is left out of that resample's mean.
 
-    Parameters
-    ----------
-    runs
-        One per fold, seed or model, at least one; each of one outcome per image. A run has a threshold of its own.
-    rng
-        Source of the draws.
-    rates, on
-        As for `sensitivity_at_rates`.
-    resamples
-        How many.
-
-    Returns
-    -------
-    FrocSummary
-        Without intervals where no kind of patient has two members.
+    There is one run per fold, seed or model, each of one outcome per image and with a threshold of its own. Rates and
+    images to count ``on`` are as for `sensitivity_at_rates`. No intervals where no kind of patient has two members.
 
     Raises
     ------
     EvaluationError
-        If there is no run, and as `froc_curve` for any run.
+        If there is no run, or any lacks what `froc_curve` needs.
     """
     allowed = _check_rates(rates)
     plain = _average_plain(runs, allowed, on=on)
@@ -259,18 +230,14 @@ def compare_froc(
     """
     allowed = _check_rates(rates)
     plain = [_average_plain(runs, allowed, on=on) for runs in (first, second)]
-    if [[_identity(outcome) for outcome in run] for run in first] != [
-        [_identity(outcome) for outcome in run] for run in second
-    ]:
-        raise EvaluationError(
-            "a paired difference needs both detectors' findings in the same images, in the same order"
-        )
+    told = [
+        [[(each.patient, each.normal, each.complete, len(each.target_scores)) for each in run] for run in runs]
+        for runs in (first, second)
+    ]
+    if told[0] != told[1]:
+        raise EvaluationError("a paired difference needs both detectors' findings in the same images, in one order")
     resampled = _resample([first, second], allowed, on=on, resamples=resamples, rng=rng)
     return attach_intervals(plain[0] - plain[1], resampled[0] - resampled[1])
-
-
-def _identity(outcome: ImageOutcome) -> tuple[str, bool, bool, int]:
-    return outcome.patient, outcome.normal, outcome.complete, len(outcome.target_scores)
 
 
 def _average_plain(runs: Sequence[Outcomes], rates: NDArray[np.float64], *, on: FalseOn) -> NDArray[np.float64]:
@@ -304,9 +271,7 @@ def _resample(
         size = len(run) + len(order.false) + len(order.found)
         return size, lambda weights: _sensitivities(order, weights[:, own], rates)
 
-    means = [
-        average_resamples(draws, (prepare(run, own) for run, own in zip(runs, owners, strict=True))) for runs in kept
-    ]
+    means = [average_resamples(draws, map(prepare, runs, owners)) for runs in kept]
     return [np.column_stack([values, values.mean(axis=1)]) for values in means]
 
 

@@ -28,24 +28,10 @@ def compare_images(
     A comparison within a group of lesions ranks what is suspicious among what is merely unusual: a benign calcification
     departs from normal tissue as a malignant one does, and a one-class detector has no reason to score it lower.
 
-    Parameters
-    ----------
-    images
-        Those without a score take no part, nor do those of unknown assessment, or without a label.
-    reading
-        Whose comparisons are made.
-    rng
-        Gives a new source of draws for each statistic, each time from the same state.
-    runs
-        Shape (n,): the fold, seed or model that gave each image. Areas are averaged over the runs that have both sides,
-        as in `estimate_over_seeds`. By default all are of one run.
-    resamples
-        How many.
-
-    Returns
-    -------
-    dict
-        By name of the comparison; one of which no run has both sides is absent.
+    Images without a score take no part, nor do those of unknown assessment, or without a label. ``rng`` gives a new
+    source of draws for each statistic, each time from the same state. ``runs``, of shape (n,), says which fold, seed or
+    model gave each image, by default all one: areas are averaged over the runs that have both sides, as in
+    `estimate_over_seeds`, and a comparison of which no run has both is absent.
     """
     kept = [place for place, image in enumerate(images) if image.image_score is not None]
     run_of = (np.zeros(len(images), int) if runs is None else np.asarray(runs))[kept]

@@ -51,17 +51,7 @@ def as_pair(name: str, found: Estimate) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one seed's test set gave.
-
-    Attributes
-    ----------
-    scores
-        Shape (n,), float64, finite, higher is more abnormal.
-    positive
-        Shape (n,), bool.
-    patients
-        Shape (n,), patient identifiers, the same between seeds.
-    """
+    """What one seed's test set gave: finite scores, truth and identifiers of patients, each of shape (n,)."""
 
     scores: NDArray[np.float64]
     positive: NDArray[np.bool_]
@@ -84,26 +74,8 @@ def estimate_over_seeds(
     resample's mean, and a resample that no seed survives is dropped. The interval speaks of the patients, given the
     models that were trained; the spread over seeds is a different matter and is best shown as it is.
 
-    Parameters
-    ----------
-    runs
-        One per seed, at least one.
-    rng
-        Source of the draws.
-    resamples
-        How many.
-    compute
-        By default the AUROC; else another statistic of `unary.evaluation.roc`.
-
-    Returns
-    -------
-    Estimate
-        Without an interval where no kind of patient has two members.
-
-    Raises
-    ------
-    ScoreError, OneClassError
-        As `unary.evaluation.roc.auroc`, for any seed.
+    There is at least one run. The statistic is the AUROC, or another of `unary.evaluation.roc`, whose errors may come
+    of any seed. There is no interval where no kind of patient has two members.
     """
     rankings = _rank_runs(runs)
     value = float(np.mean(_compute_plain(rankings, compute)))
@@ -163,15 +135,10 @@ def _resample(
     draws = draw_patients(codes, np.concatenate([run.positive for run in runs]), resamples=resamples, rng=rng)
     owners = np.split(codes, np.cumsum([len(run.positive) for run in runs])[:-1])
 
-    def compute_weighted(place: int, order: Ranking) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-        return lambda weights: compute(order, weights[:, owners[place]])[:, None]
+    def prepare(order: Ranking, own: NDArray[np.intp]) -> tuple[int, Callable[[NDArray[np.float64]], Any]]:
+        return len(own), lambda weights: compute(order, weights[:, own])[:, None]
 
-    return [
-        average_resamples(
-            draws, [(len(owners[place]), compute_weighted(place, order)) for place, order in enumerate(rankings)]
-        )
-        for rankings in detectors
-    ]
+    return [average_resamples(draws, map(prepare, rankings, owners)) for rankings in detectors]
 
 
 def average_resamples(
@@ -212,12 +179,8 @@ def draw_patients(
 ) -> NDArray[np.uint16]:
     """Draw patients with replacement, those with only positives, only negatives and both apart.
 
-    Parameters
-    ----------
-    codes
-        Shape (n,): each entry's patient, from 0 without gaps.
-    truth
-        Shape (n,), bool: the entry is positive.
+    Each entry has a patient, ``codes`` from 0 without gaps, and may be positive, both of shape (n,).
+
     Returns
     -------
     NDArray

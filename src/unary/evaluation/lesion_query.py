@@ -75,21 +75,10 @@ def build_outcome(
 ) -> ImageOutcome:
     """Return what one detector did on one image.
 
-    Parameters
-    ----------
-    match
-        From `unary.evaluation.matching.match_findings`.
-    query
-        Which targets are to be found; that the image counts is for the caller to know (`LesionQuery.selects_image`).
-    patient, normal, complete
-        As in `ImageOutcome`.
-    ignore_others
-        Whether a finding that hits only lesions that are not to be found is neither right nor wrong; else it is false.
+    Which targets are to be found is the query's; that the image counts is for the caller to know
+    (`LesionQuery.selects_image`). A finding that hits only lesions that are not to be found is neither right nor wrong,
+    or false unless ``ignore_others``.
 
-    Raises
-    ------
-    EvaluationError
-        If a normal image has a target that is to be found.
     """
     pairs = [(query.selects(target), ranks) for target, ranks in zip(match.targets, match.hits, strict=True)]
     excused = {rank for selected, ranks in pairs if selected or ignore_others for rank in ranks}

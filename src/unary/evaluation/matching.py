@@ -55,20 +55,8 @@ _SLACK_MM = 1e-9  # 101 pixels of 0.1 mm must be within 10.1 mm, whatever the ro
 class MatchingRule:
     """The numbers in the rule of this module.
 
-    Attributes
-    ----------
-    link_mm
-        Lesions of a clustered group at most so far apart are one target; 0 joins only what touches.
-    speck_mm
-        A single one longer than this stays a target of its own.
-    tolerance_mm
-        By how much a finding may miss a target, or the annotation the lesion.
-    area_factor, area_floor_mm2
-        A finding with an outline above both this multiple of the target's area and this area hits nothing there.
-    tissue_share
-        A finding that covers more than this share of the tissue hits nothing at all.
-    assumed_spacing_mm
-        Taken where the pixel spacing is unknown: by default 10 mm are then 100 pixels.
+    Lesions of a clustered group at most ``link_mm`` apart are one target, but for those above ``speck_mm``. The spacing
+    is assumed where that of the pixels is unknown: by default 10 mm are then 100 pixels.
 
     Raises
     ------
@@ -90,6 +78,10 @@ class MatchingRule:
         if wrong or self.assumed_spacing_mm == 0:
             name = wrong[0] if wrong else "assumed_spacing_mm"
             raise ValueError(f"{name} must be a finite number, not negative (a spacing above 0), got {numbers[name]}")
+
+    def find_spacing(self, spacing_mm: Spacing | None) -> NDArray[np.float64]:
+        """Return the spacing, or the assumed one, shape (2,)."""
+        return np.asarray(spacing_mm if spacing_mm is not None else (self.assumed_spacing_mm,) * 2)
 
 
 STANDARD = MatchingRule()
@@ -129,17 +121,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """Which findings of an image hit which targets.
-
-    Attributes
-    ----------
-    targets
-        As given.
-    hits
-        Per target: the ranks of the findings that hit it, ascending; empty where it was missed.
-    scores
-        Of every finding, by rank.
-    """
+    """Which findings of an image hit which targets: for each its findings' ranks, ascending; scores of all by rank."""
 
     targets: tuple[Target, ...]
     hits: tuple[tuple[int, ...], ...]
@@ -157,32 +139,16 @@ def group_targets(
 ) -> tuple[Target, ...]:
     """Return the targets among the lesions of one image, in the order of their first lesion.
 
-    Parameters
-    ----------
-    lesions
-        Of one image, with coordinates in stored pixels.
-    shape
-        Rows and columns of the stored image. A lesion without a pixel in it is no target: nobody could find it.
-    reading
-        Which lesions belong together.
-    spacing_mm
-        Of the stored pixels, (between rows, between columns); None when unknown.
-    masks
-        By position in ``lesions``: the stored-grid pixels of each lesion of kind ``mask``.
-    rule
-        What is grouped.
+    Coordinates, shape and spacing (between rows, between columns; None when unknown) are of the stored image. A lesion
+    without a pixel in it is no target: nobody could find it. ``masks`` holds, by position in ``lesions``, the pixels of
+    each lesion of kind ``mask``.
 
-    Raises
-    ------
-    ValueError
-        If the mask of a lesion of kind ``mask`` is missing.
     """
-    spacing = np.asarray(_spacing(spacing_mm, rule))
+    spacing = rule.find_spacing(spacing_mm)
     parts = [
-        rasterise_lesion(lesion, shape, mask=(masks or {}).get(place) if lesion.kind == "mask" else None)
+        _trim(*rasterise_lesion(lesion, shape, mask=(masks or {}).get(place) if lesion.kind == "mask" else None))
         for place, lesion in enumerate(lesions)
     ]
-    parts = [_trim(*part) for part in parts]
     seen = [place for place, (inside, _) in enumerate(parts) if inside.size]
     groups = [reading.find_group(lesion.name) for lesion in lesions]
     clustered = {group.name for group in reading.groups if group.clustered}
@@ -192,17 +158,14 @@ def group_targets(
         regions = np.asarray([_is_cluster(lesions[place]) for place in own], bool)
         joined = _join_neighbours([parts[place] for place in own], regions, spacing, rule)
         members += [tuple(own[place] for place in together) for together in joined]
-    return tuple(
-        _build_target(
-            groups[places[0]],
-            places,
-            [lesions[place] for place in places],
-            [parts[place] for place in places],
-            spacing,
-            clustered=groups[places[0]] in clustered,
-        )
-        for places in sorted(members)
-    )
+    targets = []
+    for places in sorted(members):
+        group, own_parts = groups[places[0]], tuple(parts[place] for place in places)
+        outline, area = _outline_parts(own_parts, lesions[places[0]], spacing)
+        in_clusters = group in clustered
+        cluster = in_clusters and (len(places) >= _CLUSTER or any(_is_cluster(lesions[place]) for place in places))
+        targets.append(Target(group, places, own_parts, outline, area, cluster, single=in_clusters and not cluster))
+    return tuple(targets)
 
 
 def match_findings(
@@ -215,25 +178,15 @@ def match_findings(
 ) -> Match:
     """Return which findings hit which targets, by the rule of this module.
 
-    Parameters
-    ----------
-    detection
-        Findings and labels of one image, on the stored grid.
-    targets
-        From `group_targets`, of the same image.
-    spacing_mm
-        Of the stored pixels, (between rows, between columns); None when unknown.
-    tissue_px
-        Number of stored pixels of tissue; None leaves out the bound on their share.
-    rule
-        What a hit is.
+    Targets and spacing are those of `group_targets`, of the same image; ``tissue_px`` counts the stored pixels of
+    tissue, and None leaves out the bound on their share.
 
     Raises
     ------
     EvaluationError
         If a finding has no pixel of its rank within its box, as when findings and labels are of two images.
     """
-    spacing = np.asarray(_spacing(spacing_mm, rule))
+    spacing = rule.find_spacing(spacing_mm)
     for finding in detection.findings:
         r0, c0, r1, c1 = finding.box
         if not (detection.labels[r0:r1, c0:c1] == finding.rank).any():
@@ -307,25 +260,16 @@ def _holds(inside: NDArray[np.bool_], corner: tuple[int, int], point: NDArray[np
     return 0 <= row < inside.shape[0] and 0 <= col < inside.shape[1] and bool(inside[row, col])
 
 
-def _build_target(
-    group: str,
-    places: tuple[int, ...],
-    lesions: Sequence[Lesion],
-    parts: Sequence[Part],
-    spacing: NDArray[np.float64],
-    *,
-    clustered: bool,
-) -> Target:
+def _outline_parts(
+    parts: Sequence[Part], first: Lesion, spacing: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Outline and area in mm2 of one lesion, or of several together."""
     corners = np.concatenate([_pixel_corners(*part) for part in parts])
     outline = corners[ConvexHull(corners).vertices]
     if len(parts) > 1:
-        area = polygon_area(outline * spacing)
-    else:
-        area = float(parts[0][0].sum() * spacing.prod())
-        if lesions[0].kind == "contour":
-            outline = np.asarray(lesions[0].points, np.float64)
-    cluster = clustered and (len(parts) >= _CLUSTER or any(_is_cluster(lesion) for lesion in lesions))
-    return Target(group, places, tuple(parts), outline, area, cluster, single=clustered and not cluster)
+        return outline, polygon_area(outline * spacing)
+    area = float(parts[0][0].sum() * spacing.prod())
+    return (np.asarray(first.points, np.float64) if first.kind == "contour" else outline), area
 
 
 def _is_cluster(lesion: Lesion) -> bool:
@@ -377,7 +321,3 @@ def _is_placed(
         return True
     centres = [np.argwhere(inside).mean(axis=0) + corner for inside, corner in target.parts]
     return bool((distances_outside(np.asarray(centres) * spacing, outline) <= rule.tolerance_mm).any())
-
-
-def _spacing(spacing_mm: Spacing | None, rule: MatchingRule) -> Spacing:
-    return spacing_mm if spacing_mm is not None else (rule.assumed_spacing_mm, rule.assumed_spacing_mm)

@@ -63,24 +63,18 @@ FEW_PATIENTS = 10  # of either class; percentile intervals over fewer are visibl
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """The scores of one test set under one seed: one row per patch.
+    """The scores of one test set under one seed, by detector: one row per patch, columns of shape (n,).
 
     Attributes
     ----------
-    scores
-        By detector; each of shape (n,), float64, higher is more abnormal.
     positive
-        Shape (n,), bool: the patch contains a lesion.
+        The patch contains a lesion.
     groups
-        Membership by name, each of shape (n,), bool. A patch may belong to several, as with a calcification inside a
+        Membership by name. A patch may belong to several, as with a calcification inside a
         mass. All are subsets of the positives, but for ``normal_looking``: patches without a lesion from images with
         one, which are neither negatives nor positives.
-    patient, image
-        Shape (n,), str.
     row, col
-        Shape (n,), int: the patch's first pixel on the working grid.
-    seed
-        Of the training, and of the split.
+        The patch's first pixel on the working grid.
     split
         How test patches were held out, ``"patch"`` or ``"patient"``; ``"test"`` where there is only one way.
 
@@ -230,10 +224,7 @@ def write_metrics(
     reader needs: seeds, data hash, versions, command, configuration, counts, notices; ``detection`` the figures of
     findings, whose key is absent where there are none.
 
-    Raises
-    ------
-    ValueError
-        If a number is NaN or infinite, which JSON cannot say.
+    A number that is NaN or infinite, which JSON cannot say, is a ValueError.
     """
     document = {"detectors": detectors, "meta": meta, **({"detection": detection} if detection is not None else {})}
     text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -280,10 +271,8 @@ def _summarise_runs(runs: Sequence[Run | None], *, rng: np.random.Generator, res
     estimate = estimate_over_seeds(present, rng=rng, resamples=resamples)
     note = _note(present, estimate)
     sensitivities = {
-        f"{level:.2f}": float(
-            np.mean([sensitivity_at_specificity(run.scores, run.positive, specificity=level) for run in present])
-        )
-        for level in SPECIFICITIES
+        f"{at:.2f}": float(np.mean([sensitivity_at_specificity(r.scores, r.positive, specificity=at) for r in present]))
+        for at in SPECIFICITIES
     }
     return {
         **as_pair("auroc", estimate),

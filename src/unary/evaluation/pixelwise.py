@@ -85,21 +85,11 @@ def sample_pixels(
 
     The pixels of no lesion at all are every group's negatives; those of lesions of another group are neither.
 
-    Parameters
-    ----------
-    scores
-        Shape (rows, cols), higher is more abnormal, NaN where nothing was scored.
-    truths
-        By group, the same shape each: the pixel belongs to a lesion of the group. Groups may overlap.
-    patient
-        Identifier.
-    complete
-        Where False, pixels outside the annotated lesions are unknown, and left out.
+    Scores are of shape (rows, cols), higher is more abnormal, NaN where nothing was scored; ``truths`` say by group, in
+    the same shape, which pixels belong to its lesions. Groups may overlap. Of an image that is not completely
+    annotated, pixels outside the lesions are unknown, and left out.
 
-    Raises
-    ------
-    ScoreError
-        If shapes differ, or a score is infinite.
+    Other shapes and infinite scores are a ScoreError.
     """
     if any(np.shape(truth) != scores.shape for truth in truths.values()):
         shapes = [np.shape(truth) for truth in truths.values()]
@@ -130,10 +120,7 @@ def summarise_pixels(
     Patients are drawn as in `unary.evaluation.intervals`; without intervals where no kind of them has two members. For
     the intervals, and only there, scores are further put into some thousands of bins, whose pixels count as tied.
 
-    Raises
-    ------
-    OneClassError
-        If there are no positive or no negative pixels.
+    Without positive or negative pixels there is a OneClassError.
     """
     if not samples:
         raise EvaluationError("there are no pixels to evaluate: no image was given")

@@ -72,11 +72,10 @@ def roc_curve(
     last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
     true_calls = np.cumsum(truth)[last]
     false_calls = last + 1 - true_calls
-    zero = np.zeros(1)
     return (
-        np.concatenate([zero, false_calls / false_calls[-1]]),
-        np.concatenate([zero, true_calls / true_calls[-1]]),
-        np.concatenate([zero + np.inf, values[last]]),
+        np.append(0.0, false_calls / false_calls[-1]),
+        np.append(0.0, true_calls / true_calls[-1]),
+        np.append(np.inf, values[last]),
     )
 
 

@@ -52,18 +52,8 @@ class MeasuredPoint:
 class EvaluationSummary:
     """The figures of `metrics.json`; a group without lesions, or a comparison without one of its sides, is absent.
 
-    Attributes
-    ----------
-    froc
-        By name of the query (`unary.evaluation.lesion_query.list_queries`).
-    points
-        Of the model, in its order.
-    images
-        AUROC of image scores, by name of the profile's comparison and by label.
-    pixels
-        By group of lesions, and of all.
-    counts
-        Of images and patients.
+    FROC is by name of the query (`unary.evaluation.lesion_query.list_queries`), operating points are in the model's
+    order, the AUROC of image scores is by comparison and by label, pixels are by group of lesions, and of all.
     """
 
     froc: dict[str, FrocSummary]
@@ -83,16 +73,8 @@ def summarise_evaluation(
 ) -> EvaluationSummary:
     """Return every figure that the evaluated images allow, with 95 % intervals over patients.
 
-    Parameters
-    ----------
-    evaluation
-        Of `unary.evaluate`.
-    points
-        The model's operating points; none for a model that has not been calibrated.
-    reading
-        Of the model's profile: which lesions and comparisons to look at.
-    seed, resamples
-        Of the bootstrap; every figure starts from the seed anew, so that none depends on which others there are.
+    The model's operating points are none where it has not been calibrated; the reading is of its profile. Every figure
+    starts from the seed anew, so that none depends on which others there are.
     """
 
     def rng() -> np.random.Generator:

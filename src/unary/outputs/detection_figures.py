@@ -1,4 +1,4 @@
-"""Figures of detection: FROC curves, and the findings of one image beside its lesions.
+"""Figures of detection: FROC curves, findings of one image beside its lesions, an anomaly map on its image.
 
 As in `unary.outputs.figures`, every function returns a new matplotlib `Figure` drawn off screen.
 """
@@ -6,7 +6,6 @@ As in `unary.outputs.figures`, every function returns a new matplotlib `Figure` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,14 @@ from unary.evaluation.froc import FalseOn, FrocSummary, Outcomes, sensitivity_at
 from unary.outputs.figures import (
     FAINT,
     FIGURE_DPI,
-    INK,
-    OVERLAY_LONG_SIDE_PX,
+    add_colour_bar,
+    find_factor,
+    label_curve,
     line_style,
     new_figure,
+    new_image_figure,
     plain_axes,
+    reduce_maximum,
     reduce_mean,
 )
 from unary.records import Finding
@@ -35,24 +37,14 @@ _SMALL_PX = 12.0  # on the figure: what is smaller gets a ring, or nobody would 
 _POINTS = 72 / FIGURE_DPI  # typographic points per pixel of the figure
 
 
-@dataclass(frozen=True)
-class _Look:
-    name: str
-    colour: str
-    dash: Any
-    ring: str
-
-
-_LOOKS = {
-    look.name: look
-    for look in (
-        _Look("finding", "#E69F00", "-", "o"),
-        _Look("finding, hit", "#009E73", "-", "o"),
-        _Look("finding, no hit", "#E69F00", (0, (6, 1)), "o"),
-        _Look("lesion", "#56B4E9", (0, (4, 2)), "s"),
-        _Look("lesion, found", "#56B4E9", (0, (4, 2)), "s"),
-        _Look("lesion, missed", "#CC79A7", (0, (1.5, 1.2)), "D"),
-    )
+# colour, dash and ring
+_LOOKS: dict[str, tuple[str, Any, str]] = {
+    "finding": ("#E69F00", "-", "o"),
+    "finding, hit": ("#009E73", "-", "o"),
+    "finding, no hit": ("#E69F00", (0, (6, 1)), "o"),
+    "lesion": ("#56B4E9", (0, (4, 2)), "s"),
+    "lesion, found": ("#56B4E9", (0, (4, 2)), "s"),
+    "lesion, missed": ("#CC79A7", (0, (1.5, 1.2)), "D"),
 }
 
 
@@ -66,23 +58,9 @@ def plot_froc(
 ) -> Figure:
     """Draw FROC curves, with the 95 % intervals at the summarised rates.
 
-    Parameters
-    ----------
-    runs
-        By detector, one per fold or seed. One run gives the empirical curve, several give their mean sensitivity at
-        each rate.
-    summaries
-        By detector, from `unary.evaluation.froc.summarise_froc`; their rates beyond the axis are left out. The legend
-        prints the mean sensitivity over the rates.
-    on
-        Which images count false findings, as given to the summaries.
-    logarithmic
-        Whether rates are drawn on a logarithmic axis, from 0.02; else from 0.
-    highest_rate
-        Where the axis ends.
-
-    Notes
-    -----
+    Of each detector, one run per fold or seed: one gives the empirical curve, several their mean sensitivity at each
+    rate. Summaries are from `unary.evaluation.froc.summarise_froc`, of the same images ``on`` which false findings are
+    counted; their rates beyond the axis are left out. A logarithmic axis begins at 0.02, another at 0.
     Intervals of several detectors stand a little beside each other, so that none hides another. A curve that ends
     before the axis goes on level: a detector that makes no further finding finds no further lesion.
     """
@@ -94,9 +72,8 @@ def plot_froc(
         axes = plain_axes(figure, left=0.75, bottom=0.68)
         for number, (name, outcomes) in enumerate(runs.items()):
             mean = np.mean([sensitivity_at_rates(run, rates=grid, on=on) for run in outcomes], axis=0)
-            axes.step(
-                grid, mean, where="post", linewidth=1.8, label=_describe(name, summaries[name]), **line_style(number)
-            )
+            label = label_curve(name, summaries[name].mean)
+            axes.step(grid, mean, where="post", linewidth=1.8, label=label, **line_style(number))
             shift = (number - (len(runs) - 1) / 2) / max(len(runs), 8)
             _draw_intervals(axes, summaries[name], number, shift=shift, logarithmic=logarithmic, highest=highest_rate)
         if logarithmic:
@@ -109,12 +86,6 @@ def plot_froc(
         axes.set_ylabel("Sensitivity, per lesion")
         axes.legend(loc="best", title="mean sensitivity [95 % interval]", title_fontsize=8.5, fontsize=8.5)
     return figure
-
-
-def _describe(name: str, summary: FrocSummary) -> str:
-    low, high = summary.mean.low, summary.mean.high
-    between = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{name}  {summary.mean.value:.3f}{between}"
 
 
 def _draw_intervals(
@@ -139,89 +110,105 @@ def plot_findings(
 ) -> Figure:
     """Draw the outlines of findings over their image, numbered by rank, and those of the lesions.
 
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), any real dtype, brighter is denser.
-    findings
-        With coordinates in pixels of the image.
-    lesions
-        Closed polygons around the lesions, each of shape (k, 2), as (row, col): `Target.outline`.
-    hits
-        Per lesion, the ranks of the findings that hit it: `Match.hits`. Findings that hit and lesions that were found
-        are then told from those that did not and were not, in colour, dash and legend. None draws all alike, as befits
-        an image whose lesions are unknown.
-    title
-        Shown above; the image id, never a patient's.
+    Coordinates are in pixels of the image, of shape (rows, cols); lesions are closed polygons around them, each of
+    shape (k, 2), as (row, col): `Target.outline`. ``hits`` are per lesion the ranks of the findings that hit it:
+    `Match.hits`. Findings that hit and lesions that were found are then told from those that did not and were not, in
+    colour, dash and legend. None draws all alike, as befits an image whose lesions are unknown.
 
-    Notes
-    -----
-    The long side is reduced to about 1200 px by averaging blocks. What is too small to see is ringed.
+    The title is the image id, never a patient's. The long side is reduced to about 1200 px by averaging blocks. What is
+    too small to see is ringed.
     """
     if pixels.ndim != 2:
         raise ValueError(f"an image must have the shape (rows, cols), got {pixels.shape}")
     if hits is not None and len(hits) != len(lesions):
         raise ValueError(f"there must be hits for every lesion, got {len(hits)} for {len(lesions)}")
-    rows, cols = pixels.shape
-    factor = -(-max(rows, cols) // OVERLAY_LONG_SIDE_PX)
+    factor = find_factor(pixels.shape)
     grey = reduce_mean(pixels, factor)
     tissue = grey[grey > grey.min()]
-    dark, bright = np.percentile(tissue if tissue.size else grey, [0.5, 99.8]).tolist()
-    edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
-    across, down = max(grey.shape[1] / FIGURE_DPI, 3.2), grey.shape[0] / FIGURE_DPI
-    width, height = across + 0.1, down + 0.95
+    shown = tissue if tissue.size else grey
     right = {rank for ranks in hits or () for rank in ranks}
-    with new_figure(width, height) as figure:
-        axes = figure.add_axes((0.05 / width, 0.6 / height, across / width, down / height), xticks=[], yticks=[])
-        axes.imshow(grey, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-6), extent=edge, interpolation="nearest")
+    frame = new_image_figure(pixels.shape, grey, shown, right=0.1, foot=0.6, title=title, least=3.2)
+    with frame as (figure, axes, _):
         for place, polygon in enumerate(lesions):
-            look = _LOOKS["lesion" if hits is None else "lesion, found" if hits[place] else "lesion, missed"]
-            _draw_outline(axes, np.asarray(polygon, np.float64), factor, look=look)
+            name = "lesion" if hits is None else "lesion, found" if hits[place] else "lesion, missed"
+            _draw_outline(axes, np.asarray(polygon, np.float64), factor, name=name)
         for finding in sorted(findings, key=lambda each: -each.rank):
             hit = finding.rank in right
-            look = _LOOKS["finding" if hits is None else "finding, hit" if hit else "finding, no hit"]
+            name = "finding" if hits is None else "finding, hit" if hit else "finding, no hit"
             outline = np.asarray(finding.outline, np.float64)
-            _draw_outline(axes, outline, factor, look=look)
-            _write_rank(axes, finding.rank, outline, look.colour)
-        axes.set(xlim=(-0.5, cols - 0.5), ylim=(rows - 0.5, -0.5))
-        axes.spines[:].set_visible(False)
-        figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", color=INK, parse_math=False)
+            _draw_outline(axes, outline, factor, name=name)
+            axes.annotate(  # at the upper right of the outline, dark on its colour
+                str(finding.rank),
+                (float(outline[:, 1].max()), float(outline[:, 0].min())),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=6.5,
+                color="#000000",
+                annotation_clip=True,
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": _LOOKS[name][0], "edgecolor": "none"},
+            )
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if handles:
-            names = sorted(handles)
-            place_below = (0.0, 0.2 / height, 1.0, 0.35 / height)
-            figure.legend(
-                [handles[name] for name in names],
-                names,
-                loc="center",
-                bbox_to_anchor=place_below,
-                ncols=2,
-                fontsize=7,
-                labelcolor=FAINT,
-            )
+            names, height = sorted(handles), figure.get_figheight()
+            below = (0.0, 0.2 / height, 1.0, 0.35 / height)
+            entries, look = [handles[name] for name in names], {"fontsize": 7, "labelcolor": FAINT}
+            figure.legend(entries, names, loc="center", bbox_to_anchor=below, ncols=2, **look)
     return figure
 
 
-def _draw_outline(axes: Axes, polygon: NDArray[np.float64], factor: int, *, look: _Look) -> None:
+def _draw_outline(axes: Axes, polygon: NDArray[np.float64], factor: int, *, name: str) -> None:
+    colour, dash, ring = _LOOKS[name]
     closed = np.vstack([polygon, polygon[:1]])
-    axes.plot(closed[:, 1], closed[:, 0], linewidth=1.1, label=look.name, color=look.colour, linestyle=look.dash)
+    axes.plot(closed[:, 1], closed[:, 0], linewidth=1.1, label=name, color=colour, linestyle=dash)
     if float(np.ptp(polygon, axis=0).max()) / factor < _SMALL_PX:
-        middle = polygon.mean(axis=0)
+        row, col = polygon.mean(axis=0)
         size = 1.4 * _SMALL_PX * _POINTS
-        axes.plot(
-            middle[1:], middle[:1], look.ring, markersize=size, markerfacecolor="none", markeredgecolor=look.colour
+        axes.plot([col], [row], ring, markersize=size, markerfacecolor="none", markeredgecolor=colour)
+
+
+def plot_overlay(
+    pixels: NDArray[Any],
+    anomaly_map: NDArray[np.floating[Any]],
+    *,
+    limits: tuple[float, float] | None = None,
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    title: str = "",
+) -> Figure:
+    """Lay a translucent anomaly map over its image.
+
+    Image and map are of one shape (rows, cols), the map NaN where nothing was scored. The colour begins at the first
+    limit and is full at the second, by default the median and the 99.9th percentile of the map as shown; half-open
+    boxes ``(r0, c0, r1, c1)`` are drawn as dashed frames. The title is the image id, never a patient's.
+    Notes
+    -----
+    The long side is reduced by a whole factor to 1200 px or a little less: the image by the mean of each block,
+    the map by its maximum, so that a hot speck of one pixel survives. The grey window spans the scored tissue.
+    """
+    if pixels.shape != anomaly_map.shape or pixels.ndim != 2:
+        raise ValueError(f"image and map must have one shape (rows, cols), got {pixels.shape} and {anomaly_map.shape}")
+    factor = find_factor(pixels.shape)
+    grey = reduce_mean(pixels, factor)
+    heat = np.asarray(reduce_maximum(anomaly_map, factor), np.float64)
+    scored = np.isfinite(heat)
+    low, high = limits or (tuple(np.percentile(heat[scored], [50, 99.9]).tolist()) if scored.any() else (0.0, 1.0))
+    top = max(high, low + 1e-12)
+    strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
+    shown = grey[scored] if scored.any() else grey
+    with new_image_figure(pixels.shape, grey, shown, right=0.95, foot=0.3, title=title) as (figure, axes, extent):
+        axes.imshow(
+            np.where(scored, heat, low),
+            cmap="autumn",
+            vmin=low,
+            vmax=top,
+            alpha=0.75 * strength,
+            extent=extent,
+            interpolation="nearest",
         )
-
-
-def _write_rank(axes: Axes, rank: int, polygon: NDArray[np.float64], colour: str) -> None:
-    """The rank at the upper right of an outline, dark on its colour."""
-    axes.annotate(
-        str(rank),
-        (float(polygon[:, 1].max()), float(polygon[:, 0].min())),
-        xytext=(4, 4),
-        textcoords="offset points",
-        fontsize=6.5,
-        color="#000000",
-        annotation_clip=True,
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"},
-    )
+        axes.set_aspect("auto")
+        for r0, c0, r1, c1 in boxes:
+            frame_rows, frame_cols = np.array([r0, r0, r1, r1, r0]) - 0.5, np.array([c0, c1, c1, c0, c0]) - 0.5
+            axes.plot(frame_cols, frame_rows, color="#FFFFFF", linewidth=1, linestyle=(0, (4, 2)))
+        (width, height), down = figure.get_size_inches(), grey.shape[0] / FIGURE_DPI
+        bar = ((width - 0.8) / width, 0.3 / height, 0.1 / width, 0.5 * down / height)
+        add_colour_bar(figure, bar, colours="autumn", limits=(low, top), name="score")
+    return figure

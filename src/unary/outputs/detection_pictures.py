@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,17 +41,7 @@ _THIN = 0.75  # of the tissue's median: below, the tissue is thin
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A place of an evaluated image to look at.
-
-    Attributes
-    ----------
-    image
-        Where it lies.
-    box
-        Half-open ``(r0, c0, r1, c1)`` in stored pixels, framed.
-    title
-        Shown above; never a patient's.
-    """
+    """A place of an evaluated image to look at: a half-open box in stored pixels, and a title, never a patient's."""
 
     image: EvaluatedImage
     box: Box
@@ -59,13 +50,15 @@ class Place:
 
 def list_false_alarms(images: Sequence[EvaluatedImage], *, count: int) -> list[Place]:
     """Return the strongest findings in normal images, at most two of each."""
-    found = [(finding.score, image, finding) for image in images if image.normal for finding in image.findings]
-    found.sort(key=lambda entry: -entry[0])
-    places = [
-        Place(image, finding.box, f"{_name(image)}\nscore {score:.3g}, rank {finding.rank}")
-        for score, image, finding in found
-    ]
-    return _thin(places, count)
+    found = [(image, finding) for image in images if image.normal for finding in image.findings]
+    found.sort(key=lambda pair: -pair[1].score)
+    return _thin(
+        (
+            Place(image, finding.box, f"{image.row.image_id[-16:]}\nscore {finding.score:.3g}, rank {finding.rank}")
+            for image, finding in found
+        ),
+        count,
+    )
 
 
 def list_lesions(
@@ -73,69 +66,44 @@ def list_lesions(
 ) -> list[Place]:
     """Return lesions that are missed, largest first, or found, highest score first; at most two of each image.
 
-    Parameters
-    ----------
-    images
-        Of one model.
-    query
-        Which lesions.
-    threshold
-        A lesion is found when its best finding scores above it.
-    found
-        Which of both to list.
-    count
-        At most so many.
+    A lesion is found when its best finding scores above the threshold.
     """
     listed: list[tuple[float, Place]] = []
     for image in images:
         if image.normal or not query.selects_image(image.row):
             continue
         for number, target in enumerate(image.match.targets):
-            if not query.selects(target):
-                continue
             score = image.score_target(number)
-            hit = score is not None and score > threshold
-            if hit is not found:
+            if not query.selects(target) or (score is not None and score > threshold) is not found:
                 continue
             said = f"score {score:.3g}" if score is not None else "not hit"
-            title = f"{_name(image)}\n{_describe(target)}, {said}"
-            key = -score if found and score is not None else -target.area_mm2
-            listed.append((key, Place(image, _box_around(target), title)))
+            title = f"{image.row.image_id[-16:]}\n{_describe(target)}, {said}"
+            low, high = target.outline.min(axis=0).tolist(), target.outline.max(axis=0).tolist()
+            box = (low[0], low[1], high[0] + 1.0, high[1] + 1.0)
+            listed.append((-score if found and score is not None else -target.area_mm2, Place(image, box, title)))
     listed.sort(key=lambda entry: entry[0])
     return _thin([place for _, place in listed], count)
 
 
 def plot_places(places: Sequence[Place]) -> Figure | None:
     """Show places of images beside each other, about 20 mm a side, the box framed; None if no image can be read."""
-    crops: dict[int, NDArray[np.uint16]] = {}
-    frames: dict[int, Box] = {}
+    crops: dict[int, tuple[NDArray[np.uint16], Box]] = {}
     for row in dict.fromkeys(place.image.row for place in places):
         try:
             image = read_row(row)
         except ImageError as error:
             logger.warning("not shown: %s", error)
             continue
-        for number, place in enumerate(places):
-            if place.image.row == row:
-                crops[number], frames[number] = _crop(image, place.box)
+        crops |= {k: _crop(image, place.box) for k, place in enumerate(places) if place.image.row == row}
     if not crops:
         return None
     kept = sorted(crops)
-    return plot_gallery(
-        np.stack([crops[number] for number in kept]),
-        titles=[places[number].title for number in kept],
-        boxes=[[frames[number]] for number in kept],
-    )
+    pictures, boxes = np.stack([crops[k][0] for k in kept]), [[crops[k][1]] for k in kept]
+    return plot_gallery(pictures, titles=[places[k].title for k in kept], boxes=boxes)
 
 
 def plot_evaluated(image: EvaluatedImage, *, threshold: float) -> Figure:
-    """Draw a whole image with its findings above a threshold, at most as many as are reported, and its lesions.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read again.
-    """
+    """Draw a whole image with its findings above a threshold, at most as many as are reported, and its lesions."""
     findings = [finding for finding in image.findings if finding.score > threshold][:MOST_FINDINGS]
     shown = {finding.rank for finding in findings}
     return plot_findings(
@@ -143,15 +111,13 @@ def plot_evaluated(image: EvaluatedImage, *, threshold: float) -> Figure:
         findings,
         lesions=[target.outline for target in image.match.targets],
         hits=[tuple(rank for rank in ranks if rank in shown) for ranks in image.match.hits],
-        title=", ".join(
-            [image.row.image_id, *([f"assessment {image.row.assessment}"] if image.row.assessment else ())]
-        ),
+        title=image.row.image_id + (f", assessment {image.row.assessment}" if image.row.assessment else ""),
     )
 
 
 def _crop(image: Image, box: Box) -> tuple[NDArray[np.uint16], Box]:
     """A square around a box, enlarged or reduced to one size, and the box in it."""
-    spacing = image.spacing_mm or (STANDARD.assumed_spacing_mm,) * 2
+    spacing = STANDARD.find_spacing(image.spacing_mm).tolist()
     wanted = [max(_CROP_MM / each, _AROUND * (box[k + 2] - box[k])) for k, each in enumerate(spacing)]
     side = min(math.ceil(max(wanted)), *image.shape)
     corner = [
@@ -177,11 +143,6 @@ def _find_window(square: NDArray[np.float32], image: NDArray[Any]) -> tuple[floa
     return float(np.percentile(tissue, 1)), float(square.max())
 
 
-def _box_around(target: Target) -> Box:
-    low, high = target.outline.min(axis=0), target.outline.max(axis=0)
-    return float(low[0]), float(low[1]), float(high[0]) + 1.0, float(high[1]) + 1.0
-
-
 def _describe(target: Target) -> str:
     count = len(target.lesions)
     if target.cluster:
@@ -189,17 +150,12 @@ def _describe(target: Target) -> str:
     return count_words(count, target.group) if count > 1 else target.group
 
 
-def _name(image: EvaluatedImage) -> str:
-    return image.row.image_id[-16:]
-
-
 def _thin(places: Iterable[Place], count: int) -> list[Place]:
     """The first few, at most two of each image."""
-    taken: dict[str, int] = {}
+    taken = Counter[str]()
     chosen = []
     for place in places:
-        name = place.image.row.image_id
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] <= _PER_IMAGE:
+        taken[place.image.row.image_id] += 1
+        if taken[place.image.row.image_id] <= _PER_IMAGE:
             chosen.append(place)
     return chosen[:count]

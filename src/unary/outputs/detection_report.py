@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,64 +37,38 @@ def write_tables(evaluation: Evaluation, out: Path) -> None:
     ``score`` of the best finding on it, empty where there is none; ``counted`` says whether its image is labelled
     positive. ``images.csv`` says which images are ``normal`` and ``complete``.
     """
+    images = evaluation.evaluated
     header = ("image_id", "rank", "score", "p_value", "r0", "c0", "r1", "c1", "targets")
-    write_csv(out / "findings.csv", header, (line for image in evaluation.evaluated for line in _list_findings(image)))
+    write_csv(out / "findings.csv", header, (line for image in images for line in _list_findings(image)))
     header = ("image_id", "target", "group", "cluster", "counted", "lesions", "area_mm2", "score", "ranks")
-    write_csv(out / "lesions.csv", header, (line for image in evaluation.evaluated for line in _list_targets(image)))
-    header = (
-        "image_id",
-        "patient_id",
-        "label",
-        "assessment",
-        "normal",
-        "complete",
-        "score",
-        "p_value",
-        "out_of_domain",
-    )
-    write_csv(
-        out / "images.csv",
-        header,
+    write_csv(out / "lesions.csv", header, (line for image in images for line in _list_targets(image)))
+    fields = ("image_id", "patient_id", "label", "assessment")
+    lines = (
         (
-            (
-                image.row.image_id,
-                image.row.patient_id,
-                image.row.label,
-                image.row.assessment,
-                int(image.normal),
-                int(image.row.complete),
-                image.image_score,
-                image.image_p_value,
-                "; ".join(image.out_of_domain),
-            )
-            for image in evaluation.evaluated
-        ),
+            *(getattr(image.row, field) for field in fields),
+            int(image.normal),
+            int(image.row.complete),
+            image.image_score,
+            image.image_p_value,
+            "; ".join(image.out_of_domain),
+        )
+        for image in images
     )
+    write_csv(out / "images.csv", (*fields, "normal", "complete", "score", "p_value", "out_of_domain"), lines)
 
 
 def _list_findings(image: EvaluatedImage) -> Iterable[Sequence[object]]:
+    targets = list(enumerate(zip(image.match.targets, image.match.hits, strict=True)))
     for finding in image.findings:
-        hit = [
-            f"{place}:{target.group}"
-            for place, (target, ranks) in enumerate(zip(image.match.targets, image.match.hits, strict=True))
-            if finding.rank in ranks
-        ]
-        yield (image.row.image_id, finding.rank, finding.score, finding.p_value, *finding.box, " ".join(hit))
+        hit = " ".join(f"{place}:{target.group}" for place, (target, ranks) in targets if finding.rank in ranks)
+        yield (image.row.image_id, finding.rank, finding.score, finding.p_value, *finding.box, hit)
 
 
 def _list_targets(image: EvaluatedImage) -> Iterable[Sequence[object]]:
+    counted = int(LesionQuery().selects_image(image.row))
     for place, (target, ranks) in enumerate(zip(image.match.targets, image.match.hits, strict=True)):
-        yield (
-            image.row.image_id,
-            place,
-            target.group,
-            int(target.cluster),
-            int(LesionQuery().selects_image(image.row)),
-            len(target.lesions),
-            target.area_mm2,
-            image.score_target(place),
-            " ".join(map(str, ranks)),
-        )
+        kind, size = (target.group, int(target.cluster), counted), (len(target.lesions), target.area_mm2)
+        yield (image.row.image_id, place, *kind, *size, image.score_target(place), " ".join(map(str, ranks)))
 
 
 def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]:
@@ -108,15 +83,11 @@ def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]
     for measured in summary.points:
         point, rate = measured.point, with_interval(measured.rate)
         if measured.false_alarms is None:
-            lines.append(
-                f"operating point {point.name}: {rate} of a normal image's patches above ({_expect(measured)})"
-            )
-            continue
-        lines.append(
-            f"operating point {point.name}: {rate} false findings per normal image, "
-            f"{with_interval(measured.false_alarms)} of images alarmed (guaranteed: at most "
-            f"{point.false_alarm_rate:.3g})"
-        )
+            said = f"of a normal image's patches above ({_expect(measured)})"
+        else:
+            alarmed = f"{with_interval(measured.false_alarms)} of images alarmed"
+            said = f"false findings per normal image, {alarmed} (guaranteed: at most {point.false_alarm_rate:.3g})"
+        lines.append(f"operating point {point.name}: {rate} {said}")
     lines += [f"images, {names[name]}: AUROC {with_interval(found)}" for name, found in summary.images.items()]
     lines += [
         f"pixels, {titles[name]}: AUROC {with_interval(found.auroc)}, "
@@ -139,18 +110,14 @@ def build_findings_sections(
     evaluation: Evaluation, summary: EvaluationSummary, reading: Reading
 ) -> tuple[Section, ...]:
     """Return the sections of the report: FROC, false alarms guaranteed and measured, images, pixels, pictures."""
-    threshold = _choose_threshold(summary)
+    # that of the default operating point; none for a model that has not been calibrated
+    threshold = next((m.point.threshold for m in summary.points if m.point.name == DEFAULT_POINT), -math.inf)
     return (
         _build_froc_section(evaluation, summary, reading),
         *((_build_points_section(summary),) if summary.points else ()),
         _build_ranking_section(summary, reading),
         *_build_picture_sections(evaluation.evaluated, threshold, reading),
     )
-
-
-def _choose_threshold(summary: EvaluationSummary) -> float:
-    """That of the default operating point; none for a model that has not been calibrated."""
-    return next((m.point.threshold for m in summary.points if m.point.name == DEFAULT_POINT), -math.inf)
 
 
 def _build_froc_section(evaluation: Evaluation, summary: EvaluationSummary, reading: Reading) -> Section:
@@ -173,13 +140,7 @@ def _build_froc_section(evaluation: Evaluation, summary: EvaluationSummary, read
     rates = next(iter(summary.froc.values())).rates
     header = ("to be found", "lesions", "patients", *(f"at {rate:g}" for rate in rates), "mean")
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            names[name],
-            froc.targets,
-            froc.target_patients,
-            *(with_interval(found) for found in froc.sensitivities),
-            with_interval(froc.mean),
-        )
+        (names[name], froc.targets, froc.target_patients, *map(with_interval, (*froc.sensitivities, froc.mean)))
         for name, froc in summary.froc.items()
     )
     caption = "Share of lesions found at so many false findings per normal image [95 % interval over patients]."
@@ -216,7 +177,7 @@ def _build_points_section(summary: EvaluationSummary) -> Section:
         Table(
             f"Patches, {_count_images(patches)}.",
             ("operating point", "share of an image's patches, expected", "measured"),
-            tuple((measured.point.name, _expect(measured), with_interval(measured.rate)) for measured in patches),
+            tuple((each.point.name, _expect(each), with_interval(each.rate)) for each in patches),
         ),
     )
     heading = "False alarms: guaranteed and measured"
@@ -258,18 +219,15 @@ def _build_picture_sections(
     queries = list_queries(reading)
     # clusters alone, where a group has them: single specks are common
     main = [queries[name] for name in queries if name != ALL_LESIONS and f"{name}_clusters" not in queries]
+    list_some = functools.partial(list_lesions, images, threshold=threshold)
     missed, found = (
-        [
-            place
-            for query in main
-            for place in list_lesions(images, query, threshold=threshold, found=which, count=_CROPS // 2)
-        ][:_CROPS]
+        [place for query in main for place in list_some(query, found=which, count=_CROPS // 2)][:_CROPS]
         for which in (False, True)
     )
-    others = list_lesions(images, queries[ALL_LESIONS], threshold=threshold, found=False, count=3 * _CROPS)
+    others = list_some(queries[ALL_LESIONS], found=False, count=3 * _CROPS)
     listed = {(place.image.row.image_id, place.box) for place in missed}
     missed += [p for p in others if (p.image.row.image_id, p.box) not in listed][: _CROPS // 2]
-    found = found or list_lesions(images, queries[ALL_LESIONS], threshold=threshold, found=True, count=_CROPS)
+    found = found or list_some(queries[ALL_LESIONS], found=True, count=_CROPS)
     parts = (
         ("What alarms falsely", alarms, "The strongest findings in normal images"),
         ("What is missed", missed, f"Lesions without a finding {above}"),

@@ -19,7 +19,15 @@ from unary.evaluation.summary import document_summary, summarise_evaluation
 from unary.models.bundle import Model, describe_versions
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
-from unary.outputs.report import Picture, Report, Section, build_results_section, describe_outcome, write_report
+from unary.outputs.report import (
+    Picture,
+    Report,
+    Section,
+    build_results_section,
+    describe_auroc,
+    describe_outcome,
+    write_report,
+)
 from unary.outputs.words import IMAGE_GROUP, name_groups
 from unary.records import NOTICE
 
@@ -34,23 +42,8 @@ def write_evaluation(
     Groups of patches are those of the profile's lesions; the group ``image`` ranks whole images, the model's by the
     image score, those of baseline and controls by their highest patch.
 
-    Parameters
-    ----------
-    evaluation
-        Of `unary.evaluate`.
-    model
-        The one that was evaluated.
-    out
-        A folder; it is created.
-    banners
-        What the report must not leave unseen, such as synthetic data.
-    resamples
-        Of each interval.
-
-    Returns
-    -------
-    tuple
-        The outcome as lines for a terminal.
+    ``out`` is a folder, which is created; banners are what the report must not leave unseen, such as synthetic data.
+    Returns the outcome as lines for a terminal.
 
     Raises
     ------
@@ -91,16 +84,11 @@ def write_evaluation(
     write_metrics(out / "metrics.json", metrics, meta=meta, detection=document_summary(found))
     write_report(dataclasses.replace(report, sections=sections), out / "report.html")
     lines = [
-        f"{name:18s} {group:14s} AUROC {entry['auroc']:.3f}{_between(entry)}"
+        f"{name:18s} {group:14s} AUROC {describe_auroc(entry)}"
         for name, groups in metrics.items()
         for group, entry in groups.items()
     ]
     return (*lines, *describe_findings(found, reading), str(out / "report.html"))
-
-
-def _between(found: dict[str, Any]) -> str:
-    interval = found["auroc_ci95"]
-    return f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
 
 
 def _build_report(
@@ -110,8 +98,7 @@ def _build_report(
     group, unit = (ALL, "patch") if ALL in metrics[model.name] else (IMAGE_GROUP, "image")
     outcomes = {name: groups[group] for name, groups in metrics.items()}
     if model.name == baseline:
-        found = outcomes[model.name]
-        lead = f"The {model.name} reaches an AUROC of {found['auroc']:.3f}{_between(found)}."
+        lead = f"The {model.name} reaches an AUROC of {describe_auroc(outcomes[model.name])}."
     else:
         lead = describe_outcome(outcomes, first=model.name, second=baseline, difference=None, unit=unit)
     curves = {name: [run for run in select_runs([table], detector=name) if run is not None] for name in table.scores}
@@ -120,10 +107,8 @@ def _build_report(
     }
     positive, negative = table.roles(ALL)
     kept = positive | negative
-    threshold, caption = None, "Scores by class"
-    if model.calibration is not None and group == ALL:
-        points = [point for point in model.calibration.operating_points if point.name == _PATCH_POINT]
-        threshold = points[0].threshold if points else None
+    points = model.calibration.operating_points if model.calibration is not None and group == ALL else ()
+    threshold, caption = next((each.threshold for each in points if each.name == _PATCH_POINT), None), "Scores by class"
     if threshold is not None:
         caption += f"; the line is the operating point {_PATCH_POINT}, set on held-out normal patients"
     histogram = plot_histogram(

@@ -1,4 +1,4 @@
-"""The figures of the paper, redrawn, and the overlay of an anomaly map on its image.
+"""The figures of the paper, redrawn, and what all figures are made with.
 
 Every function returns a new matplotlib `Figure` drawn off screen and touches no state of matplotlib; `figure_png`
 turns it into bytes. Positives are green and negatives blue, as in the paper, in shades that colour-blind readers can
@@ -65,20 +65,10 @@ def plot_reconstructions(
 ) -> Figure:
     """Show patches above their reconstructions, as figure 3 of the paper; with error maps below, as figure 1.
 
-    Parameters
-    ----------
-    patches, reconstructions
-        Shape (n, rows, cols): float intensities in [0, 1], or uint16 with 65535 being intensity 1.
-    positive
-        Shape (n,), bool; negatives are placed left, positives right.
-    titles
-        One above each patch, for example its RMSE.
-    errors
-        Whether to add input minus reconstruction. All error maps share one scale, symmetric about 0, that ends at the
-        99.5th percentile of the absolute error and is given in the colour bar.
+    Patches are of shape (n, rows, cols), float intensities in [0, 1], or uint16 with 65535 being intensity 1. Negatives
+    are placed left, positives right. All error maps, input minus reconstruction, share one scale, symmetric about 0,
+    that ends at the 99.5th percentile of the absolute error and is given in the colour bar.
 
-    Notes
-    -----
     Each column has its own grey window, from the 1st to the 99th percentile of its input, which the reconstruction
     shares: what the reconstruction loses is then seen as lost and not as a change of window.
     """
@@ -99,13 +89,9 @@ def plot_reconstructions(
             low, high = np.percentile(inputs[which], [1, 99])
             for line, picture in enumerate((inputs[which], outputs[which], differences[which])[: len(names)]):
                 base = bottom + inches * (len(names) - 1 - line)
-                corner = (starts[place] / width, base / height, 0.94 * inches / width, 0.94 * inches / height)
-                axes = figure.add_axes(corner, xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-                colours, lowest, highest = ("RdBu_r", -limit, limit) if line == 2 else ("gray", low, high)
-                axes.imshow(
-                    picture, cmap=colours, vmin=lowest, vmax=max(highest, lowest + 1e-6), interpolation="nearest"
-                )
+                corner = (starts[place], base, 0.94 * inches, 0.94 * inches)
+                colours, window = ("RdBu_r", (-limit, limit)) if line == 2 else ("gray", (low, high))
+                axes = draw_picture(figure, corner, picture, window=window, colours=colours)
                 if line == 0 and titles is not None:
                     axes.set_title(titles[which], fontsize=7.5, pad=3, color=FAINT, parse_math=False)
                 if place == 0:
@@ -119,7 +105,7 @@ def plot_reconstructions(
                 figure.text(centre / width, 1 - 0.2 / height, name, ha="center", weight="bold", color=colour)
         if errors:
             bar = ((width - right + 0.02) / width, bottom / height, 0.1 / width, 0.94 * inches / height)
-            _add_colour_bar(figure, bar, colours="RdBu_r", limits=(-limit, limit), ticks=(-limit, 0, limit))
+            add_colour_bar(figure, bar, colours="RdBu_r", limits=(-limit, limit), ticks=(-limit, 0, limit))
     return figure
 
 
@@ -133,21 +119,9 @@ def plot_histogram(
 ) -> Figure:
     """Draw the densities of scores by class, as figure 2a of the paper.
 
-    Parameters
-    ----------
-    scores
-        Shape (n,), finite.
-    positive
-        Shape (n,), bool.
-    label
-        Of the horizontal axis, with the unit.
-    threshold
-        An operating point to mark.
-    unit
-        What has a score, singular.
+    Scores are finite, of shape (n,); the label is of the horizontal axis, with the unit; the threshold is an operating
+    point to mark; ``unit`` is what has a score, singular.
 
-    Notes
-    -----
     Both classes share 40 bins. The axis ends at the 99.9th percentile; the few scores beyond it are counted in the
     axis label and in the densities' norm.
     """
@@ -188,17 +162,9 @@ def plot_roc(
 ) -> Figure:
     """Draw ROC curves, as figure 2b of the paper, with AUROC and 95 % interval in the legend.
 
-    Parameters
-    ----------
-    runs
-        By detector, one per seed. One seed gives the empirical curve; several give each seed's curve thin, and bold
-        their mean sensitivity at each false-positive rate.
-    estimates
-        By detector: what to print.
-    each_seed
-        Whether the thin curves are drawn; of many detectors they would hide each other.
-    unit
-        What has a score, singular.
+    Of each detector, one run per seed: a single one gives the empirical curve, several give each seed's curve thin, if
+    wanted (of many detectors they would hide each other), and bold their mean sensitivity at each false-positive rate.
+    ``unit`` is what has a score, singular.
     """
     grid = np.linspace(0, 1, 1001)
     with new_figure(6.4, 5.6) as figure:
@@ -207,10 +173,7 @@ def plot_roc(
         for number, (name, seeds) in enumerate(runs.items()):
             curves = [roc_curve(run.scores, run.positive)[:2] for run in seeds]
             style = line_style(number)
-            estimate = estimates[name]
-            text = f"{name}  {estimate.value:.3f}"
-            if estimate.low is not None and estimate.high is not None:
-                text += f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+            text = label_curve(name, estimates[name])
             if len(curves) == 1:
                 axes.plot(*curves[0], linewidth=2, label=text, **style)
                 continue
@@ -229,12 +192,8 @@ def plot_roc(
 def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str, float] | None = None) -> Figure:
     """Draw the training loss by epoch for each seed, over the errors of predictors that have learned nothing.
 
-    Parameters
-    ----------
-    losses
-        By seed: mean squared error per pixel, one per epoch.
-    baselines
-        Mean squared errors by name, drawn level: a curve that does not fall below them has learned no structure.
+    Losses are mean squared errors per pixel, one per epoch; baselines are drawn level by name: a curve that does not
+    fall below them has learned no structure.
     """
     with new_figure(6.4, 3.9) as figure:
         axes = plain_axes(figure, left=0.85, bottom=0.68)
@@ -252,15 +211,8 @@ def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str
                 color=FAINT,
             )
         for number, (seed, values) in enumerate(losses.items()):
-            marker = "o" if len(values) == 1 else None
-            axes.plot(
-                np.arange(1, len(values) + 1),
-                values,
-                linewidth=1.4,
-                marker=marker,
-                label=f"seed {seed}",
-                **line_style(number),
-            )
+            look = {**line_style(number), "linewidth": 1.4, "marker": "o" if len(values) == 1 else None}
+            axes.plot(np.arange(1, len(values) + 1), values, label=f"seed {seed}", **look)
         axes.set_yscale("log")
         axes.set_xlim(1, max(longest, 2))
         axes.set_xlabel("Epoch")
@@ -270,76 +222,56 @@ def plot_losses(losses: Mapping[int, Sequence[float]], *, baselines: Mapping[str
     return figure
 
 
-def plot_overlay(
-    pixels: NDArray[Any],
-    anomaly_map: NDArray[np.floating[Any]],
+@contextmanager
+def new_image_figure(
+    shape: tuple[int, ...],
+    grey: NDArray[np.float32],
+    shown: NDArray[np.float32],
     *,
-    limits: tuple[float, float] | None = None,
-    outlines: Sequence[NDArray[np.floating[Any]]] = (),
-    boxes: Sequence[tuple[float, float, float, float]] = (),
-    title: str = "",
-) -> Figure:
-    """Lay a translucent anomaly map over its image, with lesions outlined.
+    right: float,
+    foot: float,
+    title: str,
+    least: float = 0.0,
+) -> Iterator[tuple[Figure, Axes, tuple[float, float, float, float]]]:
+    """Give a figure, its axes in pixels of a whole image of a shape, and the extent of reduced ones in them.
 
-    Parameters
-    ----------
-    pixels
-        Shape (rows, cols), any real dtype, brighter is denser.
-    anomaly_map
-        Shape (rows, cols), float, NaN where nothing was scored.
-    limits
-        Values at which the colour begins and at which it is full; by default the median and the 99.9th percentile
-        of the map as shown.
-    outlines
-        Closed polygons of lesions, each of shape (k, 2), as (row, col) in pixels of the image.
-    boxes
-        Half-open ``(r0, c0, r1, c1)``, drawn as dashed frames.
-    title
-        Shown above; the image id, never a patient's.
-
-    Notes
-    -----
-    The long side is reduced by a whole factor to 1200 px or a little less: the image by the mean of each block,
-    the map by its maximum, so that a hot speck of one pixel survives. The grey window spans the scored tissue.
+    ``grey`` is the image, reduced, in a window over the values ``shown``. The margins ``right`` and ``foot``, and the
+    ``least`` width of the image, are in inches.
     """
-    if pixels.shape != anomaly_map.shape or pixels.ndim != 2:
-        raise ValueError(f"image and map must have one shape (rows, cols), got {pixels.shape} and {anomaly_map.shape}")
-    rows, cols = pixels.shape
-    factor = -(-max(rows, cols) // OVERLAY_LONG_SIDE_PX)
-    grey = reduce_mean(pixels, factor)
-    heat = np.asarray(reduce_maximum(anomaly_map, factor), np.float64)
-    scored = np.isfinite(heat)
-    dark, bright = np.percentile(grey[scored] if scored.any() else grey, [0.5, 99.8]).tolist()
-    low, high = limits or (tuple(np.percentile(heat[scored], [50, 99.9]).tolist()) if scored.any() else (0.0, 1.0))
-    top = max(high, low + 1e-12)
-    strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
-    edge = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
-    across, down = grey.shape[1] / FIGURE_DPI, grey.shape[0] / FIGURE_DPI
-    width, height = across + 0.95, down + 0.65
+    factor = find_factor(shape)
+    dark, bright = np.percentile(shown, [0.5, 99.8]).tolist()
+    across, down = max(grey.shape[1] / FIGURE_DPI, least), grey.shape[0] / FIGURE_DPI
+    width, height = across + right, down + round(foot + 0.35, 2)
+    extent = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
     with new_figure(width, height) as figure:
-        axes = figure.add_axes((0.05 / width, 0.3 / height, across / width, down / height), xticks=[], yticks=[])
-        axes.imshow(grey, cmap="gray", vmin=dark, vmax=max(bright, dark + 1e-6), extent=edge, interpolation="nearest")
-        axes.imshow(
-            np.where(scored, heat, low),
-            cmap="autumn",
-            vmin=low,
-            vmax=top,
-            alpha=0.75 * strength,
-            extent=edge,
-            interpolation="nearest",
-        )
-        for polygon in outlines:
-            closed = np.vstack([polygon, polygon[:1]])
-            axes.plot(closed[:, 1], closed[:, 0], color="#56B4E9", linewidth=1.2)
-        for r0, c0, r1, c1 in boxes:
-            frame_rows, frame_cols = np.array([r0, r0, r1, r1, r0]) - 0.5, np.array([c0, c1, c1, c0, c0]) - 0.5
-            axes.plot(frame_cols, frame_rows, color="#FFFFFF", linewidth=1, linestyle=(0, (4, 2)))
-        axes.set(xlim=(-0.5, cols - 0.5), ylim=(rows - 0.5, -0.5), aspect="auto")
-        axes.spines[:].set_visible(False)
+        axes = draw_picture(figure, (0.05, foot, across, down), grey, window=(dark, bright), extent=extent)
+        yield figure, axes, extent
+        axes.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
         figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", parse_math=False)
-        bar = ((across + 0.15) / width, 0.3 / height, 0.1 / width, 0.5 * down / height)
-        _add_colour_bar(figure, bar, colours="autumn", limits=(low, top), name="score")
-    return figure
+
+
+def draw_picture(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    picture: NDArray[Any],
+    *,
+    window: tuple[float, float],
+    colours: str = "gray",
+    extent: tuple[float, float, float, float] | None = None,
+) -> Axes:
+    """Draw a picture without ticks at (left, bottom, width, height) in inches, its colours between two values."""
+    width, height = figure.get_size_inches()
+    corner = (place[0] / width, place[1] / height, place[2] / width, place[3] / height)
+    axes = figure.add_axes(corner, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    low, high = window
+    axes.imshow(picture, cmap=colours, vmin=low, vmax=max(high, low + 1e-6), extent=extent, interpolation="nearest")
+    return axes
+
+
+def find_factor(shape: tuple[int, ...]) -> int:
+    """Return by how much an image is reduced for a figure: its long side to at most `OVERLAY_LONG_SIDE_PX`."""
+    return -(-max(shape) // OVERLAY_LONG_SIDE_PX)
 
 
 def reduce_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
@@ -347,11 +279,8 @@ def reduce_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
     starts = [np.arange(0, length, factor) for length in pixels.shape]
     sums = np.add.reduceat(pixels, starts[0], axis=0, dtype=np.float32)
     sums = np.add.reduceat(sums, starts[1], axis=1)
-    counts = [
-        np.diff(np.append(start, length)).astype(np.float32) for start, length in zip(starts, pixels.shape, strict=True)
-    ]
-    means: NDArray[np.float32] = sums / (counts[0][:, None] * counts[1])
-    return means
+    rows, cols = (np.diff(start, append=length) for start, length in zip(starts, pixels.shape, strict=True))
+    return np.asarray(sums / np.outer(rows, cols).astype(np.float32), np.float32)
 
 
 def reduce_maximum(values: NDArray[np.floating[Any]], factor: int) -> NDArray[np.floating[Any]]:
@@ -377,7 +306,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         figure.text(1 - 0.06 / width, 0.06 / height, NOTICE, ha="right", va="bottom", fontsize=6.5, color=FAINT)
 
 
-def _add_colour_bar(
+def add_colour_bar(
     figure: Figure,
     place: tuple[float, float, float, float],
     *,
@@ -397,6 +326,12 @@ def _add_colour_bar(
         bar.ax.set_yticklabels([f"{tick:+.2g}".replace("-", "\u2212") if tick else "0" for tick in ticks])
     bar.ax.tick_params(labelsize=7.5)
     bar.ax.set_title(name, fontsize=7.5, loc="left")
+
+
+def label_curve(name: str, estimate: Estimate) -> str:
+    """Return a curve's entry in a legend: its name, and the figure of merit with its interval."""
+    between = "" if estimate.interval is None else " [{:.3f}, {:.3f}]".format(*estimate.interval)
+    return f"{name}  {estimate.value:.3f}{between}"
 
 
 def line_style(number: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.outputs.figures import new_figure
+from unary.outputs.figures import draw_picture, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,17 +24,8 @@ def plot_gallery(
 ) -> Figure:
     """Lay out patches in rows, each in a grey window of its own (0.5th to 99.8th percentile).
 
-    Parameters
-    ----------
-    patches
-        Shape (n, rows, cols), uint16, at least one.
-    titles
-        One above each patch; never a patient's.
-    boxes
-        Per patch, half-open boxes ``(r0, c0, r1, c1)`` in its pixels, drawn as frames a few pixels wider; parts
-        outside the patch are cut off.
-    columns
-        Patches per row.
+    Patches are uint16, of shape (n, rows, cols), at least one, each with a title, never a patient's, and half-open
+    boxes ``(r0, c0, r1, c1)`` in its pixels, drawn as frames a few pixels wider; parts outside it are cut off.
     """
     if not len(patches) == len(titles) == len(boxes) > 0:
         raise ValueError("there must be as many titles and lists of boxes as patches, and at least one")
@@ -46,11 +37,8 @@ def plot_gallery(
         for place, (patch, title, framed) in enumerate(zip(patches, titles, boxes, strict=True)):
             line, column = divmod(place, columns)
             left, bottom = _GAP + column * step_right, _FOOT + (rows - 1 - line) * step_down
-            corner = (left / width, bottom / height, _INCHES / width, _INCHES / height)
-            axes = figure.add_axes(corner, xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            low, high = np.percentile(patch, [0.5, 99.8])
-            axes.imshow(patch, cmap="gray", vmin=low, vmax=max(high, low + 1), interpolation="nearest")
+            low, high = np.percentile(patch, [0.5, 99.8]).tolist()
+            axes = draw_picture(figure, (left, bottom, _INCHES, _INCHES), patch, window=(low, high))
             for r0, c0, r1, c1 in framed:
                 top, start = r0 - 0.5 - _MARGIN_PX, c0 - 0.5 - _MARGIN_PX
                 below, end = r1 - 0.5 + _MARGIN_PX, c1 - 0.5 + _MARGIN_PX

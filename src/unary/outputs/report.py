@@ -7,6 +7,7 @@ head forbids it to. Every number in a table carries its full value in ``data-val
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,14 +45,8 @@ class Table:
 class MetricsTable:
     """The detectors beside each other, by group, with the splits side by side.
 
-    Attributes
-    ----------
-    caption
-        Of the table.
-    detectors
-        ``{NAME: {SPLIT: {GROUP: {...}}}}`` of ``metrics.json``, or without the level SPLIT.
-    titles
-        What groups are called, in the order of the table, as `unary.outputs.words.name_groups` gives them.
+    ``detectors`` is ``{NAME: {SPLIT: {GROUP: {...}}}}`` of ``metrics.json``, or without the level SPLIT; ``titles`` are
+    those of groups, in the order of the table, as of `unary.outputs.words.name_groups`.
     """
 
     caption: str
@@ -76,15 +71,10 @@ class Report:
 
     Attributes
     ----------
-    title
-        Of the page.
     lead
         The answer in plain words, first of all.
-    sections
-        In reading order.
     provenance
-        What would repeat the run: command, commit, seeds, data hash, versions, configuration. Values may be nested
-        mappings and lists.
+        What would repeat the run: command, commit, seeds, data hash, versions, configuration, nested as they are.
     banners
         What must not be overlooked, such as synthetic data. `unary.records.NOTICE` is always there, and not given here.
     notices
@@ -110,22 +100,16 @@ def build_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = figures = 0
-    sections = []
-    for number, section in enumerate(report.sections, 1):
-        sections.append(
-            {
-                "anchor": f"section-{number}",
-                "section": section,
-                "tables": [(tables + k, _lay_out_table(table)) for k, table in enumerate(section.tables, 1)],
-                "pictures": [
-                    {"position": figures + k, "picture": picture, **_encode_png(picture.png)}
-                    for k, picture in enumerate(section.pictures, 1)
-                ],
-            }
-        )
-        tables += len(section.tables)
-        figures += len(section.pictures)
+    tables, figures = itertools.count(1), itertools.count(1)
+    sections = [
+        {
+            "anchor": f"section-{number}",
+            "section": section,
+            "tables": [(next(tables), _lay_out_table(table)) for table in section.tables],
+            "pictures": [{"position": next(figures), "picture": p, **_encode_png(p.png)} for p in section.pictures],
+        }
+        for number, section in enumerate(report.sections, 1)
+    ]
     return environment.get_template("report.html").render(
         report=report, sections=sections, provenance=_flatten(report.provenance), notice=NOTICE
     )
@@ -141,15 +125,7 @@ def write_report(report: Report, path: Path) -> None:
 def build_results_section(
     heading: str, detectors: Mapping[str, Any], *, titles: Mapping[str, str] = GROUP_TITLES
 ) -> Section:
-    """Return the section with the table of all detectors and an explanation of every control in it.
-
-    Parameters
-    ----------
-    heading
-        Of the section.
-    detectors, titles
-        As for `MetricsTable`.
-    """
+    """Return the section with the table of all detectors, as `MetricsTable`, and words for every control in it."""
     by_split = {name: _by_split(groups) for name, groups in detectors.items()}
     present = dict.fromkeys(
         [*by_split, *(s for splits in by_split.values() for s in splits)]
@@ -174,22 +150,14 @@ def describe_outcome(
 ) -> str:
     """Say in plain words which of two detectors wins, by how much, and what that does not mean.
 
-    Parameters
-    ----------
-    groups
-        The summary of one group by detector: ``{NAME: {"auroc": x, "auroc_ci95": [lo, hi], ...}}``.
-    first, second
-        Names of the two.
-    difference
-        AUROC of ``first`` minus ``second`` with its paired interval; None when unknown.
-    unit
-        What is told apart: ``"patch"`` or ``"image"``.
+    ``groups`` is the summary of one group by detector, ``{NAME: {"auroc": x, "auroc_ci95": [lo, hi], ...}}``, and
+    ``difference`` the AUROC of ``first`` minus ``second`` with its paired interval, None when unknown. Told apart are
+    units of ``"patch"`` or ``"image"``.
     """
     if groups[first]["auroc"] < groups[second]["auroc"]:
         first, second = second, first
         if difference is not None:
-            bounds = (difference.low, difference.high)
-            low, high = (None if bound is None else -bound for bound in reversed(bounds))
+            low, high = (None if bound is None else -bound for bound in (difference.high, difference.low))
             difference = Estimate(-difference.value, low, high)
     best, other = groups[first], groups[second]
     positives, normals = (
@@ -197,7 +165,7 @@ def describe_outcome(
     )
     words = [
         f"The detector {first} separates {positives} from normal ones better than {second}: its AUROC is "
-        f"{_with_interval(best)}, against {_with_interval(other)}."
+        f"{describe_auroc(best)}, against {describe_auroc(other)}."
     ]
     if difference is not None and difference.low is not None and difference.high is not None:
         verdict = (
@@ -219,7 +187,8 @@ def describe_outcome(
     return " ".join(words)
 
 
-def _with_interval(found: Mapping[str, Any]) -> str:
+def describe_auroc(found: Mapping[str, Any]) -> str:
+    """Return the AUROC of an entry of ``metrics.json`` with its interval, to three decimals."""
     interval = found["auroc_ci95"]
     return f"{found['auroc']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
@@ -272,20 +241,19 @@ def _lay_out_group(
             text = "{n_positive:,} against {n_negative:,} {}, {n_patients:,} patients".format(unit, **known[0])
             counts.setdefault(text, []).append(SPLIT_TITLES.get(split, split))
     told = [text if len(counts) == 1 else f"{' and '.join(names)}: {text}" for text, names in counts.items()]
-    rows = []
-    best: list[float | None] = [None] * len(splits)
-    for name, found in by_split.items():
-        cells: list[dict[str, Any] | None] = []
-        for place, split in enumerate(splits):
-            numbers = found.get(split, {}).get(group)
-            if numbers is None:
-                cells.append(None)
-                continue
-            mark = notes.setdefault(numbers["note"], len(notes) + 1) if "note" in numbers else None
-            cells.append({"found": numbers, "mark": mark})
-            if group != "normal_looking":  # where no detector should win, none is printed bold
-                best[place] = max(numbers["auroc"], best[place] or 0.0)
-        rows.append({"name": name, "cells": cells})
+
+    def lay_out(numbers: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if numbers is None:
+            return None
+        mark = notes.setdefault(numbers["note"], len(notes) + 1) if "note" in numbers else None
+        return {"found": numbers, "mark": mark}
+
+    lines = [[lay_out(found.get(split, {}).get(group)) for split in splits] for found in by_split.values()]
+    rows = [{"name": name, "cells": cells} for name, cells in zip(by_split, lines, strict=True)]
+    columns = zip(*lines, strict=True)
+    best = [max((cell["found"]["auroc"] for cell in column if cell), default=None) for column in columns]
+    if group == "normal_looking":  # where no detector should win, none is printed bold
+        best = [None] * len(splits)
     title = titles.get(group, group.replace("_", " ").capitalize())
     return {"name": title, "counts": told, "rows": rows, "best": best}
 
@@ -313,8 +281,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
     for name, value in values.items():
         if isinstance(value, Mapping):
             pairs += _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            pairs.append((f"{prefix}{name}", ", ".join(str(entry) for entry in value)))
         else:
-            pairs.append((f"{prefix}{name}", "unknown" if value is None else str(value)))
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            pairs.append((f"{prefix}{name}", "unknown" if value is None else text))
     return pairs

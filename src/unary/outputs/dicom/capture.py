@@ -11,26 +11,18 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from unary.errors import require
 from unary.outputs.dicom.header import (
-    Run,
-    UidMaker,
-    build_reference,
-    build_result,
-    build_stand_in,
+    Case,
     check_labels,
     describe_domain,
     describe_model,
     describe_point,
     find_side,
     format_date,
-    get_common_arguments,
-    identify_equipment,
-    silenced,
     to_ascii,
 )
 from unary.outputs.dicom.presentation import read_window
-from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity
+from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity, count_words
 
 BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
 _NARROWEST = 512  # wide enough for the words
@@ -38,58 +30,37 @@ _HALVED_FROM = 1024
 _ORANGE, _BLACK, _RED = (230, 159, 0), (0, 0, 0), (255, 80, 60)
 
 
-def build_capture(
-    source: Dataset,
-    image: Image,
-    detection: Detection,
-    run: Run,
-    *,
-    uid: UidMaker,
-) -> Dataset:
+def build_capture(hd: Any, case: Case, image: Image) -> Dataset:
     """Build a colour picture of the image at half its resolution, with outlines, ranks, scores and the disclaimer.
 
-    It states no pixel spacing: nothing is to be measured on it. See `draw_capture` for what is drawn.
-
-    Parameters
-    ----------
-    image
-        The pixels of ``source``, as `unary.images.dicom.read_dicom` gives them.
-
-    Raises
-    ------
-    ImageError
-        If the image does not have the source's rows and columns.
-    MissingPackageError
-        If highdicom is not installed.
+    It states no pixel spacing: nothing is to be measured on it. See `draw_capture` for what is drawn. ``image`` holds
+    the pixels of the source, as `unary.images.dicom.read_dicom` gives them.
     """
-    check_labels(source, image.shape)
-    hd = require("highdicom", extra="dicom")
-    pixels = draw_capture(render_gray(image, source), detection, run.identity)
-    with silenced("highdicom", "pydicom"):
-        stand_in = build_stand_in(source)
-        orientation = list(stand_in.PatientOrientation or [])
-        body = hd.sc.SCImage(
-            pixel_array=pixels,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            study_instance_uid=stand_in.StudyInstanceUID,
-            patient_orientation=("L", "F"),  # replaced below: highdicom takes one or two letters at most
-            **identify_equipment(run.identity),
-            **get_common_arguments(uid, "capture", 3),
-        )
-        body.PatientOrientation, body.Laterality = orientation, find_side(source) or ""
-        body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(run.moment)
-        body.SourceImageSequence = [build_reference(stand_in)]
-        # Burned In Annotation speaks of the patient's identity, and none is added here.
-        lossy = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
-        body.ImageComments = to_ascii(f"{NOTICE} {describe_point(detection.operating_point)}", 1024)
-        lines = (describe_model(run.identity), describe_domain(detection))
-        body.DerivationDescription = to_ascii(". ".join(line for line in lines if line), 1024)
-        for keyword in ("BurnedInAnnotation", *lossy):
-            if keyword in stand_in:
-                body[keyword] = stand_in[keyword]
-        return build_result(body, source, detection, run, uid=uid, title="overlay")
+    check_labels(case.source, image.shape)
+    source, detection, identity = case.stand_in, case.detection, case.run.identity
+    body: Dataset = hd.sc.SCImage(
+        pixel_array=draw_capture(render_gray(image, case.source), detection, identity),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        study_instance_uid=source.StudyInstanceUID,
+        patient_orientation=("L", "F"),  # replaced below: highdicom takes one or two letters at most
+        **case.list_arguments(),
+    )
+    body.PatientOrientation, body.Laterality = list(source.PatientOrientation or []), find_side(source) or ""
+    body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(case.run.moment)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    body.SourceImageSequence = [reference]
+    body.ImageComments = to_ascii(f"{NOTICE} {describe_point(detection.operating_point)}", 1024)
+    lines = (describe_model(identity), describe_domain(detection))
+    body.DerivationDescription = to_ascii(". ".join(line for line in lines if line), 1024)
+    # Burned In Annotation speaks of the patient's identity, and none is added here.
+    lossy = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    for keyword in ("BurnedInAnnotation", *lossy):
+        if keyword in source:
+            body[keyword] = source[keyword]
+    return body
 
 
 def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
@@ -159,15 +130,10 @@ def _apply_window(values: NDArray[np.float32], center: float, width: float, func
 def draw_capture(gray: NDArray[np.float32], detection: Detection, identity: ModelIdentity) -> NDArray[np.uint8]:
     """Return a colour picture, shape (rows, cols, 3), uint8.
 
-    Half as many rows and columns as the image, each pixel the mean of four; an image with fewer than 1024 columns stays
-    as it is. Above it a line says that this is research; the lines below it say which model found what, and how the
-    image differs from the training images if it does. They hide nothing. Black is added to the right of an image that
-    is too narrow for the words.
-
-    Parameters
-    ----------
-    gray
-        Shape (rows, cols), float32 in [0, 1].
+    Half as many rows and columns as the image ``gray``, in [0, 1], each pixel the mean of four; an image with fewer
+    than 1024 columns stays as it is. Above it a line says that this is research; the lines below it say which model
+    found what, and how the image differs from the training images if it does. They hide nothing. Black is added to the
+    right of an image that is too narrow for the words.
     """
     step = 2 if gray.shape[1] >= _HALVED_FROM else 1
     small = _halve(gray) if step == 2 else gray
@@ -189,7 +155,7 @@ def draw_capture(gray: NDArray[np.float32], detection: Detection, identity: Mode
 
 def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean of two by two pixels; the last row or column of an odd size counts twice."""
-    even = np.pad(gray, [(0, size % 2) for size in gray.shape], mode="edge") if any(n % 2 for n in gray.shape) else gray
+    even = np.pad(gray, [(0, size % 2) for size in gray.shape], mode="edge")
     rows = even[::2] + even[1::2]
     return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, np.float32)
 
@@ -211,7 +177,7 @@ def _summarise(detection: Detection, identity: ModelIdentity) -> str:
     point = detection.operating_point
     level = "not calibrated" if point is None else f"operating point {point.name}"
     count = len(detection.findings)
-    found = "no finding" if count == 0 else "1 finding" if count == 1 else f"{count} findings"
+    found = count_words(count, "finding") if count else "no finding"
     if detection.image_score is None and count == 0:
         found = "not scored"
     model = f"unary {identity.version} {identity.detector} {identity.sha256[:12]}"

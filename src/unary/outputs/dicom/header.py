@@ -8,11 +8,12 @@ the same objects, and a PACS that already has them is not filled with copies.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,16 +22,21 @@ from typing import Any
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
-from pydicom.sr.coding import Code
-from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from unary.errors import ImageError
+from unary.outputs.dicom import Kind
 from unary.profiles.profile import Codes
 from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint
 
 SCHEME = "99UNARY"
-UidMaker = Callable[[str], str]
+_TITLES: dict[Kind, str] = {
+    "report": "report",
+    "segmentation": "findings",
+    "capture": "overlay",
+    "heat_map": "anomaly map",
+    "presentation": "boxes",
+}
 
 # Type 1 or 2 in every result (PS3.3 C.7.1.1, C.7.2.1): there even when the source lacks them, then empty.
 _ALWAYS = (
@@ -73,36 +79,75 @@ _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceU
 
 @dataclass(frozen=True)
 class Run:
-    """What is the same in all results of a run.
-
-    Attributes
-    ----------
-    identity
-        The model.
-    codes
-        Of the examination: those of the model's profile.
-    moment
-        Date and time of the results.
-    """
+    """What is the same in all results of a run: the model, the codes of its profile, date and time of the results."""
 
     identity: ModelIdentity
     codes: Codes
     moment: datetime
 
 
+@dataclass(frozen=True)
+class Case:
+    """What one result is made of: the image's header, from `extract_source`, and what was found in it by what."""
+
+    source: Dataset
+    detection: Detection
+    run: Run
+    kind: Kind
+
+    @functools.cached_property
+    def stand_in(self) -> Dataset:
+        """What highdicom is shown in place of the source: the image without the patient.
+
+        It checks and logs what it is given, names included; `build_result` puts the patient in afterwards.
+        """
+        stand_in = Dataset()
+        for keyword in (*_ALWAYS, "StudyInstanceUID", *_IMAGE, *_PLACE):
+            if keyword in _ALWAYS:
+                setattr(stand_in, keyword, "")
+            elif keyword in self.source:
+                stand_in[keyword] = self.source[keyword]
+        return stand_in
+
+    def uid(self, part: str) -> str:
+        """Return the UID of a part of a result.
+
+        It is a hash of the source's SOP Instance UID, the model's, the operating point and the name of the part: the
+        same for the same input on any machine, different when any of them differs.
+        """
+        identity, point = self.run.identity, self.detection.operating_point
+        level = "none" if point is None else f"{point.name} {point.threshold!r}"
+        key = ("unary result", str(self.source.SOPInstanceUID), identity.sha256, identity.version, level, part)
+        return str(generate_uid(entropy_srcs=["\n".join(key)]))
+
+    def list_arguments(self) -> dict[str, Any]:
+        """Return what every class of highdicom takes in the same way: identifiers and equipment (PS3.3 C.7.5.1)."""
+        name = self.kind.replace("_", " ")
+        return {
+            "series_instance_uid": self.uid(f"{name} series"),
+            "sop_instance_uid": self.uid(f"{name} instance"),
+            "series_number": 9001 + list(_TITLES).index(self.kind),
+            "instance_number": 1,
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+            "manufacturer": "unary",
+            "manufacturer_model_name": to_ascii(f"unary {self.run.identity.detector}", 64),
+            "software_versions": to_ascii(self.run.identity.version, 64),
+            "device_serial_number": to_ascii(self.run.identity.sha256, 64),
+        }
+
+
 @contextmanager
 def silenced(*loggers: str) -> Iterator[None]:
     """Keep packages silent whose warnings and logs quote patients' names, identifiers and dates."""
-    chosen = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in chosen]
-    for logger in chosen:
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(chosen, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -138,13 +183,10 @@ def extract_source(source: Dataset) -> Dataset:
     if str(kept.PatientSex or "") not in ("F", "M", "O"):
         kept.PatientSex = ""
     kept.PatientOrientation = _find_orientation(source)
-    place = {keyword: _copy_element(source, keyword) for keyword in _PLACE}
-    known = {
-        keyword: element for keyword, element in place.items() if element is not None and _PLACE[keyword] == element.VM
-    }
-    if len(known) == len(_PLACE):
-        for keyword, element in known.items():
-            kept[keyword] = element
+    place = [_copy_element(source, keyword) for keyword in _PLACE]
+    known = [each for each, count in zip(place, _PLACE.values(), strict=True) if each is not None and count == each.VM]
+    for element in known if len(known) == len(_PLACE) else ():
+        kept.add(element)
     return kept
 
 
@@ -173,40 +215,8 @@ def _find_orientation(source: Dataset) -> list[str]:
 
 def find_side(source: Dataset) -> str | None:
     """``"L"`` or ``"R"``, of the image or else of its series; None when not stated."""
-    for keyword in ("ImageLaterality", "Laterality"):
-        if str(source.get(keyword) or "") in ("L", "R"):
-            return str(source[keyword].value)
-    return None
-
-
-def build_stand_in(source: Dataset) -> Dataset:
-    """Return what highdicom is shown in place of the source: the image without the patient.
-
-    It checks and logs what it is given, names included; `build_result` puts the patient in afterwards.
-    """
-    extracted = extract_source(source)
-    stand_in = Dataset()
-    for keyword in (*_ALWAYS, "StudyInstanceUID", *_IMAGE, *_PLACE):
-        if keyword in _ALWAYS:
-            setattr(stand_in, keyword, "")
-        elif keyword in extracted:
-            stand_in[keyword] = extracted[keyword]
-    return stand_in
-
-
-def make_uid_maker(source: Dataset, identity: ModelIdentity, point: OperatingPoint | None) -> UidMaker:
-    """Return a function that gives every part of a result its UID.
-
-    The UID is a hash of the source's SOP Instance UID, the model's, the operating point and the name of the part: the
-    same for the same input on any machine, different when any of them differs.
-    """
-    level = "none" if point is None else f"{point.name} {point.threshold!r}"
-    key = ("unary result", str(source.SOPInstanceUID), identity.sha256, identity.version, level)
-
-    def make_uid(part: str) -> str:
-        return str(generate_uid(entropy_srcs=["\n".join((*key, part))]))
-
-    return make_uid
+    stated = (str(source.get(keyword) or "") for keyword in ("ImageLaterality", "Laterality"))
+    return next((side for side in stated if side in ("L", "R")), None)
 
 
 def to_ascii(text: str, limit: int) -> str:
@@ -249,91 +259,47 @@ def format_date(moment: datetime) -> tuple[str, str]:
     return moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
 
 
-def identify_equipment(identity: ModelIdentity) -> dict[str, str]:
-    """Return the General Equipment module (PS3.3 C.7.5.1) as highdicom's arguments; the serial number is the hash."""
-    return {
-        "manufacturer": "unary",
-        "manufacturer_model_name": to_ascii(f"unary {identity.detector}", 64),
-        "software_versions": to_ascii(identity.version, 64),
-        "device_serial_number": to_ascii(identity.sha256, 64),
-    }
-
-
-def build_result(
-    body: Dataset,
-    source: Dataset,
-    detection: Detection,
-    run: Run,
-    *,
-    uid: UidMaker,
-    title: str,
-) -> Dataset:
+def build_result(case: Case, body: Dataset) -> Dataset:
     """Return ``body``, made by highdicom, as a plain dataset with its source's patient and study and its maker.
 
     highdicom takes the time and some identifiers from its surroundings; here they come from the arguments, so that the
     same arguments give the same bytes.
     """
+    title = _TITLES[case.kind]
     result = Dataset()
     result.update(body)
     result.file_meta, result.preamble = copy.deepcopy(body.file_meta), b"\0" * 128
-    extracted = extract_source(source)
     for keyword in (*_ALWAYS, *_CARRIED):
-        if keyword in extracted:
-            result[keyword] = extracted[keyword]
-    date, time = format_date(run.moment)
+        if keyword in case.source:
+            result[keyword] = case.source[keyword]
+    date, time = format_date(case.run.moment)
     for keyword in ("Content", "InstanceCreation", "PresentationCreation"):
         if f"{keyword}Date" in result or keyword == "InstanceCreation":
             setattr(result, f"{keyword}Date", date)
             setattr(result, f"{keyword}Time", time)
     result.SeriesDescription = to_ascii(f"unary {title} - RESEARCH, NOT FOR DIAGNOSIS", 64)
-    result.ContributingEquipmentSequence = [
-        _describe_equipment(detection, run.identity, date + time),
-        *_stamp(result.get("ContributingEquipmentSequence") or [], date + time),
-    ]
-    return _fix_dimension_uids(result, uid(f"{title} dimensions"))
-
-
-def _describe_equipment(detection: Detection, identity: ModelIdentity, stamp: str) -> Dataset:
-    """One item of the Contributing Equipment Sequence (PS3.3 C.12.1): which model, at which operating point."""
-    item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [build_code(Code("109102", "DCM", "Processing Equipment"))]
-    equipment = identify_equipment(identity)
-    item.Manufacturer, item.ManufacturerModelName = equipment["manufacturer"], equipment["manufacturer_model_name"]
-    item.DeviceSerialNumber, item.SoftwareVersions = equipment["device_serial_number"], equipment["software_versions"]
-    item.ContributionDateTime = stamp
-    lines = (NOTICE, describe_model(identity), describe_point(detection.operating_point))
-    item.ContributionDescription = to_ascii(". ".join(lines), 1024)
-    return item
-
-
-def _stamp(items: list[Dataset], stamp: str) -> list[Dataset]:
-    """The same items, with the time of this result in place of the time of the call."""
-    stamped = copy.deepcopy(list(items))
-    for item in stamped:
-        item.ContributionDateTime = stamp
-    return stamped
-
-
-def build_code(code: Code) -> Dataset:
-    """Return a code as an item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
-    return item
-
-
-def build_reference(source: Dataset) -> Dataset:
-    """Return a reference to the source image as an item of a sequence."""
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    return item
-
-
-def _fix_dimension_uids(result: Dataset, dimension_uid: str) -> Dataset:
-    """Replace the one identifier of dimensions that highdicom draws at random (PS3.3 C.7.6.17)."""
+    others = copy.deepcopy(list(result.get("ContributingEquipmentSequence") or []))
+    result.ContributingEquipmentSequence = [_describe_equipment(case), *others]
+    for item in result.ContributingEquipmentSequence:  # the time of this result in place of that of the call
+        item.ContributionDateTime = date + time
+    # the one identifier of dimensions that highdicom draws at random (PS3.3 C.7.6.17)
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in result.get(sequence) or []:
-            item[Tag("DimensionOrganizationUID")] = DataElement("DimensionOrganizationUID", "UI", dimension_uid)
+            item.DimensionOrganizationUID = case.uid(f"{title} dimensions")
     return result
+
+
+def _describe_equipment(case: Case) -> Dataset:
+    """One item of the Contributing Equipment Sequence (PS3.3 C.12.1): which model, at which operating point."""
+    equipment = case.list_arguments()
+    code, item = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "109102", "DCM", "Processing Equipment"
+    item.PurposeOfReferenceCodeSequence = [code]
+    item.Manufacturer, item.ManufacturerModelName = equipment["manufacturer"], equipment["manufacturer_model_name"]
+    item.DeviceSerialNumber, item.SoftwareVersions = equipment["device_serial_number"], equipment["software_versions"]
+    lines = (NOTICE, describe_model(case.run.identity), describe_point(case.detection.operating_point))
+    item.ContributionDescription = to_ascii(". ".join(lines), 1024)
+    return item
 
 
 def check_labels(source: Dataset, shape: tuple[int, ...]) -> None:
@@ -341,14 +307,3 @@ def check_labels(source: Dataset, shape: tuple[int, ...]) -> None:
     stored = (int(source.Rows), int(source.Columns))
     if tuple(shape) != stored:
         raise ImageError(f"the result's array has shape {tuple(shape)} but the image has {stored}; of another image?")
-
-
-def get_common_arguments(uid: UidMaker, kind: str, number: int) -> dict[str, Any]:
-    """Return the arguments that every class of highdicom takes in the same way."""
-    return {
-        "series_instance_uid": uid(f"{kind} series"),
-        "sop_instance_uid": uid(f"{kind} instance"),
-        "series_number": 9000 + number,
-        "instance_number": 1,
-        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-    }

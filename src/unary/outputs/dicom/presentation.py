@@ -7,75 +7,42 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from unary.errors import require
-from unary.outputs.dicom.header import (
-    Run,
-    UidMaker,
-    build_result,
-    build_stand_in,
-    describe_domain,
-    find_side,
-    get_common_arguments,
-    identify_equipment,
-    silenced,
-    to_ascii,
-)
+from unary.outputs.dicom.header import Case, describe_domain, find_side, to_ascii
 from unary.records import NOTICE, Detection, Finding
 
 _LAYER = "UNARY"
 
 
-def build_presentation(
-    source: Dataset,
-    detection: Detection,
-    run: Run,
-    *,
-    uid: UidMaker,
-    window: tuple[float, float] | None = None,
-) -> Dataset:
+def build_presentation(hd: Any, case: Case, window: tuple[float, float]) -> Dataset:
     """Build a presentation state: the box, rank and score of every finding, and the disclaimer.
 
     A presentation state replaces the image's own pipeline, so its window or table and its polarity are carried over. A
     box ``(r0, c0, r1, c1)`` becomes a closed polyline from (c0, r0) to (c1, r1), which in DICOM are the outer edges of
-    its pixels (PS3.3 C.10.5.1.2).
-
-    Parameters
-    ----------
-    window
-        Center and width for a source without a window of its own, in its values after rescaling.
-
-    Raises
-    ------
-    ImageError
-        If the source lacks what a result refers to.
-    MissingPackageError
-        If highdicom is not installed.
+    its pixels (PS3.3 C.10.5.1.2). ``window`` is the center and width for a source without a window of its own, in its
+    values after rescaling.
     """
-    hd = require("highdicom", extra="dicom")
-    with silenced("highdicom", "pydicom"):
-        stand_in = build_stand_in(source)
-        layer = hd.pr.GraphicLayer(_LAYER, order=1, description=NOTICE)
-        texts = [_draw_notice(hd, stand_in, detection)]
-        texts += [_label_finding(hd, finding) for finding in detection.findings]
-        frames = [_draw_box(hd, finding, uid) for finding in detection.findings]
-        annotation = hd.pr.GraphicAnnotation(
-            referenced_images=[stand_in], graphic_layer=layer, graphic_objects=frames or None, text_objects=texts
-        )
-        inverted = stand_in.get("PhotometricInterpretation") == "MONOCHROME1"
-        body = hd.pr.GrayscaleSoftcopyPresentationState(
-            referenced_images=[_keep_identity(stand_in)],
-            content_label="FINDINGS",
-            content_description=NOTICE,
-            graphic_annotations=[annotation],
-            graphic_layers=[layer],
-            modality_lut_transformation=_carry_rescale(hd, stand_in),
-            voi_lut_transformations=_carry_window(hd, stand_in, window),
-            presentation_lut_transformation=hd.PresentationLUTTransformation("INVERSE" if inverted else "IDENTITY"),
-            **identify_equipment(run.identity),
-            **get_common_arguments(uid, "presentation", 5),
-        )
-        body.Laterality = find_side(source) or ""
-        return build_result(body, source, detection, run, uid=uid, title="boxes")
+    source, findings = case.stand_in, case.detection.findings
+    layer = hd.pr.GraphicLayer(_LAYER, order=1, description=NOTICE)
+    annotation = hd.pr.GraphicAnnotation(
+        referenced_images=[source],
+        graphic_layer=layer,
+        graphic_objects=[_draw_box(hd, case, finding) for finding in findings] or None,
+        text_objects=[_draw_notice(hd, case.detection), *(_label_finding(hd, finding) for finding in findings)],
+    )
+    inverted = source.get("PhotometricInterpretation") == "MONOCHROME1"
+    body: Dataset = hd.pr.GrayscaleSoftcopyPresentationState(
+        referenced_images=[_keep_identity(source)],
+        content_label="FINDINGS",
+        content_description=NOTICE,
+        graphic_annotations=[annotation],
+        graphic_layers=[layer],
+        modality_lut_transformation=_carry_rescale(hd, source),
+        voi_lut_transformations=_carry_window(hd, source, window),
+        presentation_lut_transformation=hd.PresentationLUTTransformation("INVERSE" if inverted else "IDENTITY"),
+        **case.list_arguments(),
+    )
+    body.Laterality = find_side(case.source) or ""
+    return body
 
 
 def _keep_identity(stand_in: Dataset) -> Dataset:
@@ -88,10 +55,9 @@ def _keep_identity(stand_in: Dataset) -> Dataset:
     return kept
 
 
-def _draw_notice(hd: Any, source: Dataset, detection: Detection) -> Any:
-    lines = [NOTICE, describe_domain(detection)] if detection.out_of_domain else [NOTICE]
-    box = (0.01, 0.01, 0.99, 0.05)
-    return hd.pr.TextObject(to_ascii(" ".join(lines), 1024), "DISPLAY", bounding_box=box, text_justification="LEFT")
+def _draw_notice(hd: Any, detection: Detection) -> Any:
+    text, box = to_ascii(f"{NOTICE} {describe_domain(detection)}", 1024), (0.01, 0.01, 0.99, 0.05)
+    return hd.pr.TextObject(text, "DISPLAY", bounding_box=box, text_justification="LEFT")
 
 
 def _label_finding(hd: Any, finding: Finding) -> Any:
@@ -100,10 +66,10 @@ def _label_finding(hd: Any, finding: Finding) -> Any:
     return hd.pr.TextObject(text, "PIXEL", anchor_point=(float(c1), float(r0)), anchor_point_visible=False)
 
 
-def _draw_box(hd: Any, finding: Finding, uid: UidMaker) -> Any:
+def _draw_box(hd: Any, case: Case, finding: Finding) -> Any:
     r0, c0, r1, c1 = finding.box
     corners = np.array([(c0, r0), (c1, r0), (c1, r1), (c0, r1), (c0, r0)], np.float64)
-    name, identifier = f"Finding {finding.rank}", uid(f"finding {finding.rank}")
+    name, identifier = f"Finding {finding.rank}", case.uid(f"finding {finding.rank}")
     return hd.pr.GraphicObject("POLYLINE", corners, "PIXEL", tracking_id=name, tracking_uid=identifier)
 
 
@@ -120,17 +86,15 @@ def _carry_rescale(hd: Any, source: Dataset) -> Any:
     )
 
 
-def _carry_window(hd: Any, source: Dataset, window: tuple[float, float] | None) -> Any:
-    """The source's table or first window (PS3.3 C.11.2), else the given one, else None."""
+def _carry_window(hd: Any, source: Dataset, window: tuple[float, float]) -> Any:
+    """The source's table or first window (PS3.3 C.11.2), else the given one."""
     referenced = hd.ReferencedImageSequence(referenced_images=[source])
     make = hd.pr.SoftcopyVOILUTTransformation
     if source.get("VOILUTSequence"):
         tables = [hd.VOILUT.from_dataset(source.VOILUTSequence[0])]
         return [make(voi_luts=tables, referenced_images=referenced)]
     own = read_window(source)
-    center, width = own or window or (None, None)
-    if center is None:
-        return None
+    center, width = own or window
     function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
     return [make(window_center=center, window_width=width, voi_lut_function=function, referenced_images=referenced)]
 

@@ -13,22 +13,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from unary.errors import ImageError, require
-from unary.outputs.dicom.header import (
-    UNDECODABLE,
-    Run,
-    UidMaker,
-    build_result,
-    build_stand_in,
-    check_labels,
-    describe_point,
-    get_common_arguments,
-    identify_equipment,
-    silenced,
-    to_ascii,
-)
+from unary.errors import ImageError
+from unary.outputs.dicom.header import UNDECODABLE, Case, check_labels, describe_point, to_ascii
 from unary.outputs.dicom.report import ABNORMAL_STRUCTURE
-from unary.records import NOTICE, Detection
+from unary.records import NOTICE
 
 # A segment takes a frame of the size of the image, a bit for each pixel: 1.7 MB for 14 megapixels.
 MOST_SEGMENTS = 30
@@ -36,105 +24,65 @@ _FULL_SCALE = 255
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 
-def build_segmentation(source: Dataset, detection: Detection, run: Run, *, uid: UidMaker) -> Dataset | None:
+def build_segmentation(hd: Any, case: Case) -> Dataset | None:
     """Build a binary segmentation, one segment per finding, its number the finding's rank.
 
-    Returns
-    -------
-    Dataset or None
-        None when no pixel belongs to a finding: a segmentation without segments is not allowed, and one empty segment
-        would read as a finding; that nothing was found is said by the report. Of more than `MOST_SEGMENTS` findings the
-        most abnormal are kept, and the description says so.
+    None when no pixel belongs to a finding: a segmentation without segments is not allowed, and one empty segment would
+    read as a finding; that nothing was found is said by the report. Of more than `MOST_SEGMENTS` findings the most
+    abnormal are kept, and the description says so.
 
-    Raises
-    ------
-    ImageError
-        If the labels do not have the source's rows and columns, or hold a rank that no finding has.
-    MissingPackageError
-        If highdicom is not installed.
+    Labels that do not have the source's rows and columns, or hold a rank that no finding has, are refused.
     """
-    check_labels(source, detection.labels.shape)
-    count = min(len(detection.findings), MOST_SEGMENTS)
-    if int(detection.labels.max(initial=0)) > len(detection.findings):
-        raise ValueError(f"labels go up to {detection.labels.max()} but there are {len(detection.findings)} findings")
-    labels = np.where(detection.labels <= count, detection.labels, 0).astype(np.uint8)
+    labels, findings = case.detection.labels, case.detection.findings
+    check_labels(case.source, labels.shape)
+    if int(labels.max(initial=0)) > len(findings):
+        raise ValueError(f"labels go up to {labels.max()} but there are {len(findings)} findings")
+    kept = findings[:MOST_SEGMENTS]
+    labels = np.where(labels <= len(kept), labels, 0).astype(np.uint8)
     if not labels.any():
         return None
-    hd = require("highdicom", extra="dicom")
-    left_out = len(detection.findings) - count
-    note = f" {count} most abnormal of {len(detection.findings)}." if left_out else ""
-    with silenced("highdicom", "pydicom"):
-        segments, stand_in = [], build_stand_in(source)
-        common = _get_segment_arguments(hd, detection, run)
-        for finding in detection.findings[:count]:
-            names = (f"Finding {finding.rank}", f"finding {finding.rank}")
-            p_value = "" if finding.p_value is None else f", p-value {finding.p_value:.4g}"
-            text = f"Anomaly score {finding.score:.6g}{p_value}. {NOTICE}"
-            segments.append(_describe_segment(hd, finding.rank, names, text, common=common, uid=uid))
-        body = _assemble(
-            hd,
-            stand_in,
-            run,
-            pixel_array=labels,
-            segmentation_type="BINARY",
-            segment_descriptions=segments,
-            content_label="FINDINGS",
-            content_description=NOTICE + note,
-            **get_common_arguments(uid, "segmentation", 2),
-        )
-        return build_result(body, source, detection, run, uid=uid, title="findings")
+    segments = []
+    for finding in kept:
+        p_value = "" if finding.p_value is None else f", p-value {finding.p_value:.4g}"
+        text = f"Anomaly score {finding.score:.6g}{p_value}. {NOTICE}"
+        name = f"Finding {finding.rank}"
+        segments.append(_describe_segment(hd, case, finding.rank, name, part=name.lower(), text=text))
+    return _assemble(
+        hd,
+        case,
+        pixel_array=labels,
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        content_label="FINDINGS",
+        content_description=NOTICE
+        + (f" {len(kept)} most abnormal of {len(findings)}." if len(kept) < len(findings) else ""),
+    )
 
 
-def build_heat_map(
-    source: Dataset,
-    anomaly_map: NDArray[np.float32],
-    detection: Detection,
-    run: Run,
-    *,
-    uid: UidMaker,
-) -> Dataset:
-    """Build a fractional segmentation that shows an anomaly map.
+def build_heat_map(hd: Any, case: Case, anomaly_map: NDArray[np.float32]) -> Dataset:
+    """Build a fractional segmentation that shows an anomaly map: shape (rows, cols) of the stored image, NaN outside.
 
     Stored value = round(255 (score - low) / (high - low)), where low is the map's smallest value and high its largest
     or, when that is larger, the threshold of the operating point: a map that stays below the threshold does not look
     hot. Both ends are written into the segment's description. What is outside (NaN) is 0. The standard has only
     PROBABILITY and OCCUPANCY to name the type; the values are neither, and must not be read as a probability.
-
-    Parameters
-    ----------
-    anomaly_map
-        Shape (rows, cols) of the stored image, float32; NaN where nothing was scored.
-
-    Raises
-    ------
-    ImageError
-        If the map does not have the source's rows and columns.
-    MissingPackageError
-        If highdicom is not installed.
     """
-    check_labels(source, anomaly_map.shape)
-    point = detection.operating_point
+    check_labels(case.source, anomaly_map.shape)
+    point = case.detection.operating_point
     values, low, high = scale_map(anomaly_map, None if point is None else point.threshold)
     text = f"Anomaly map, no probability: score = {low:.7g} + value x {(high - low) / _FULL_SCALE:.7g}. {NOTICE}"
-    hd = require("highdicom", extra="dicom")
-    with silenced("highdicom", "pydicom"):
-        names, stand_in = ("Anomaly map", "heat map segment"), build_stand_in(source)
-        common = _get_segment_arguments(hd, detection, run)
-        body = _assemble(
-            hd,
-            stand_in,
-            run,
-            pixel_array=values.astype(np.float32)[None] / _FULL_SCALE,
-            segmentation_type="FRACTIONAL",
-            fractional_type="PROBABILITY",
-            max_fractional_value=_FULL_SCALE,
-            segment_descriptions=[_describe_segment(hd, 1, names, text, common=common, uid=uid)],
-            content_label="ANOMALY_MAP",
-            content_description=f"{NOTICE} No probability.",
-            omit_empty_frames=False,
-            **get_common_arguments(uid, "heat map", 4),
-        )
-        return build_result(body, source, detection, run, uid=uid, title="anomaly map")
+    return _assemble(
+        hd,
+        case,
+        pixel_array=values.astype(np.float32)[None] / _FULL_SCALE,
+        segmentation_type="FRACTIONAL",
+        fractional_type="PROBABILITY",
+        max_fractional_value=_FULL_SCALE,
+        segment_descriptions=[_describe_segment(hd, case, 1, "Anomaly map", part="heat map segment", text=text)],
+        content_label="ANOMALY_MAP",
+        content_description=f"{NOTICE} No probability.",
+        omit_empty_frames=False,
+    )
 
 
 def scale_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> tuple[NDArray[np.uint8], float, float]:
@@ -156,25 +104,39 @@ def scale_map(anomaly_map: NDArray[np.float32], threshold: float | None) -> tupl
     return np.rint(_FULL_SCALE * share).astype(np.uint8), low, high
 
 
-def _describe_segment(
-    hd: Any, number: int, names: tuple[str, str], text: str, *, common: dict[str, Any], uid: UidMaker
-) -> Any:
+def _describe_segment(hd: Any, case: Case, number: int, name: str, *, part: str, text: str) -> Any:
     """One item of the Segment Sequence (PS3.3 C.8.20.4); its tracking identifier is the report's for this finding."""
+    identity, site = case.run.identity, case.run.codes.site
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=to_ascii(f"unary {identity.detector}", 64),
+        family=_ARTIFICIAL_INTELLIGENCE,
+        version=to_ascii(identity.version, 64),
+        source="unary",
+        parameters={
+            "sha256": to_ascii(identity.sha256, 64),
+            "point": describe_point(case.detection.operating_point),
+        },
+    )
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=names[0],
-        tracking_uid=uid(names[1]),
-        tracking_id=names[0],
-        **common,
+        segment_label=name,
+        tracking_uid=case.uid(part),
+        tracking_id=name,
+        segmented_property_category=ABNORMAL_STRUCTURE,
+        segmented_property_type=ABNORMAL_STRUCTURE,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        anatomic_regions=None if site is None else [Code(*site)],
     )
     segment.SegmentDescription = to_ascii(text, 1024)
     return segment
 
 
-def _assemble(hd: Any, source: Dataset, run: Run, **arguments: Any) -> Dataset:
+def _assemble(hd: Any, case: Case, **arguments: Any) -> Dataset:
     """Let highdicom make the object; it refuses kinds of images that lack what their own definition demands."""
+    source = case.stand_in
     try:
-        body: Dataset = hd.seg.Segmentation(source_images=[source], **identify_equipment(run.identity), **arguments)
+        body: Dataset = hd.seg.Segmentation(source_images=[source], **arguments, **case.list_arguments())
     except UNDECODABLE as error:
         raise ImageError(
             "no segmentation can be made of this image: its header lacks what one of its kind refers to, such as the "
@@ -183,22 +145,3 @@ def _assemble(hd: Any, source: Dataset, run: Run, **arguments: Any) -> Dataset:
     if "FrameOfReferenceUID" not in source:  # then directions take the place of a position in space (PS3.3 C.7.6.1)
         body.PatientOrientation = source.PatientOrientation
     return body
-
-
-def _get_segment_arguments(hd: Any, detection: Detection, run: Run) -> dict[str, Any]:
-    """What all segments have in common; the anatomic region only where it is known."""
-    identity, site = run.identity, run.codes.site
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=to_ascii(f"unary {identity.detector}", 64),
-        family=_ARTIFICIAL_INTELLIGENCE,
-        version=to_ascii(identity.version, 64),
-        source="unary",
-        parameters={"sha256": to_ascii(identity.sha256, 64), "point": describe_point(detection.operating_point)},
-    )
-    return {
-        "segmented_property_category": ABNORMAL_STRUCTURE,
-        "segmented_property_type": ABNORMAL_STRUCTURE,
-        "algorithm_type": "AUTOMATIC",
-        "algorithm_identification": algorithm,
-        "anatomic_regions": None if site is None else [Code(*site)],
-    }

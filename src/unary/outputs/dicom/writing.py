@@ -14,12 +14,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from unary.errors import ImageError
+from unary.errors import ImageError, require
 from unary.files import replacing
 from unary.images.dicom import read_dicom, read_header
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
 from unary.outputs.dicom.capture import build_capture, find_window
-from unary.outputs.dicom.header import UNDECODABLE, Run, extract_source, make_uid_maker, silenced
+from unary.outputs.dicom.header import UNDECODABLE, Case, Run, build_result, extract_source, silenced
 from unary.outputs.dicom.presentation import build_presentation
 from unary.outputs.dicom.report import build_report
 from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
@@ -47,12 +47,8 @@ def write_dicom_results(
     ----------
     source_path
         The DICOM image that the detection is of. It is only read.
-    run
-        Model, codes of the examination, and time.
     folder
         Of this image alone; created when missing.
-    kinds
-        Which results.
     anomaly_map
         Shape (rows, cols) of the stored image, float32, NaN where nothing was scored; needed for ``heat_map``.
     image
@@ -62,8 +58,6 @@ def write_dicom_results(
     ------
     ImageError
         If the source is no readable DICOM image, cannot be referred to, or the detection is not of its size.
-    MissingPackageError
-        If highdicom is not installed.
     ValueError
         If a kind is unknown, or ``heat_map`` is asked for without a map.
     """
@@ -76,7 +70,7 @@ def write_dicom_results(
     if image is None and {"capture", "presentation"} & set(kinds):
         image = read_dicom(source_path)
     results = {
-        kind: _build(kind, source, detection, run, image=image, anomaly_map=anomaly_map)
+        kind: _build(Case(source, detection, run, kind), image=image, anomaly_map=anomaly_map)
         for kind in dict.fromkeys(kinds)
     }
     written = []
@@ -94,10 +88,7 @@ def write_dicom_results(
 def read_source(path: Path) -> Dataset:
     """Return the part of a DICOM file's header that its results need.
 
-    Raises
-    ------
-    ImageError
-        If it is no readable DICOM image, or lacks what results refer to. The message quotes no value of the header.
+    An ImageError says that it is no readable DICOM image, or lacks what results refer to; it quotes no value.
     """
     read_header(path)
     try:
@@ -109,25 +100,22 @@ def read_source(path: Path) -> Dataset:
         raise ImageError(f"{path}: its header is damaged ({type(error).__name__})") from None
 
 
-def _build(
-    kind: Kind,
-    source: Dataset,
-    detection: Detection,
-    run: Run,
-    *,
-    image: Image | None,
-    anomaly_map: NDArray[np.float32] | None,
-) -> Dataset | None:
-    uid = make_uid_maker(source, run.identity, detection.operating_point)
-    if kind == "report":
-        return build_report(source, detection, run, uid=uid)
-    if kind == "segmentation":
-        return build_segmentation(source, detection, run, uid=uid)
-    if kind == "heat_map":
-        assert anomaly_map is not None
-        return build_heat_map(source, anomaly_map, detection, run, uid=uid)
-    assert image is not None
-    if kind == "capture":
-        return build_capture(source, image, detection, run, uid=uid)
-    window = find_window(image, inverted=source.get("PhotometricInterpretation") == "MONOCHROME1")
-    return build_presentation(source, detection, run, uid=uid, window=window)
+def _build(case: Case, *, image: Image | None, anomaly_map: NDArray[np.float32] | None) -> Dataset | None:
+    hd = require("highdicom", extra="dicom")
+    body: Dataset | None
+    with silenced("highdicom", "pydicom"):
+        if case.kind == "report":
+            body = build_report(hd, case)
+        elif case.kind == "segmentation":
+            body = build_segmentation(hd, case)
+        elif case.kind == "heat_map":
+            assert anomaly_map is not None
+            body = build_heat_map(hd, case, anomaly_map)
+        else:
+            assert image is not None
+            if case.kind == "capture":
+                body = build_capture(hd, case, image)
+            else:
+                inverted = case.source.get("PhotometricInterpretation") == "MONOCHROME1"
+                body = build_presentation(hd, case, find_window(image, inverted=inverted))
+        return None if body is None else build_result(case, body)
