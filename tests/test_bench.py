@@ -10,7 +10,10 @@ import pytest
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 from unary.detectors import DETECTORS
 from unary.detectors.protocol import DetectorState
+from unary.detectors.residual import Residual, ResidualConfig
 from unary.detectors.scoring import measure_controls, score_patches
+from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import TrainingConfig
 from unary.detectors.windows import PatchExamination, examine_windows
 from unary.errors import DetectorError, ManifestError, SplitError, TrainingError
 from unary.evaluation.roc import auroc
@@ -463,6 +466,17 @@ def test_rows_are_found_by_name_class_and_instance():
     ):
         with pytest.raises(DetectorError, match=message):
             find_contenders(wrong)
+
+
+def test_a_network_that_several_share_is_trained_once(phantoms, tmp_path):
+    paper = Wei2018Config(training=TrainingConfig(epochs=2, batch_size=20))
+    rows = [Contender("wei2018", Wei2018(paper)), Contender("residual", Residual(ResidualConfig(paper)))]
+    config = dataclasses.replace(CONFIG, seeds=(0,))
+    result = run_bench(phantoms, rows, tmp_path, config, progress=False)
+    assert not result.failures
+    assert len(list((tmp_path / "checkpoints").iterdir())) == CONFIG.folds
+    alone = run_bench(phantoms, rows[1:], tmp_path / "alone", config, progress=False)
+    assert alone.metrics["residual"] == result.metrics["residual"]
 
 
 def test_controls_are_what_an_evaluation_measures(data):
