@@ -34,16 +34,12 @@ def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", type=Path, metavar="MODEL/", help="check against what this model has learned from")
-    which.add_argument(
-        "--profile", metavar="NAME", help=f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
-    )
+    kinds = f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
+    which.add_argument("--profile", metavar="NAME", help=kinds)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON too")
     parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
-    parser.add_argument(
-        "--allow-secondary-capture",
-        action="store_true",
-        help="accept secondary captures of the profile's modalities too, such as scanned films",
-    )
+    captures = "accept secondary captures of the profile's modalities too, such as scanned films"
+    parser.add_argument("--allow-secondary-capture", action="store_true", help=captures)
     parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
 
 
@@ -96,15 +92,9 @@ def _run_score(options: argparse.Namespace) -> int:
     from unary.clinic.batch_scoring import score_files
     from unary.models.bundle import read_model
 
-    limits = _read_limits(options)
-    summary = score_files(
-        read_model(options.model),
-        options.inputs,
-        options.out,
-        model_folder=options.model,
-        spacing_mm=options.spacing_mm,
-        limits=limits,
-    )
+    limits, spacing_mm, folder = _read_limits(options), options.spacing_mm, options.model
+    model = read_model(folder)
+    summary = score_files(model, options.inputs, options.out, model_folder=folder, spacing_mm=spacing_mm, limits=limits)
     print(
         f"{options.out}: {len(summary.done)} images scored, {len(summary.kept)} done before, "
         f"{len(summary.failed)} skipped (failures.csv says why). {NOTICE}"
@@ -119,12 +109,8 @@ def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -
         return () if text == "none" else tuple(map(choice_of(KINDS).read, text.split(",")))
 
     _add_score_options(parser, words)
-    parser.add_argument(
-        "--operating-point",
-        metavar="RATE",
-        type=_read_point,
-        help="false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)",
-    )
+    rates = "false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)"
+    parser.add_argument("--operating-point", metavar="RATE", type=_read_point, help=rates)
     kinds = Form("A,B,C", f"some of {', '.join(KINDS)}, or none", read_kinds)
     shown = f"DICOM results, of {', '.join(KINDS)}; or none (default: {','.join(DEFAULT_KINDS)})"
     add_option(parser, "--dicom", kinds, help=shown)

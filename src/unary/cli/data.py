@@ -63,9 +63,6 @@ COMMANDS = (
         "manifest", "list a data set's images, labels and lesions in one CSV", _add_manifest_options, _run_manifest
     ),
     Command(
-        "split",
-        "divide a manifest by patient into normals to fit and the rest to evaluate",
-        _add_split_options,
-        _run_split,
+        "split", "divide a manifest by patient into normals to fit and the rest to test", _add_split_options, _run_split
     ),
 )

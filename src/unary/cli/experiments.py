@@ -39,8 +39,8 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
         add_option(small, "--epochs", whole_number(1), help="of each training (default: see the docs)")
 
 
-def _add_common_options(parser: argparse.ArgumentParser, *, runs: int) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str = "DIR") -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar=data)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     add_option(parser, "--runs", whole_number(1), default=runs, help="independent runs")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
@@ -83,8 +83,7 @@ def _run_wei2018(options: argparse.Namespace) -> int:
 def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.profiles import DEFAULT, PROFILES
 
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR-OR-M.csv")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _add_common_options(parser, runs=1, data="DIR-OR-M.csv")
     kinds = [*(name.replace("_", "-") for name in READERS), "manifest"]
     told = f"of the data (default: manifest for a file, {DEFAULT_DATA_SET} for a folder)"
     add_option(parser, "--kind", choice_of(kinds), help=told)
@@ -94,8 +93,6 @@ def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
         "--detectors", metavar="A,B,C", help="rows of the bench, your own as module:Class (default: all that it lists)"
     )
     add_option(parser, "--folds", whole_number(1), default=3, help="at least 2")
-    add_option(parser, "--runs", whole_number(1), default=1, help="independent runs")
-    add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
     add_notes(parser)
 
 
@@ -137,10 +134,7 @@ def _run_demo(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command("reproduce", "rerun an experiment of Wei et al. 2018", _add_reproduce_options, _run_reproduce),
     Command(
-        "bench",
-        "compare detectors on the same patches, cross-validated over patients",
-        _add_bench_options,
-        _run_bench,
+        "bench", "compare detectors on the same patches, cross-validated over patients", _add_bench_options, _run_bench
     ),
     Command("demo", "the whole chain on synthetic images, in minutes", _add_demo_options, _run_demo),
 )

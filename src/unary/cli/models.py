@@ -10,14 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unary.cli.options import (
-    EXIT_PARTLY,
-    Command,
-    add_config_options,
-    add_notes,
-    find_options,
-    read_config_options,
-)
+from unary.cli.options import EXIT_PARTLY, Command, add_config_options, add_notes, find_options, read_config_options
 from unary.errors import UnaryError
 from unary.records import NOTICE, OperatingPoint
 
@@ -87,21 +80,14 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.models.fitting import FitConfig, fit
     from unary.training.distributed import is_first, joining_processes
 
-    config = read_config_options(options, FitConfig())
-    detector = _read_detector(options)
+    config, detector = read_config_options(options, FitConfig()), _read_detector(options)
     require_model_folder(options.out, overwrite=options.overwrite)
     out = Path(os.path.abspath(options.out))
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with joining_processes():
-        model = fit(
-            read_manifest(options.manifest),
-            config,
-            detector=detector,
-            profile=options.profile,
-            checkpoint=checkpoint,
-            store=options.store,
-        )
+        manifest, profile, store = read_manifest(options.manifest), options.profile, options.store
+        model = fit(manifest, config, detector=detector, profile=profile, checkpoint=checkpoint, store=store)
         if not is_first():
             return 0
     write_model(model, options.out, overwrite=options.overwrite)
@@ -198,9 +184,6 @@ COMMANDS = (
     Command("fit", "learn normal tissue from the negative images of a manifest", _add_fit_options, _run_fit),
     Command("evaluate", "score a labelled manifest and report how well", _add_evaluate_options, _run_evaluate),
     Command(
-        "calibrate",
-        "set a model's operating points on normal images of your own",
-        _add_calibrate_options,
-        _run_calibrate,
+        "calibrate", "set a model's operating points on your own normal images", _add_calibrate_options, _run_calibrate
     ),
 )

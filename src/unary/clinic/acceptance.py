@@ -56,14 +56,9 @@ class AcceptanceConfig:
 
 @dataclass(frozen=True)
 class Check:
-    """What was decided about one file.
+    """What was decided about one file: why it was refused, as a code and a sentence, if it was, and what is unusual.
 
-    Attributes
-    ----------
-    reason, detail
-        Why it was refused, as a code and as a sentence; None and empty when it is accepted.
-    notes
-        What is unknown or unusual, one line each.
+    ``notes`` has one line for each thing that is unknown or unusual.
     """
 
     path: Path
@@ -88,10 +83,9 @@ def check_files(
 
     Parameters
     ----------
-    profile
-        Says which headers are accepted; a model has its own (``model.profile``).
-    domain
-        Of the model that is to be used; None checks without one.
+    profile, domain
+        Which headers are accepted, and what the model that is to be used has learned from: ``model.profile`` and
+        ``model.domain``. None checks without a model.
 
     Raises
     ------

@@ -70,12 +70,8 @@ def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
     """Return the image files by a name that is unique and fit for a folder.
 
     A file keeps its stem; a folder is searched for images, each named by its path below the folder with ``__`` between
-    the parts. Characters that a name should not hold become ``_``.
-
-    Raises
-    ------
-    ImageError
-        If an input does not exist, or a folder holds no image.
+    the parts. Characters that a name should not hold become ``_``. An input that does not exist, or a folder without
+    images, raises an `ImageError`.
     """
     found: dict[str, Path] = {}
     for given in inputs:
@@ -145,7 +141,9 @@ def run_batch(
             for outcome, _ in itertools.pairwise(itertools.chain(bar, [None])):  # one behind: it was written meanwhile
                 result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
                 if isinstance(result, ImageError):
-                    failed.append(_describe_failure(files[outcome.name], result))
+                    where = show_path(files[outcome.name])
+                    detail = str(result).removeprefix(f"{where}: ")
+                    failed.append(Failure(where, result.reason or "NOT_USABLE", detail))
                     logger.warning("skipped: %s", result)
                 else:
                     names[outcome.kept].append(outcome.name)
@@ -156,11 +154,6 @@ def run_batch(
     _write_table(out / "summary.csv", rows)
     _write_table(out / "failures.csv", [vars(failure) for failure in failed])
     return BatchSummary(tuple(names[False]), tuple(names[True]), tuple(failed), tuple(rows))
-
-
-def _describe_failure(path: Path, error: ImageError) -> Failure:
-    where = show_path(path)
-    return Failure(where, error.reason or "NOT_USABLE", str(error).removeprefix(f"{where}: "))
 
 
 @dataclass(frozen=True)
@@ -181,29 +174,25 @@ class _Outcome:
     kept: bool = False
 
 
+@dataclass
 class _Batch:
     """Reads files, works on the images side by side, as many as memory is for, and has a thread write the results."""
 
-    def __init__(
-        self,
-        files: Mapping[str, Path],
-        out: Path,
-        identity: Mapping[str, Any],
-        examine: Examine,
-        reader: IsolatedReader,
-        writer: Executor,
-    ) -> None:
-        self._files, self._out, self._identity, self._examine = files, out, identity, examine
-        self._reader, self._writer = reader, writer
-        self._threads = count_threads()
-        self._buffer = _Buffer(_TOGETHER_PX * (self._threads + 1))
-        self._broken: BaseException | None = None
+    files: Mapping[str, Path]
+    out: Path
+    identity: Mapping[str, Any]
+    examine: Examine
+    reader: IsolatedReader
+    writer: Executor
+    threads: int = field(default_factory=count_threads)
+    buffer: _Buffer = field(default_factory=lambda: _Buffer(_TOGETHER_PX * (count_threads() + 1)))
+    broken: BaseException | None = None
 
     def work(self) -> Generator[_Outcome]:
         """Yield the outcomes in the order of the files; a single image is worked on with all threads for itself."""
-        found = read_ahead(self._read, self._files, ahead=1)
+        found = read_ahead(self._read, self.files, ahead=1)
         admitted = (self._admit(item) for item in found)
-        if len(self._files) > 1:
+        if len(self.files) > 1:
             outcomes = map_in_threads(self._work_on, admitted)
         else:
             outcomes = (self._work_on(item) for item in admitted)
@@ -215,13 +204,13 @@ class _Batch:
 
     def _read(self, name: str) -> _Ready | _Outcome:
         """An image, or what is known of its file without working on it."""
-        path = self._files[name]
+        path = self.files[name]
         try:
-            identity = {**self._identity, "file": path.name, "sha256": _hash_input(path, self._reader.limits)}
-            row = _read_result(self._out / name, identity)
+            identity = {**self.identity, "file": path.name, "sha256": _hash_input(path, self.reader.limits)}
+            row = _read_result(self.out / name, identity)
             if row is not None:
                 return _Outcome(name, row, kept=True)
-            return _Ready(name, self._reader.read(path), identity)
+            return _Ready(name, self.reader.read(path), identity)
         except ImageError as error:
             return _Outcome(name, error)
         except OSError as error:
@@ -230,7 +219,7 @@ class _Batch:
 
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
-            self._buffer.take(found.image.pixels.size)
+            self.buffer.take(found.image.pixels.size)
         return found
 
     def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
@@ -238,25 +227,25 @@ class _Batch:
             return found
         size = found.image.pixels.size
         try:
-            with using_threads(self._threads if size > _TOGETHER_PX else count_threads()):
-                write = self._examine(found.image)
-            writing = self._writer.submit(self._write, found.name, write, found.identity)
+            with using_threads(self.threads if size > _TOGETHER_PX else count_threads()):
+                write = self.examine(found.image)
+            writing = self.writer.submit(self._write, found.name, write, found.identity)
         except BaseException as error:
-            self._buffer.give_back(size)
+            self.buffer.give_back(size)
             if isinstance(error, ImageError):
                 return _Outcome(found.name, error.with_traceback(None))  # which would keep the image
             raise
-        writing.add_done_callback(lambda _: self._buffer.give_back(size))
+        writing.add_done_callback(lambda _: self.buffer.give_back(size))
         return _Outcome(found.name, writing)
 
     def _write(self, name: str, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
         """Write an image's results, but none after one that failed for good."""
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         try:
-            return _write_folder(self._out / name, write, identity)
+            return _write_folder(self.out / name, write, identity)
         except BaseException as error:
-            self._broken = error
+            self.broken = error
             raise
 
 
@@ -269,10 +258,9 @@ class _Buffer:
 
     def take(self, size: int) -> None:
         """Wait until so much is free."""
-        cost = self._cost(size)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= cost)
-            self._free -= cost
+            self._changed.wait_for(lambda: self._free >= self._cost(size))
+            self._free -= self._cost(size)
 
     def give_back(self, size: int) -> None:
         with self._changed:

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import numpy as np
 
 from unary.clinic.batch import RESULT_FILE, BatchSummary, Write, run_batch
 from unary.clinic.batch_scoring import draw_overlay, with_spacing, write_map
-from unary.errors import require
+from unary.errors import require, require_positive
 from unary.files import replacing, write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
@@ -28,11 +27,12 @@ from unary.outputs.dicom import DEFAULT_KINDS, Kind
 from unary.outputs.dicom.header import Run
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
-from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity, count_words
+from unary.records import NOTICE, Detection, Image, ModelIdentity, count_words
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
+_PLACE = ["r0", "c0", "r1", "c1", "peak_row", "peak_col"]
+_COLUMNS = ["rank", "score", "p_value", *_PLACE, "regions", "area_mm2", "diameter_mm"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class DetectConfig:
     limits: ReadingLimits | None = None
 
     def __post_init__(self) -> None:
-        if self.spacing_mm is not None and not 0 < self.spacing_mm < math.inf:
-            raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
+        require_positive(self, "spacing_mm")
 
 
 def detect_files(
@@ -111,10 +110,12 @@ def detect_files(
         image = with_spacing(image, config.spacing_mm)
         scored = examine_image(model, image)
         detection = build_detection(scored, model, point)
+        found = detection.findings
 
         def write(folder: Path) -> dict[str, Any]:
             _write_pictures(scored, detection, folder, maps=config.maps)
-            _write_findings(detection.findings, folder / "findings.csv")
+            rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in found]
+            write_csv(folder / "findings.csv", _COLUMNS, rows)
             objects: tuple[Path, ...] = ()
             if kinds and image.instance_uid is not None and image.path is not None:  # what is DICOM itself
                 anomaly_map = scored.stored_map if "heat_map" in kinds else None
@@ -124,7 +125,7 @@ def detect_files(
             document = _describe(detection, run.identity, scored, objects)
             (folder / RESULT_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
             return {
-                "findings": len(detection.findings),
+                "findings": len(found),
                 "image_score": detection.image_score,
                 "image_p_value": detection.image_p_value,
                 "out_of_domain": "; ".join(detection.out_of_domain),
@@ -137,19 +138,17 @@ def detect_files(
 
 
 def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
-    if asked is not None:
-        if asked:
-            require("highdicom", extra="dicom")
-        return asked
-    if importlib.util.find_spec("highdicom") is not None:
-        return DEFAULT_KINDS
-    logger.warning("no DICOM results: highdicom is not installed (pip install 'unary[dicom]')")
-    return ()
+    if asked:
+        require("highdicom", extra="dicom")
+    elif asked is None and importlib.util.find_spec("highdicom") is None:
+        logger.warning("no DICOM results: highdicom is not installed (pip install 'unary[dicom]')")
+        return ()
+    return DEFAULT_KINDS if asked is None else asked
 
 
 def _read_moment(out: Path) -> datetime:
     """When the first run into a folder began, to the second, UTC; now for a new folder."""
-    path = out / RUN_FILE
+    path = out / "run.json"
     try:
         return datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["started"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -176,22 +175,16 @@ def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, 
         draw_overlay(scored, folder / "heat_map.png", title=NOTICE)
 
 
-def _write_findings(findings: Sequence[Finding], path: Path) -> None:
-    header = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
-    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in findings]
-    write_csv(path, [*header, "area_mm2", "diameter_mm"], rows)
-
-
 def _describe(
     detection: Detection, about: ModelIdentity, scored: ScoredImage, objects: Sequence[Path]
 ) -> Mapping[str, Any]:
     """What ``result.json`` holds."""
     point = detection.operating_point
-    unset = "not calibrated: scores only, nothing is guaranteed"
+    guarantee = describe_guarantee(point) if point else "not calibrated: scores only, nothing is guaranteed"
     return {
         "model": dataclasses.asdict(about),
-        "operating_point": None if point is None else dataclasses.asdict(point),
-        "guarantee": unset if point is None else describe_guarantee(point),
+        "operating_point": dataclasses.asdict(point) if point else None,
+        "guarantee": guarantee,
         "image_score": detection.image_score,
         "image_p_value": detection.image_p_value,
         "out_of_domain": list(detection.out_of_domain),

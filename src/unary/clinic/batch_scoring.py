@@ -43,17 +43,10 @@ def score_files(
 
     Parameters
     ----------
-    model, model_folder
-        The model, and where it was read from.
-    inputs, out, limits
-        As for `unary.clinic.batch.run_batch`.
+    model_folder
+        Where the model was read from.
     spacing_mm
         Pixel spacing of files that do not state it; None leaves it unknown.
-
-    Raises
-    ------
-    ImageError, UnaryError
-        As `unary.clinic.batch.run_batch`.
     """
     about = identify_model(model, model_folder)
     identity = {"model_sha256": about.sha256, "unary": about.version, "assumed_spacing_mm": spacing_mm}
@@ -76,17 +69,15 @@ def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> dict[str, 
     points = () if model.calibration is None else model.calibration.operating_points
     points = tuple(point for point in points if point.unit == "patch")
     above = {point.name: scored.scores > point.threshold for point in points}
-    size = model.grid.size_px
-    write_csv(
-        folder / "scores.csv",
-        ["row", "col", "size_px", "score", *(f"above_{name}" for name in above)],
-        [
-            [row, col, size, score, *(int(marks[number]) for marks in above.values())]
-            for number, ((row, col), score) in enumerate(
-                zip(scored.origins.tolist(), scored.scores.tolist(), strict=True)
-            )
-        ],
-    )
+    size, scores = model.grid.size_px, scored.scores.tolist()
+    columns = [
+        *scored.origins.T.tolist(),
+        [size] * len(scores),
+        scores,
+        *(m.astype(int).tolist() for m in above.values()),
+    ]
+    header = ["row", "col", "size_px", "score", *(f"above_{name}" for name in above)]
+    write_csv(folder / "scores.csv", header, zip(*columns, strict=True))
     write_map(scored, folder)
     boxes, title = _mark_patches(scored, points, size)
     draw_overlay(scored, folder / "overlay.png", boxes=boxes, title=title)
@@ -102,7 +93,7 @@ def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> dict[str, 
     (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
     return {
         "image_score": scored.image_score,
-        "patches": len(scored.scores),
+        "patches": len(scores),
         **{f"patches_above_{name}": int(marks.sum()) for name, marks in above.items()},
     }
 

@@ -7,12 +7,12 @@ Nothing is logged but counts and outcomes; the packages underneath, whose logs n
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -41,8 +41,6 @@ class DimseAddress:
 
     Attributes
     ----------
-    host, port
-        Of the PACS.
     called_title, calling_title
         Application entity titles, 1 to 16 characters; most PACS take objects from titles that they know only.
     timeout_s
@@ -173,35 +171,22 @@ def store_files(paths: Sequence[Path], address: DimseAddress | WebAddress) -> tu
     ------
     DeliveryError
         If any file was not stored. The others were, and are not taken back.
-    ImageError
-        If the beginning of a file cannot be read; nothing has been sent then.
-    MissingPackageError
-        If pynetdicom, or dicomweb-client, is not installed.
+    UnaryError
+        If the beginning of a file cannot be read, or pynetdicom or dicomweb-client is missing; nothing has been sent.
     """
     require("pynetdicom" if isinstance(address, DimseAddress) else "dicomweb_client", extra="pacs")
     with silenced(*_NOISY):
         kinds = {path: _read_kind(path) for path in paths}
-        if isinstance(address, DimseAddress):
-            return _deliver(paths, address, functools.partial(_send_dimse, kinds, address))
-        client = _build_client(address)
-        return _deliver(paths, address, lambda waiting: [_send_web(client, delivery) for delivery in waiting])
-
-
-def _deliver(
-    paths: Sequence[Path],
-    address: DimseAddress | WebAddress,
-    send: Callable[[list[Delivery]], list[Delivery]],
-) -> tuple[Delivery, ...]:
-    """Send what waits until all is stored or nothing more can be hoped for."""
-    deliveries = [Delivery(path) for path in paths]
-    for attempt in range(address.attempts):
-        waiting = [replace(delivery, attempts=attempt + 1) for delivery in deliveries if delivery.transient]
-        if not waiting:
-            break
-        if attempt:
-            time.sleep(min(address.pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
-        answers = iter(send(waiting))
-        deliveries = [next(answers) if delivery.transient else delivery for delivery in deliveries]
+        send = partial(_send_dimse, address, kinds) if isinstance(address, DimseAddress) else _connect_web(address)
+        deliveries = [Delivery(path) for path in paths]
+        for attempt in range(address.attempts):
+            waiting = [replace(delivery, attempts=attempt + 1) for delivery in deliveries if delivery.transient]
+            if not waiting:
+                break
+            if attempt:
+                time.sleep(min(address.pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+            answers = iter(send(waiting))
+            deliveries = [next(answers) if delivery.transient else delivery for delivery in deliveries]
     stored = sum(delivery.stored for delivery in deliveries)
     _LOG.info("stored %d of %d files", stored, len(deliveries))
     if stored < len(deliveries):
@@ -242,7 +227,7 @@ def _read_dataset(path: Path) -> Dataset:
 
 
 def _send_dimse(
-    kinds: Mapping[Path, tuple[str, str]], address: DimseAddress, waiting: list[Delivery]
+    address: DimseAddress, kinds: Mapping[Path, tuple[str, str]], waiting: list[Delivery]
 ) -> list[Delivery]:
     """One association for all that waits."""
     import pynetdicom
@@ -304,21 +289,19 @@ def _send_one(link: Any, delivery: Delivery, accepted: bool) -> Delivery:
     return delivery.refuse(f"refused with status 0x{status:04X}", transient=status in _TRANSIENT_STATUS)
 
 
-def _build_client(address: WebAddress) -> Any:
-    """A client that makes one attempt per call; its own repetition sends an empty body the second time."""
+def _connect_web(address: WebAddress) -> Callable[[list[Delivery]], list[Delivery]]:
+    """What sends with one attempt per call; the client's own repetition sends an empty body the second time."""
     from dicomweb_client.api import DICOMwebClient
     from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 
-    if address.user is not None:
-        session = create_session_from_user_pass(username=address.user, password=address.password)
-    else:
-        session = create_session()
+    user = address.user
+    session = create_session() if user is None else create_session_from_user_pass(user, address.password)
     if address.certificates is not None:
         session.verify = str(address.certificates)
     headers = {} if address.token is None else {"Authorization": f"Bearer {address.token}"}
     client = DICOMwebClient(address.url, session=session, headers=headers, timeout=address.timeout_s)
     client.set_http_retry_params(retry=False)
-    return client
+    return lambda waiting: [_send_web(client, delivery) for delivery in waiting]
 
 
 def _send_web(client: Any, delivery: Delivery) -> Delivery:
