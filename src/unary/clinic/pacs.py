@@ -75,13 +75,11 @@ class WebAddress:
     Attributes
     ----------
     url
-        Its root, to which ``/studies`` is added.
+        Its root, to which ``/studies`` is added. The environment's REQUESTS_CA_BUNDLE names authorities to trust.
     user, password
         For HTTP basic authentication; both or neither.
     token
         Sent as ``Authorization: Bearer``; instead of user and password.
-    certificates
-        A file of certificate authorities to trust for https, None for the usual ones.
     timeout_s, attempts, pause_s
         As in `DimseAddress`.
     """
@@ -90,7 +88,6 @@ class WebAddress:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
-    certificates: Path | None = None
     timeout_s: float = 30.0
     attempts: int = 3
     pause_s: float = 1.0
@@ -296,8 +293,6 @@ def _connect_web(address: WebAddress) -> Callable[[list[Delivery]], list[Deliver
 
     user = address.user
     session = create_session() if user is None else create_session_from_user_pass(user, address.password)
-    if address.certificates is not None:
-        session.verify = str(address.certificates)
     headers = {} if address.token is None else {"Authorization": f"Bearer {address.token}"}
     client = DICOMwebClient(address.url, session=session, headers=headers, timeout=address.timeout_s)
     client.set_http_retry_params(retry=False)
