@@ -7,11 +7,8 @@ set without any listed lesion, whole images are ranked in place of patches.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +19,15 @@ from tqdm import tqdm
 
 from unary.detectors.protocol import Detector
 from unary.errors import DetectorError, SplitError, TrainingError
-from unary.evaluation.intervals import Estimate, FewPatientsError
-from unary.evaluation.metrics import (
-    ALL,
-    ScoreTable,
-    compare_detectors,
-    summarise,
-    write_metrics,
-    write_scores,
-)
+from unary.evaluation.metrics import ALL, ScoreTable, summarise, write_metrics, write_scores
 from unary.experiments.bench_cells import Cell, run_cell
-from unary.experiments.bench_data import IMAGE, BenchData, Fold, build_table, collect_bench_data, draw_folds
+from unary.experiments.bench_data import IMAGE, BenchData, Fold, collect_bench_data, draw_folds
+from unary.experiments.common import Differences, as_document, compare_all, count_patches, describe_run
 from unary.experiments.contenders import Contender, find_contenders
-from unary.models.bundle import describe_versions
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, Profile
-from unary.records import NOTICE, Manifest
+from unary.records import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +36,10 @@ _REFERENCES = ("laplacian", "wei2018", "fusion")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """The comparison. Each seed divides the patients anew and starts training anew.
+    """The comparison. Each of the distinct seeds divides the patients anew and starts training anew.
 
-    Attributes
-    ----------
-    profile
-        Says what normal images, lesion groups and the working spacing are.
-    preparation
-        Of the patches on the stored grid; None for the profile's way to find tissue, and defaults.
-    grid
-        Where those patches lie; the paper's by default.
-    folds
-        How many, at least 2.
-    seeds
-        Distinct.
-    resamples
-        Of patients, for the intervals.
+    The profile says what normal images, lesion groups and the working spacing are. ``preparation`` and ``grid`` are
+    those of the patches on the stored grid; without a preparation tissue is found in the profile's way.
     """
 
     profile: Profile = DEFAULT
@@ -87,23 +64,9 @@ class BenchConfig:
 class BenchResult:
     """Everything that the reports show.
 
-    Attributes
-    ----------
-    config, manifest, data, contenders
-        What was compared, and on what.
-    folds, tables
-        One per seed and fold, in the same order; a table holds the detectors that have scores there.
-    cells
-        By detector, one per fold; None where it failed.
-    failures
-        By detector, why it is not in ``metrics``.
-    metrics
-        ``{NAME: {GROUP: {...}}}`` as in `unary.evaluation.metrics`, of the detectors that finished every fold. GROUP is
-        ``"image"`` alone where images are ranked.
-    differences
-        ``{REFERENCE: {NAME: {GROUP: estimate}}}``: AUROC of NAME minus that of REFERENCE, paired.
-    meta
-        What a reader needs to judge and repeat the figures.
+    There is a table per seed and fold, in the order of ``folds``, of the detectors that have scores there; ``metrics``
+    are as in `unary.evaluation.metrics`, of the detectors that finished every fold, with ``"image"`` as the only group
+    where images are ranked; ``failures`` say why a detector is not among them.
     """
 
     config: BenchConfig
@@ -112,10 +75,9 @@ class BenchResult:
     contenders: tuple[Contender, ...]
     folds: tuple[Fold, ...]
     tables: tuple[ScoreTable, ...]
-    cells: dict[str, tuple[Cell | None, ...]]
     failures: dict[str, str]
     metrics: dict[str, Any]
-    differences: dict[str, dict[str, dict[str, Estimate]]]
+    differences: Differences
     meta: dict[str, Any]
 
     @property
@@ -124,28 +86,9 @@ class BenchResult:
         return self.data.main_groups
 
     @property
-    def unit(self) -> str:
-        """What is ranked: a patch, or an image."""
-        return "image" if self.data.by_image else "patch"
-
-    @property
     def units(self) -> str:
-        """The same in the plural."""
+        """What is ranked: patches, or images."""
         return "images" if self.data.by_image else "patches"
-
-    def describe_gaps(self) -> dict[str, str]:
-        """Say, by group, in which folds it has nothing to find; groups without any at all included."""
-        gaps = {}
-        for group in self.main_groups:
-            empty = [
-                fold for fold, table in zip(self.folds, self.tables, strict=True) if not table.roles(group)[0].any()
-            ]
-            if len(empty) == len(self.folds):
-                gaps[group] = f"{group}: there is no such {self.unit}"
-            elif empty:
-                where = ", ".join(f"fold {fold.number} of seed {fold.seed}" for fold in empty)
-                gaps[group] = f"{group}: no such {self.unit} in {where}; the figures are means over the other folds"
-        return gaps
 
 
 def run_bench(
@@ -165,22 +108,10 @@ def run_bench(
     data, the detector and its configuration, the fold and the version of unary; after changing the code of a detector,
     use a new folder.
 
-    Parameters
-    ----------
-    data
-        A whole data set, normals and lesions; or negative and positive images without any listed lesion, which are then
-        ranked by the score that a model gives an image.
-    detectors
-        Rows, with distinct names: names in `unary.experiments.contenders.list_contenders`, ``module:Class``, detectors
-        that need not be fitted, or rows with a name of their own.
-    out
-        Created if need be.
-    config
-        The comparison.
-    progress
-        Show progress bars.
-    notices, banners
-        Of the reader, and what must not be overlooked about the data; kept with the results.
+    The data are a whole data set, normals and lesions; or negative and positive images without any listed lesion, which
+    are then ranked by the score that a model gives an image. Detectors are as of
+    `unary.experiments.contenders.find_contenders`. Notices of the reader, and banners, which must not be overlooked
+    about the data, are kept with the results.
 
     Raises
     ------
@@ -192,24 +123,33 @@ def run_bench(
         If not one detector could be run.
     """
     contenders = find_contenders(detectors)
-    patches = collect_bench_data(data, config.choose_preparation(), config.grid, config.profile, progress=progress)
-    folds = tuple(fold for seed in config.seeds for fold in draw_folds(patches, count=config.folds, seed=seed))
-    cells, failures = _run_cells(patches, folds, contenders, out=out, progress=progress)
+    found = collect_bench_data(data, config.choose_preparation(), config.grid, config.profile, progress=progress)
+    folds = tuple(fold for seed in config.seeds for fold in draw_folds(found, count=config.folds, seed=seed))
+    cells, failures = _run_cells(found, folds, contenders, out=out, progress=progress)
     finished = [contender.name for contender in contenders if contender.name not in failures]
     if not finished:
         raise TrainingError(f"no detector could be run; the first: {next(iter(failures.values()))}")
-    tables = tuple(_build_table(patches, fold, cells, place) for place, fold in enumerate(folds))
+    scores = [{name: of[place].scores for name, of in cells.items() if place in of} for place in range(len(folds))]
+    tables = tuple(found.build_table(scores[place], fold, seed=place) for place, fold in enumerate(folds))
     complete = [dataclasses.replace(table, scores={name: table.scores[name] for name in finished}) for table in tables]
     metrics = summarise(complete, rng=np.random.default_rng(0), resamples=config.resamples, rate_intervals=True)
-    if patches.by_image:
+    if found.by_image:
         metrics = {name: {IMAGE: groups[IMAGE]} for name, groups in metrics.items() if IMAGE in groups}
-    result = BenchResult(
-        config, data, patches, contenders, folds, tables, cells, failures, metrics, differences={}, meta={}
-    )
-    for line in result.describe_gaps().values():
+    pairs = [
+        (reference, name, group)
+        for reference in _REFERENCES
+        if reference in metrics
+        for name in metrics
+        if name != reference
+        for group in found.main_groups
+        if group in metrics[name]
+    ]
+    asked = tqdm(pairs, desc="comparing", delay=2, disable=None if progress else True)
+    differences = compare_all(complete, asked, resamples=config.resamples)
+    result = BenchResult(config, data, found, contenders, folds, tables, failures, metrics, differences, meta={})
+    result.meta.update(_describe(result, cells), notices=list(notices), banners=list(banners))
+    for line in result.meta["gaps"].values():
         logger.warning("%s", line)
-    result = dataclasses.replace(result, differences=_compare(complete, result, progress=progress))
-    result = dataclasses.replace(result, meta={**_describe(result), "notices": list(notices), "banners": list(banners)})
     write_scores(out / "scores.parquet", tables)
     write_metrics(out / "metrics.json", metrics, meta=result.meta)
     return result
@@ -217,122 +157,72 @@ def run_bench(
 
 def _run_cells(
     data: BenchData, folds: Sequence[Fold], contenders: Sequence[Contender], *, out: Path, progress: bool
-) -> tuple[dict[str, tuple[Cell | None, ...]], dict[str, str]]:
-    """Every detector's cells, and why some are missing."""
-    cells: dict[str, list[Cell | None]] = {contender.name: [] for contender in contenders}
+) -> tuple[dict[str, dict[int, Cell]], dict[str, str]]:
+    """Every detector's cells by the place of their fold, and why some are missing."""
+    cells: dict[str, dict[int, Cell]] = {contender.name: {} for contender in contenders}
     failures: dict[str, str] = {}
-    total = len(folds) * len(contenders)
-    with tqdm(total=total, desc="bench", unit="run", delay=2, disable=None if progress else True) as bar:
-        for fold in folds:
-            for contender in contenders:
-                bar.set_postfix_str(f"{contender.name}, seed {fold.seed}, fold {fold.number}")
-                cell: Cell | None = None
-                try:
-                    cell = run_cell(data, fold, contender, out, progress=progress)
-                except (TrainingError, DetectorError) as error:
-                    told = f"{contender.name}, seed {fold.seed}, fold {fold.number}: {error}"
-                    failures.setdefault(contender.name, told)
-                    logger.warning("failed: %s", told)
-                cells[contender.name].append(cell)
-                bar.update()
-    return {name: tuple(of_name) for name, of_name in cells.items()}, failures
+    runs = [(place, contender) for place in range(len(folds)) for contender in contenders]
+    with tqdm(runs, desc="bench", unit="run", delay=2, disable=None if progress else True) as bar:
+        for place, contender in bar:
+            where = f"{contender.name}, seed {folds[place].seed}, fold {folds[place].number}"
+            bar.set_postfix_str(where)
+            try:
+                cells[contender.name][place] = run_cell(data, folds[place], contender, out, progress=progress)
+            except (TrainingError, DetectorError) as error:
+                failures.setdefault(contender.name, f"{where}: {error}")
+                logger.warning("failed: %s: %s", where, error)
+    return cells, failures
 
 
-def _build_table(data: BenchData, fold: Fold, cells: dict[str, tuple[Cell | None, ...]], place: int) -> ScoreTable:
-    found = {name: of_name[place] for name, of_name in cells.items()}
-    scores = {name: cell.scores for name, cell in found.items() if cell is not None}
-    if data.by_image:
-        return data.build_image_table(scores, fold, seed=place)
-    return build_table(
-        data.fine, scores, fold.test, positive=data.positive, groups=data.groups, seed=place, split="patient"
-    )
+def _find_gaps(result: BenchResult) -> dict[str, str]:
+    """By group, in which folds it has nothing to find; groups without any at all included."""
+    gaps, unit = {}, "image" if result.data.by_image else "patch"
+    for group in result.main_groups:
+        pairs = zip(result.folds, result.tables, strict=True)
+        empty = [fold for fold, table in pairs if not table.roles(group)[0].any()]
+        if len(empty) == len(result.folds):
+            gaps[group] = f"{group}: there is no such {unit}"
+        elif empty:
+            where = ", ".join(f"fold {fold.number} of seed {fold.seed}" for fold in empty)
+            gaps[group] = f"{group}: no such {unit} in {where}; the figures are means over the other folds"
+    return gaps
 
 
-def _compare(
-    tables: Sequence[ScoreTable], result: BenchResult, *, progress: bool
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Paired differences to the references, for the main groups; absent where patients are too few."""
-    pairs = [
-        (reference, name, group)
-        for reference in _REFERENCES
-        if reference in result.metrics
-        for name in result.metrics
-        if name != reference
-        for group in result.main_groups
-        if group in result.metrics[name]
-    ]
-    found: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for reference, name, group in tqdm(pairs, desc="comparing", delay=2, disable=None if progress else True):
-        with contextlib.suppress(FewPatientsError):  # the table says so already
-            found.setdefault(reference, {}).setdefault(name, {})[group] = compare_detectors(
-                tables,
-                first=name,
-                second=reference,
-                rng=np.random.default_rng(0),
-                group=group,
-                resamples=result.config.resamples,
-            )
-    return found
-
-
-def _describe(result: BenchResult) -> dict[str, Any]:
+def _describe(result: BenchResult, cells: dict[str, dict[int, Cell]]) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
-    data, normal = result.data, result.data.normal
-    patients = data.fine.column("patient_id")
+    data, config = result.data, result.config
     members = data.groups if data.by_image else {ALL: data.positive, **data.groups}
+    given = {"profile": config.profile.name, "preparation": dataclasses.asdict(config.choose_preparation())}
     return {
-        "experiment": "bench",
-        "notice": NOTICE,
-        "command": shlex.join(["unary", *sys.argv[1:]]),
-        "versions": describe_versions(),
+        **describe_run("bench"),
         "data_hash": data.data_hash,
-        "config": _describe_config(result.config),
+        "config": {**dataclasses.asdict(config), **given},
         "counts": {
-            group: {
-                "patches": int(member.sum()),
-                "images": len(np.unique(data.fine.image[member])),
-                "patients": len(np.unique(patients[member])),
-            }
-            for group, member in {"normal": normal, **members}.items()
+            group: count_patches(data.fine, member) for group, member in {"normal": data.normal, **members}.items()
         },
         "grids": {
             name: {"size_px": of.patches.size_px, "pixel_bytes": of.patches.nbytes}
             for name, of in (("fine", data.fine), ("coarse", data.coarse))
         },
-        "folds": [
-            {
-                "seed": fold.seed,
-                "fold": fold.number,
-                "train_patients": len(np.unique(patients[fold.train])),
-                "train_patches": len(fold.train),
-                "test_normal_patients": len(np.unique(patients[fold.test][normal[fold.test]])),
-                "test_normal_patches": int(normal[fold.test].sum()),
-                "test_positive_patients": len(np.unique(patients[fold.test][data.positive[fold.test]])),
-                "test_positive_patches": int(data.positive[fold.test].sum()),
-            }
-            for fold in result.folds
-        ],
-        "detectors": {contender.name: _describe_contender(contender, result) for contender in result.contenders},
+        "folds": [_describe_fold(data, fold) for fold in result.folds],
+        "detectors": {row.name: _describe_contender(row, list(cells[row.name].values())) for row in result.contenders},
         "failures": dict(result.failures),
-        "gaps": result.describe_gaps(),
-        "differences": {
-            reference: {
-                name: {group: dataclasses.asdict(estimate) for group, estimate in groups.items()}
-                for name, groups in by_name.items()
-            }
-            for reference, by_name in result.differences.items()
-        },
+        "gaps": _find_gaps(result),
+        "differences": as_document(result.differences),
         "skipped": list(data.fine.skipped),
     }
 
 
-def _describe_config(config: BenchConfig) -> dict[str, Any]:
-    preparation = dataclasses.asdict(config.choose_preparation())
-    return {**dataclasses.asdict(config), "profile": config.profile.name, "preparation": preparation}
+def _describe_fold(data: BenchData, fold: Fold) -> dict[str, int]:
+    normal, positive = (fold.test[member[fold.test]] for member in (data.normal, data.positive))
+    told = {"seed": fold.seed, "fold": fold.number}
+    for role, which in (("train", fold.train), ("test_normal", normal), ("test_positive", positive)):
+        counts = count_patches(data.fine, which)
+        told |= {f"{role}_{what}": counts[what] for what in ("patients", "patches")}
+    return told
 
 
-def _describe_contender(contender: Contender, result: BenchResult) -> dict[str, Any]:
-    done = [cell for cell in result.cells[contender.name] if cell is not None]
+def _describe_contender(contender: Contender, done: Sequence[Cell]) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": contender.kind, "summary": contender.describe(), "runs": len(done)}
     if done:
         facts["fit_seconds"] = float(np.mean([cell.fit_seconds for cell in done]))

@@ -20,9 +20,9 @@ from unary.detectors.protocol import Detector
 from unary.detectors.scoring import count_weights, score_patches
 from unary.errors import CalibrationError, TrainingError
 from unary.experiments.bench_data import BenchData, Fold
+from unary.experiments.common import read_arrays, write_arrays
 from unary.experiments.contenders import Contender
-from unary.experiments.kept import read_arrays, write_arrays
-from unary.models.bundle import Model, Provenance, describe_versions, hash_patients
+from unary.models.bundle import Model, Provenance
 from unary.models.examination import examine_image
 from unary.models.findings import FindingsConfig
 from unary.models.fitting import measure_images
@@ -37,15 +37,8 @@ _FORMAT = 2
 class Cell:
     """What one detector did in one fold.
 
-    Attributes
-    ----------
-    scores
-        Shape (n,), float64: of the patches at the fold's ``test``, or of its images (`BenchData.list_images`) where
-        images are ranked.
-    fit_seconds, score_seconds_per_image
-        What it took.
-    parameters
-        Number of learned weights; 0 for none.
+    ``scores`` are of the patches at the fold's ``test``, or of its images (`BenchData.list_images`) where images are
+    ranked; shape (n,), float64. ``parameters`` counts learned weights.
     """
 
     scores: NDArray[np.float64]
@@ -84,7 +77,10 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
     else:
         scores = np.asarray(score_patches(detector, patches.subset(fold.test)), np.float64)
     seconds = time.perf_counter() - fitted
-    _check_scores(scores)
+    if wrong := int(np.count_nonzero(~np.isfinite(scores))):
+        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
+    if np.ptp(scores) == 0:
+        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
     cell = Cell(scores, fitted - start, seconds / len(images), count_weights(detector))
     write_arrays(path, **vars(cell))
     return cell
@@ -94,23 +90,12 @@ def _score_images(data: BenchData, fold: Fold, detector: Detector) -> NDArray[np
     """The score that a model of the detector gives each image, as `unary.score` does; shape (images,)."""
     part, lengths = data.find_collection(detector.grid), data.profile.lengths
     learned = [part.rows[number] for number in np.unique(part.image[fold.train])]
-    provenance = Provenance(
-        patient_hashes=hash_patients(row.patient_id for row in learned),
-        data_hash=part.data_hash,
-        images=len(learned),
-        patches=len(fold.train),
-        held_out_patches=0,
-        skipped=0,
-        seed=fold.seed,
-        versions=describe_versions(),
-    )
+    unsaved = Provenance((), part.data_hash, len(learned), len(fold.train), 0, 0, fold.seed, versions={})
     name, layout = name_of(detector), data.layouts[detector.grid]
     findings = FindingsConfig(lengths.merge_mm, lengths.merge_px)
-    unmeasured = Model(
-        name, detector, data.profile, *layout, math.nan, findings, None, Domain(), Laplacian(), provenance
-    )
+    model = Model(name, detector, data.profile, *layout, math.nan, findings, None, Domain(), Laplacian(), unsaved)
     try:
-        model = measure_images(unmeasured, learned, progress=False)
+        model = measure_images(model, learned, progress=False)
     except CalibrationError as error:
         raise TrainingError(str(error)) from error
     rows = [part.rows[number] for number in data.list_images(fold)]
@@ -118,22 +103,10 @@ def _score_images(data: BenchData, fold: Fold, detector: Detector) -> NDArray[np
     return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
 
 
-def _check_scores(scores: NDArray[np.float64]) -> None:
-    wrong = int(np.count_nonzero(~np.isfinite(scores)))
-    if wrong:
-        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
-    if np.ptp(scores) == 0:
-        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
-
-
 def _hash_cell(data: BenchData, fold: Fold, contender: Contender) -> str:
     """A short name of everything that the scores depend on, the detector's code apart."""
-    config = contender.detector.config
-    settings = (
-        dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
-    )
     facts = [_FORMAT, metadata.version("unary"), data.data_hash, data.by_image, contender.name, fold.seed, fold.number]
-    facts += [name_of(contender.detector), settings]
+    facts += [name_of(contender.detector), dataclasses.asdict(contender.detector.config)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode())
     for positions in (fold.train, fold.test):
         digest.update(np.asarray(positions, np.int64).tobytes() + b"|")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from unary.datasets.splits import require_disjoint
 from unary.detectors.protocol import Grid
 from unary.errors import ManifestError, SplitError
 from unary.evaluation.metrics import ALL, NORMAL_LOOKING, ScoreTable
+from unary.experiments.common import build_table
 from unary.patches.collection import Collection, collect_patches, resample_collection
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
@@ -30,22 +32,12 @@ _ALIKE = 1.05  # largest ratio between the pixel spacings of images that one siz
 
 @dataclass(frozen=True, eq=False)
 class BenchData:
-    """The same patches, in the same order, at two resolutions.
+    """The same patches, in the same order, at two resolutions, of which the same is known.
 
-    Attributes
-    ----------
-    fine
-        On the stored grid, as in the paper.
-    coarse
-        At the profile's working spacing; the same object as ``fine`` where the profile has none, or the stored spacing
-        is unknown, differs between images, or is above three quarters of it. What is known of a patch is the same in
-        both.
-    profile
-        Says which lesion groups and categories of assessment there are.
-    layouts
-        How the images of either grid are prepared, and where their patches lie.
-    by_image
-        Whether images are ranked, because no lesion is listed, rather than patches.
+    ``fine`` are on the stored grid, as in the paper, ``coarse`` at the profile's working spacing; they are the same
+    object where the profile has none, or the stored spacing is unknown, differs between images, or is above three
+    quarters of it. ``layouts`` tell how the images of either grid are prepared, and where their patches lie. Where no
+    lesion is listed, images are ranked rather than patches (``by_image``).
     """
 
     fine: Collection
@@ -71,22 +63,15 @@ class BenchData:
         """Return the images of a fold's test patches, positions in the rows of `fine`, shape (images,)."""
         return np.unique(self.fine.image[fold.test])
 
-    def build_image_table(self, scores: dict[str, NDArray[np.float64]], fold: Fold, *, seed: int) -> ScoreTable:
-        """Return the table of a fold's images; ``scores`` has one entry per image of `list_images`."""
-        rows = [self.fine.rows[number] for number in self.list_images(fold)]
-        positive = np.asarray([row.label == "positive" for row in rows])
-        nowhere = np.zeros(len(rows), np.int64)
-        return ScoreTable(
-            scores=scores,
-            positive=positive,
-            groups={IMAGE: positive},
-            patient=np.asarray([row.patient_id for row in rows]),
-            image=np.asarray([row.image_id for row in rows]),
-            row=nowhere,
-            col=nowhere,
-            seed=seed,
-            split="patient",
+    def build_table(self, scores: dict[str, NDArray[np.float64]], fold: Fold, *, seed: int) -> ScoreTable:
+        """Return the table of a fold's patches, or of its images, each standing at (0, 0)."""
+        kept = fold.test
+        if self.by_image:
+            kept = kept[np.unique(self.fine.image[kept], return_index=True)[1]]
+        table = build_table(
+            self.fine, scores, kept, positive=self.positive, groups=self.groups, seed=seed, split="patient"
         )
+        return dataclasses.replace(table, row=0 * table.row, col=0 * table.col) if self.by_image else table
 
     def find_collection(self, grid: Grid) -> Collection:
         """Return the patches that a detector of a grid sees."""
@@ -97,16 +82,17 @@ class BenchData:
         """Whether images state a category by which normal ones are known."""
         return bool(self.reading.normal) and any(row.assessment is not None for row in self.fine.rows)
 
+    def _select_categories(self, categories: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Which patches are of an image of any of the categories."""
+        belongs = np.asarray([is_among(row.assessment, categories) for row in self.fine.rows], bool)
+        return belongs[self.fine.image]
+
     @cached_property
     def _in_normal_image(self) -> NDArray[np.bool_]:
         negative: NDArray[np.bool_] = self.fine.column("label") == "negative"
-        if self.by_image:
-            return negative
-        if self.has_assessments:
-            return _select_categories(self.fine.column("assessment"), self.reading.normal)
-        free = np.bincount(self.fine.image, weights=self.fine.touches, minlength=len(self.fine.rows)) == 0
-        spared: NDArray[np.bool_] = negative & free[self.fine.image]
-        return spared
+        if self.has_assessments and not self.by_image:
+            return self._select_categories(self.reading.normal)
+        return negative & ~np.isin(self.fine.image, self.fine.image[self.fine.touches])
 
     @cached_property
     def normal(self) -> NDArray[np.bool_]:
@@ -114,8 +100,7 @@ class BenchData:
 
         Where no image states a category: in an image labelled negative without any lesion.
         """
-        normal: NDArray[np.bool_] = self._in_normal_image & ~self.fine.touches
-        return normal
+        return self._in_normal_image & ~self.fine.touches
 
     @cached_property
     def positive(self) -> NDArray[np.bool_]:
@@ -123,11 +108,8 @@ class BenchData:
 
         Where images are ranked: lies in an image labelled positive.
         """
-        if self.by_image:
-            labelled: NDArray[np.bool_] = self.fine.column("label") == "positive"
-            return labelled
-        positive: NDArray[np.bool_] = self.fine.lesional & ~self._in_normal_image
-        return positive
+        labelled: NDArray[np.bool_] = self.fine.column("label") == "positive"
+        return labelled if self.by_image else self.fine.lesional & ~self._in_normal_image
 
     @cached_property
     def groups(self) -> dict[str, NDArray[np.bool_]]:
@@ -139,29 +121,31 @@ class BenchData:
         if self.by_image:
             return {IMAGE: self.positive}
         groups = {}
+        by_size: dict[str, NDArray[np.bool_]] = {}
         for kind in list_compared(self.reading):
-            contains = self.fine.contains[kind.name] & self.positive
+            contains, sizes = self.fine.contains[kind.name] & self.positive, self.fine.sizes_mm[kind.name]
             divided = [part for part in self.reading.subgroups if part[2] == kind.name and self.has_assessments]
             for name, _, _, categories in divided:
-                groups[name] = contains & _select_categories(self.fine.column("assessment"), categories)
+                groups[name] = contains & self._select_categories(categories)
             if not divided:
                 groups[kind.name] = contains
-        groups[NORMAL_LOOKING] = self.fine.normal_looking & ~self._in_normal_image
-        for kind in list_compared(self.reading):
             if kind.size_limits_mm is not None:
-                contains, sizes = self.fine.contains[kind.name] & self.positive, self.fine.sizes_mm[kind.name]
                 low, high = kind.size_limits_mm  # an unknown size, NaN, compares as False
                 parts = (sizes < low, (sizes >= low) & (sizes <= high), sizes > high)
-                groups |= {name: contains & part for name, part in zip(name_size_groups(kind), parts, strict=True)}
-        return groups
+                by_size |= {name: contains & part for name, part in zip(name_size_groups(kind), parts, strict=True)}
+        return {**groups, NORMAL_LOOKING: self.fine.normal_looking & ~self._in_normal_image, **by_size}
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of the groups by size that the profile divides lesions into."""
+        return tuple(name for kind in list_compared(self.reading) for name in name_size_groups(kind))
 
     @property
     def main_groups(self) -> tuple[str, ...]:
         """The names of the groups that are told apart, sizes and controls aside, and the one that holds all of them."""
         if self.by_image:
             return (IMAGE,)
-        sizes = {name for kind in list_compared(self.reading) for name in name_size_groups(kind)}
-        return (*(name for name in self.groups if name != NORMAL_LOOKING and name not in sizes), ALL)
+        return (*itertools.takewhile(lambda name: name != NORMAL_LOOKING, self.groups), ALL)
 
 
 def list_compared(reading: Reading) -> tuple[LesionGroup, ...]:
@@ -181,28 +165,12 @@ def name_size_groups(group: LesionGroup) -> tuple[str, ...]:
     return f"{group.name}_below_{low:g}mm", f"{group.name}_{low:g}_to_{high:g}mm", f"{group.name}_above_{high:g}mm"
 
 
-def _select_categories(assessments: NDArray[np.str_], categories: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Which assessments belong to any of the categories."""
-    chosen = [text for text in np.unique(assessments).tolist() if is_among(text or None, categories)]
-    found: NDArray[np.bool_] = np.isin(assessments, chosen)
-    return found
-
-
 def collect_bench_data(
     manifest: Manifest, preparation: PreparationConfig, grid: GridConfig, profile: Profile, *, progress: bool = True
 ) -> BenchData:
     """Read every image of a manifest and collect its patches at both resolutions.
 
-    Parameters
-    ----------
-    manifest
-        Images and lesions; images labelled negative and positive where no lesion is listed.
-    preparation, grid
-        Of the fine patches: without a working spacing.
-    profile
-        Says what the lesion groups are, which categories are normal, and the working spacing of the coarse patches.
-    progress
-        Show progress bars.
+    ``preparation``, without a working spacing, and ``grid`` are those of the fine patches.
 
     Raises
     ------
@@ -212,8 +180,8 @@ def collect_bench_data(
     if preparation.working_spacing_mm is not None:
         raise ValueError("the fine patches of a bench lie on the stored grid; working_spacing_mm must be None")
     fine = collect_patches(manifest, preparation, grid, profile.reading, progress=progress)
-    layouts: dict[Grid, tuple[PreparationConfig, GridConfig]] = {"stored": (preparation, grid)}
-    layouts["working"] = layouts["stored"]
+    layouts: dict[Grid, tuple[PreparationConfig, GridConfig]]
+    layouts = {"stored": (preparation, grid), "working": (preparation, grid)}
     alone = BenchData(fine, fine, profile, layouts, by_image=not manifest.lesions)
     if not alone.normal.any():
         normal = f"a normal category ({', '.join(profile.reading.normal)})" if profile.reading.normal else "no lesion"
@@ -222,10 +190,8 @@ def collect_bench_data(
             "negative without lesions"
         )
     if not alone.positive.any():
-        raise ManifestError(
-            "no patch contains a lesion, or, where no lesion is listed, no image is labelled positive; are the lesions "
-            "listed?"
-        )
+        told = "no patch contains a lesion, or, where no lesion is listed, no image is labelled positive"
+        raise ManifestError(f"{told}; are the lesions listed?")
     spacing, coarse_mm = _common_spacing(fine), profile.lengths.working_spacing_mm
     if spacing is None or coarse_mm is None or spacing > _LEAST_GAIN * coarse_mm:
         return alone
@@ -241,28 +207,20 @@ def collect_bench_data(
 def _common_spacing(collection: Collection) -> float | None:
     """The pixel spacing in mm that all images share to a few per cent, or None."""
     spacings = collection.spacings_mm
-    if np.isnan(spacings).any() or spacings.max() > _ALIKE * spacings.min():
-        if not np.isnan(spacings).all():
-            logger.warning(
-                "pixel spacings differ between images, or some are unknown: every detector sees the fine grid"
-            )
-        return None
-    return float(spacings.mean())
+    if spacings.max() <= _ALIKE * spacings.min():  # never so where one is unknown, NaN
+        return float(spacings.mean())
+    if not np.isnan(spacings).all():
+        told = "pixel spacings differ between images, or some are unknown: every detector sees the fine grid"
+        logger.warning("%s", told)
+    return None
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One division of the patches.
+    """One fold of the division that a seed draws.
 
-    Attributes
-    ----------
-    seed, number
-        Which division, and which of its folds.
-    train
-        Positions of the normal patches to learn from.
-    test
-        Positions of the patches to score: normals of held-out patients; positives and controls of every patient of
-        whom nothing was learned.
+    ``train`` are the positions of the normal patches to learn from, ``test`` those of the patches to score: normals of
+    held-out patients; positives and controls of every patient of whom nothing was learned.
     """
 
     seed: int
@@ -272,22 +230,7 @@ class Fold:
 
 
 def draw_folds(data: BenchData, *, count: int, seed: int) -> tuple[Fold, ...]:
-    """Divide the patients with normal patches into folds of about as many patches.
-
-    Parameters
-    ----------
-    data
-        Of `collect_bench_data`.
-    count
-        How many folds, at least 2.
-    seed
-        Another seed draws another division.
-
-    Raises
-    ------
-    SplitError
-        If there are fewer patients with normal patches than folds.
-    """
+    """Divide the patients with normal patches into folds of about as many patches; see `assign_folds`."""
     patients = data.fine.column("patient_id")
     fold_of = assign_folds(patients[data.normal], count=count, seed=seed)
     own = np.asarray([fold_of.get(name, -1) for name in patients.tolist()])
@@ -303,19 +246,14 @@ def draw_folds(data: BenchData, *, count: int, seed: int) -> tuple[Fold, ...]:
 
 
 def assign_folds(patients: NDArray[np.str_], *, count: int, seed: int) -> dict[str, int]:
-    """Return the number of each patient's fold; folds get about as many entries.
+    """Return the number of each patient's fold, of ``count``; folds get about as many entries.
 
-    Parameters
-    ----------
-    patients
-        Shape (n,): the patient of each normal patch, or image.
-    count, seed
-        As in `draw_folds`.
+    ``patients`` names the patient of each normal patch, or image; another seed draws another division.
 
     Raises
     ------
     SplitError
-        If there are fewer patients than folds.
+        If ``count`` is below 2, or above the number of patients.
     """
     names, sizes = np.unique(patients, return_counts=True)
     if count < 2:
@@ -332,30 +270,3 @@ def assign_folds(patients: NDArray[np.str_], *, count: int, seed: int) -> dict[s
         fold_of[str(names[which])] = lightest
         loads[lightest] += sizes[which]
     return fold_of
-
-
-def build_table(
-    collection: Collection,
-    scores: dict[str, NDArray[np.float64]],
-    kept: NDArray[np.integer],
-    *,
-    positive: NDArray[np.bool_],
-    groups: dict[str, NDArray[np.bool_]],
-    seed: int,
-    split: str,
-) -> ScoreTable:
-    """Return the table of the patches at the positions ``kept``.
-
-    ``scores`` has one entry per kept patch; ``positive`` and ``groups`` have one per patch of the collection.
-    """
-    return ScoreTable(
-        scores=scores,
-        positive=positive[kept],
-        groups={name: member[kept] for name, member in groups.items()},
-        patient=collection.column("patient_id")[kept],
-        image=collection.column("image_id")[kept],
-        row=collection.origins[kept, 0].astype(np.int64),
-        col=collection.origins[kept, 1].astype(np.int64),
-        seed=seed,
-        split=split,
-    )

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.evaluation.intervals import Estimate
-from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
+from unary.evaluation.metrics import ALL, NORMAL_LOOKING
 from unary.experiments.bench import BenchResult
-from unary.experiments.bench_data import IMAGE, list_compared, name_size_groups
+from unary.experiments.common import describe_range, draw_curves
 from unary.files import replacing
-from unary.outputs.figures import figure_png, plot_roc
+from unary.outputs.figures import figure_png
 from unary.outputs.gallery import Box, plot_gallery
 from unary.outputs.report import (
     Cell,
@@ -48,9 +48,7 @@ def write_bench_report(result: BenchResult, out: Path) -> None:
     """Write ``bench.md``, ``bench.json`` and ``report.html`` into a folder."""
     with replacing(out / "bench.md") as partial:
         partial.write_text(build_markdown(result), encoding="utf-8")
-    groups = (
-        result.main_groups if result.data.by_image else (*result.main_groups, *_size_groups(result), NORMAL_LOOKING)
-    )
+    groups = result.main_groups if result.data.by_image else (*result.main_groups, *result.data.sizes, NORMAL_LOOKING)
     document = {
         "notice": result.meta["notice"],
         "banners": result.meta["banners"],
@@ -65,19 +63,18 @@ def write_bench_report(result: BenchResult, out: Path) -> None:
 
 def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row per group and detector; where there is no figure its values are None and ``note`` says why."""
+    nothing = dict.fromkeys(("auroc", "auroc_ci95", "average_precision", "sensitivity_at_specificity"))
     rows = []
     for group in groups:
+        gap = result.meta["gaps"].get(group)
         for contender in result.contenders:
             found = result.metrics.get(contender.name, {}).get(group)
-            row: dict[str, Any] = {"group": group, "detector": contender.name, "kind": contender.kind}
             if found is None:
-                nobody = f"there is no such {result.unit}"
-                reason = result.failures.get(contender.name) or result.meta["gaps"].get(group) or nobody
-                nothing = dict.fromkeys(("auroc", "auroc_ci95", "average_precision", "sensitivity_at_specificity"))
-                rows.append({**row, **nothing, "note": reason})
-            else:
-                notes = [text for text in (found.get("note"), result.meta["gaps"].get(group)) if text]
-                rows.append({**row, **found, **({"note": "; ".join(notes)} if notes else {})})
+                nobody = f"there is no such {'image' if result.data.by_image else 'patch'}"
+                found = {**nothing, "note": result.failures.get(contender.name) or gap or nobody}
+            elif notes := [text for text in (found.get("note"), gap) if text]:
+                found = {**found, "note": "; ".join(notes)}
+            rows.append({"group": group, "detector": contender.name, "kind": contender.kind, **found})
     return rows
 
 
@@ -120,19 +117,18 @@ def _with_interval(row: dict[str, Any]) -> str:
 
 
 def _bounded(value: float, interval: Sequence[float] | None, *, places: int = 2) -> str:
-    if interval is None:
-        return f"{value:.{places}f} [no interval]"
-    return f"{value:.{places}f} [{interval[0]:.{places}f}, {interval[1]:.{places}f}]"
+    between = "no interval" if interval is None else ", ".join(f"{bound:.{places}f}" for bound in interval)
+    return f"{value:.{places}f} [{between}]"
 
 
 def _marked(row: dict[str, Any], notes: list[str]) -> str:
     """The AUROC, or a dash, with the number of its footnote."""
-    mark = ""
-    if "note" in row:
-        if row["note"] not in notes:
-            notes.append(row["note"])
-        mark = f" [{notes.index(row['note']) + 1}]"
-    return (_DASH if row["auroc"] is None else _with_interval(row)) + mark
+    text = _DASH if row["auroc"] is None else _with_interval(row)
+    if "note" not in row:
+        return text
+    if row["note"] not in notes:
+        notes.append(row["note"])
+    return f"{text} [{notes.index(row['note']) + 1}]"
 
 
 def _main_table(result: BenchResult, notes: list[str]) -> Table:
@@ -148,17 +144,11 @@ def _main_table(result: BenchResult, notes: list[str]) -> Table:
     return Table(f"Detectors on the same {result.units}", header, tuple(lines))
 
 
-def _size_groups(result: BenchResult) -> list[str]:
-    return [name for kind in list_compared(result.data.reading) for name in name_size_groups(kind)]
-
-
 def _size_table(result: BenchResult, notes: list[str]) -> Table:
-    groups = [name for name in _size_groups(result) if any(name in found for found in result.metrics.values())]
+    groups = [name for name in result.data.sizes if any(name in found for found in result.metrics.values())]
     rows = list_rows(result, groups)
-    lines = tuple(
-        (contender.name, *(_marked(row, notes) for row in rows if row["detector"] == contender.name))
-        for contender in result.contenders
-    )
+    names = [contender.name for contender in result.contenders]
+    lines = tuple((name, *(_marked(row, notes) for row in rows if row["detector"] == name)) for name in names)
     caption = "AUROC by the size of the largest lesion in the patch" if groups else "No lesion has a known size"
     return Table(caption, ("detector", *(name_group(result, name) for name in groups)), lines if groups else ())
 
@@ -167,7 +157,7 @@ def _difference_tables(result: BenchResult) -> list[Table]:
     tables = []
     for reference, by_name in result.differences.items():
         lines = tuple(
-            (name_group(result, group), name, f"{found.value:+.3f}", _range(found), _verdict(found))
+            (name_group(result, group), name, f"{found.value:+.3f}", describe_range(found), _verdict(found))
             for group in result.main_groups
             for name, groups in by_name.items()
             if (found := groups.get(group)) is not None
@@ -177,10 +167,6 @@ def _difference_tables(result: BenchResult) -> list[Table]:
     return tables
 
 
-def _range(found: Estimate) -> str:
-    return "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
-
-
 def _verdict(found: Estimate) -> str:
     if found.low is None or found.high is None or found.low <= 0 <= found.high:
         return "not settled"
@@ -188,12 +174,10 @@ def _verdict(found: Estimate) -> str:
 
 
 def _cost_table(result: BenchResult) -> Table:
-    lines: list[tuple[Cell, ...]] = []
-    for name, facts in result.meta["detectors"].items():
-        costs = (facts.get("parameters"), facts.get("fit_seconds"), facts.get("score_seconds_per_image"))
-        lines.append((name, facts["kind"], facts["summary"], facts["runs"], *costs))
+    keys = ("kind", "summary", "runs", "parameters", "fit_seconds", "score_seconds_per_image")
+    lines = tuple((name, *map(facts.get, keys)) for name, facts in result.meta["detectors"].items())
     header = ("detector", "kind", "what it is", "runs", "learned weights", "seconds to fit", "seconds per image")
-    return Table("What they cost on this machine (means over runs)", header, tuple(lines))
+    return Table("What they cost on this machine (means over runs)", header, lines)
 
 
 def name_group(result: BenchResult, group: str) -> str:
@@ -207,7 +191,7 @@ def build_bench_report(result: BenchResult) -> Report:
     sections = (
         _results_section(result),
         Section("ROC curves", pictures=tuple(_curves(result))),
-        *_size_sections(result),
+        *(() if result.data.by_image else (_size_section(result),)),
         Section(
             "Is one better than the other?",
             paragraphs=(
@@ -233,30 +217,25 @@ def build_bench_report(result: BenchResult) -> Report:
 
 def choose_detector(result: BenchResult) -> str | None:
     """Return the detector, controls apart, with the best AUROC over all; None if there are only controls."""
-    rivals = {contender.name for contender in result.contenders if not contender.is_control}
-    names = [name for name in result.metrics if name in rivals]
-    return max(names, key=lambda name: float(result.metrics[name][result.main_groups[-1]]["auroc"]), default=None)
+    areas = {name: float(groups[result.main_groups[-1]]["auroc"]) for name, groups in result.metrics.items()}
+    rivals = [row.name for row in result.contenders if row.name in areas and not row.is_control]
+    return max(rivals, key=areas.__getitem__, default=None)
 
 
-def _size_sections(result: BenchResult) -> tuple[Section, ...]:
-    if result.data.by_image:
-        return ()
+def _size_section(result: BenchResult) -> Section:
     notes: list[str] = []
     table = _size_table(result, notes)
-    return (Section("By size", tuple(f"[{k}] {note}" for k, note in enumerate(notes, 1)), tables=(table,)),)
+    return Section("By size", tuple(f"[{number}] {note}" for number, note in enumerate(notes, 1)), tables=(table,))
 
 
 def _lead(result: BenchResult, best: str | None) -> str:
     if best is None:
         return "Only controls took part: nothing here says how well lesions are found."
+    found = _with_interval(result.metrics[best][result.main_groups[-1]])
     if result.data.by_image:
-        found = result.metrics[best][IMAGE]
-        return (
-            f"Of whole images, {best} tells positive from negative ones best, with an AUROC of {_with_interval(found)}."
-        )
+        return f"Of whole images, {best} tells positive from negative ones best, with an AUROC of {found}."
     if best == "laplacian" or "laplacian" not in result.metrics:
-        found = result.metrics[best][ALL]
-        return f"Over all lesions the best detector is {best}, with an AUROC of {_with_interval(found)}."
+        return f"Over all lesions the best detector is {best}, with an AUROC of {found}."
     outcomes = {name: groups[ALL] for name, groups in result.metrics.items()}
     difference = result.differences.get("laplacian", {}).get(best, {}).get(ALL)
     return "Over all lesions: " + describe_outcome(outcomes, first=best, second="laplacian", difference=difference)
@@ -272,24 +251,17 @@ def _results_section(result: BenchResult) -> Section:
     section = build_results_section("Results", detectors, titles=titles)
     own = tuple((c.name, f"{c.describe()} ({c.kind}).") for c in result.contenders if c.name not in MEANINGS)
     caption = f"Detectors and controls on the same {result.units}, means over folds and seeds."
-    tables = (
-        MetricsTable(caption, detectors, titles),
-        dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS),
-    )
-    return Section(section.heading, section.paragraphs, tables, terms=(*own, *section.terms))
+    intervals = dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS)
+    tables = (MetricsTable(caption, detectors, titles), intervals)
+    return dataclasses.replace(section, tables=tables, terms=(*own, *section.terms))
 
 
 def _curves(result: BenchResult) -> Iterator[Picture]:
     for group in result.main_groups:
-        runs, estimates = {}, {}
-        for name, groups in result.metrics.items():
-            if group in groups:
-                every = select_runs(result.tables, detector=name, group=group)
-                runs[name] = [run for run in every if run is not None]
-                estimates[name] = Estimate(groups[group]["auroc"], *(groups[group]["auroc_ci95"] or (None, None)))
-        if runs:
+        found = {name: groups[group] for name, groups in result.metrics.items() if group in groups}
+        if found:
             text = f"{name_group(result, group)}: ROC curves by detector, mean over folds and seeds"
-            yield Picture(figure_png(plot_roc(runs, estimates=estimates, each_seed=False)), text, text)
+            yield Picture(draw_curves(result.tables, found, group, each_seed=False), text, text)
 
 
 def rank_among_normals(result: BenchResult, name: str) -> NDArray[np.float64]:
@@ -303,17 +275,14 @@ def rank_among_normals(result: BenchResult, name: str) -> NDArray[np.float64]:
         negatives = np.sort(scores[table.roles(ALL)[1]])
         total[fold.test] += np.searchsorted(negatives, scores) / len(negatives)
         times[fold.test] += 1
-    place: NDArray[np.float64] = np.divide(total, times, out=np.full(len(total), np.nan), where=times > 0)
-    return place
+    return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 
 
 def _picture_sections(result: BenchResult, name: str) -> tuple[Section, ...]:
     place = rank_among_normals(result, name)
     pictures = []
-    for group in result.main_groups:
+    for group in result.main_groups[:-1] or result.main_groups:
         member = result.data.groups.get(group, result.data.positive)
-        if group == ALL and len(result.main_groups) > 1:
-            continue
         chosen = _pick(result, np.flatnonzero(member & ~np.isnan(place)), place, count=_MISSES)
         if len(chosen):
             text = f"{name_group(result, group)}: the {len(chosen)} patches that {name} finds least abnormal"
@@ -333,52 +302,43 @@ def _picture_sections(result: BenchResult, name: str) -> tuple[Section, ...]:
 
 def _pick(result: BenchResult, members: NDArray[np.intp], key: NDArray[np.float64], *, count: int) -> NDArray[np.intp]:
     """The members of the lowest key, a few of each image."""
-    taken: dict[int, int] = {}
-    chosen = []
-    for position in members[np.argsort(key[members], kind="stable")].tolist():
-        image = int(result.data.fine.image[position])
-        taken[image] = taken.get(image, 0) + 1
-        if taken[image] <= _PER_IMAGE:
-            chosen.append(position)
-    return np.asarray(chosen[:count], np.intp)
+    ordered = members[np.argsort(key[members], kind="stable")]
+    image = result.data.fine.image[ordered]
+    grouped = np.argsort(image, kind="stable")
+    rank = np.arange(len(image)) - np.searchsorted(image[grouped], image[grouped])  # within its image
+    return ordered[np.sort(grouped[rank < _PER_IMAGE])[:count]]
 
 
 def _gallery(result: BenchResult, chosen: NDArray[np.intp], place: NDArray[np.float64], text: str) -> Picture:
     fine = result.data.fine
     titles, boxes = [], []
     for position in chosen.tolist():
-        row, origin = fine.rows[fine.image[position]], fine.origins[position]
-        titles.append(f"{row.image_id[-16:]}\nabove {100 * place[position]:.4g} %")
-        boxes.append([_shift(box, origin) for box in map(_lesion_box, result.manifest.lesions_of(row.image_id)) if box])
+        image_id = fine.rows[fine.image[position]].image_id
+        titles.append(f"{image_id[-16:]}\nabove {100 * place[position]:.4g} %")
+        lesions = [lesion for lesion in result.manifest.lesions_of(image_id) if lesion.kind != "mask"]
+        boxes.append([_frame(lesion, fine.origins[position]) for lesion in lesions])
     figure = plot_gallery(fine.patches.gather(chosen), titles=titles, boxes=boxes)
     return Picture(figure_png(figure), text, text)
 
 
-def _lesion_box(lesion: Lesion) -> Box | None:
-    """The upright box of a lesion in stored pixels; None for a mask, which would have to be read."""
-    if lesion.kind == "mask":
-        return None
-    points = np.asarray(lesion.points, float)
-    grow = 0.0 if lesion.kind == "box" else 0.5 + (lesion.radius_px or 0.0)
-    (r0, c0), (r1, c1) = points.min(axis=0) - grow, points.max(axis=0) + grow
-    shift = 0.0 if lesion.kind == "box" else 0.5  # pixel centres to pixel edges
-    return r0 + shift, c0 + shift, r1 + shift, c1 + shift
-
-
-def _shift(box: Box, origin: NDArray[np.int32]) -> Box:
-    row, col = (int(value) for value in origin)
-    return box[0] - row, box[1] - col, box[2] - row, box[3] - col
+def _frame(lesion: Lesion, origin: NDArray[np.int32]) -> Box:
+    """The upright box of a lesion, no mask (which would have to be read), in the stored pixels of a patch."""
+    points = np.asarray(lesion.points, float) - origin
+    low, high = points.min(axis=0), points.max(axis=0)
+    if lesion.kind != "box":
+        radius = lesion.radius_px or 0.0
+        low, high = low - radius, high + radius + 1  # half-open, from the edges of the outermost pixels
+    return (*low.tolist(), *high.tolist())
 
 
 def _folds_section(result: BenchResult) -> Section:
-    counts = result.meta["counts"]
+    counts, folds = result.meta["counts"], result.meta["folds"]
     groups = tuple((name_group(result, name), *found.values()) for name, found in counts.items())
-    names = list(result.meta["folds"][0])
-    folds = tuple(tuple(fold.values()) for fold in result.meta["folds"])
+    header = tuple(name.replace("_", " ") for name in folds[0])
     return Section(
         "What was counted",
         tables=(
             Table("Patches, images and patients", ("", "patches", "images", "patients"), groups),
-            Table("Folds", tuple(name.replace("_", " ") for name in names), folds),
+            Table("Folds", header, tuple(tuple(fold.values()) for fold in folds)),
         ),
     )

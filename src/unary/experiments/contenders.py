@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -27,18 +28,10 @@ from unary.training.context import FitContext
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """One row of the bench.
+    """One row of the bench: a word, usable as a file name, and a detector, not fitted, with the row's configuration.
 
-    Attributes
-    ----------
-    name
-        A short word, usable as a file name.
-    detector
-        Not fitted; its configuration is that of the row.
-    summary
-        One line for the table; by default the first line of the detector's docstring.
-    is_control
-        Whether it is there to be beaten.
+    The summary is one line for the table, by default the first of the detector's docstring; a control is there to be
+    beaten.
     """
 
     name: str
@@ -64,26 +57,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """Which figure of a patch is its score.
-
-    Attributes
-    ----------
-    statistic
-        The mean, or the standard deviation, of intensity.
-    """
+    """Which figure of a patch is its score: the mean, or the standard deviation, of intensity."""
 
     statistic: Literal["mean_brightness", "standard_deviation"] = "mean_brightness"
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """One figure of a patch's intensity, and nothing else.
-
-    Attributes
-    ----------
-    config
-        Which figure.
-    """
+    """One figure of a patch's intensity, and nothing else."""
 
     config: ControlConfig = ControlConfig()
 
@@ -156,10 +137,7 @@ def list_contenders() -> tuple[Contender, ...]:
 def find_contenders(chosen: Sequence[str | Detector | Contender]) -> tuple[Contender, ...]:
     """Return the rows that are meant.
 
-    Parameters
-    ----------
-    chosen
-        Names in `list_contenders`, detectors as ``module:Class``, detectors that need not be fitted, or rows.
+    Chosen are names in `list_contenders`, detectors as ``module:Class``, detectors that need not be fitted, or rows.
 
     Raises
     ------
@@ -167,13 +145,12 @@ def find_contenders(chosen: Sequence[str | Detector | Contender]) -> tuple[Conte
         If there is none of a name, what is given is no detector, or two rows have one name.
     """
     listed = {row.name: row for row in list_contenders()}
-    rows = [_find_contender(one, listed) for one in chosen]
-    if not rows:
+    if not chosen:
         raise DetectorError("no detector is named; the bench needs one at least")
-    names = [row.name for row in rows]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DetectorError(f"two rows of the bench are called {twice[0]!r}; name them with Contender(name, detector)")
+    rows = [_find_contender(one, listed) for one in chosen]
+    name, times = Counter(row.name for row in rows).most_common(1)[0]
+    if times > 1:
+        raise DetectorError(f"two rows of the bench are called {name!r}; name them with Contender(name, detector)")
     return tuple(rows)
 
 
@@ -186,7 +163,6 @@ def _find_contender(one: str | Detector | Contender, listed: dict[str, Contender
     if one in listed:
         return listed[one]
     if ":" not in one:
-        raise DetectorError(
-            f"no detector is called {one!r}; there are {', '.join(listed)}, and your own as module:Class"
-        )
+        names = ", ".join(listed)
+        raise DetectorError(f"no detector is called {one!r}; there are {names}, and your own as module:Class")
     return Contender(one.rpartition(":")[2], find_detector_class(one)())

@@ -42,31 +42,16 @@ def run_demo(
 ) -> Iterator[str]:
     """Run the demonstration, yielding lines for a terminal.
 
-    Parameters
-    ----------
-    out
-        Folder for everything: ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``,
-        ``evaluation/``, ``scores/`` and ``detections/``.
-    seed
-        Of the phantoms and of the training.
-    phantom
-        Of the images; the default size.
-    patients
-        How many without and with lesions, two images each.
-    epochs
-        Of the paper's network; two seeds.
-    steps
-        Of the learned part of the default detector.
+    ``out`` gets ``phantoms/`` (DICOM), ``manifest.csv``, ``report.html``, ``metrics.json``, ``model/``,
+    ``evaluation/``, ``scores/`` and ``detections/``. Of ``patients`` without and with lesions there are two images
+    each; ``epochs`` are those of the paper's network, ``steps`` those of the default detector's learned part.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     yield f"unary demo: synthetic images only. {NOTICE}"
+    images, (normal, abnormal) = phantom or PhantomConfig(), patients
     made = write_phantom_dataset(
-        out / "phantoms",
-        patients_normal=patients[0],
-        patients_abnormal=patients[1],
-        config=phantom or PhantomConfig(),
-        seed=seed,
+        out / "phantoms", patients_normal=normal, patients_abnormal=abnormal, config=images, seed=seed
     )
     write_manifest(made, out / "manifest.csv")
     manifest = read_manifest(out / "manifest.csv")
@@ -75,9 +60,7 @@ def run_demo(
     config = PaperConfig(training=training, grid=GridConfig(stride_px=64), seeds=(seed, seed + 1), held_out=0.3)
     result = run_wei2018(manifest, out, config, notices=[BANNER])
     write_wei2018_report(result, out / "report.html", banners=(BANNER,), title="Wei et al. 2018 on synthetic images")
-    for line in describe_result(result):
-        if f" {ALL} " in line:
-            yield line
+    yield from (line for line in describe_result(result) if f" {ALL} " in line)
     normals, others = split_manifest(manifest, 0.3, seed)
     detector = Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(steps, batch_size=8))))
     checkpoint = out / "model.checkpoint"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +30,8 @@ from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, 
 from unary.errors import ManifestError, TrainingError
 from unary.evaluation.metrics import SPECIFICITIES, write_metrics
 from unary.evaluation.roc import auroc, average_precision, sensitivity_at_specificity
-from unary.experiments.kept import read_arrays, write_arrays
-from unary.experiments.small_images_report import build_small_report
+from unary.experiments.common import read_arrays, write_arrays
+from unary.experiments.small_images_report import DETECTOR, MEAN, build_small_report
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.report import write_report
@@ -40,8 +40,6 @@ from unary.training.engine import Rounds, train
 
 Kind = Literal["mnist", "cifar10"]
 
-DETECTOR = "wei2018"
-MEAN = "mean"
 _READERS = {"mnist": read_mnist, "cifar10": read_cifar10}
 _FLAT = 1e-3  # standard deviation, in units of full scale, below which an image counts as constant
 _EXAMPLES = 4
@@ -49,27 +47,13 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class SmallImagesConfig:
-    """What was chosen for one data set; optimisation otherwise as in section 5 of the paper.
-
-    Attributes
-    ----------
-    widths, bottleneck
-        As in `AutoencoderConfig`.
-    epochs
-        Passes over the training images of one class.
-    batch_size, learning_rate
-        Of Adam, whose decay rates are 0.9 and 0.999.
-    """
+    """What was chosen for one data set: as in `AutoencoderConfig`; optimisation as in section 5 of the paper."""
 
     widths: tuple[int, ...]
     bottleneck: int | None
     epochs: int
     batch_size: int = 200
     learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ValueError(f"epochs, batch_size and learning_rate must be positive: {self}")
 
 
 CONFIGS: dict[Kind, SmallImagesConfig] = {
@@ -78,42 +62,15 @@ CONFIGS: dict[Kind, SmallImagesConfig] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class RunResult:
-    """What one network, trained on one class, said of the test split.
-
-    Attributes
-    ----------
-    scores
-        Shape (n_test,), float32: RMSE of each reconstruction, in standard deviations of its image.
-    reconstructions
-        Shape (m, rows, cols, channels), float32, standardised units: of the images that `pick_examples` names.
-    """
-
-    scores: NDArray[np.float32]
-    reconstructions: NDArray[np.float32]
-
-
 def reproduce_small_images(
     kind: Kind, data: Path, out: Path, *, runs: int = 10, epochs: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Run every class against the rest and write ``metrics.json``, ``scores.parquet`` and ``report.html``.
 
-    Parameters
-    ----------
-    kind
-        Which data set.
-    data
-        Its folder (`read_mnist`, `read_cifar10`).
-    out
-        Folder for the results. Each finished network's scores are kept there under ``runs``; calling again with the
-        same data and settings goes on from them, and a call that was interrupted loses one network at most.
-    runs
-        Networks per class, with different seeds.
-    epochs
-        Of each training; None for the chosen number.
-    seed
-        Root of all seeds. On a CPU with the same number of threads the same seed gives the same numbers.
+    Each finished network's scores are kept in ``out / "runs"``; calling again with the same data and settings goes on
+    from them, and a call that was interrupted loses one network at most. There are so many runs, with different seeds,
+    per class; without a number of epochs the chosen one holds. On a CPU with the same number of threads the same seed
+    gives the same numbers.
 
     Returns
     -------
@@ -135,11 +92,9 @@ def reproduce_small_images(
     config = CONFIGS[kind] if epochs is None else dataclasses.replace(CONFIGS[kind], epochs=epochs)
     images = _READERS[kind](data)
     _check_classes(images, data)
-    results = run_all(images, config, out / "runs", runs=runs, seed=seed)
-    controls = measure_controls(images)
-    detectors = {DETECTOR: summarise_runs([[one.scores for one in row] for row in results], images)}
-    for name, by_class in controls.items():
-        detectors[name] = summarise_runs([[scores] for scores in by_class], images)
+    learned, restored = _run_all(images, config, out / "runs", runs=runs, seed=seed)
+    scores = {DETECTOR: learned, **{name: own[:, None] for name, own in measure_controls(images).items()}}
+    detectors = {name: _summarise(own, images) for name, own in scores.items()}
     meta = {
         "data": kind,
         "data_sha256": images.sha256(),
@@ -152,52 +107,46 @@ def reproduce_small_images(
         "test_images": len(images.test_labels),
         "versions": describe_versions(),
     }
-    write_small_scores(out / "scores.parquet", results, controls, images)
+    _write_scores(out / "scores.parquet", scores, images)
     document = {"detectors": detectors, "meta": meta}
-    shown = np.stack([_restore_examples(images, label, row[0]) for label, row in enumerate(results)])
-    write_report(build_small_report(document, detector=DETECTOR, mean=MEAN, examples=shown), out / "report.html")
+    shown = np.stack([_restore_examples(images, label, own) for label, own in enumerate(restored)])
+    write_report(build_small_report(document, shown), out / "report.html")
     write_metrics(out / "metrics.json", detectors, meta=meta)
     return document
 
 
-def run_all(
+def _run_all(
     images: LabelledImages, config: SmallImagesConfig, folder: Path, *, runs: int, seed: int
-) -> list[list[RunResult]]:
-    """Train and score every class and run that ``folder`` does not hold yet; return them all by class, then run."""
-    test = standardise_images(images.test_images)
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Train and score every class and run that ``folder`` does not hold yet.
+
+    Returned are scores of shape (classes, runs, n_test): RMSE of each reconstruction, in standard deviations of its
+    image; and by class the first run's reconstructions of `_pick_examples`, in standardised units.
+    """
+    test, count = standardise_images(images.test_images), len(images.classes)
     identity = [dataclasses.asdict(config), seed, images.sha256(), torch.__version__]
     folder = folder / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    results: list[list[RunResult]] = [[] for _ in images.classes]
-    pairs = [(label, run) for run in range(runs) for label in range(len(images.classes))]
+    scores = np.empty((count, runs, len(test)), np.float32)
+    shown: dict[int, NDArray[np.float32]] = {}
+    pairs = [(label, run) for run in range(runs) for label in range(count)]
     for label, run in tqdm(pairs, desc="classes x runs", unit="network", disable=None):
         path = folder / f"class{label}-run{run}.npz"
         kept = read_arrays(path, "scores", "reconstructions")
-        if kept is not None and kept[0].shape == (len(test),):
-            result = RunResult(*kept)
-        else:
+        if kept is None or kept[0].shape != (len(test),):
             train = standardise_images(images.train_images[images.train_labels == label])
             network = train_network(train, config, seeds=(seed, label, run))
-            result = _score_test(network, test, pick_examples(images, label))
-            write_arrays(path, **vars(result))
-        results[label].append(result)
-    return results
+            kept = _score_test(network, test, _pick_examples(images, label))
+            write_arrays(path, scores=kept[0], reconstructions=kept[1])
+        scores[label, run] = kept[0]
+        shown.setdefault(label, kept[1])
+    return scores, list(shown.values())
 
 
 def standardise_images(images: NDArray[np.uint8]) -> Tensor:
     """Give each image mean 0 and standard deviation 1 over all its pixels and channels.
 
-    Otherwise the error mostly measures how dark or how flat an image is. A constant image becomes zero.
-
-    Parameters
-    ----------
-    images
-        Shape (n, rows, cols) or (n, rows, cols, channels), uint8.
-
-    Returns
-    -------
-    Tensor
-        Shape (n, channels, rows, cols), float32, in the memory order of `torch.channels_last`.
+    Otherwise the error mostly measures how dark or how flat an image is. A constant image becomes zero. From uint8 of
+    shape (n, rows, cols) or (n, rows, cols, channels) to float32 of shape (n, channels, rows, cols), `channels_last`.
     """
     values = torch.from_numpy(images.reshape(*images.shape[:3], -1).astype(np.float32)).permute(0, 3, 1, 2)
     values /= 255
@@ -210,11 +159,6 @@ def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int
     """Train on standardised images of one class, shape (n, channels, side, side), by equation 2.
 
     ``seeds`` fixes the initial weights and, with the number of the epoch, the order of the images.
-
-    Raises
-    ------
-    TrainingError
-        If the loss is no longer finite.
     """
     sizes = AutoencoderConfig(
         size_px=images.shape[2],
@@ -242,20 +186,14 @@ def train_network(images: Tensor, config: SmallImagesConfig, *, seeds: tuple[int
     return network
 
 
-def reconstruct_images(network: Autoencoder, images: Tensor, *, batch_size: int = 500) -> Tensor:
-    """Return reconstructions of standardised images, same shape."""
-    with torch.inference_mode():
-        return torch.cat([network(images[start : start + batch_size]) for start in range(0, len(images), batch_size)])
-
-
-def pick_examples(images: LabelledImages, label: int) -> NDArray[np.int64]:
-    """Return the places in the test split of the first images of one class, then of the first others."""
+def _pick_examples(images: LabelledImages, label: int) -> NDArray[np.int64]:
+    """The places in the test split of the first images of one class, then of the first others."""
     normal = images.test_labels == label
     return np.concatenate([np.flatnonzero(normal)[:_EXAMPLES], np.flatnonzero(~normal)[:_EXAMPLES]])
 
 
-def measure_controls(images: LabelledImages) -> dict[str, list[NDArray[np.float32]]]:
-    """Return scores that need no network, by name and class, each of shape (n_test,).
+def measure_controls(images: LabelledImages) -> dict[str, NDArray[np.float32]]:
+    """Return scores that need no network, by name, each of shape (classes, n_test).
 
     ``mean_brightness`` and ``standard_deviation`` are those of an image, in [0, 1], whatever the class.
     ``mean_image`` is the root mean square distance from the mean of the class's training images, both standardised:
@@ -268,24 +206,22 @@ def measure_controls(images: LabelledImages) -> dict[str, list[NDArray[np.float3
         typical = standardise_images(images.train_images[images.train_labels == label]).mean(dim=0, keepdim=True)
         distances.append(reconstruction_rmse(test, typical.expand_as(test)).numpy())
     return {
-        "mean_brightness": [flat.mean(axis=1)] * count,
-        "standard_deviation": [flat.std(axis=1)] * count,
-        "mean_image": distances,
+        "mean_brightness": np.stack([flat.mean(axis=1)] * count),
+        "standard_deviation": np.stack([flat.std(axis=1)] * count),
+        "mean_image": np.stack(distances),
     }
 
 
-def summarise_runs(scores: Sequence[Sequence[NDArray[np.float32]]], images: LabelledImages) -> dict[str, Any]:
-    """Return one detector's part of ``metrics.json`` from its scores by class, then run; each of shape (n_test,)."""
-    groups: dict[str, Any] = {}
-    by_class = []
-    for label, name in enumerate(images.classes):
-        positive = images.test_labels != label
-        values = np.array([_measure_run(one, positive) for one in scores[label]])
-        groups[name] = _describe(values, n_positive=int(positive.sum()), n_negative=int((~positive).sum()))
-        by_class.append(values)
-    counts = {key: sum(group[key] for group in groups.values()) for key in ("n_positive", "n_negative")}
-    groups[MEAN] = _describe(np.mean(by_class, axis=0), **counts)
-    return groups
+def _summarise(scores: NDArray[np.float32], images: LabelledImages) -> dict[str, Any]:
+    """One detector's part of ``metrics.json`` from its scores, of shape (classes, runs, n_test)."""
+    positive = images.test_labels != np.arange(len(images.classes))[:, None]
+    values = np.array(
+        [[_measure_run(one, truth) for one in runs] for runs, truth in zip(scores, positive, strict=True)]
+    )
+    groups = {
+        name: _describe(found, truth) for name, found, truth in zip(images.classes, values, positive, strict=True)
+    }
+    return {**groups, MEAN: _describe(values.mean(axis=0), positive)}
 
 
 def _measure_run(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> list[float]:
@@ -293,29 +229,22 @@ def _measure_run(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> li
     return [auroc(scores, positive), average_precision(scores, positive), *rates]
 
 
-def _describe(values: NDArray[np.float64], *, n_positive: int, n_negative: int) -> dict[str, Any]:
+def _describe(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> dict[str, Any]:
     """Summarise measurements of shape (runs, 2 + levels) as `_measure_run` orders them."""
-    means = values.mean(axis=0)
+    area, precision, *rates = values.mean(axis=0).tolist()
     return {
-        "auroc": float(means[0]),
+        "auroc": area,
         "auroc_sd": float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0,
         "auroc_ci95": None,
         "auroc_runs": values[:, 0].tolist(),
-        "average_precision": float(means[1]),
-        "sensitivity_at_specificity": {
-            f"{level:.2f}": float(mean) for level, mean in zip(SPECIFICITIES, means[2:], strict=True)
-        },
-        "n_positive": n_positive,
-        "n_negative": n_negative,
+        "average_precision": precision,
+        "sensitivity_at_specificity": {f"{level:.2f}": rate for level, rate in zip(SPECIFICITIES, rates, strict=True)},
+        "n_positive": int(positive.sum()),
+        "n_negative": int((~positive).sum()),
     }
 
 
-def write_small_scores(
-    path: Path,
-    results: Sequence[Sequence[RunResult]],
-    controls: dict[str, list[NDArray[np.float32]]],
-    images: LabelledImages,
-) -> None:
+def _write_scores(path: Path, scores: Mapping[str, NDArray[np.float32]], images: LabelledImages) -> None:
     """Write ``scores.parquet``: one row per normal class, run and test image.
 
     Columns: ``class`` (the one learned), ``run``, ``index`` (place in the test split), ``label`` (name of the image's
@@ -324,45 +253,45 @@ def write_small_scores(
     import pyarrow
     import pyarrow.parquet
 
-    count = len(images.test_labels)
-    labels = pyarrow.DictionaryArray.from_arrays(pyarrow.array(images.test_labels), list(images.classes))
-    shared = {"index": pyarrow.array(np.arange(count, dtype=np.int32)), "label": labels}
-    tables = []
-    for label, row in enumerate(results):
-        learned = pyarrow.DictionaryArray.from_arrays(
-            pyarrow.array(np.full(count, label, np.uint8)), list(images.classes)
-        )
-        for run, result in enumerate(row):
-            own = {
-                "class": learned,
-                "run": pyarrow.array(np.full(count, run, np.int32)),
-                "positive": pyarrow.array(images.test_labels != label),
-                f"score_{DETECTOR}": pyarrow.array(result.scores),
-                **{f"score_{name}": pyarrow.array(by_class[label]) for name, by_class in controls.items()},
-            }
-            tables.append(pyarrow.table({**own, **shared}))
+    shape = scores[DETECTOR].shape
+    label, run, index = np.indices(shape, np.int32)
+    own = np.broadcast_to(images.test_labels, shape)
+
+    def name(labels: Any) -> pyarrow.DictionaryArray:
+        return pyarrow.DictionaryArray.from_arrays(labels.astype(np.uint8).ravel(), list(images.classes))
+
+    columns = {
+        "class": name(label),
+        "run": run.ravel(),
+        "positive": (own != label).ravel(),
+        **{f"score_{detector}": np.broadcast_to(each, shape).ravel() for detector, each in scores.items()},
+        "index": index.ravel(),
+        "label": name(own),
+    }
     with replacing(path) as partial:
-        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), partial)
+        pyarrow.parquet.write_table(pyarrow.table(columns), partial)
 
 
-def _score_test(network: Autoencoder, test: Tensor, examples: NDArray[np.int64]) -> RunResult:
-    restored = reconstruct_images(network, test)
+def _score_test(
+    network: Autoencoder, test: Tensor, examples: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    with torch.inference_mode():
+        restored = torch.cat([network(test[start : start + 500]) for start in range(0, len(test), 500)])
     shown = restored[torch.from_numpy(examples)].permute(0, 2, 3, 1)
-    return RunResult(reconstruction_rmse(test, restored).numpy(), np.ascontiguousarray(shown.numpy()))
+    return reconstruction_rmse(test, restored).numpy(), np.ascontiguousarray(shown.numpy())
 
 
-def _restore_examples(images: LabelledImages, label: int, result: RunResult) -> NDArray[np.float32]:
-    """Return images and reconstructions in intensities, shape (2, m, rows, cols, channels)."""
-    chosen = images.test_images[pick_examples(images, label)]
+def _restore_examples(images: LabelledImages, label: int, reconstructions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images and reconstructions in intensities, shape (2, m, rows, cols, channels)."""
+    chosen = images.test_images[_pick_examples(images, label)]
     inputs = chosen.reshape(*chosen.shape[:3], -1) / np.float32(255)
     spread = np.maximum(inputs.std(axis=(1, 2, 3), keepdims=True), _FLAT)
-    restored = result.reconstructions * spread + inputs.mean(axis=(1, 2, 3), keepdims=True)
+    restored = reconstructions * spread + inputs.mean(axis=(1, 2, 3), keepdims=True)
     return np.stack([inputs, restored.astype(np.float32)])
 
 
 def _check_classes(images: LabelledImages, data: Path) -> None:
     for split, labels in (("training", images.train_labels), ("test", images.test_labels)):
-        counts = np.bincount(labels, minlength=len(images.classes))
-        if not counts.all():
-            missing = images.classes[int(np.argmin(counts))]
-            raise ManifestError(f"{data}: the {split} split has no image of class {missing}; is the data set whole?")
+        missing = [name for label, name in enumerate(images.classes) if label not in labels]
+        if missing:
+            raise ManifestError(f"{data}: the {split} split has no image of class {missing[0]}; is the data set whole?")

@@ -14,7 +14,8 @@ from unary.outputs.report import Cell, Picture, Report, Section, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+DETECTOR, MEAN = "wei2018", "mean"  # the network, and the group that averages over classes
+_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _CONTROL_NAMES = {
     "mean_brightness": "Mean brightness",
     "standard_deviation": "Standard deviation",
@@ -22,30 +23,22 @@ _CONTROL_NAMES = {
 }
 
 
-def build_small_report(
-    document: Mapping[str, Any], *, detector: str, mean: str, examples: NDArray[np.float32]
-) -> Report:
-    """Return the page for one data set.
+def build_small_report(document: Mapping[str, Any], examples: NDArray[np.float32]) -> Report:
+    """Return the page for one data set: the content of its ``metrics.json``, and pictures.
 
-    Parameters
-    ----------
-    document
-        The content of ``metrics.json``.
-    detector, mean
-        Name of the learned detector and of the group that averages over classes.
-    examples
-        As for `plot_examples`.
+    Examples are images and reconstructions by class, of shape (classes, 2, m, rows, cols, channels), in [0, 1] (clipped
+    for display); the first half of m belongs to the learned class.
     """
-    kind, groups = NAMES[document["meta"]["data"]], document["detectors"][detector]
-    controls = {name: found for name, found in document["detectors"].items() if name != detector}
-    classes = [name for name in groups if name != mean]
+    kind, groups = _NAMES[document["meta"]["data"]], document["detectors"][DETECTOR]
+    controls = {name: found for name, found in document["detectors"].items() if name != DETECTOR}
+    classes = [name for name in groups if name != MEAN]
     best, worst = (choose(classes, key=lambda name: groups[name]["auroc"]) for choose in (max, min))
     rivals = ", ".join(
-        f"{_CONTROL_NAMES.get(name, name).lower()} alone {found[mean]['auroc']:.3f}" for name, found in controls.items()
+        f"{_CONTROL_NAMES[name].lower()} alone {found[MEAN]['auroc']:.3f}" for name, found in controls.items()
     )
     lead = (
         f"{kind}, one class against the rest: learning from one class alone, the autoencoder tells its test images "
-        f"from those of the other classes with a mean AUROC of {groups[mean]['auroc']:.3f}, where 0.5 is chance. "
+        f"from those of the other classes with a mean AUROC of {groups[MEAN]['auroc']:.3f}, where 0.5 is chance. "
         f"It does best with {best} ({groups[best]['auroc']:.3f}), worst with {worst} ({groups[worst]['auroc']:.3f}). "
         f"Without a network: {rivals}."
     )
@@ -56,10 +49,10 @@ def build_small_report(
             "square error of its reconstruction; images of the nine other classes are the positives. The standard "
             "deviation is over runs with different seeds, not over images.",
         ),
-        tables=(_tabulate(document, detector, mean=mean),),
+        tables=(_tabulate(document),),
         pictures=(
             Picture(
-                figure_png(plot_areas(document["detectors"], detector=detector, mean=mean)),
+                figure_png(_plot_areas(document["detectors"])),
                 "AUROC by class: each run a dot, the mean a line; controls without a network beside it.",
                 "One row per class: dots for runs, a bar for their mean, grey marks for controls; chance is dashed.",
             ),
@@ -74,7 +67,7 @@ def build_small_report(
         ),
         pictures=(
             Picture(
-                figure_png(plot_examples(examples, classes)),
+                figure_png(_plot_examples(examples, classes)),
                 "Images above their reconstructions; left the learned class, right other classes.",
                 "Pairs of small images and their reconstructions, one row per class.",
             ),
@@ -88,41 +81,36 @@ def build_small_report(
     )
 
 
-def _tabulate(document: Mapping[str, Any], detector: str, *, mean: str) -> Table:
-    controls = [name for name in document["detectors"] if name != detector]
+def _tabulate(document: Mapping[str, Any]) -> Table:
+    detectors = document["detectors"]
+    controls = [name for name in detectors if name != DETECTOR]
     header = ("Normal class", "AUROC", "sd over runs", "Average precision", "Sensitivity at 95 % specificity")
     rows: list[tuple[Cell, ...]] = []
-    for name, found in document["detectors"][detector].items():
-        own: tuple[Cell, ...] = (
-            "Mean over classes" if name == mean else name,
-            found["auroc"],
-            found["auroc_sd"],
-            found["average_precision"],
-            found["sensitivity_at_specificity"]["0.95"],
-        )
-        rows.append((*own, *(document["detectors"][control][name]["auroc"] for control in controls)))
+    for name, found in detectors[DETECTOR].items():
+        title, sensitivity = "Mean over classes" if name == MEAN else name, found["sensitivity_at_specificity"]["0.95"]
+        own = (title, found["auroc"], found["auroc_sd"], found["average_precision"], sensitivity)
+        rows.append((*own, *(detectors[control][name]["auroc"] for control in controls)))
     return Table(
         f"The autoencoder, mean over {document['meta']['runs']} runs; in the last columns the AUROC of the controls.",
-        (*header, *(_CONTROL_NAMES.get(name, name) for name in controls)),
+        (*header, *(_CONTROL_NAMES[name] for name in controls)),
         tuple(rows),
     )
 
 
-def plot_areas(detectors: Mapping[str, Any], *, detector: str, mean: str) -> Figure:
-    """Draw each run's AUROC by class; ``detectors`` is that part of ``metrics.json``, ``mean`` the averaging group."""
-    groups = list(detectors[detector])
+def _plot_areas(detectors: Mapping[str, Any]) -> Figure:
+    """Each run's AUROC by class, from that part of ``metrics.json``."""
+    groups = list(detectors[DETECTOR])
     with new_figure(6.4, 0.32 * len(groups) + 1.1) as figure:
         axes = figure.add_axes((0.2, 0.17, 0.76, 0.72))
         for place, name in enumerate(groups):
-            values = detectors[detector][name]["auroc_runs"]
+            values = detectors[DETECTOR][name]["auroc_runs"]
             axes.plot(values, [place] * len(values), "o", color="#0072B2", alpha=0.45, markersize=4, zorder=3)
             axes.plot([np.mean(values)] * 2, [place - 0.32, place + 0.32], color="#222222", linewidth=1.6, zorder=4)
-        for control, marker in zip((name for name in detectors if name != detector), "x+v^", strict=False):
+        for (control, title), marker in zip(_CONTROL_NAMES.items(), "x+v", strict=True):
             areas = [detectors[control][name]["auroc"] for name in groups]
-            title = _CONTROL_NAMES.get(control, control)
             axes.plot(areas, range(len(groups)), marker, color="#767676", markersize=5, label=title)
         axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle="--")
-        axes.set_yticks(range(len(groups)), ["mean" if name == mean else name for name in groups])
+        axes.set_yticks(range(len(groups)), groups)
         axes.invert_yaxis()
         axes.set_xlabel("AUROC")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, fontsize=7.5, columnspacing=1.2, frameon=False)
@@ -131,33 +119,20 @@ def plot_areas(detectors: Mapping[str, Any], *, detector: str, mean: str) -> Fig
     return figure
 
 
-def plot_examples(examples: NDArray[np.float32], names: Sequence[str]) -> Figure:
-    """Draw images above their reconstructions, one row per class.
-
-    Parameters
-    ----------
-    examples
-        Shape (classes, 2, m, rows, cols, channels), float32, intensities in [0, 1] (clipped for display): images and
-        reconstructions; the first half of m belongs to the learned class.
-    names
-        Of the classes.
-    """
+def _plot_examples(examples: NDArray[np.float32], names: Sequence[str]) -> Figure:
+    """Images above their reconstructions, one row per class."""
     count, side = examples.shape[2], examples.shape[3]
     gap = 2
-    rows = []
-    for pair in np.clip(examples, 0, 1):
-        tall = np.concatenate(list(pair), axis=1)  # (m, 2 * rows, cols, channels)
-        tiles = np.pad(tall, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
-        half = count // 2
-        blank = np.ones((tiles.shape[1], 4 * gap, tiles.shape[3]), np.float32)
-        rows.append(np.concatenate([*tiles[:half], blank, *tiles[half:]], axis=1))
-    whole = np.concatenate(rows, axis=0)
+    tall = np.concatenate([*np.clip(examples, 0, 1).swapaxes(0, 1)], axis=2)  # (classes, m, 2 * rows, cols, channels)
+    tiles = np.pad(tall, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+    classes, _, rows, cols, channels = tiles.shape
+    whole = tiles.swapaxes(1, 2).reshape(classes * rows, count * cols, channels)
+    whole = np.insert(whole, [count // 2 * cols] * (4 * gap), 1.0, axis=1)
     inches = whole.shape[1] / 60
     width, height = inches + 1.1, whole.shape[0] / 60 + 0.3
     with new_figure(width, height) as figure:
         axes = figure.add_axes((1.0 / width, 0.22 / height, inches / width, whole.shape[0] / 60 / height))
-        shown = whole[..., 0] if whole.shape[2] == 1 else whole
-        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         step = 2 * side + gap
         axes.set_yticks([step * place + side for place in range(len(names))], names)
         axes.set_xticks([])

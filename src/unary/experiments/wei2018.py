@@ -7,11 +7,7 @@ patches are scored by the paper's RMSE, by a filter that learns nothing and by c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,25 +22,15 @@ from unary.detectors.scoring import measure_controls, score_patches
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import History, TrainingConfig
 from unary.errors import ManifestError
-from unary.evaluation.intervals import Estimate, FewPatientsError
-from unary.evaluation.metrics import (
-    NORMAL_LOOKING,
-    ScoreTable,
-    compare_detectors,
-    summarise,
-    write_metrics,
-    write_scores,
-)
-from unary.experiments.bench_data import build_table
-from unary.models.bundle import describe_versions
+from unary.evaluation.intervals import Estimate
+from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable, summarise, write_metrics, write_scores
+from unary.experiments.common import as_document, build_table, compare_all, count_patches, describe_run
 from unary.patches.collection import Collection, collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
 from unary.profiles.mammography import MAMMOGRAPHY
-from unary.records import NOTICE, Manifest
+from unary.records import Manifest
 from unary.training.context import FitContext
-
-logger = logging.getLogger(__name__)
 
 Split = Literal["patch", "patient"]
 SPLITS: tuple[Split, ...] = ("patch", "patient")
@@ -56,7 +42,7 @@ class PaperConfig:
     """The experiment; the defaults are the paper's where it states them.
 
     ``held_out`` is the share of the negatives that is held out, in (0, 1): of the patches, or of the patients.
-    ``seeds`` number the runs; each seed draws its own hold-out and its own initial weights.
+    Each of the ``seeds`` draws its own hold-out and its own initial weights.
     """
 
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -69,9 +55,10 @@ class PaperConfig:
 
 @dataclass(frozen=True, eq=False)
 class SplitRun:
-    """One training run: the test table, how training went, and the detector for the pictures."""
+    """One training run: the test table and where its patches are, how training went, and the detector."""
 
     table: ScoreTable
+    kept: NDArray[np.intp]
     history: History
     detector: Wei2018
 
@@ -84,7 +71,6 @@ class PaperResult:
     ``laplacian``, by split and group, with paired intervals.
     """
 
-    config: PaperConfig
     collection: Collection
     runs: dict[str, tuple[SplitRun, ...]]
     metrics: dict[str, Any]
@@ -95,10 +81,7 @@ class PaperResult:
 def select_images(manifest: Manifest) -> Manifest:
     """Keep the images that the paper uses: BI-RADS 1 as negatives, BI-RADS 5 as positives.
 
-    Raises
-    ------
-    ManifestError
-        If either is missing.
+    That either is missing is a ManifestError.
     """
     chosen = manifest.select(tuple(row for row in manifest.rows if row.assessment in ("1", "5")))
     for birads, role in (("1", "negatives"), ("5", "positives")):
@@ -115,7 +98,7 @@ def hold_out(collection: Collection, split: Split, *, share: float, seed: int) -
     By patient, the negatives of a patient who also has a BI-RADS 5 image are always held out, so that no positive is
     scored by a model that has seen its patient.
     """
-    negative = _negatives(collection)
+    negative = _find_roles(collection)["negative"]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     held = np.zeros(len(collection), bool)
     if split == "patch":
@@ -128,26 +111,29 @@ def hold_out(collection: Collection, split: Split, *, share: float, seed: int) -
     return held | (negative & also_positive)
 
 
-def _negatives(collection: Collection) -> NDArray[np.bool_]:
-    negative: NDArray[np.bool_] = (collection.column("assessment") == "1") & ~collection.touches
-    return negative
+def _find_roles(collection: Collection) -> dict[str, NDArray[np.bool_]]:
+    """The negatives, the positives, and the control: normal-looking patches of BI-RADS 5 images."""
+    normal, suspicious = (collection.column("assessment") == birads for birads in ("1", "5"))
+    return {
+        "negative": normal & ~collection.touches,
+        "positive": suspicious & collection.lesional,
+        "control": suspicious & collection.normal_looking,
+    }
 
 
-def run_split(
+def _run_split(
     collection: Collection, split: Split, config: PaperConfig, *, seed: int, out: Path, progress: bool
 ) -> SplitRun:
     """Train and score once. A finished or interrupted training is taken up from its checkpoint under ``out``."""
     held = hold_out(collection, split, share=config.held_out, seed=seed)
-    fitted = _negatives(collection) & ~held
-    positive = collection.lesional & (collection.column("assessment") == "5")
-    control = collection.normal_looking & (collection.column("assessment") == "5")
+    negative, positive, control = _find_roles(collection).values()
+    fitted = negative & ~held
     if split == "patient":
         patients = collection.column("patient_id")
         require_disjoint(patients[fitted], patients[held | positive | control], sides=("training", "test"))
     normal = collection.patches.subset(np.flatnonzero(fitted))
-    context = FitContext(
-        seed, out / "checkpoints" / f"{split}-{seed}", progress=progress, title=f"{split} split, seed {seed},"
-    )
+    checkpoint, title = out / "checkpoints" / f"{split}-{seed}", f"{split} split, seed {seed},"
+    context = FitContext(seed, checkpoint, progress=progress, title=title)
     detector = Wei2018(Wei2018Config(training=config.training)).fit(normal, context)
     kept = np.flatnonzero(held | positive | control)
     tested = collection.patches.subset(kept)
@@ -159,7 +145,7 @@ def run_split(
     groups = {name: member & positive for name, member in collection.contains.items()} | {NORMAL_LOOKING: control}
     table = build_table(collection, scores, kept, positive=positive, groups=groups, seed=seed, split=split)
     assert detector.history is not None
-    return SplitRun(table, detector.history, detector)
+    return SplitRun(table, kept, detector.history, detector)
 
 
 def run_wei2018(
@@ -167,16 +153,8 @@ def run_wei2018(
 ) -> PaperResult:
     """Run the experiment and write ``metrics.json`` and ``scores.parquet`` under ``out``.
 
-    Parameters
-    ----------
-    manifest
-        Of a whole data set; the paper's images are picked from it.
-    out
-        Created if need be. Running again after an interruption goes on from the checkpoints there.
-    config
-        The experiment.
-    notices
-        Of the reader, to be kept with the results.
+    The paper's images are picked from a manifest of the whole data set; ``notices`` of its reader are kept with the
+    results. Running again after an interruption goes on from the checkpoints under ``out``.
 
     Raises
     ------
@@ -186,8 +164,7 @@ def run_wei2018(
     collection = collect_patches(
         select_images(manifest), config.preparation, config.grid, MAMMOGRAPHY.reading, progress=progress
     )
-    positive = collection.lesional & (collection.column("assessment") == "5")
-    if not positive.any():
+    if not _find_roles(collection)["positive"].any():
         raise ManifestError("no patch of a BI-RADS 5 image contains a lesion; are the lesion files (AllXML) there?")
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     runs: dict[str, tuple[SplitRun, ...]] = {}
@@ -195,73 +172,41 @@ def run_wei2018(
     advantage: dict[str, dict[str, Estimate]] = {}
     for split in SPLITS:
         runs[split] = tuple(
-            run_split(collection, split, config, seed=seed, out=out, progress=progress) for seed in config.seeds
+            _run_split(collection, split, config, seed=seed, out=out, progress=progress) for seed in config.seeds
         )
         tables = [run.table for run in runs[split]]
         summary = summarise(tables, rng=np.random.default_rng(0), resamples=config.resamples)
         for name, groups in summary.items():
             metrics.setdefault(name, {})[split] = groups
-        advantage[split] = {}
-        for group in (name for name in summary["wei2018"] if name != NORMAL_LOOKING):
-            with contextlib.suppress(FewPatientsError):  # the table says so already
-                advantage[split][group] = compare_detectors(
-                    tables,
-                    first="wei2018",
-                    second="laplacian",
-                    rng=np.random.default_rng(0),
-                    group=group,
-                    resamples=config.resamples,
-                )
-    meta = _describe(collection, config, runs, advantage, notices)
+        asked = [("laplacian", "wei2018", group) for group in summary["wei2018"] if group != NORMAL_LOOKING]
+        found = compare_all(tables, asked, resamples=config.resamples)
+        advantage[split] = found.get("laplacian", {}).get("wei2018", {})
+    result = PaperResult(collection, runs, metrics, advantage, meta={})
+    result.meta.update(_describe(result), config=dataclasses.asdict(config), notices=list(notices))
     write_scores(out / "scores.parquet", [run.table for split in SPLITS for run in runs[split]])
-    write_metrics(out / "metrics.json", metrics, meta=meta)
-    return PaperResult(config, collection, runs, metrics, advantage, meta)
+    write_metrics(out / "metrics.json", metrics, meta=result.meta)
+    return result
 
 
-def _describe(
-    collection: Collection,
-    config: PaperConfig,
-    runs: dict[str, tuple[SplitRun, ...]],
-    advantage: dict[str, dict[str, Estimate]],
-    notices: Sequence[str],
-) -> dict[str, Any]:
+def _describe(result: PaperResult) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
-    birads = collection.column("assessment")
-    patients = collection.column("patient_id")
-    negative, positive = _negatives(collection), collection.lesional & (birads == "5")
+    collection = result.collection
+    roles = _find_roles(collection)
+    counts = {role: count_patches(collection, roles[role]) for role in ("negative", "positive")}
+    counted = {f"{role}_{what}": counts[role][what] for what in counts["negative"] for role in counts}
     return {
-        "experiment": "wei2018",
-        "notice": NOTICE,
-        "command": shlex.join(["unary", *sys.argv[1:]]),
-        "versions": describe_versions(),
+        **describe_run("wei2018"),
         "data_hash": collection.data_hash,
-        "config": dataclasses.asdict(config),
-        "counts": {
-            "negative_patches": int(negative.sum()),
-            "positive_patches": int(positive.sum()),
-            "negative_images": len(np.unique(collection.image[negative])),
-            "positive_images": len(np.unique(collection.image[positive])),
-            "negative_patients": len(np.unique(patients[negative])),
-            "positive_patients": len(np.unique(patients[positive])),
-            "pixel_bytes": collection.patches.nbytes,
-        },
+        "counts": {**counted, "pixel_bytes": collection.patches.nbytes},
         "stability": {
-            split: [
-                {
-                    "seed": run.table.seed,
-                    "first_loss": run.history.losses[0],
-                    "last_loss": run.history.losses[-1],
-                    "unexplained": run.history.unexplained,
-                    "dead_units": run.history.dead_units[-1],
-                }
-                for run in of_split
-            ]
-            for split, of_split in runs.items()
+            split: [_describe_training(run.table.seed, run.history) for run in of_split]
+            for split, of_split in result.runs.items()
         },
-        "wei2018_minus_laplacian": {
-            split: {group: dataclasses.asdict(estimate) for group, estimate in groups.items()}
-            for split, groups in advantage.items()
-        },
+        "wei2018_minus_laplacian": as_document(result.advantage),
         "skipped": list(collection.skipped),
-        "notices": list(notices),
     }
+
+
+def _describe_training(seed: int, history: History) -> dict[str, Any]:
+    losses = {"first_loss": history.losses[0], "last_loss": history.losses[-1]}
+    return {"seed": seed, **losses, "unexplained": history.unexplained, "dead_units": history.dead_units[-1]}

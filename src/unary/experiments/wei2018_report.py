@@ -8,11 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.intervals import Estimate
-from unary.evaluation.metrics import ALL, NORMAL_LOOKING, select_runs
+from unary.evaluation.metrics import ALL, NORMAL_LOOKING
+from unary.experiments.common import describe_range, draw_curves
 from unary.experiments.wei2018 import PAPER_AUROC, PaperResult, SplitRun
-from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions, plot_roc
-from unary.outputs.report import Picture, Report, Section, Table, build_results_section, describe_outcome, write_report
+from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions
+from unary.outputs.report import (
+    Picture,
+    Report,
+    Section,
+    Table,
+    build_results_section,
+    describe_auroc,
+    describe_outcome,
+    write_report,
+)
 
 
 def describe_result(result: PaperResult) -> Iterator[str]:
@@ -20,28 +29,17 @@ def describe_result(result: PaperResult) -> Iterator[str]:
     for split in result.runs:
         for name, splits in result.metrics.items():
             for group, found in splits[split].items():
-                interval = found["auroc_ci95"]
-                between = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-                yield f"by {split:7s} {name:18s} {group:14s} AUROC {found['auroc']:.3f}{between}"
+                yield f"by {split:7s} {name:18s} {group:14s} AUROC {describe_auroc(found)}"
 
 
 def write_wei2018_report(
     result: PaperResult, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
 ) -> None:
-    """Write ``report.html``, and its figures as ``figures/figure-N.png`` beside it, numbered as there.
+    """Write the page, and its figures as ``figures/figure-N.png`` beside it, numbered as there.
 
-    Parameters
-    ----------
-    result
-        Of `unary.experiments.wei2018.run_wei2018`.
-    path
-        Of the file.
-    banners
-        What must not be overlooked about the data, such as that it is synthetic.
-    title
-        Of the page.
+    ``banners`` are what must not be overlooked about the data, such as that it is synthetic.
     """
-    report = build_wei2018_report(result, banners=banners, title=title)
+    report = _build_report(result, banners=banners, title=title)
     write_report(report, path)
     (path.parent / "figures").mkdir(exist_ok=True)
     pictures = [picture for section in report.sections for picture in section.pictures]
@@ -49,8 +47,7 @@ def write_wei2018_report(
         (path.parent / "figures" / f"figure-{number}.png").write_bytes(picture.png)
 
 
-def build_wei2018_report(result: PaperResult, *, banners: tuple[str, ...], title: str) -> Report:
-    """Return the report's content; see `write_wei2018_report`."""
+def _build_report(result: PaperResult, *, banners: tuple[str, ...], title: str) -> Report:
     lesion = "calcification" if "calcification" in result.metrics["wei2018"]["patient"] else ALL
     groups = {name: splits["patient"][lesion] for name, splits in result.metrics.items()}
     outcome = describe_outcome(
@@ -80,7 +77,7 @@ def build_wei2018_report(result: PaperResult, *, banners: tuple[str, ...], title
 
 def _difference_section(result: PaperResult) -> Section:
     rows = tuple(
-        (split, group, estimate.value, _range(estimate))
+        (split, group, estimate.value, describe_range(estimate))
         for split, groups in result.advantage.items()
         for group, estimate in groups.items()
     )
@@ -94,49 +91,36 @@ def _difference_section(result: PaperResult) -> Section:
     )
 
 
-def _range(estimate: Estimate) -> str:
-    return "" if estimate.low is None else f"{estimate.low:+.3f} to {estimate.high:+.3f}"
-
-
 def _curves_section(result: PaperResult) -> Section:
     lesions = [group for group in (ALL, "calcification") if group in result.metrics["wei2018"]["patient"]]
-    pictures = [_plot_curves(result, split, group) for group in lesions for split in result.runs]
+    curves = [_plot_curves(result, split, group) for group in lesions for split in result.runs]
     table = result.runs["patch"][0].table
     positive, negative = table.roles(ALL)
     kept = positive | negative
-    histogram = plot_histogram(table.scores["wei2018"][kept], positive[kept])
-    pictures.insert(
-        0,
-        Picture(
-            figure_png(histogram),
-            "Reconstruction errors by class, held out by patch, first seed (the paper's Fig. 2a)",
-            "Histogram of reconstruction errors of negative and positive patches",
-        ),
+    histogram = Picture(
+        figure_png(plot_histogram(table.scores["wei2018"][kept], positive[kept])),
+        "Reconstruction errors by class, held out by patch, first seed (the paper's Fig. 2a)",
+        "Histogram of reconstruction errors of negative and positive patches",
     )
-    return Section("Errors by class, and ROC", pictures=tuple(pictures))
+    return Section("Errors by class, and ROC", pictures=(histogram, *curves))
 
 
 def _plot_curves(result: PaperResult, split: str, group: str) -> Picture:
-    tables = [run.table for run in result.runs[split]]
-    curves, estimates = {}, {}
-    for name in tables[0].scores:
-        found = result.metrics[name][split][group]
-        runs = select_runs(tables, detector=name, group=group)
-        curves[name] = [run for run in runs if run is not None]
-        estimates[name] = Estimate(found["auroc"], *(found["auroc_ci95"] or (None, None)))
+    found = {name: splits[split][group] for name, splits in result.metrics.items()}
+    png = draw_curves([run.table for run in result.runs[split]], found, group)
     which = "all lesions" if group == ALL else f"{group}s"
     caption = f"ROC curves, {which}, held out by {split} (the paper's Fig. 2b)"
-    return Picture(figure_png(plot_roc(curves, estimates=estimates)), caption, f"ROC curves of {which} by detector")
+    return Picture(png, caption, f"ROC curves of {which} by detector")
 
 
 def _pictures_section(result: PaperResult) -> Section:
     run = result.runs["patient"][0]
-    chosen, positive = choose_examples(result, run)
+    chosen, positive = _choose_examples(run)
     patches = result.collection.patches.gather(chosen)
     restored = run.detector.reconstruct(patches)
-    overview = plot_reconstructions(patches, restored, positive=positive)
+    overview = figure_png(plot_reconstructions(patches, restored, positive=positive))
     few = np.r_[np.flatnonzero(~positive)[:2], np.flatnonzero(positive)[-2:]]
-    zoomed = plot_reconstructions(patches[few], restored[few], positive=positive[few], errors=True)
+    zoomed = figure_png(plot_reconstructions(patches[few], restored[few], positive=positive[few], errors=True))
     return Section(
         "Patches, reconstructions and errors",
         paragraphs=(
@@ -144,26 +128,15 @@ def _pictures_section(result: PaperResult) -> Section:
             "error first. The error is signed, input minus reconstruction.",
         ),
         pictures=(
-            Picture(figure_png(overview), "Patches and their reconstructions (the paper's Fig. 3)", "Patches"),
-            Picture(
-                figure_png(zoomed), "Zoomed, with signed error maps (the paper's Fig. 1)", "Patches and error maps"
-            ),
+            Picture(overview, "Patches and their reconstructions (the paper's Fig. 3)", "Patches"),
+            Picture(zoomed, "Zoomed, with signed error maps (the paper's Fig. 1)", "Patches and error maps"),
         ),
     )
 
 
-def choose_examples(
-    result: PaperResult, run: SplitRun, *, count: int = 4
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return ``count`` negatives then ``count`` positives, and which are positive.
-
-    Calcifications if there are any, since the paper shows them. Returned are positions in the collection.
-    """
-    table, collection = run.table, result.collection
-    where = {
-        key: position
-        for position, key in enumerate(zip(collection.column("image_id"), *collection.origins.T.tolist(), strict=True))
-    }
+def _choose_examples(run: SplitRun) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Places in the collection of 4 negatives then 4 positives, calcifications if any, and which are positive."""
+    table = run.table
     positive, negative = table.roles("calcification")
     if not positive.any():
         positive, negative = table.roles(ALL)
@@ -171,19 +144,18 @@ def choose_examples(
     for role in (negative, positive):
         members = np.flatnonzero(role)
         ordered = members[np.argsort(table.scores["wei2018"][members], kind="stable")]
-        places = np.unique(np.linspace(0, len(ordered) - 1, count + 2).round().astype(int)[1:-1])
-        keys = ((table.image[k], int(table.row[k]), int(table.col[k])) for k in ordered[places])
-        chosen.append([where[key] for key in keys])
-    flags = np.repeat([False, True], [len(chosen[0]), len(chosen[1])])
-    return np.asarray(chosen[0] + chosen[1]), flags
+        places = np.unique(np.linspace(0, len(ordered) - 1, 6).round().astype(int)[1:-1])
+        chosen.append(run.kept[ordered[places]])
+    return np.concatenate(chosen), np.repeat([False, True], [len(part) for part in chosen])
 
 
 def _stability_section(result: PaperResult) -> Section:
-    rows = []
-    for split, runs in result.runs.items():
-        for run, entry in zip(runs, result.meta["stability"][split], strict=True):
-            area = result.metrics["wei2018"][split][ALL]["auroc_per_seed"][runs.index(run)]
-            rows.append((split, entry["seed"], entry["last_loss"], entry["unexplained"], entry["dead_units"], area))
+    rows = tuple(
+        (split, entry["seed"], entry["last_loss"], entry["unexplained"], entry["dead_units"], area)
+        for split, entries in result.meta["stability"].items()
+        for entry, area in zip(entries, result.metrics["wei2018"][split][ALL]["auroc_per_seed"], strict=True)
+    )
+    header = ("split", "seed", "last loss", "unexplained", "dead units", "AUROC, all lesions")
     runs = result.runs["patient"]
     first = runs[0].history
     losses = plot_losses(
@@ -197,13 +169,7 @@ def _stability_section(result: PaperResult) -> Section:
             "Unexplained is the last loss as a share of the error of predicting each patch's mean; dead units is the "
             "share of feature maps that are zero everywhere.",
         ),
-        tables=(
-            Table(
-                "Per seed",
-                ("split", "seed", "last loss", "unexplained", "dead units", "AUROC, all lesions"),
-                tuple(rows),
-            ),
-        ),
+        tables=(Table("Per seed", header, rows),),
         pictures=(Picture(figure_png(losses), "Loss per epoch, held out by patient", "Loss curves by seed"),),
     )
 
@@ -217,8 +183,5 @@ def _counts_section(result: PaperResult) -> Section:
         "Normal-looking patches of BI-RADS 5 images against held-out normals, scored by wei2018: AUROC "
         f"{control['auroc']:.3f}.",
     )
-    return Section(
-        "What was counted",
-        paragraphs=paragraphs if control else (),
-        tables=(Table("Data", ("", "here", "in the paper"), rows),),
-    )
+    table = Table("Data", ("", "here", "in the paper"), rows)
+    return Section("What was counted", paragraphs=paragraphs if control else (), tables=(table,))
