@@ -239,7 +239,7 @@ def test_the_state_survives_json_bit_for_bit(bottleneck, compiled):
     assert all(type(tensor) is np.ndarray for tensor in state.tensors.values())
     again = Wei2018.from_state(dataclasses.replace(state, settings=json.loads(json.dumps(state.settings))))
     assert (again.config, again.history) == (detector.config, detector.history)
-    assert again.describe_history()["losses"] == list(detector.history.losses)
+    assert state.settings["history"]["losses"] == list(detector.history.losses)
     assert torch.equal(weights(again), weights(detector))
     view = View(patches.images[0], patches.images[0] > 0)
     origins = patches.index[:, 1:]
@@ -270,7 +270,7 @@ def test_a_damaged_state_is_refused_by_name():
 def test_what_it_cannot_do_is_said():
     patches, origins = make_patches(), np.zeros((1, 2), np.int32)
     view = View(patches.images[0], patches.images[0] > 0)
-    for use in (lambda: Wei2018().examine(view, origins, size_px=16), Wei2018().get_state, Wei2018().describe_history):
+    for use in (lambda: Wei2018().examine(view, origins, size_px=16), Wei2018().get_state):
         with pytest.raises(DetectorError, match="fit it first"):
             use()
     with pytest.raises(DetectorError, match="patches of 16 px and cannot examine those of 8 px"):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -87,10 +87,6 @@ class Wei2018:
         )
         return dataclasses.replace(self, network=network, history=history)
 
-    def describe_history(self) -> dict[str, Any]:
-        """Return how training went, by name, in what JSON can hold."""
-        return describe_config(require_fitted(self.history, "wei2018"))
-
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error, in intensity units."""
         self.require_size(size_px, "wei2018")
@@ -140,7 +136,7 @@ class Wei2018:
         settings = {
             "config": describe_config(self.config),
             "network": describe_config(network.config),
-            "history": self.describe_history(),
+            "history": describe_config(self.history),
         }
         return DetectorState(settings, export_network(network))
 
