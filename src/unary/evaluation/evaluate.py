@@ -85,8 +85,16 @@ class _Part:
 def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
     """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
 
-    ``allow_seen`` accepts patients that the model was trained on or calibrated with, which flatters every figure;
-    ``progress`` shows a bar on standard error when that is a terminal.
+    Parameters
+    ----------
+    model
+        Fitted; its profile says which lesions are told apart.
+    manifest
+        Images of both labels, and their lesions in stored pixels, (row, col).
+    allow_seen
+        Accept patients that the model was trained on or calibrated with, which flatters every figure.
+    progress
+        Show a bar on standard error when that is a terminal.
 
     Raises
     ------

@@ -108,10 +108,19 @@ def run_bench(
     data, the detector and its configuration, the fold and the version of unary; after changing the code of a detector,
     use a new folder.
 
-    The data are a whole data set, normals and lesions; or negative and positive images without any listed lesion, which
-    are then ranked by the score that a model gives an image. Detectors are as of
-    `unary.experiments.contenders.find_contenders`. Notices of the reader, and banners, which must not be overlooked
-    about the data, are kept with the results.
+    Parameters
+    ----------
+    data
+        A whole data set, normals and lesions; or negative and positive images without any listed lesion, which are then
+        ranked by the score that a model gives an image.
+    detectors
+        Names, ``module:Class``, detectors that are not fitted, or rows (`unary.experiments.contenders.Contender`).
+    out
+        Created if need be.
+    config
+        Profile, patches, folds, seeds, and resamples of the intervals.
+    notices, banners
+        Of the reader, and what must not be overlooked about the data: kept with the results.
 
     Raises
     ------
