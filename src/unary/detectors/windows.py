@@ -19,7 +19,7 @@ from unary.patches.preparation import FULL_SCALE
 from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
 from unary.training.threads import map_in_threads, run_in_threads
 
-_BATCH = 64
+_BATCH = 16
 _GRID_ROWS = 4  # of windows that a thread adds up at a time
 _BAND_PX = 256
 

@@ -2,8 +2,7 @@
 
 torch divides every operation among its threads and has them wait for each other. With operations of a millisecond, as
 on tiles and small batches, the waiting costs more than it saves, and beside other programs many times more. Here every
-thread has a piece of its own, on which torch uses that thread alone. scipy and numpy, which do not divide their work,
-gain as well.
+thread has a piece of its own, on which torch and numpy's matrix products use that thread alone.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,15 +34,21 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, "unary-map", initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 2 * threads:
+        with _find_libraries().limit(limits=1, user_api="blas"):
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the number of one thread is that of threads to come, too
+
+
+@functools.cache
+def _find_libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def run_in_threads(function: Callable[[T], object], items: Iterable[T]) -> None:
