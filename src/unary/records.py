@@ -64,6 +64,8 @@ class Image:
         Of the equipment.
     instance_uid
         SOP Instance UID of a DICOM object.
+    notes
+        What reading found unusual and has put right or let pass, one sentence each; shown with every result.
     """
 
     pixels: NDArray[Any]
@@ -77,6 +79,7 @@ class Image:
     manufacturer: str | None = None
     model_name: str | None = None
     instance_uid: str | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -330,6 +333,8 @@ class Detection:
     out_of_domain
         How the image differs from those that the model has learned from, one line each; empty when it does not. A
         different scanner looks abnormal without being so.
+    notes
+        What else was unusual about the image, from reading and preparation, one sentence each.
     """
 
     findings: tuple[Finding, ...]
@@ -338,6 +343,7 @@ class Detection:
     image_p_value: float | None
     operating_point: OperatingPoint | None
     out_of_domain: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> Any:
         """Return the findings as a `pandas.DataFrame`, one row each; places are (row, col) of the stored image.

@@ -240,4 +240,4 @@ def build_detection(
     p_values = [None if calibration is None else calibration.find_p_value(float(score)) for score in scores[:count]]
     findings, labels = describe_findings(scored.candidates, scored.prepared, p_values, count=count)
     p_value = None if calibration is None or highest is None else calibration.find_p_value(highest)
-    return Detection(findings, labels, highest, p_value, point, scored.out_of_domain)
+    return Detection(findings, labels, highest, p_value, point, scored.out_of_domain, scored.prepared.notes)

@@ -99,6 +99,8 @@ class PreparedImage:
         Rows and columns of the stored image.
     stored_spacing_mm
         Distance between its pixel centres (between rows, between columns) in mm, or None when unknown.
+    notes
+        Those of the image, and what preparation found unusual, one sentence each.
     """
 
     pixels: NDArray[np.uint16]
@@ -106,6 +108,7 @@ class PreparedImage:
     scale: tuple[float, float]
     stored_shape: tuple[int, int]
     stored_spacing_mm: tuple[float, float] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -207,7 +210,8 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
             f"{image.name}: the tissue has one single value ({low:g}); the image looks blank or damaged", reason="BLANK"
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
-    return PreparedImage(_rescale(pixels, low, high, top=top, mask=mask), mask, scale, image.shape, image.spacing_mm)
+    values = _rescale(pixels, low, high, top=top, mask=mask)
+    return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, image.notes)
 
 
 def erode_mask(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
