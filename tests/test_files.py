@@ -1,11 +1,12 @@
 import csv
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unary.errors import MissingPackageError, UnaryError, require
-from unary.files import read_ahead, replacing, write_csv
+from unary.files import read_ahead, read_cell, replacing, write_csv
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -43,6 +44,40 @@ def test_a_table_keeps_every_digit_and_none_is_an_empty_cell(tmp_path):
     assert [float(row[1]) for row in rows[:3]] == numbers[:3]
     assert np.float32(rows[3][1]) == numbers[3]
     assert rows[4][1] == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3+cmd|x",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        " =1",
+        "\uff1d1+1",
+        "'=1",
+        "''=1",
+        "=HYPERLINK(1)\n",
+    ],
+)
+def test_what_a_spreadsheet_would_run_is_guarded_and_comes_back(tmp_path, text):
+    path = tmp_path / "t.csv"
+    write_csv(path, ["name"], [[text], [Path(text)]])
+    with path.open(newline="", encoding="utf-8") as file:
+        _, (cell,), (other,) = csv.reader(file)
+    assert cell == other == f"'{text}"
+    assert read_cell(cell) == text
+
+
+@pytest.mark.parametrize("text", ["", "-1.5 3;4 -2", "+1e-3", "'quoted'", "a=b", "7", "mdb001", "O'Neil", "-"])
+def test_what_a_spreadsheet_would_not_run_is_left_as_it_is(tmp_path, text):
+    path = tmp_path / "t.csv"
+    write_csv(path, ["name", "value"], [[text, -1.5]])
+    with path.open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1] == [text, "-1.5"]
+    assert read_cell(text) == text
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10])

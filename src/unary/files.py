@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+# What a spreadsheet takes for a formula, behind any apostrophes that guard it already; plain numbers are none.
+_FORMULA = re.compile(r"'*[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBERS = re.compile(r"[-+\d.eE;, ]*")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,12 +38,31 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table as UTF-8 with commas, in the way of `replacing`.
 
-    None becomes an empty cell; a float keeps all its digits, so that what is read back is the same number.
+    None becomes an empty cell; a float keeps all its digits, so that what is read back is the same number. A text that
+    a spreadsheet would run as a formula gets an apostrophe before it, which `read_cell` takes away.
     """
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([_guard(cell) if isinstance(cell, (str, Path)) else cell for cell in row] for row in rows)
+
+
+def _guard(cell: str | Path) -> str:
+    text = str(cell)
+    return f"'{text}" if _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    return _FORMULA.match(text) is not None and _NUMBERS.fullmatch(text) is None
+
+
+def read_cell(text: str) -> str:
+    """Return the text that `write_csv` was given for a cell.
+
+    >>> read_cell("'=1+A1"), read_cell("'quoted'"), read_cell("-1.5")
+    ('=1+A1', "'quoted'", '-1.5')
+    """
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], *, ahead: int) -> Generator[Result]:

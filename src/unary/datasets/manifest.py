@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unary.errors import ManifestError
-from unary.files import write_csv
+from unary.files import read_cell, write_csv
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import LESION_KINDS, Image, Label, Lesion, Manifest, ManifestRow
 
@@ -195,7 +195,7 @@ def read_table(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str
     header = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     try:
-        table = [(reader.line_num, [value.strip() for value in fields]) for fields in reader]
+        table = [(reader.line_num, [read_cell(value.strip()) for value in fields]) for fields in reader]
     except csv.Error as error:
         raise ManifestError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
     names = [name.lower() for name in table[0][1]] if table else []
