@@ -223,6 +223,25 @@ def test_a_working_grid_beyond_all_memory_is_refused_before_it_is_made():
     assert caught.value.reason == "TOO_LARGE"
 
 
+def test_a_rim_wider_than_the_image_costs_no_memory():
+    mask = np.ones((5, 7), bool)
+    mask[2, 3] = False
+    assert not erode_mask(mask, 10**9).any()
+    assert erode_mask(np.ones((5, 7), bool), 10**9).all()
+
+
+@pytest.mark.parametrize("working_spacing_mm", [None, 0.14])
+@pytest.mark.parametrize("spacing_mm", [(70.0, 70.0), (1e-9, 1e-9), (0.07, 70.0), (1e12, 0.07)])
+def test_a_spacing_in_another_unit_is_refused_whatever_is_done_with_it(spacing_mm, working_spacing_mm):
+    pixels = np.arange(200 * 100, dtype=np.uint16).reshape(200, 100)
+    with pytest.raises(ImageError, match=r"pixel spacing .*another unit") as caught:
+        prepare_image(
+            make_image(pixels, spacing_mm=spacing_mm),
+            PreparationConfig(mask="none", working_spacing_mm=working_spacing_mm),
+        )
+    assert caught.value.reason == "IMPLAUSIBLE_SPACING"
+
+
 def test_an_array_is_prepared_as_a_file_and_named_so():
     config = PreparationConfig(mask="none")
     pixels = np.random.default_rng(0).random((40, 50))

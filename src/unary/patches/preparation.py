@@ -21,7 +21,8 @@ from unary.records import Image
 
 FULL_SCALE = 65535
 T = TypeVar("T", bound=np.generic)
-_MOST_PIXELS = 400_000_000  # of a working grid: the largest real images have a quarter of that
+_MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
+_SIDE_MM = (0.01, 3000.0)  # of an image: a whole body has two metres
 _MASK_LONG_SIDE_PX = 512
 _BAND_PX = 512
 _BLOCK_PX = 64
@@ -184,13 +185,15 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     ------
     ImageError
         If the image is empty or constant, holds a value that is not finite, shows no tissue, must be resampled and
-        states no pixel spacing, or would have more than 400 million pixels (said before memory is asked for).
+        states no pixel spacing, or, said before memory is asked for, would have more than 100 million pixels, or by its
+        pixel spacing a side below 0.01 mm or above 3 m.
     """
     pixels = image.pixels
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise ImageError(f"{image.name}: a two-dimensional image with pixels is needed, its shape is {pixels.shape}")
     if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
         raise ImageError(f"{image.name}: it holds values that are not finite (NaN or infinity)")
+    _check_sides(image)
     padding, scale = image.padding, (1.0, 1.0)
     if config.working_spacing_mm is not None:
         pixels, padding, scale = _resample(image, config.working_spacing_mm)
@@ -214,12 +217,26 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, image.notes)
 
 
+def _check_sides(image: Image) -> None:
+    """Refuse a spacing that can only be of another unit: lengths in mm, of rims and findings, are divided by it."""
+    if image.spacing_mm is None:
+        return
+    high, wide = (count * step for count, step in zip(image.shape, image.spacing_mm, strict=True))
+    if not all(_SIDE_MM[0] <= side <= _SIDE_MM[1] for side in (high, wide)):
+        raise ImageError(
+            f"{image.name}: its pixel spacing of {image.spacing_mm[0]:g} x {image.spacing_mm[1]:g} mm would make it "
+            f"{high:g} x {wide:g} mm large; stated in another unit, such as micrometres, or damaged?",
+            reason="IMPLAUSIBLE_SPACING",
+        )
+
+
 def erode_mask(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
     """Return a mask without its rim: where every pixel at most ``reach_px`` rows and columns away is set.
 
     The image's border is no rim: what lies beyond it does not count. A reach of 0 changes nothing.
     """
     eroded = np.empty_like(mask)
+    reach_px = min(reach_px, max(mask.shape))  # beyond that it makes no difference but to memory
     grown = np.pad(mask, reach_px, constant_values=True)
     for start in range(0, len(mask), _BAND_PX):  # few enough rows to stay near the processor
         kept = _erode_down(grown[start : start + _BAND_PX + 2 * reach_px], reach_px)
