@@ -1,4 +1,7 @@
 import csv
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 
 from unary.errors import MissingPackageError, UnaryError, require
-from unary.files import read_ahead, read_cell, replacing, write_csv
+from unary.files import locking, read_ahead, read_cell, replacing, write_csv
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -118,3 +121,27 @@ def test_reading_ahead_raises_where_the_result_would_have_been_and_stops_when_cl
     release.set()
     found.close()
     assert len(begun) <= 4
+
+
+def test_a_folder_is_held_by_one_process_which_is_named_and_whose_end_frees_it(tmp_path):
+    folder = tmp_path / "out"
+    code = f"import sys, time; from pathlib import Path; from unary.files import locking\nwith locking(Path({str(folder)!r})):"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\n print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(UnaryError, match=rf"in use by another process \(pid {holder.pid} on .*another folder"),
+        locking(folder),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locking(folder), pytest.raises(UnaryError, match=f"pid {os.getpid()}"), locking(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnaryError, match="file: nothing can be written there"), locking(tmp_path / "file"):
+        pass

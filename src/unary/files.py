@@ -1,15 +1,24 @@
-"""Files and readings: written whole or not at all, and read ahead of need."""
+"""Files and readings: written whole or not at all, by one process at a time, and read ahead of need."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
+import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from unary.errors import UnaryError
+
+LOCK_FILE = ".unary.lock"
 
 # What a spreadsheet takes for a formula, behind any apostrophes that guard it already; plain numbers are none.
 _FORMULA = re.compile(r"'*[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
@@ -33,6 +42,49 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is created, against every other process that writes results or a model there.
+
+    The lock is the operating system's: it ends with the process, however that ends. Its file, hidden in the folder,
+    stays, and says who held it last.
+
+    Raises
+    ------
+    UnaryError
+        If another process holds the folder (named by its number and computer), or nothing can be written there.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now().astimezone():%F %T %z}"}
+        path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    except Timeout as error:
+        raise UnaryError(
+            f"{folder}: in use by {_describe_owner(path)}; wait until it has ended, or choose another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        lock.release()
+        raise UnaryError(
+            f"{folder}: nothing can be written there, or it cannot be locked ({getattr(error, 'strerror', error)}): "
+            "read-only, full, of another user, no folder, or on a network drive without locks? Choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _describe_owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return f"another process (pid {owner['pid']} on {owner['host']}, since {owner['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it is just beginning
+        return "another process"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
