@@ -125,10 +125,9 @@ def test_reading_ahead_raises_where_the_result_would_have_been_and_stops_when_cl
 
 def test_a_folder_is_held_by_one_process_which_is_named_and_whose_end_frees_it(tmp_path):
     folder = tmp_path / "out"
-    code = f"import sys, time; from pathlib import Path; from unary.files import locking\nwith locking(Path({str(folder)!r})):"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"{code}\n print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE, text=True
-    )
+    imports = "import sys, time; from pathlib import Path; from unary.files import locking"
+    code = f"{imports}\nwith locking(Path({str(folder)!r})):\n print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     with (
         pytest.raises(UnaryError, match=rf"in use by another process \(pid {holder.pid} on .*another folder"),

@@ -1,13 +1,18 @@
+import json
+import os
+import re
 import shutil
+import socket
 
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
 
-from unary.datasets.folder import find_images, read_folder
+from unary.datasets.folder import describe_left_out, list_files, read_folder
 from unary.errors import ManifestError
 from unary.images.reading import read_image
+from unary.records import NOTICE
 
 
 def save(path, seed=0):
@@ -42,15 +47,63 @@ def test_labels_patients_and_unique_ids(folder, phantoms):
     assert rows["normal/no_suffix"].patient_id == rows["abnormal/x"].patient_id != phantoms.rows[0].patient_id
     assert len(rows["abnormal/x"].patient_id) == 12
     told = "\n".join(notices)
-    assert "gone.png: a link that leads nowhere" in told
-    assert "1 files that are no images" in told
+    assert re.search(r"abnormal: left out: 1 link that leads nowhere \(\S+gone\.png\)", told)
+    assert re.search(r"normal: left out: 1 hidden \(\S+\), 1 of another kind \(\S+notes\.txt\)", told)
     assert "2 images name no patient" in told
 
 
-def test_find_images_is_sorted_and_skips_the_rest(folder):
-    names = [path.name for path in find_images(folder)]
-    assert names == [path.name for path in sorted(find_images(folder))]
-    assert sorted(names) == ["a.png", "a.png", "b.tif", "c.pgm", "c.png", "no_suffix", "x.dcm"]
+def test_images_are_sorted_and_the_rest_is_told(folder):
+    images, left_out = list_files(folder)
+    assert images == sorted(images)
+    assert {reason: [path.name for path in paths] for reason, paths in left_out.items()} == {
+        "hidden": [".hidden.png"],
+        "link that leads nowhere": ["gone.png"],
+        "of another kind": ["notes.txt"],
+    }
+    assert sorted(path.name for path in images) == ["a.png", "a.png", "b.tif", "c.pgm", "c.png", "no_suffix", "x.dcm"]
+
+
+def test_everything_that_is_left_out_is_counted_by_its_reason(tmp_path, monkeypatch):
+    save(tmp_path / "in" / "a.png")
+    for name in ("empty", "text.txt", "DICOMDIR", ".hidden"):
+        (tmp_path / "in" / name).write_text("" if name == "empty" else "x")
+    save(tmp_path / "in" / ".shy" / "b.png")
+    (tmp_path / "in" / "gone.dcm").symlink_to("nowhere")
+    (tmp_path / "in" / "self.dcm").symlink_to("self.dcm")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    os.mkfifo(tmp_path / "in" / "pipe.dcm")
+    with socket.socket(socket.AF_UNIX) as end:
+        monkeypatch.chdir(tmp_path)  # a socket's path may not be long
+        end.bind("in/s.dcm")
+    results = tmp_path / "in" / "results" / "a"
+    save(results / "findings.png")
+    (results / "result.json").write_text(json.dumps({"notice": NOTICE, "files": ["findings.png"]}))
+    save(tmp_path / "in" / "mine" / "c.png")
+    (tmp_path / "in" / "mine" / "result.json").write_text("[]")
+    (tmp_path / "in" / "shut").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # for root, no folder is shut
+    images, left_out = list_files(tmp_path / "in")
+    assert [path.name for path in images] == ["a.png", "c.png"]
+    assert {reason: [path.name for path in paths] for reason, paths in left_out.items()} == {
+        "hidden": [".hidden", ".shy"],
+        "empty": ["empty"],
+        "of another kind": ["DICOMDIR", "result.json", "text.txt"],
+        "link that leads nowhere": ["gone.dcm"],
+        "cannot be reached": ["self.dcm"],
+        "folder met twice": ["loop"],
+        "pipe, socket or device": ["pipe.dcm", "s.dcm"],
+        "unary's own results": ["a"],
+        "folder that cannot be opened": ["shut"],
+    }
+    assert "2 hidden (such as " in describe_left_out(left_out)
+    assert list_files(tmp_path / "in", lambda path: path.suffix == ".txt")[0] == [tmp_path / "in" / "text.txt"]
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

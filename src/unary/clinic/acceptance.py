@@ -17,7 +17,7 @@ from typing import cast
 
 from tqdm import tqdm
 
-from unary.datasets.folder import find_images
+from unary.datasets.folder import list_files
 from unary.errors import ImageError, Reason
 from unary.files import replacing
 from unary.images.attributes import Attributes
@@ -101,7 +101,7 @@ def check_files(
 
 def _list_images(given: Path) -> list[Path]:
     try:
-        return (find_images(given) or [given]) if given.is_dir() else [given]
+        return (list_files(given)[0] or [given]) if given.is_dir() else [given]
     except (OSError, ValueError):  # a name that no file can have; reading it says so
         return [given]
 

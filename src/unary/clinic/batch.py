@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unary.datasets.folder import find_images
+from unary.datasets.folder import list_files
 from unary.errors import ImageError
 from unary.files import read_ahead, write_csv
 from unary.images.isolation import IsolatedReader, show_path
@@ -77,7 +77,7 @@ def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
     for given in inputs:
         if not given.exists():
             raise ImageError(f"{show_path(given)}: no such file or folder")
-        paths = find_images(given) if given.is_dir() else [given]
+        paths = list_files(given)[0] if given.is_dir() else [given]
         if not paths:
             raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
         for path in paths:

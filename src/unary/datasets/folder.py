@@ -2,25 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from unary.errors import ImageError, ManifestError
 from unary.images.dicom import has_dicom_magic, read_header
+from unary.images.isolation import show_path
 from unary.images.raster import RASTER_SUFFIXES
 from unary.images.reading import DICOM_SUFFIXES, is_image_file
-from unary.records import Label, Manifest, ManifestRow
+from unary.records import NOTICE, Label, Manifest, ManifestRow
 
+RESULT_FILE = "result.json"
 _LABELS: dict[str, Label] = {"normal": "negative", "abnormal": "positive"}
 
+LeftOut = dict[str, list[Path]]
+"""What lies below a folder and is not taken, by the reason."""
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted: DICOM by content, others by suffix (`RASTER_SUFFIXES`).
 
-    Hidden files, other files, a ``DICOMDIR`` and links that lead nowhere are left out.
+def list_files(folder: Path, wanted: Callable[[Path], bool] | None = None) -> tuple[list[Path], LeftOut]:
+    """Return the files below a folder, links to folders included, that are wanted, sorted; and all that is left out.
+
+    By default images are wanted: DICOM by content, others by suffix (`RASTER_SUFFIXES`); one that may not be opened is
+    taken, so that reading it names the cause. Never taken are what is hidden, a ``DICOMDIR``, links that lead nowhere,
+    pipes and devices, empty files of no image's name, folders of unary's own results, folders that cannot be opened,
+    and those that have been met already through another link.
     """
-    return _list_files(folder)[0]
+    wanted = wanted or _looks_like_image
+    taken: list[Path] = []
+    left_out: LeftOut = {}
+    for path, reason in _walk(folder):
+        reason = reason or _find_fault(path, wanted)
+        if reason is None:
+            taken.append(path)
+        else:
+            left_out.setdefault(reason, []).append(path)
+    return sorted(taken), {reason: sorted(left_out[reason]) for reason in sorted(left_out)}
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every file below a folder, and with a reason every file or folder that is not even looked at."""
+    seen: set[tuple[int, int]] = set()
+    shut: list[Path] = []
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=lambda error: shut.append(error.filename)):
+        status = os.stat(root)
+        reason = None
+        if (status.st_dev, status.st_ino) in seen:
+            reason = "folder met twice"
+        elif RESULT_FILE in files and read_result(Path(root)) is not None:
+            reason = "unary's own results"
+        seen.add((status.st_dev, status.st_ino))
+        if reason:
+            folders.clear()
+            yield Path(root), reason
+            continue
+        yield from ((Path(root, name), "hidden") for name in (*files, *folders) if name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from ((Path(root, name), None) for name in files if not name.startswith("."))
+    yield from ((Path(path), "folder that cannot be opened") for path in shut)
+
+
+def _find_fault(path: Path, wanted: Callable[[Path], bool]) -> str | None:
+    """Why a file is not taken, or None."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "link that leads nowhere"
+    except OSError:  # a link to itself, a folder that may be listed and not entered
+        return "cannot be reached"
+    if not stat.S_ISREG(status.st_mode):
+        return "pipe, socket or device"
+    if path.name.upper() != "DICOMDIR" and wanted(path):
+        return None
+    return "of another kind" if status.st_size else "empty"
+
+
+def describe_left_out(left_out: Mapping[str, list[Path]]) -> str:
+    """Return a sentence that counts what was left out by its reason, with an example; empty if nothing was.
+
+    >>> describe_left_out({"hidden": [Path("a/.x"), Path("a/.y")], "of another kind": [Path("a/notes.txt")]})
+    'left out: 2 hidden (such as a/.x), 1 of another kind (a/notes.txt)'
+    """
+    parts = (
+        f"{len(paths):,} {reason} ({'such as ' if len(paths) > 1 else ''}{show_path(paths[0])})"
+        for reason, paths in left_out.items()
+    )
+    text = ", ".join(parts)
+    return text and f"left out: {text}"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return what the ``result.json`` says that unary has written into a folder; None for a folder that is not its."""
+    try:
+        found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.get("notice") == NOTICE and "files" in found else None
 
 
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
@@ -49,8 +130,8 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     images: dict[Path, list[Path]] = {}
     notices: list[str] = []
     for base in classes:
-        images[base], skipped = _list_files(base)
-        notices += skipped
+        images[base], left_out = list_files(base)
+        notices += [f"{base}: {describe_left_out(left_out)}"] if left_out else []
     names = _name_images([path.relative_to(folder) for base in classes for path in images[base]])
     rows = []
     for base in classes:
@@ -65,38 +146,7 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     return Manifest(tuple(rows)), tuple(notices + _describe_patients(rows))
 
 
-def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The images below a folder, sorted, and notices of what else is there."""
-    images: list[Path] = []
-    broken: list[Path] = []
-    hidden = others = 0
-    seen: set[tuple[int, int]] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            path = Path(root, name)
-            if name.startswith("."):
-                hidden += 1
-            elif not path.exists():
-                broken.append(path)
-            elif path.is_file() and name.upper() != "DICOMDIR" and _looks_like_image(path):
-                images.append(path)
-            else:
-                others += 1
-    notices = [f"{path}: a link that leads nowhere, left out" for path in sorted(broken)]
-    for count, what in ((hidden, "hidden files"), (others, "files that are no images")):
-        if count:
-            notices.append(f"{folder}: {count} {what} were left out")
-    return sorted(images), notices
-
-
 def _looks_like_image(path: Path) -> bool:
-    """Whether to try it; a file that may not be opened counts, so that reading it names the cause."""
     try:
         return is_image_file(path)
     except OSError:
