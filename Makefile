@@ -13,7 +13,7 @@ demo: .venv/.installed
 	$(BIN)/unary demo --out demo
 
 test: .venv/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
