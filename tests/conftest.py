@@ -16,6 +16,12 @@ from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patient_key(tmp_path_factory):
+    """Keep the site's key for patients out of the home of whoever runs the tests."""
+    os.environ["UNARY_PATIENT_KEY"] = str(tmp_path_factory.mktemp("site") / "patients.key")
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """Return the manifest of eighteen small phantoms."""

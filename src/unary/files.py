@@ -44,6 +44,24 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file in the way of `replacing`, and see it on the disk before returning.
+
+    ``mode`` is the file's, less what the system takes away.
+    """
+    with replacing(path) as partial:
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 @contextmanager
 def locking(folder: Path) -> Iterator[None]:
     """Hold a folder, which is created, against every other process that writes results or a model there.
