@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.errors import ImageError, require
+from unary.errors import ImageError, ManifestError, require
 
 NOTICE = "Research software. Not for diagnosis."
 
@@ -30,6 +30,7 @@ def count_words(count: int, noun: str) -> str:
 
 LesionKind = Literal["point", "contour", "circle", "box", "mask"]
 LESION_KINDS: tuple[LesionKind, ...] = get_args(LesionKind)
+_POINTS: dict[LesionKind, int] = {"point": 1, "contour": 3, "circle": 1, "box": 2, "mask": 0}
 
 Label = Literal["negative", "positive"]
 
@@ -160,13 +161,19 @@ class Lesion:
         As the data set calls it, for example ``"Calcification"``.
     kind
         ``point``: one point. ``contour``: three or more vertices of a closed polygon. ``circle``: its centre, with
-        ``radius_px``. ``box``: two corners, (r0, c0) and (r1, c1), half-open. ``mask``: none, with ``mask_path``.
+        ``radius_px``. ``box``: two opposite corners, kept as (r0, c0) and (r1, c1), half-open. ``mask``: none, with
+        ``mask_path``.
     points
         (row, col) pairs; sub-pixel values are kept.
     radius_px
         Of a circle.
     mask_path
         An image of the same rows and columns, non-zero inside the lesion.
+
+    Raises
+    ------
+    ManifestError
+        If it has not the points or the radius of its kind, or one that is not finite.
     """
 
     image_id: str
@@ -175,6 +182,21 @@ class Lesion:
     points: tuple[tuple[float, float], ...] = ()
     radius_px: float | None = None
     mask_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in LESION_KINDS:
+            raise ManifestError(f"kind must be one of {', '.join(LESION_KINDS)}, not {self.kind!r}")
+        needed = _POINTS[self.kind]
+        if len(self.points) < needed or (len(self.points) > needed and self.kind != "contour"):
+            more = " or more" if self.kind == "contour" else ""
+            raise ManifestError(f"a {self.kind} needs {needed} point(s){more}, not {len(self.points)}")
+        if not np.isfinite(np.asarray(self.points, float)).all():
+            raise ManifestError(f"a {self.kind} with a point that is not finite")
+        if self.kind == "circle" and not (self.radius_px is not None and 0 <= self.radius_px < np.inf):
+            raise ManifestError(f"a circle needs a radius_px that is finite and not negative, not {self.radius_px}")
+        if self.kind == "box":
+            rows, cols = zip(*self.points, strict=True)
+            object.__setattr__(self, "points", ((min(rows), min(cols)), (max(rows), max(cols))))
 
 
 @dataclass(frozen=True)

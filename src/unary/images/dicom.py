@@ -60,7 +60,7 @@ _VIEWS = {
 }  # fmt: skip
 _HEADER_ELEMENTS = [
     "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
-    "SpecificCharacterSet",
+    "SpecificCharacterSet", "SOPInstanceUID",
 ]  # fmt: skip
 
 
@@ -74,12 +74,15 @@ class DicomHeader:
         The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
         of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
         them too.
+    instance_uid
+        SOP Instance UID.
     """
 
     shape: tuple[int, int]
     laterality: str | None
     view: str | None
     patient_key: str | None = field(repr=False)
+    instance_uid: str | None = field(repr=False)
 
 
 def has_dicom_magic(path: Path) -> bool:
@@ -98,6 +101,7 @@ def read_header(path: Path) -> DicomHeader:
             _find_laterality(dataset),
             _find_view(dataset),
             None if patient is None else hashlib.sha256(patient.encode("utf-8")).hexdigest()[:12],
+            _clean(dataset, "SOPInstanceUID"),
         )
 
 
