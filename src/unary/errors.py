@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import traceback
 from numbers import Real
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -26,6 +28,7 @@ Reason = Literal[
     "TIMEOUT",
     "MEMORY_LIMIT",
     "CRASH",
+    "UNEXPECTED",
     "FOR_PROCESSING_MODEL_MISMATCH",
     "FOR_PRESENTATION_MODEL_MISMATCH",
     "NO_RESCALE",
@@ -59,6 +62,37 @@ class ImageError(UnaryError):
     def __init__(self, message: str, *, reason: Reason | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class DicomResultError(ImageError):
+    """Of an image's DICOM results, those cannot be made that the message says; what was found in it is not affected.
+
+    Attributes
+    ----------
+    written
+        The results that were made all the same.
+    """
+
+    def __init__(self, message: str, written: tuple[Path, ...] = ()) -> None:
+        super().__init__(message)
+        self.written = written
+
+
+def explain_unexpected(error: Exception, name: str) -> ImageError:
+    """Return what becomes of one image when a library raises something on it.
+
+    The kind of the error and its place are told, not its text: that may quote a patient's data. unary's own errors stay
+    as they are.
+    """
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, UnaryError):
+        return ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}", reason="UNEXPECTED")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory")):
+        return ImageError(f"{name}: there is not enough memory for it", reason="MEMORY_LIMIT")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({'/'.join(Path(frames[-1].filename).parts[-2:])}, line {frames[-1].lineno})" if frames else ""
+    return ImageError(f"{name}: an unexpected {type(error).__name__}{place}; please report it", reason="UNEXPECTED")
 
 
 class ManifestError(UnaryError):
