@@ -266,6 +266,27 @@ def test_a_crash_is_an_error_of_that_file_alone(slow, original, number):
         assert reader.read(original).shape == (256, 192)
 
 
+def test_notes_come_through_and_what_a_library_raises_is_named_without_its_text(original, monkeypatch, tmp_path):
+    stub = (
+        "import dataclasses, sys; import unary.images.isolation_process as process; read = process.read_image\n"
+        "class Odd(Exception): pass\n"
+        "def read_oddly(path):\n"
+        "    if path.name == 'odd.dcm': raise Odd('Canary')\n"
+        "    return dataclasses.replace(read(path), notes=('turned round',))\n"
+        "process.read_image = read_oddly\n"
+        "process.serve(sys.argv[2])"
+    )
+    monkeypatch.setattr(isolation, "_BOOT", stub)
+    odd = tmp_path / "odd.dcm"
+    odd.write_bytes(original.read_bytes())
+    with IsolatedReader() as reader:
+        with pytest.raises(ImageError, match=r"odd.dcm: an unexpected Odd \(") as caught:
+            reader.read(odd)
+        assert caught.value.reason == "UNEXPECTED"
+        assert "Canary" not in str(caught.value)
+        assert reader.read(original).notes == ("turned round",)
+
+
 def test_a_helper_killed_while_idle_says_nothing_about_the_next_file(original):
     with IsolatedReader() as reader:
         for _ in range(3):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from unary.errors import ImageError, Reason
+from unary.errors import ImageError, Reason, explain_unexpected
 from unary.images.attributes import Attributes, read_attributes
 from unary.images.checks import build_refusal
 from unary.images.reading import read_image, read_shape
@@ -81,6 +81,7 @@ class PixelsHead:
     manufacturer: str | None
     model_name: str | None
     instance_uid: str | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _limit_process(limits: ReadingLimits) -> None:
 
 
 def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
-    """Return the parts of one answer. What is no `ImageError` ends the helper, which is an answer too."""
+    """Return the parts of one answer, whatever reading raises."""
     path = Path(request.path)
     try:
         if request.headers is not None:
@@ -165,6 +166,9 @@ def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[by
     except MemoryError:
         cause = f"reading it needs more memory than the {limits.memory_mib} MiB that are allowed"
         return [_pack(Answer(cause, "MEMORY_LIMIT"))]
+    except Exception as error:  # of a library, on this file
+        found = explain_unexpected(error, str(path))
+        return [_pack(Answer(str(found).removeprefix(f"{path}: "), found.reason))]
 
 
 def _pack(answer: Answer) -> bytes:
