@@ -24,6 +24,7 @@ T = TypeVar("T", bound=np.generic)
 _MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
 _SIDE_MM = (0.01, 3000.0)  # of an image: a whole body has two metres
 _MASK_LONG_SIDE_PX = 512
+_MOST_ANISOTROPIC = 1.5
 _BAND_PX = 512
 _BLOCK_PX = 64
 
@@ -51,6 +52,8 @@ class PreparationConfig:
     window
         The values that become 0 and 1, in the image's own unit (Hounsfield units for CT), linear between and clipped
         beyond; for the intensity ``"window"`` alone.
+    spacing_range_mm
+        The lowest and highest pixel spacing that such images have; another one is noted. None for any.
     """
 
     mask: TissueRule = "bright_region"
@@ -60,6 +63,7 @@ class PreparationConfig:
     high_value: float = 0.75
     working_spacing_mm: float | None = None
     window: tuple[float, float] | None = None
+    spacing_range_mm: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.mask not in ("bright_region", "none"):
@@ -81,6 +85,8 @@ class PreparationConfig:
             )
         if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             raise ValueError(f"window must be two numbers, the lower one first, got {self.window}")
+        if self.spacing_range_mm is not None and not 0 < self.spacing_range_mm[0] < self.spacing_range_mm[1] < math.inf:
+            raise ValueError(f"spacing_range_mm must be two lengths, the lower one first, got {self.spacing_range_mm}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +130,16 @@ class PreparedImage:
         return float(np.mean([a * b for a, b in zip(self.scale, self.stored_spacing_mm, strict=True)]))
 
 
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """A picture on blocks of ``step`` x ``step`` pixels: means, where padding is less than half, the bright region."""
+
+    means: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    region: NDArray[np.bool_]
+    step: int
+
+
 def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """Return the largest connected region that is clearly brighter than the background, holes filled.
 
@@ -136,14 +152,19 @@ def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None =
     empty when nothing stands out from the background.
     """
     rows, cols = pixels.shape
-    nothing = np.zeros((rows, cols), bool)
-    step = max(1, math.ceil(max(rows, cols) / _MASK_LONG_SIDE_PX))
+    survey = _survey(pixels, padding)
+    full = np.repeat(np.repeat(survey.region, survey.step, axis=0), survey.step, axis=1)[:rows, :cols]
+    return full if padding is None else full & ~padding
+
+
+def _survey(pixels: NDArray[Any], padding: NDArray[np.bool_] | None) -> _Survey:
+    step = max(1, math.ceil(max(pixels.shape) / _MASK_LONG_SIDE_PX))
     small = _block_means(pixels, step)
-    if padding is not None:
-        padded_small = _block_means(padding, step) > 0.5
-        if padded_small.all():
-            return nothing
-        small = np.where(padded_small, small[~padded_small].min(), small)
+    valid = np.ones(small.shape, bool) if padding is None else _block_means(padding, step) <= 0.5
+    nothing = _Survey(small, valid, np.zeros(small.shape, bool), step)
+    if not valid.any():
+        return nothing
+    small = np.where(valid, small, small[valid].min())
     if small.min() == small.max():
         return nothing
     split = threshold_otsu(small, nbins=1024)
@@ -158,8 +179,69 @@ def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None =
     if count == 0:
         return nothing
     region = ndimage.binary_fill_holes(labels == 1 + int(np.bincount(labels.ravel())[1:].argmax()))
-    full = np.repeat(np.repeat(region, step, axis=0), step, axis=1)[:rows, :cols]
-    return full if padding is None else full & ~padding
+    return _Survey(small, valid, region, step)
+
+
+def describe_unusual(image: Image, config: PreparationConfig) -> tuple[str, ...]:
+    """Return what is unusual about an image for whoever prepares it so, one sentence each; none refuses it.
+
+    `prepare_image` adds them to the image's own notes; who only checks an image asks for them here. They are on the
+    pixel spacing, which may lie outside ``config.spacing_range_mm`` or differ between directions, and, with the mask
+    ``"bright_region"``, on what that takes for tissue: most of the picture's border in an inverted film or a white
+    frame, nearly all of the picture, or bright parts that look like air.
+    """
+    notes = []
+    if image.spacing_mm is not None:
+        low, high = sorted(image.spacing_mm)
+        stated = f"the pixel spacing of {image.spacing_mm[0]:g} x {image.spacing_mm[1]:g} mm"
+        if (
+            config.spacing_range_mm is not None
+            and not config.spacing_range_mm[0] <= low <= high <= config.spacing_range_mm[1]
+        ):
+            bounds = "{:g} to {:g} mm".format(*config.spacing_range_mm)
+            notes.append(
+                f"{stated} is outside the {bounds} of such images; stated in another unit, or of a reduced copy?"
+            )
+        if high > _MOST_ANISOTROPIC * low:
+            notes.append(f"{stated} differs much between rows and columns; are its two values right?")
+    if config.mask == "bright_region" and 0 not in image.shape:
+        notes += _describe_tissue(_survey(image.pixels, image.padding))
+    return tuple(notes)
+
+
+def _describe_tissue(survey: _Survey) -> list[str]:
+    """What speaks against the bright region being tissue.
+
+    Tissue lies along one side of a mammogram, and air, which is even, along the others. Thresholds stand halfway
+    between 411 films and images of three sources and the same ones inverted or framed.
+    """
+    edge = survey.valid & ~ndimage.binary_erosion(survey.valid)
+    if not survey.region.any():
+        return []
+    along, share = float(survey.region[edge].mean()), float(survey.region[survey.valid].mean())
+    box = survey.region[ndimage.find_objects(survey.region.astype(np.int8))[0]]
+    framed = share > 0.95 or (share > 0.75 and float(box.mean()) > 0.97)
+    if framed or along > 0.6:
+        return [
+            f"what is taken for tissue covers {100 * share:.0f} % of the picture and {100 * along:.0f} % of its border: "
+            "is the film inverted (breast dark, air bright), or inside a bright frame? Then that counts as tissue"
+        ]
+    values = survey.means[survey.valid]
+    low, high = np.percentile(values, [0.1, 99.9])
+    split = threshold_otsu(np.clip(values, low, high), nbins=256)
+    counts, ends = np.histogram(np.clip(values, low, high), 64)
+    bright = ends[:-1] > split
+    if float((survey.means[edge] > split).mean()) > 0.4 and _evenness(counts[bright]) > _evenness(counts[~bright]):
+        return [
+            "its bright parts are as even as air and lie along most of the picture's border; is the film inverted "
+            "(breast dark, air bright)? Then air counts as tissue"
+        ]
+    return []
+
+
+def _evenness(counts: NDArray[np.int_]) -> float:
+    """The share of values in the fullest bin."""
+    return float(counts.max() / max(counts.sum(), 1)) if counts.size else 0.0
 
 
 def _block_means(pixels: NDArray[Any], step: int) -> NDArray[np.float64]:
@@ -214,7 +296,8 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
     values = _rescale(pixels, low, high, top=top, mask=mask)
-    return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, image.notes)
+    notes = (*image.notes, *describe_unusual(image, config))
+    return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, notes)
 
 
 def _check_sides(image: Image) -> None:

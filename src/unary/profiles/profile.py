@@ -188,7 +188,7 @@ class Profile:
     """What is particular to a kind of image, which is chosen by its name; it travels with the model.
 
     ``noun`` is what reports call one such image, and ``detector`` the one of `unary.detectors.DETECTORS` that is fitted
-    when none is asked for.
+    when none is asked for. A pixel spacing outside ``spacing_range_mm`` is most likely stated in another unit.
     """
 
     name: str
@@ -199,3 +199,4 @@ class Profile:
     reading: Reading
     headers: Headers
     codes: Codes
+    spacing_range_mm: tuple[float, float] = (0.0005, 20.0)
