@@ -223,8 +223,8 @@ def _describe_tissue(survey: _Survey) -> list[str]:
     framed = share > 0.95 or (share > 0.75 and float(box.mean()) > 0.97)
     if framed or along > 0.6:
         return [
-            f"what is taken for tissue covers {100 * share:.0f} % of the picture and {100 * along:.0f} % of its border: "
-            "is the film inverted (breast dark, air bright), or inside a bright frame? Then that counts as tissue"
+            f"what counts as tissue covers {100 * share:.0f} % of the picture and {100 * along:.0f} % of its border: "
+            "is the film inverted (breast dark, air bright), or inside a bright frame?"
         ]
     values = survey.means[survey.valid]
     low, high = np.percentile(values, [0.1, 99.9])
