@@ -2,7 +2,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import highdicom as hd
@@ -14,11 +14,11 @@ from pydicom.pixels import apply_voi_lut
 from pydicom.sequence import Sequence
 
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.errors import ImageError, MissingPackageError
+from unary.errors import DicomResultError, ImageError, MissingPackageError
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS
 from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
-from unary.outputs.dicom.header import Case, Run, build_result, extract_source
+from unary.outputs.dicom.header import Case, Run, build_result
 from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
@@ -34,12 +34,14 @@ from unary.outputs.dicom.report import (
     build_report,
 )
 from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
+from unary.outputs.dicom.source import extract_source, silenced
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import NOTICE, Detection, Finding, ModelIdentity, OperatingPoint
 
 VALIDATOR = Path(sys.executable).with_name("dciodvfy")
-MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789)
+ZONE = timezone(timedelta(hours=1))
+MOMENT = datetime(2026, 2, 3, 4, 5, 6, 789, ZONE)
 IDENTITY = ModelIdentity("fusion", "0.1.0", "0123456789abcdef" * 4, "fedcba9876543210" * 4)
 RUN = Run(IDENTITY, MAMMOGRAPHY.codes, MOMENT)
 POINT = OperatingPoint("1", "finding", 1.0, 4.3210987654321, 0.9, True, 0.6, 41)
@@ -255,15 +257,71 @@ def test_results_of_another_profile_say_nothing_of_breasts(sources, tmp_path, ch
         assert "AnatomicRegionSequence" not in segment
 
 
-def test_a_slice_that_says_not_where_it_lies_has_no_segmentation(sources, tmp_path):
-    path = tmp_path / "slice.dcm"
-    dataset = turn_into_ct(pydicom.dcmread(sources["L CC"]))
-    del dataset.ImagePositionPatient
-    dataset.save_as(path, enforce_file_format=True)
-    with pytest.raises(ImageError, match="frame of reference and position"):
-        write(path, make_detection((192, 160)), tmp_path / "out")
-    paths = write(path, make_detection((192, 160)), tmp_path / "out", kinds=("report", "capture"))
-    assert [find_errors(p) for p in paths] == [[], []]
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+PLACE = {
+    "FrameOfReferenceUID": "1.2.3.4", "ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+    "PixelSpacing": [0.7, 0.7], "SliceThickness": 1,
+}  # fmt: skip
+HU = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+CLASSES = {  # SOP class, modality, what else its header holds
+    "private": ("1.2.3.4.5", "MG", {}),
+    "private, placed": ("1.2.3.4.5", "MG", PLACE),
+    "retired": (STORAGE + "6", "US", {}),
+    "CT": (STORAGE + "2", "CT", HU | PLACE),
+    "CT without place": (STORAGE + "2", "CT", HU),
+    "CT without frame": (STORAGE + "2", "CT", HU | PLACE | {"FrameOfReferenceUID": None}),
+    "MR without orientation": (STORAGE + "4", "MR", {**PLACE, "ImageOrientationPatient": [1, 0]}),
+    "CT without thickness": (STORAGE + "2", "CT", HU | PLACE | {"SliceThickness": None}),
+    "PET": (STORAGE + "128", "PT", HU | PLACE),
+    "XA": (STORAGE + "12.1", "XA", {"NumberOfFrames": 1}),
+    "NM": (STORAGE + "20", "NM", {"NumberOfFrames": 1}),
+    "multi-frame capture": (STORAGE + "7.3", "OT", {"NumberOfFrames": 1}),
+    "FOR PROCESSING": (STORAGE + "1.2.1", "MG", {}),
+}  # fmt: skip
+
+
+def change_source(sources, tmp_path, change):
+    """Write a changed copy of a source; return its path."""
+    dataset, path = pydicom.dcmread(sources["L CC"]), tmp_path / "changed.dcm"
+    (change(dataset) or dataset).save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_image_of_any_class_has_valid_objects_that_refer_to_it(sources, tmp_path, name):
+    kind, modality, others = CLASSES[name]
+
+    def change(dataset):
+        kept = turn_into_chest_film(dataset)
+        kept.SOPClassUID = kept.file_meta.MediaStorageSOPClassUID = kind
+        kept.Modality = modality
+        for keyword, value in others.items():
+            setattr(kept, keyword, value)
+        return kept
+
+    path = change_source(sources, tmp_path, change)
+    detection = make_detection((192, 160))
+    for written in write(path, detection, tmp_path / "out", run=Run(IDENTITY, GENERAL.codes, MOMENT)):
+        assert find_errors(written) == [], written.stem
+        result = pydicom.dcmread(written)
+        uid = pydicom.dcmread(path).SOPInstanceUID
+        classes = {
+            str(item.ReferencedSOPClassUID)
+            for item in iterate_items(result)
+            if item.get("ReferencedSOPInstanceUID") == uid
+        }
+        assert classes == {kind}
+    segmentation = hd.seg.segread(tmp_path / "out" / "segmentation.dcm")
+    labels = segmentation.get_pixels_by_source_instance([uid], combine_segments=True)
+    assert np.array_equal(labels[0], detection.labels)
+
+
+def iterate_items(dataset):
+    """All datasets inside a dataset, itself first."""
+    yield dataset
+    for element in dataset:
+        for item in element.value if element.VR == "SQ" else ():
+            yield from iterate_items(item)
 
 
 def test_a_mammogram_s_report_names_procedure_and_site(written):
@@ -469,31 +527,202 @@ def test_the_same_arguments_give_the_same_bytes(written, tmp_path):
         assert (tmp_path / f"{kind}.dcm").read_bytes() == (folder / f"{kind}.dcm").read_bytes(), kind
 
 
-def test_uids_depend_on_source_model_and_operating_point_alone(sources):
-    one, other = (extract_source(pydicom.dcmread(sources[name])) for name in ("L CC", "R CC"))
+def read_uids(folder):
+    datasets = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+    return {str(d[keyword].value) for d in datasets for keyword in ("SOPInstanceUID", "SeriesInstanceUID")}
 
-    def make_uid(source, identity, point, part):
-        return Case(source, make_detection((192, 160), point=point), replace(RUN, identity=identity), "report").uid(
-            part
-        )
 
-    base = make_uid(one, IDENTITY, POINT, "report series")
-    assert base == make_uid(one, IDENTITY, replace(POINT, measured_rate=0.1), "report series")
-    different = [
-        make_uid(other, IDENTITY, POINT, "report series"),
-        make_uid(one, replace(IDENTITY, sha256="0" * 64), POINT, "report series"),
-        make_uid(one, IDENTITY, replace(POINT, threshold=5.0), "report series"),
-        make_uid(one, IDENTITY, None, "report series"),
-        make_uid(one, IDENTITY, POINT, "report instance"),
-    ]
-    assert len({base, *different}) == 6
-    assert all(pydicom.uid.UID(uid).is_valid for uid in different)
+def flip_a_pixel(dataset):
+    dataset.PixelData = bytes([dataset.PixelData[0] ^ 1]) + dataset.PixelData[1:]
+
+
+def change_detection(**changes):
+    return lambda detection: replace(detection, **changes)
+
+
+def change_finding(**changes):
+    return lambda d: replace(d, findings=(replace(d.findings[0], **changes), *d.findings[1:]))
+
+
+OTHERS = {  # what differs, of: source, detection, run
+    "another image with the same identifier": (flip_a_pixel, None, None),
+    "another window": (lambda d: setattr(d, "WindowCenter", 1501), None, None),
+    "another spacing, so another size": (None, change_finding(area_mm2=1.25), None),
+    "another outline": (None, change_finding(outline=((1.5, 2.5), (1.5, 9.5), (7.5, 9.5))), None),
+    "another calibration": (None, change_detection(operating_point=replace(POINT, measured_rate=0.1)), None),
+    "another operating point": (None, change_detection(operating_point=replace(POINT, threshold=5.0)), None),
+    "not calibrated": (None, change_detection(operating_point=None), None),
+    "out of domain": (None, change_detection(out_of_domain=("spacing 0.05 mm",)), None),
+    "a note": (None, change_detection(notes=("the spacing was given by hand",)), None),
+    "another model": (None, None, replace(RUN, identity=replace(IDENTITY, sha256="0" * 64))),
+    "another version": (None, None, replace(RUN, identity=replace(IDENTITY, version="0.1.1"))),
+    "another profile": (None, None, replace(RUN, codes=GENERAL.codes)),
+    "another moment": (None, None, replace(RUN, moment=MOMENT + timedelta(microseconds=1))),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_one_identifier_never_stands_for_two_contents(sources, tmp_path, name):
+    of_source, of_detection, run = OTHERS[name]
+    detection = make_detection((192, 160))
+    write(sources["L CC"], detection, tmp_path / "one")
+    path = change_source(sources, tmp_path, of_source or (lambda _: None)) if of_source else sources["L CC"]
+    assert pydicom.dcmread(path).SOPInstanceUID == pydicom.dcmread(sources["L CC"]).SOPInstanceUID
+    write(path, of_detection(detection) if of_detection else detection, tmp_path / "other", run=run or RUN)
+    one, other = read_uids(tmp_path / "one"), read_uids(tmp_path / "other")
+    assert len(one) == len(other) == 2 * len(KINDS)
+    assert not one & other
+    assert all(pydicom.uid.UID(uid).is_valid for uid in one | other)
+
+
+def test_what_a_package_writes_otherwise_has_another_identifier(sources, tmp_path, monkeypatch):
+    for folder, banner in (("one", BANNER), ("other", "RESEARCH ONLY")):
+        monkeypatch.setattr("unary.outputs.dicom.capture.BANNER", banner)
+        write(sources["L CC"], make_detection((192, 160)), tmp_path / folder)
+    one, other = (
+        {path.stem: pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / folder).glob("*.dcm")}
+        for folder in ("one", "other")
+    )
+    assert {kind for kind in KINDS if one[kind] != other[kind]} == {"capture"}
+
+
+def test_a_model_is_one_observer_and_a_finding_has_one_identifier_in_all_results(written):
+    observers = {
+        str(item.UID)
+        for name in ("L CC", "R MLO")
+        for item in iterate_items(pydicom.dcmread(written[name][2] / "report.dcm"))
+        if "UID" in item and item.ConceptNameCodeSequence[0].CodeValue == "121012"
+    }
+    assert len(observers) == 1
+    tracked = [
+        {str(item.TrackingUID) for item in iterate_items(pydicom.dcmread(written["L CC"][2] / f"{kind}.dcm"))
+         if "TrackingUID" in item}
+        for kind in ("segmentation", "presentation")
+    ]  # fmt: skip
+    assert tracked[0] == tracked[1]
+    assert len(tracked[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "moment", "expected"),
+    [
+        (None, MOMENT, ("20260203", "040506.000789", "+0100")),
+        (None, MOMENT.astimezone(UTC), ("20260203", "030506.000789", "+0000")),
+        ("-0330", MOMENT, ("20260202", "233506.000789", "-0330")),
+        ("+1400", MOMENT, ("20260203", "170506.000789", "+1400")),
+        ("CET", MOMENT, ("20260203", "040506.000789", "+0100")),
+        ("+9900", MOMENT, ("20260203", "040506.000789", "+0100")),
+    ],
+)
+def test_dates_and_times_are_those_of_the_run_in_one_stated_time_zone(sources, tmp_path, stated, moment, expected):
+    """Whatever time is in an object is the source's own or that of its making, and one offset is true of all."""
+
+    def change(dataset):
+        dataset.StudyDate, dataset.StudyTime, dataset.PatientBirthDate = "20191231", "235959", "19600101"
+        dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = "20200101"
+        dataset.AcquisitionDateTime, dataset.AcquisitionTime = "20200101000000", "000000"
+        if stated is not None:
+            dataset.TimezoneOffsetFromUTC = stated
+
+    with silenced():
+        path = change_source(sources, tmp_path, change)
+        paths = write(path, make_detection((192, 160)), tmp_path / "out", run=replace(RUN, moment=moment))
+    date, time, offset = expected
+    for result in map(pydicom.dcmread, paths):
+        assert (result.StudyDate, result.StudyTime, result.PatientBirthDate) == ("20191231", "235959", "19600101")
+        assert (result.InstanceCreationDate, result.InstanceCreationTime) == (date, time)
+        assert result.TimezoneOffsetFromUTC == offset
+        own = [
+            str(element.value)
+            for item in iterate_items(result)
+            for element in item
+            if element.VR in ("DA", "TM", "DT")
+            and element.keyword not in ("StudyDate", "StudyTime", "PatientBirthDate")
+        ]
+        assert set(own) - {""} == {date, time, date + time + offset}
+
+
+def test_a_moment_without_a_time_zone_is_this_machine_s(sources, tmp_path):
+    moment = MOMENT.replace(tzinfo=None)
+    (path,) = write(
+        sources["L CC"], make_detection((192, 160)), tmp_path, kinds=["report"], run=replace(RUN, moment=moment)
+    )
+    result = pydicom.dcmread(path)
+    assert result.TimezoneOffsetFromUTC == moment.astimezone().strftime("%z")
+    assert (result.ContentDate, result.ContentTime) == ("20260203", "040506.000789")
+
+
+CHARACTER_SETS = {  # declared, and the bytes of a name; PS3.5 annexes H to J
+    "none, ASCII": (None, b"Muller^Zoe"),
+    "none, Latin-1 bytes": (None, b"M\xfcller^Zo\xeb"),
+    "none, UTF-8 bytes": (None, "Müller^Zoë".encode()),
+    "Latin-1": ("ISO_IR 100", "Müller^Zoë".encode("latin-1")),
+    "Latin-2": ("ISO_IR 101", "Dvořák^Jiří".encode("iso8859-2")),
+    "Cyrillic": ("ISO_IR 144", "Ждановщина".encode("iso8859-5")),
+    "Japanese": (
+        ["", "ISO 2022 IR 87"],
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+    ),
+    "Japanese, half width": (
+        ["ISO 2022 IR 13", "ISO 2022 IR 87"],
+        b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J",
+    ),
+    "Korean": (["", "ISO 2022 IR 149"], b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"),
+    "GB18030": ("GB18030", "Wang^XiaoDong=王^小东".encode("gb18030")),
+    "UTF-8": ("ISO_IR 192", "Wang^XiaoDong=王^小东".encode()),
+    "Latin-1 bytes declared as UTF-8": ("ISO_IR 192", b"M\xfcller^Zo\xeb"),
+    "UTF-8 bytes declared as Latin-1": ("ISO_IR 100", "Müller^Zoë".encode()),
+    "Cyrillic bytes declared as Japanese": (["", "ISO 2022 IR 87"], "Ждановщина".encode("iso8859-5")),
+    "GB18030 declared with another": (["GB18030", "ISO 2022 IR 87"], "王^小东".encode("gb18030")),
+    "no character set of DICOM": ("UTF-8", "Müller^Zoë".encode()),
+    "unknown": ("ISO_IR 999", b"M\xfcller"),
+}
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
+@pytest.mark.parametrize("name", CHARACTER_SETS)
+def test_text_of_the_source_is_carried_to_the_byte(sources, tmp_path, name, syntax):
+    declared, value = CHARACTER_SETS[name]
+    value += b" " * (len(value) % 2)
+    marks = {keyword: f"@@{number}".ljust(len(value), "@") for number, keyword in enumerate(TEXTS)}
+
+    def change(dataset):
+        if declared is not None:
+            dataset.SpecificCharacterSet = declared
+        elif "SpecificCharacterSet" in dataset:
+            del dataset.SpecificCharacterSet
+        for keyword, mark in marks.items():
+            setattr(dataset, keyword, mark)
+        dataset.OtherPatientIDsSequence = [Dataset()]
+        dataset.OtherPatientIDsSequence[0].PatientID = marks["PatientID"]
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    with silenced("pydicom"):
+        path = change_source(sources, tmp_path, change)
+        stored = path.read_bytes()
+        for mark in marks.values():
+            assert mark.encode() in stored
+            stored = stored.replace(mark.encode(), value)
+        path.write_bytes(stored)
+    paths = write(path, make_detection((192, 160)), tmp_path / "out")
+    assert [p.stem for p in paths] == list(KINDS)
+    with silenced("pydicom"):
+        source = pydicom.dcmread(path)
+        for result in map(pydicom.dcmread, paths):
+            for keyword in TEXTS:
+                assert result.get_item(keyword).value == value, keyword
+            assert result.OtherPatientIDsSequence[0].get_item("PatientID").value == value
+            assert result.get("SpecificCharacterSet") == source.get("SpecificCharacterSet") == declared
+            assert str(result.PatientName) == str(source.PatientName)
+
+
+TEXTS = ("PatientName", "PatientID", "StudyDescription", "AccessionNumber", "IssuerOfPatientID")
 
 
 def test_arguments_are_not_changed(sources):
     source = extract_source(pydicom.dcmread(sources["awkward"]))
     before = source.to_json()
-    case = Case(source, make_detection((192, 160)), RUN, "report")
+    case = Case(source, make_detection((192, 160)), RUN, "report", "key")
     build_result(case, build_report(hd, case))
     assert source.to_json() == before
 
@@ -568,15 +797,92 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(sources, tmp_p
         write(sources["L CC"], detection, tmp_path / "out", kinds=("sr",))
     with pytest.raises(ValueError, match="labels go up to 3"):
         write(sources["L CC"], replace(detection, findings=detection.findings[:2]), tmp_path / "out")
-    dataset = pydicom.dcmread(sources["L CC"])
-    del dataset.StudyInstanceUID
-    dataset.save_as(tmp_path / "no_study.dcm", enforce_file_format=True)
-    with pytest.raises(ImageError, match=r"no_study\.dcm.*StudyInstanceUID"):
-        write(tmp_path / "no_study.dcm", detection, tmp_path / "out")
     (tmp_path / "text.dcm").write_text("no image")
     with pytest.raises(ImageError, match="not a DICOM file"):
         write(tmp_path / "text.dcm", detection, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def remove(*keywords):
+    def change(dataset):
+        for keyword in keywords:
+            del dataset[keyword]
+
+    return change
+
+
+@pytest.mark.parametrize("wrong", ["absent", "", "1.2.abc", "1." + "2" * 70, "1..2", "KANARIE"])
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID"])
+def test_an_image_that_cannot_be_referred_to_has_no_results_and_says_why(sources, tmp_path, keyword, wrong):
+    def change(dataset):
+        if wrong == "absent":
+            del dataset[keyword]
+        else:
+            dataset[keyword].value = wrong
+
+    path = tmp_path / "changed.dcm"
+    with silenced("pydicom"):
+        dataset = pydicom.dcmread(sources["L CC"])
+        change(dataset)
+        dataset.save_as(path)
+    with pytest.raises(DicomResultError, match=rf"changed\.dcm: no DICOM results.*{keyword}") as caught:
+        write(path, make_detection((192, 160)), tmp_path / "out")
+    assert caught.value.written == ()
+    assert "KANARIE" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_a_patient_has_valid_objects(sources, tmp_path):
+    module = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+              "ReferringPhysicianName", "AccessionNumber", "PatientOrientation")  # fmt: skip
+    path = change_source(sources, tmp_path, remove(*module))
+    for written in write(path, make_detection((192, 160)), tmp_path / "out"):
+        assert find_errors(written) == []
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"LUTDescriptor": [4096, 0, 16]},
+        {"LUTDescriptor": [4096, 0], "LUTData": b"\0\0"},
+        {"LUTDescriptor": [0, 0, 16], "LUTExplanation": "leer"},
+    ],
+)
+def test_a_table_of_values_without_content_is_passed_over(sources, tmp_path, table):
+    def change(dataset):
+        item = Dataset()
+        for keyword, value in table.items():
+            item.add_new(keyword, {"LUTDescriptor": "US", "LUTData": "OW", "LUTExplanation": "LO"}[keyword], value)
+        dataset.VOILUTSequence = [item]
+        dataset.VOILUTFunction = "linear"
+
+    with silenced("pydicom"):
+        path = change_source(sources, tmp_path, change)
+    for written in write(path, make_detection((192, 160)), tmp_path / "out"):
+        assert find_errors(written) == []
+    window = pydicom.dcmread(tmp_path / "out" / "presentation.dcm").SoftcopyVOILUTSequence[0]
+    assert window.WindowCenter == pydicom.dcmread(path).WindowCenter
+
+
+def test_what_one_object_cannot_be_made_of_does_not_stop_the_others(sources, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("Kanarie^Vogel")
+
+    monkeypatch.setattr("unary.outputs.dicom.writing.build_segmentation", fail)
+    with pytest.raises(DicomResultError, match=r"no DICOM segmentation \(KeyError\)") as caught:
+        write(sources["L CC"], make_detection((192, 160)), tmp_path, kinds=DEFAULT_KINDS)
+    assert [path.stem for path in caught.value.written] == ["report", "capture"]
+    assert all(path.exists() for path in caught.value.written)
+    assert "Kanarie" not in str(caught.value)
+
+
+def test_notes_stand_in_the_report(sources, tmp_path):
+    notes = ("the pixel spacing of 0.07 mm was given by hand", "größer")
+    write(sources["L CC"], replace(make_detection((192, 160)), notes=notes), tmp_path, kinds=["report"])
+    stored = (tmp_path / "report.dcm").read_bytes()
+    assert notes[0].encode() in stored
+    assert b"gr??er" in stored
 
 
 def test_damaged_header_values_are_left_out_and_never_shown(sources, tmp_path, caplog, capsys, recwarn):

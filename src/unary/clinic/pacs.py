@@ -23,7 +23,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import get_expected_length
 
 from unary.errors import ImageError, UnaryError, require
-from unary.outputs.dicom.header import UNDECODABLE, silenced
+from unary.outputs.dicom.source import UNDECODABLE, silenced
 
 _LOG = logging.getLogger(__name__)
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2: presentation context identifiers are odd and fit a byte

@@ -13,15 +13,14 @@ from pydicom.dataset import Dataset
 
 from unary.outputs.dicom.header import (
     Case,
-    check_labels,
     describe_domain,
     describe_model,
     describe_point,
-    find_side,
     format_date,
     to_ascii,
 )
-from unary.outputs.dicom.presentation import read_window
+from unary.outputs.dicom.presentation import find_table, read_window
+from unary.outputs.dicom.source import find_side
 from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity, count_words
 
 BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
@@ -36,7 +35,6 @@ def build_capture(hd: Any, case: Case, image: Image) -> Dataset:
     It states no pixel spacing: nothing is to be measured on it. See `draw_capture` for what is drawn. ``image`` holds
     the pixels of the source, as `unary.images.dicom.read_dicom` gives them.
     """
-    check_labels(case.source, image.shape)
     source, detection, identity = case.stand_in, case.detection, case.run.identity
     body: Dataset = hd.sc.SCImage(
         pixel_array=draw_capture(render_gray(image, case.source), detection, identity),
@@ -48,7 +46,7 @@ def build_capture(hd: Any, case: Case, image: Image) -> Dataset:
         **case.list_arguments(),
     )
     body.PatientOrientation, body.Laterality = list(source.PatientOrientation or []), find_side(source) or ""
-    body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(case.run.moment)
+    body.DateOfSecondaryCapture, body.TimeOfSecondaryCapture = format_date(case.moment)
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     body.SourceImageSequence = [reference]
@@ -72,12 +70,11 @@ def render_gray(image: Image, source: Dataset) -> NDArray[np.float32]:
     inverted = source.get("PhotometricInterpretation") == "MONOCHROME1"
     if inverted:  # windows are stated for values before inversion
         np.subtract(np.float32(sum(image.value_range)), values, out=values)
-    if source.get("VOILUTSequence"):
-        shown = _apply_table(values, source.VOILUTSequence[0])
+    table = find_table(source, "VOILUTSequence")
+    if table is not None:
+        shown = _apply_table(values, table)
     else:
-        own = read_window(source)
-        center, width = own or find_window(image, inverted=inverted)
-        function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
+        (center, width), function = read_window(source) or (find_window(image, inverted=inverted), "LINEAR")
         shown = _apply_window(values, center, width, function)
     if inverted:
         np.subtract(1, shown, out=shown)

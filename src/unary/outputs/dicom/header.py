@@ -1,31 +1,30 @@
 """What every DICOM result has in common: whose image it belongs to, its identifiers and what made it.
 
 A result carries the patient and the study of its source image unchanged, so that a PACS files it beside the image; all
-else is its own. Its identifiers are hashes of the source's, the model's and the operating point: running again gives
-the same objects, and a PACS that already has them is not filled with copies.
+else is its own. Its SOP Instance UID is a hash of all that is in it and of the image's file, so that one UID never
+stands for two contents, and sending a kept result again fills no PACS with copies.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import logging
+import hashlib
 import re
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from typing import Any
 
-from pydicom.dataelem import DataElement
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import generate_uid
 
 from unary.errors import ImageError
 from unary.outputs.dicom import Kind
+from unary.outputs.dicom.source import ALWAYS, CARRIED, IMAGE, PLACE
 from unary.profiles.profile import Codes
 from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint
 
@@ -38,48 +37,16 @@ _TITLES: dict[Kind, str] = {
     "presentation": "boxes",
 }
 
-# Type 1 or 2 in every result (PS3.3 C.7.1.1, C.7.2.1): there even when the source lacks them, then empty.
-_ALWAYS = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
-    "StudyID", "AccessionNumber",
-)  # fmt: skip
-# Patient, Clinical Trial Subject, General Study, Patient Study and Clinical Trial Study modules; and the character set
-# in which their text is written.
-_CARRIED = (
-    "SpecificCharacterSet", "StudyInstanceUID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
-    "TypeOfPatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientBirthTime",
-    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence", "QualityControlSubject", "ReferencedPatientSequence",
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription", "StudyDescription", "ProcedureCodeSequence", "ReferencedStudySequence",
-    "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "IssuerOfAccessionNumberSequence", "PatientAge",
-    "PatientSize", "PatientWeight", "AdmissionID", "IssuerOfAdmissionIDSequence", "AdditionalPatientHistory",
-    "ReasonForVisit", "PregnancyStatus", "Occupation", "MedicalAlerts", "Allergies", "SmokingStatus",
-)  # fmt: skip
-# Of the image itself; needed to refer to it and to show it.
-_IMAGE = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "SamplesPerPixel",
-    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PatientOrientation",
-    "ImageLaterality", "Laterality", "ViewPosition", "BurnedInAnnotation", "LossyImageCompression",
-    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "VOILUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "SliceThickness",
-)  # fmt: skip
-# Where a slice of a volume lies, and of how many values; only together of use (PS3.3 C.7.4.1, C.7.6.2).
-_PLACE = {"FrameOfReferenceUID": 1, "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-# What pydicom raises on an element whose bytes are not of its kind.
-UNDECODABLE = (
-    AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, ArithmeticError,
-    EOFError, MemoryError, struct.error, BytesLengthException,
-)  # fmt: skip
-_DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
-_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
+# What highdicom is told that the image is: it refuses classes that it does not know, and asks some for what they lack.
+_PLACED, _FLAT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2"  # CT slice, mammogram
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is the same in all results of a run: the model, the codes of its profile, date and time of the results."""
+    """What is the same in all results of a run: the model, the codes of its profile, date and time of the results.
+
+    ``moment`` has a time zone; one without is taken for this machine's.
+    """
 
     identity: ModelIdentity
     codes: Codes
@@ -88,37 +55,46 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """What one result is made of: the image's header, from `extract_source`, and what was found in it by what."""
+    """What one result is made of: the image's header, from `extract_source`, and what was found in it by what.
+
+    ``key`` stands for all of that in identifiers: see `hash_case`.
+    """
 
     source: Dataset
     detection: Detection
     run: Run
     kind: Kind
+    key: str
 
     @functools.cached_property
     def stand_in(self) -> Dataset:
-        """What highdicom is shown in place of the source: the image without the patient.
+        """What highdicom is shown in place of the source: the image without the patient, of a class that it knows.
 
-        It checks and logs what it is given, names included; `build_result` puts the patient in afterwards.
+        It checks and logs what it is given, names included; `build_result` puts the patient and the class in
+        afterwards.
         """
         stand_in = Dataset()
-        for keyword in (*_ALWAYS, "StudyInstanceUID", *_IMAGE, *_PLACE):
-            if keyword in _ALWAYS:
-                setattr(stand_in, keyword, "")
-            elif keyword in self.source:
-                stand_in[keyword] = self.source[keyword]
+        for keyword in ALWAYS:
+            setattr(stand_in, keyword, "")
+        for keyword in ("StudyInstanceUID", *IMAGE, *PLACE):
+            if keyword in self.source:
+                stand_in[keyword] = copy.deepcopy(self.source[keyword])
+        stand_in.SOPClassUID = _PLACED if "FrameOfReferenceUID" in self.source else _FLAT
         return stand_in
 
-    def uid(self, part: str) -> str:
-        """Return the UID of a part of a result.
+    @property
+    def moment(self) -> datetime:
+        """When the result is made, in the time zone that the image states, so that one offset is true of all in it."""
+        moment = self.run.moment if self.run.moment.tzinfo else self.run.moment.astimezone()
+        stated = str(self.source.get("TimezoneOffsetFromUTC") or "").strip()
+        if not stated:
+            return moment
+        minutes = 60 * int(stated[1:3]) + int(stated[3:5])
+        return moment.astimezone(timezone(timedelta(minutes=-minutes if stated[0] == "-" else minutes)))
 
-        It is a hash of the source's SOP Instance UID, the model's, the operating point and the name of the part: the
-        same for the same input on any machine, different when any of them differs.
-        """
-        identity, point = self.run.identity, self.detection.operating_point
-        level = "none" if point is None else f"{point.name} {point.threshold!r}"
-        key = ("unary result", str(self.source.SOPInstanceUID), identity.sha256, identity.version, level, part)
-        return str(generate_uid(entropy_srcs=["\n".join(key)]))
+    def uid(self, part: str) -> str:
+        """Return the UID of a part of the image's results, such as a series or a finding; the same in all of them."""
+        return _hash_uid(self.key, part)
 
     def list_arguments(self) -> dict[str, Any]:
         """Return what every class of highdicom takes in the same way: identifiers and equipment (PS3.3 C.7.5.1)."""
@@ -134,89 +110,6 @@ class Case:
             "software_versions": to_ascii(self.run.identity.version, 64),
             "device_serial_number": to_ascii(self.run.identity.sha256, 64),
         }
-
-
-@contextmanager
-def silenced(*loggers: str) -> Iterator[None]:
-    """Keep packages silent whose warnings and logs quote patients' names, identifiers and dates."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-def extract_source(source: Dataset) -> Dataset:
-    """Return the part of a source image's header that results need, in a form that a valid object can be made of.
-
-    Values stay as they are, for a PACS compares them, with two exceptions: a date, time, sex or orientation that the
-    standard does not allow is emptied, which it does, and what cannot be decoded at all, such as a weight with a comma,
-    is left out. Missing attributes of type 2 are there, empty.
-
-    Raises
-    ------
-    ImageError
-        If there is no SOP Class, SOP Instance, Study Instance or Series Instance UID, Rows or Columns: nothing could be
-        filed beside such an image.
-    """
-    for keyword in _NEEDED:
-        element = _copy_element(source, keyword)
-        if element is None or not element.value:
-            raise ImageError(f"results need {keyword} of the image that they belong to, and it is missing or empty")
-    kept = Dataset()
-    for keyword in (*_ALWAYS, *_CARRIED, *_IMAGE):
-        element = _copy_element(source, keyword)
-        if element is not None:
-            kept[keyword] = element
-        elif keyword in _ALWAYS:
-            setattr(kept, keyword, "")
-    for keyword, pattern in (("PatientBirthDate", _DATE), ("StudyDate", _DATE), ("StudyTime", _TIME)):
-        if not pattern.fullmatch(str(kept.get(keyword) or "").strip()):
-            setattr(kept, keyword, "")
-    if "PatientBirthTime" in kept and not _TIME.fullmatch(str(kept.PatientBirthTime or "").strip()):
-        del kept.PatientBirthTime
-    if str(kept.PatientSex or "") not in ("F", "M", "O"):
-        kept.PatientSex = ""
-    kept.PatientOrientation = _find_orientation(source)
-    place = [_copy_element(source, keyword) for keyword in _PLACE]
-    known = [each for each, count in zip(place, _PLACE.values(), strict=True) if each is not None and count == each.VM]
-    for element in known if len(known) == len(_PLACE) else ():
-        kept.add(element)
-    return kept
-
-
-def _copy_element(source: Dataset, keyword: str) -> DataElement | None:
-    """One element with all that is inside it, decoded; None when it is missing or cannot be decoded."""
-    if keyword not in source:
-        return None
-    try:
-        element = copy.deepcopy(source[keyword])
-        for item in element.value if element.VR == "SQ" else []:
-            list(item.iterall())
-        if element.VR in ("DS", "IS") and not element.is_empty:  # pydicom may keep the text of what is no number
-            [float(part) for part in (element.value if element.VM > 1 else [element.value])]
-    except UNDECODABLE:
-        return None
-    return element
-
-
-def _find_orientation(source: Dataset) -> list[str]:
-    """Directions of the rows and of the columns (PS3.3 C.7.6.1.1.1), or none: CBIS-DDSM writes the view there."""
-    value = source.get("PatientOrientation")
-    parts = [value] if isinstance(value, str) else list(value or [])
-    good = len(parts) == 2 and all(re.fullmatch("[APRLHF]{1,3}", str(part)) for part in parts)
-    return [str(part) for part in parts] if good else []
-
-
-def find_side(source: Dataset) -> str | None:
-    """``"L"`` or ``"R"``, of the image or else of its series; None when not stated."""
-    stated = (str(source.get(keyword) or "") for keyword in ("ImageLaterality", "Laterality"))
-    return next((side for side in stated if side in ("L", "R")), None)
 
 
 def to_ascii(text: str, limit: int) -> str:
@@ -254,6 +147,31 @@ def describe_domain(detection: Detection) -> str:
     return to_ascii("out of domain: " + "; ".join(detection.out_of_domain), 900) if detection.out_of_domain else ""
 
 
+def hash_case(source_sha256: str, detection: Detection, run: Run) -> str:
+    """Return a hash of what an image's results are made of: the image's file, what was found, by what and when."""
+    point, findings = detection.operating_point, detection.findings
+    numbers = (
+        findings,
+        detection.image_score,
+        detection.image_p_value,
+        point,
+        detection.out_of_domain,
+        detection.notes,
+    )
+    labels = hashlib.sha256(detection.labels.tobytes()).hexdigest()
+    parts = (source_sha256, numbers, labels, run.identity, run.codes, run.moment.isoformat())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def identify_device(identity: ModelIdentity) -> str:
+    """Return the UID of a model as the device that observes: the same in all that it finds."""
+    return _hash_uid("device", identity.sha256, identity.version)
+
+
+def _hash_uid(*parts: str) -> str:
+    return str(generate_uid(entropy_srcs=["\n".join(("unary result", *parts))]))
+
+
 def format_date(moment: datetime) -> tuple[str, str]:
     """Return a DICOM date and time, both as the clock on the wall shows them."""
     return moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
@@ -269,24 +187,60 @@ def build_result(case: Case, body: Dataset) -> Dataset:
     result = Dataset()
     result.update(body)
     result.file_meta, result.preamble = copy.deepcopy(body.file_meta), b"\0" * 128
-    for keyword in (*_ALWAYS, *_CARRIED):
+    for keyword in (*ALWAYS, *CARRIED):
         if keyword in case.source:
-            result[keyword] = case.source[keyword]
-    date, time = format_date(case.run.moment)
-    for keyword in ("Content", "InstanceCreation", "PresentationCreation"):
-        if f"{keyword}Date" in result or keyword == "InstanceCreation":
-            setattr(result, f"{keyword}Date", date)
-            setattr(result, f"{keyword}Time", time)
+            result.add(case.source.get_item(keyword))  # as it is: not decoded
+        elif keyword in result:
+            del result[keyword]
+    _state_moment(case.moment, result)
     result.SeriesDescription = to_ascii(f"unary {title} - RESEARCH, NOT FOR DIAGNOSIS", 64)
     others = copy.deepcopy(list(result.get("ContributingEquipmentSequence") or []))
     result.ContributingEquipmentSequence = [_describe_equipment(case), *others]
     for item in result.ContributingEquipmentSequence:  # the time of this result in place of that of the call
-        item.ContributionDateTime = date + time
+        item.ContributionDateTime = "".join(format_date(case.moment)) + result.TimezoneOffsetFromUTC
     # the one identifier of dimensions that highdicom draws at random (PS3.3 C.7.6.17)
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in result.get(sequence) or []:
             item.DimensionOrganizationUID = case.uid(f"{title} dimensions")
+    _restore_class(result, case.source)
+    correct_ambiguous_vr(result, True)
+    _keep_bytes(result)
+    result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = _hash_content(case, result)
     return result
+
+
+def _state_moment(moment: datetime, result: Dataset) -> None:
+    """Date, time and time zone of the result's own making (PS3.3 C.12.1)."""
+    date, time = format_date(moment)
+    result.TimezoneOffsetFromUTC = moment.strftime("%z")[:5]
+    for keyword in ("Content", "InstanceCreation", "PresentationCreation"):
+        if f"{keyword}Date" in result or keyword == "InstanceCreation":
+            setattr(result, f"{keyword}Date", date)
+            setattr(result, f"{keyword}Time", time)
+
+
+def _restore_class(result: Dataset, source: Dataset) -> None:
+    """Name the image's own class where highdicom, shown the stand-in, named another."""
+    for element in result.values():
+        for item in element.value if element.VR == "SQ" else ():
+            if item.get("ReferencedSOPInstanceUID") == source.SOPInstanceUID:
+                item.ReferencedSOPClassUID = source.SOPClassUID
+            _restore_class(item, source)
+
+
+def _keep_bytes(dataset: Dataset) -> None:
+    """Let text that was not decoded be written as it is (`Dataset.set_original_encoding`)."""
+    for element in dataset.values():
+        for item in element.value if element.VR == "SQ" else ():
+            _keep_bytes(item)
+    dataset.set_original_encoding(False, True, dataset._character_set)
+
+
+def _hash_content(case: Case, result: Dataset) -> str:
+    """A UID from all that the result holds, and the case that it is of."""
+    content = BytesIO()
+    result.save_as(content, enforce_file_format=True)
+    return _hash_uid(case.key, case.kind, hashlib.sha256(content.getbuffer()).hexdigest())
 
 
 def _describe_equipment(case: Case) -> Dataset:
@@ -302,8 +256,14 @@ def _describe_equipment(case: Case) -> Dataset:
     return item
 
 
-def check_labels(source: Dataset, shape: tuple[int, ...]) -> None:
-    """Refuse a detection whose arrays do not lie on the source's pixels."""
+def check_arrays(source: Dataset, detection: Detection, anomaly_map: NDArray[np.float32] | None) -> None:
+    """Refuse a detection or a map that does not lie on the source's pixels, and labels of no finding."""
     stored = (int(source.Rows), int(source.Columns))
-    if tuple(shape) != stored:
-        raise ImageError(f"the result's array has shape {tuple(shape)} but the image has {stored}; of another image?")
+    for array in (detection.labels, anomaly_map):
+        if array is not None and array.shape != stored:
+            raise ImageError(
+                f"the result's array has shape {array.shape} but the image has {stored}; of another image?"
+            )
+    highest, count = int(detection.labels.max(initial=0)), len(detection.findings)
+    if highest > count:
+        raise ValueError(f"labels go up to {highest} but there are {count} findings")

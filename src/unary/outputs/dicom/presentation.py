@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from unary.outputs.dicom.header import Case, describe_domain, find_side, to_ascii
+from unary.outputs.dicom.header import Case, describe_domain, to_ascii
+from unary.outputs.dicom.source import find_side
 from unary.records import NOTICE, Detection, Finding
 
 _LAYER = "UNARY"
@@ -75,14 +78,15 @@ def _draw_box(hd: Any, case: Case, finding: Finding) -> Any:
 
 def _carry_rescale(hd: Any, source: Dataset) -> Any:
     """The source's modality transform (PS3.3 C.11.1), or None."""
-    if source.get("ModalityLUTSequence"):
-        item = source.ModalityLUTSequence[0]
-        return hd.ModalityLUTTransformation(modality_lut=hd.ModalityLUT.from_dataset(item))
+    table = find_table(source, "ModalityLUTSequence")
+    if table is not None:
+        return hd.ModalityLUTTransformation(modality_lut=hd.ModalityLUT.from_dataset(table))
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
     if slope is None or intercept is None:
         return None
+    kind = to_ascii(str(source.get("RescaleType") or ""), 16)
     return hd.ModalityLUTTransformation(
-        rescale_intercept=float(intercept), rescale_slope=float(slope), rescale_type=source.get("RescaleType") or "US"
+        rescale_intercept=float(intercept), rescale_slope=float(slope), rescale_type=kind or "US"
     )
 
 
@@ -90,21 +94,32 @@ def _carry_window(hd: Any, source: Dataset, window: tuple[float, float]) -> Any:
     """The source's table or first window (PS3.3 C.11.2), else the given one."""
     referenced = hd.ReferencedImageSequence(referenced_images=[source])
     make = hd.pr.SoftcopyVOILUTTransformation
-    if source.get("VOILUTSequence"):
-        tables = [hd.VOILUT.from_dataset(source.VOILUTSequence[0])]
-        return [make(voi_luts=tables, referenced_images=referenced)]
-    own = read_window(source)
-    center, width = own or window
-    function = str(source.get("VOILUTFunction") or "LINEAR") if own else "LINEAR"
+    table = find_table(source, "VOILUTSequence")
+    if table is not None:
+        return [make(voi_luts=[hd.VOILUT.from_dataset(table)], referenced_images=referenced)]
+    (center, width), function = read_window(source) or (window, "LINEAR")
     return [make(window_center=center, window_width=width, voi_lut_function=function, referenced_images=referenced)]
 
 
-def read_window(source: Dataset) -> tuple[float, float] | None:
-    """Return the first window that a header states, (center, width), or None when there is none that can be used."""
+def find_table(source: Dataset, keyword: str) -> Dataset | None:
+    """Return the first table of a sequence, without its free text; None when there is none, or one without content."""
+    item = next(iter(source.get(keyword) or ()), None)
+    if item is None or len(item.get("LUTDescriptor") or ()) != 3 or not item.get("LUTData"):
+        return None
+    table = copy.deepcopy(item)
+    table.pop("LUTExplanation", None)
+    return table
+
+
+def read_window(source: Dataset) -> tuple[tuple[float, float], str] | None:
+    """Return the first window that a header states, (center, width), and its function; None when none can be used."""
     pair = []
     for keyword in ("WindowCenter", "WindowWidth"):
         value = source.get(keyword)
         first = value if isinstance(value, int | float) or value is None else next(iter(value), None)
         pair.append(None if first is None else float(first))
     center, width = pair
-    return (center, width) if center is not None and width is not None and width >= 1 else None
+    if center is None or width is None or not (math.isfinite(center) and 1 <= width < math.inf):
+        return None
+    function = str(source.get("VOILUTFunction") or "").strip().upper()
+    return (center, width), function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"

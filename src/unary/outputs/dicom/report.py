@@ -21,8 +21,10 @@ from unary.outputs.dicom.header import (
     describe_domain,
     describe_model,
     describe_point,
-    find_side,
+    identify_device,
+    to_ascii,
 )
+from unary.outputs.dicom.source import find_side
 from unary.records import NOTICE, Finding
 
 ANOMALY_SCORE = Code("ANOMALY-SCORE", SCHEME, "Anomaly score")
@@ -69,7 +71,7 @@ def build_report(hd: Any, case: Case) -> Dataset:
     groups = [_describe_image(hd, case, algorithm)]
     groups += [_describe_finding(hd, case, finding, algorithm, sites) for finding in case.detection.findings]
     observer = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=case.uid("observer"),
+        uid=identify_device(case.run.identity),
         name=arguments["manufacturer_model_name"],
         manufacturer_name=arguments["manufacturer"],
         model_name=arguments["manufacturer_model_name"],
@@ -116,7 +118,7 @@ def _describe_image(hd: Any, case: Case, algorithm: Any) -> Any:
         source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(case.stand_in)],
     )
     # The template is extensible, and free text has no other place in it.
-    for line in (NOTICE, describe_domain(detection)):
+    for line in (NOTICE, describe_domain(detection), *(to_ascii(note, 1024) for note in detection.notes)):
         if line:
             group[0].ContentSequence.append(hd.sr.TextContentItem(_COMMENT, line, "CONTAINS"))
     return group

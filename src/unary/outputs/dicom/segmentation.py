@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from unary.errors import ImageError
-from unary.outputs.dicom.header import UNDECODABLE, Case, check_labels, describe_point, to_ascii
+from unary.outputs.dicom.header import Case, describe_point, to_ascii
 from unary.outputs.dicom.report import ABNORMAL_STRUCTURE
 from unary.records import NOTICE
 
@@ -30,13 +29,8 @@ def build_segmentation(hd: Any, case: Case) -> Dataset | None:
     None when no pixel belongs to a finding: a segmentation without segments is not allowed, and one empty segment would
     read as a finding; that nothing was found is said by the report. Of more than `MOST_SEGMENTS` findings the most
     abnormal are kept, and the description says so.
-
-    Labels that do not have the source's rows and columns, or hold a rank that no finding has, are refused.
     """
     labels, findings = case.detection.labels, case.detection.findings
-    check_labels(case.source, labels.shape)
-    if int(labels.max(initial=0)) > len(findings):
-        raise ValueError(f"labels go up to {labels.max()} but there are {len(findings)} findings")
     kept = findings[:MOST_SEGMENTS]
     labels = np.where(labels <= len(kept), labels, 0).astype(np.uint8)
     if not labels.any():
@@ -67,7 +61,6 @@ def build_heat_map(hd: Any, case: Case, anomaly_map: NDArray[np.float32]) -> Dat
     hot. Both ends are written into the segment's description. What is outside (NaN) is 0. The standard has only
     PROBABILITY and OCCUPANCY to name the type; the values are neither, and must not be read as a probability.
     """
-    check_labels(case.source, anomaly_map.shape)
     point = case.detection.operating_point
     values, low, high = scale_map(anomaly_map, None if point is None else point.threshold)
     text = f"Anomaly map, no probability: score = {low:.7g} + value x {(high - low) / _FULL_SCALE:.7g}. {NOTICE}"
@@ -133,15 +126,8 @@ def _describe_segment(hd: Any, case: Case, number: int, name: str, *, part: str,
 
 
 def _assemble(hd: Any, case: Case, **arguments: Any) -> Dataset:
-    """Let highdicom make the object; it refuses kinds of images that lack what their own definition demands."""
     source = case.stand_in
-    try:
-        body: Dataset = hd.seg.Segmentation(source_images=[source], **arguments, **case.list_arguments())
-    except UNDECODABLE as error:
-        raise ImageError(
-            "no segmentation can be made of this image: its header lacks what one of its kind refers to, such as the "
-            f"frame of reference and position of a slice ({type(error).__name__}); other results can be made"
-        ) from error
+    body: Dataset = hd.seg.Segmentation(source_images=[source], **arguments, **case.list_arguments())
     if "FrameOfReferenceUID" not in source:  # then directions take the place of a position in space (PS3.3 C.7.6.1)
         body.PatientOrientation = source.PatientOrientation
     return body

@@ -6,23 +6,24 @@ model, its hash, the operating point and the source image, and says that it is r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from unary.errors import ImageError, require
+from unary.errors import DicomResultError, require
 from unary.files import replacing
-from unary.images.dicom import read_dicom, read_header
+from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
 from unary.outputs.dicom.capture import build_capture, find_window
-from unary.outputs.dicom.header import UNDECODABLE, Case, Run, build_result, extract_source, silenced
+from unary.outputs.dicom.header import Case, Run, build_result, check_arrays, hash_case
 from unary.outputs.dicom.presentation import build_presentation
 from unary.outputs.dicom.report import build_report
 from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
+from unary.outputs.dicom.source import UNDECODABLE, read_source, silenced
 from unary.records import Detection, Image
 
 
@@ -56,8 +57,11 @@ def write_dicom_results(
 
     Raises
     ------
+    DicomResultError
+        If some or all of them cannot be made, because of what the image's header lacks: which and why. Those that can
+        have been written all the same.
     ImageError
-        If the source is no readable DICOM image, cannot be referred to, or the detection is not of its size.
+        If the source is no readable DICOM image, or the detection is not of its size.
     ValueError
         If a kind is unknown, or ``heat_map`` is asked for without a map.
     """
@@ -69,10 +73,18 @@ def write_dicom_results(
     source = read_source(source_path)
     if image is None and {"capture", "presentation"} & set(kinds):
         image = read_dicom(source_path)
-    results = {
-        kind: _build(Case(source, detection, run, kind), image=image, anomaly_map=anomaly_map)
-        for kind in dict.fromkeys(kinds)
-    }
+    check_arrays(source, detection, anomaly_map if "heat_map" in kinds else None)
+    with source_path.open("rb") as file:
+        key = hash_case(hashlib.file_digest(file, "sha256").hexdigest(), detection, run)
+    results: dict[Kind, Dataset | None] = {}
+    failed: list[str] = []
+    for kind in dict.fromkeys(kinds):
+        try:
+            results[kind] = _build(Case(source, detection, run, kind, key), image=image, anomaly_map=anomaly_map)
+        except MemoryError:
+            raise
+        except UNDECODABLE as error:  # from the packages underneath, whose messages quote values
+            failed.append(f"{kind} ({type(error).__name__})")
     written = []
     for kind, result in results.items():
         path = folder / f"{kind}.dcm"
@@ -82,22 +94,12 @@ def write_dicom_results(
         with replacing(path) as partial, silenced("pydicom"):
             result.save_as(partial, enforce_file_format=True)
         written.append(path)
+    if failed:
+        raise DicomResultError(
+            f"{source_path}: no DICOM {', '.join(failed)} could be made of the image's header; all else was",
+            tuple(written),
+        )
     return tuple(written)
-
-
-def read_source(path: Path) -> Dataset:
-    """Return the part of a DICOM file's header that its results need.
-
-    An ImageError says that it is no readable DICOM image, or lacks what results refer to; it quotes no value.
-    """
-    read_header(path)
-    try:
-        with silenced("pydicom"):
-            return extract_source(pydicom.dcmread(path, stop_before_pixels=True))
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    except UNDECODABLE as error:  # from None: what pydicom raises quotes the value, which may be a name or a date
-        raise ImageError(f"{path}: its header is damaged ({type(error).__name__})") from None
 
 
 def _build(case: Case, *, image: Image | None, anomaly_map: NDArray[np.float32] | None) -> Dataset | None:
