@@ -35,6 +35,7 @@ from unary.evaluation.lesion_query import LesionQuery
 from unary.evaluation.summary import count_findings, document_froc, estimate_patient_means
 from unary.files import replacing
 from unary.models.bundle import describe_versions
+from unary.models.calibration import MOST_FINDINGS
 from unary.outputs.words import name_figures, with_interval
 from unary.profiles import DEFAULT
 from unary.records import NOTICE
@@ -108,8 +109,8 @@ def list_image_areas(runs: Runs) -> Iterable[dict[str, Any]]:
     for detector, own in runs.items():
         images = [image for run in own for image in run.images]
         number = [place for place, run in enumerate(own) for _ in run.images]
-        for name, found in compare_images(images, reading=DEFAULT.reading, rng=fresh, runs=number).items():
-            yield {"images": name, "detector": detector, **as_pair("auroc", found)}
+        for name, found in compare_images(images, reading=DEFAULT.reading, rng=fresh(), runs=number).items():
+            yield {"images": name, "detector": detector, **as_pair("auroc", found.auroc)}
 
 
 def list_false_alarms(runs: Runs) -> Iterable[dict[str, Any]]:
@@ -122,7 +123,9 @@ def list_false_alarms(runs: Runs) -> Iterable[dict[str, Any]]:
                 [count_findings(point, images) for point, images in zip(points, normal, strict=True)]
             )
             patients = [image.row.patient_id for images in normal for image in images]
-            found, alarms = estimate_patient_means(np.stack([counts, counts > 0]), patients, rng=fresh())
+            shares = np.stack([counts / MOST_FINDINGS, counts > 0])
+            share, alarms = estimate_patient_means(shares, patients, rng=fresh())
+            found = share.scale(MOST_FINDINGS)
             yield {
                 "detector": detector,
                 "point": name,

@@ -179,9 +179,11 @@ def test_images_are_ranked_by_the_one_image_score_and_controls_by_their_highest_
     for image, area in zip(table.image.tolist(), table.scores["mean_brightness"], strict=True):
         own = evaluation.patches.image == image
         assert not own.any() or area >= evaluation.patches.scores["mean_brightness"][own].max()
-    alone = summarise([table], rng=np.random.default_rng(0), resamples=10)["laplacian"]["all"]["auroc"]
+    alone = summarise([table], rng=np.random.default_rng(0), resamples=10)["laplacian"]["all"]
     summary = summarise_evaluation(evaluation, (), reading=READING, resamples=10)
-    assert summary.images["label_negative_against_positive"].value == alone
+    ranked = summary.images["label_negative_against_positive"]
+    assert (ranked.auroc.value, ranked.auroc.interval) == (alone["auroc"], alone["auroc_ci95"])
+    assert (ranked.positives, ranked.negatives) == (alone["n_positive"], alone["n_negative"])
 
 
 def test_another_detector_stands_beside_its_baseline(parts):

@@ -343,7 +343,16 @@ def test_paired_difference_is_sharper_than_unpaired_intervals() -> None:
     turned = compare_froc([worse], [better], rng=np.random.default_rng(0))[-1]
     assert (turned.value, turned.low, turned.high) == pytest.approx((-mean.value, -mean.high, -mean.low))
     none = compare_froc([worse], [worse], rng=np.random.default_rng(0))[-1]
-    assert (none.value, none.low, none.high) == (0, 0, 0)
+    assert (none.value, none.low, none.high) == (0, None, None)
+
+
+def test_what_all_or_no_patients_show_is_no_certainty() -> None:
+    normal = [ImageOutcome(f"n{place}", True, True, (1.0,)) for place in range(12)]
+    for score, bounds in ((2.0, [0.025 ** (1 / 5), 1.0]), (None, [0.0, 1 - 0.025 ** (1 / 5)])):
+        ill = [ImageOutcome(f"a{place}", False, True, (), (score, score)) for place in range(5)]
+        found = summarise_froc([[*normal, *ill]], rng=np.random.default_rng(0), resamples=50)
+        for estimate in (*found.sensitivities, found.mean):
+            assert estimate.interval == pytest.approx(bounds)
 
 
 def test_differences_refuse_other_images() -> None:

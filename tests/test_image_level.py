@@ -35,7 +35,8 @@ def build_image(
     label = "positive" if assessment in ("4c", "5", "6") else "negative" if assessment == "1" else None
     row = ManifestRow(None, "i", str(patient), label, assessment=assessment)
     targets = tuple(Target(group, (), (), np.empty((0, 2)), 1.0, cluster=False, single=False) for group in groups)
-    return EvaluatedImage(row, False, (), Match(targets, ((),) * len(targets), {}), score, None)
+    match = Match(targets, ((),) * len(targets), {})
+    return EvaluatedImage(row, False, (), match, score, None, patch_scores=np.zeros(1))
 
 
 def compare(case: dict[str, object], **options: object) -> dict[str, object]:
@@ -44,7 +45,7 @@ def compare(case: dict[str, object], **options: object) -> dict[str, object]:
     return compare_images(
         [*images, build_image(None, "5", "unscored", ("mass",))],
         reading=DEFAULT.reading,
-        rng=lambda: np.random.default_rng(0),
+        rng=np.random.default_rng(0),
         resamples=100,
         **options,  # type: ignore[arg-type]
     )
@@ -64,7 +65,10 @@ def test_areas_equal_scikit_learn_on_the_stated_images() -> None:
     assert set(found) == set(sides) == {BY_LABEL, *(comparison.name for comparison in COMPARISONS)}
     for name, (negative, positive) in sides.items():
         kept = negative | positive
-        estimate = found[name]
+        estimate = found[name].auroc
+        assert (found[name].negatives, found[name].positives) == (negative.sum(), positive.sum())
+        patients = [len(np.unique(case["patients"][side])) for side in (negative, positive)]  # type: ignore[index]
+        assert [found[name].negative_patients, found[name].positive_patients] == patients
         assert estimate.value == pytest.approx(roc_auc_score(positive[kept], case["scores"][kept]))  # type: ignore[index, attr-defined]
         assert estimate.low < estimate.value < estimate.high  # type: ignore[attr-defined]
 
@@ -86,8 +90,8 @@ def test_runs_are_averaged_and_those_with_one_side_left_out() -> None:
     case["patients"] = [str(each) for each in case["patients"]]
     found = compare(case, runs=np.repeat([0, 1, 2], [400, 400, 2]))
     for name in (comparison.name for comparison in COMPARISONS):
-        mean = np.mean([compare(each)[name].value for each in (one, other)])  # type: ignore[attr-defined]
-        assert found[name].value == pytest.approx(mean)  # type: ignore[attr-defined]
+        mean = np.mean([compare(each)[name].auroc.value for each in (one, other)])  # type: ignore[attr-defined]
+        assert found[name].auroc.value == pytest.approx(mean)  # type: ignore[attr-defined]
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:

@@ -16,6 +16,7 @@ from unary.errors import UnaryError
 from unary.evaluation.intervals import (
     FewPatientsError,
     Run,
+    bound_extreme,
     difference_over_seeds,
     draw_patients,
     estimate_over_seeds,
@@ -30,6 +31,7 @@ from unary.evaluation.roc import (
     rank_scores,
     roc_curve,
     sensitivity_at_specificity,
+    weighted_aurocs,
     weighted_average_precisions,
     weighted_sensitivities,
 )
@@ -170,7 +172,7 @@ def test_constant_scores_are_worth_one_half() -> None:
     assert auroc(np.ones(40), truth) == 0.5
     assert average_precision(np.ones(40), truth) == pytest.approx(0.1)
     assert sensitivity_at_specificity(np.ones(40), truth, specificity=0.9) == 0.0
-    assert bound(np.ones(40), truth, patients=np.arange(40), rng=np.random.default_rng(0)) == (0.5, 0.5)
+    assert bound(np.ones(40), truth, patients=np.arange(40), rng=np.random.default_rng(0)) == (None, None)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -307,7 +309,43 @@ def test_paired_difference_is_sharper_than_unpaired_intervals() -> None:
     reverse = difference(run.scores, better, **same, rng=np.random.default_rng(0))
     assert (reverse.value, reverse.low, reverse.high) == pytest.approx((-found.value, -found.high, -found.low))
     none = difference(run.scores, run.scores * 2, **same, rng=np.random.default_rng(0))
-    assert (none.value, none.low, none.high) == (0, 0, 0)
+    assert (none.value, none.low, none.high) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "both", "pairs"), [(12, 20, 0, 12), (3, 4, 0, 3), (0, 0, 9, 4), (1, 8, 5, 6)]
+)
+def test_perfect_separation_is_no_certainty(positives: int, negatives: int, both: int, pairs: int) -> None:
+    """Of n pairs of patients that were all told apart, fewer than 0.025 ** (1 / n) of all may be."""
+    kinds = np.repeat([0, 1, 2], [positives, negatives, both])
+    patients = np.repeat(np.arange(len(kinds)), 4)
+    truth = (kinds[patients] == 0) | ((kinds[patients] == 2) & (np.arange(len(patients)) % 4 < 2))
+    for scores, bounds in (
+        (truth + np.linspace(0, 0.5, len(truth)), (0.025 ** (1 / pairs), 1.0)),
+        (1 - truth + np.linspace(0, 0.5, len(truth)), (0.0, 1 - 0.025 ** (1 / pairs))),
+    ):
+        run = Run(scores, truth, patients)
+        found = estimate_over_seeds([run, run], rng=np.random.default_rng(0), resamples=50)
+        assert (found.low, found.high) == pytest.approx(bounds)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.high
+    perfect = Run(truth.astype(float), truth, patients)
+    for compute in (weighted_average_precisions, weighted_aurocs):
+        of_all = estimate_over_seeds([perfect], rng=np.random.default_rng(0), resamples=50, compute=compute)
+        assert of_all.value == 1
+        assert of_all.interval != [1, 1]
+
+
+def test_exact_intervals_of_extremes_cover() -> None:
+    """Where a share is so far from 1 that its bound misses it, all of n succeed in at most one sample of forty."""
+    for units in (3, 10, 50):
+        low, high = bound_extreme(1.0, units)
+        assert low is not None
+        assert low**units == pytest.approx(0.025)
+        assert bound_extreme(0.0, units) == pytest.approx((0.0, 1 - low))
+        assert high == 1
+    assert bound_extreme(0.3, 10) == (None, None)
 
 
 def test_seeds_average_and_one_seed_equals_the_plain_interval() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from unary.detectors.protocol import Detector, View
 from unary.detectors.windows import examine_in_batches
@@ -30,10 +31,15 @@ def measure_normals(
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
-def score_patches(detector: Detector, patches: PatchSet) -> NDArray[np.float64]:
-    """Return the score of each patch, shape (n,), float64, higher being more abnormal; an image at a time, no maps."""
+def score_patches(detector: Detector, patches: PatchSet, *, title: str | None = None) -> NDArray[np.float64]:
+    """Return the score of each patch, shape (n,), float64, higher being more abnormal; an image at a time, no maps.
+
+    With a title, a bar of that name is shown on standard error when that is a terminal.
+    """
     scores = np.empty(len(patches))
-    for pixels, mask, origins, which in patches.views():
+    count, hidden = len(np.unique(patches.index[:, 0])), None if title else True
+    views = tqdm(patches.views(), total=count, desc=title, unit="image", delay=2, disable=hidden, leave=False)
+    for pixels, mask, origins, which in views:
         scores[which] = detector.examine(View(pixels, mask), origins, size_px=patches.size_px, with_map=False).scores
     return scores
 

@@ -23,8 +23,9 @@ from unary.evaluation.evaluated_image import EvaluatedImage, evaluate_image
 from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable
 from unary.evaluation.pixelwise import PixelSample
 from unary.files import read_ahead
-from unary.models.bundle import Model, hash_patients
+from unary.models.bundle import Model
 from unary.models.examination import examine_image
+from unary.models.patients import count_seen
 from unary.patches.collection import PatchLabels, label_patches, read_row
 from unary.patches.grid import Origins
 from unary.patches.patch_set import build_patch_set
@@ -60,6 +61,8 @@ class Evaluation:
         One line per image that could not be used, naming file and cause.
     data_hash
         SHA-256 over prepared pixels and patches: equal data, preparation and grid, equal hash.
+    seen
+        How many of the manifest's patients the model was fitted on; None where that cannot be told.
     """
 
     patches: ScoreTable | None
@@ -68,6 +71,7 @@ class Evaluation:
     pixels: Mapping[str, tuple[PixelSample, ...]]
     skipped: tuple[str, ...]
     data_hash: str
+    seen: int | None = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +107,10 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     ManifestError
         If there are no negatives or no positives, or not one image could be used.
     """
-    seen = set(hash_patients(row.patient_id for row in manifest.rows)) & set(model.provenance.patient_hashes)
+    seen = count_seen(model.provenance.seen, (row.patient_id for row in manifest.rows))
     if seen and not allow_seen:
         raise SplitError(
-            f"the model was trained on {count_words(len(seen), 'patient')} of the manifest, which flatters every "
+            f"the model was trained on {count_words(seen, 'patient')} of the manifest, which flatters every "
             "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
         )
     for label in ("negative", "positive"):
@@ -135,6 +139,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         samples,
         tuple(skipped),
         digest,
+        seen,
     )
 
 
@@ -204,11 +209,7 @@ def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable |
 
 
 def _build_image_table(parts: Sequence[_Part], model: str) -> ScoreTable | None:
-    known = [
-        part
-        for part in parts
-        if part.evaluated.row.label is not None and part.evaluated.image_score is not None and len(part.origins)
-    ]
+    known = [part for part in parts if part.evaluated.row.label is not None and part.evaluated.ranked]
     positive = np.asarray([part.evaluated.row.label == "positive" for part in known], bool)
     if not positive.any() or positive.all():
         return None

@@ -48,6 +48,11 @@ class EvaluatedImage:
     out_of_domain: tuple[str, ...] = ()
     patch_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether the image takes part where images are compared: it has a score and, for the controls, a patch."""
+        return self.image_score is not None and len(self.patch_scores) > 0
+
     def score_target(self, place: int) -> float | None:
         """Return the score of the best finding that hit a target; None where none did."""
         return max((self.match.scores[rank] for rank in self.match.hits[place]), default=None)

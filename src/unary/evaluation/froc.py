@@ -180,7 +180,8 @@ def summarise_froc(
     or no such image in a resample is left out of that resample's mean.
 
     There is one run per fold, seed or model, each of one outcome per image and with a threshold of its own. Rates and
-    images to count ``on`` are as for `sensitivity_at_rates`. No intervals where no kind of patient has two members.
+    images to count ``on`` are as for `sensitivity_at_rates`. No intervals where no kind of patient has two members;
+    those of 0 and 1 are exact, over the patients with targets.
 
     Raises
     ------
@@ -189,16 +190,17 @@ def summarise_froc(
     """
     allowed = _check_rates(rates)
     plain = _average_plain(runs, allowed, on=on)
-    estimates = estimate(plain, lambda: _resample([runs], allowed, on=on, resamples=resamples, rng=rng)[0])
     counting = [outcome for run in runs for outcome in run if outcome.counts_false(on)]
     holding = [outcome for run in runs for outcome in run if outcome.target_scores]
+    patients = len({outcome.patient for outcome in holding})
+    estimates = estimate(plain, lambda: _resample([runs], allowed, on=on, resamples=resamples, rng=rng)[0], patients)
     return FrocSummary(
         tuple(allowed.tolist()),
         estimates[:-1],
         estimates[-1],
         sum(len(outcome.target_scores) for outcome in holding),
         len(counting),
-        len({outcome.patient for outcome in holding}),
+        patients,
         len({outcome.patient for outcome in counting}),
     )
 

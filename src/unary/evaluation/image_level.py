@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,25 +16,37 @@ BY_LABEL = "label_negative_against_positive"
 """The name of the comparison that needs no assessment."""
 
 
+@dataclass(frozen=True)
+class ImageComparison:
+    """The AUROC of image scores with its 95 % interval, and how many images and patients stand on either side."""
+
+    auroc: Estimate
+    positives: int
+    negatives: int
+    positive_patients: int
+    negative_patients: int
+
+
 def compare_images(
     images: Sequence[EvaluatedImage],
     *,
     reading: Reading,
-    rng: Callable[[], np.random.Generator],
+    rng: np.random.Generator,
     runs: ArrayLike | None = None,
     resamples: int = 2000,
-) -> dict[str, Estimate]:
-    """Return the AUROC of image scores for each comparison of a profile, and by label, with its 95 % interval.
+) -> dict[str, ImageComparison]:
+    """Return what image scores are worth for each comparison of a profile, and by label.
 
     A comparison within a group of lesions ranks what is suspicious among what is merely unusual: a benign calcification
     departs from normal tissue as a malignant one does, and a one-class detector has no reason to score it lower.
 
-    Images without a score take no part, nor do those of unknown assessment, or without a label. ``rng`` gives a new
-    source of draws for each statistic, each time from the same state. ``runs``, of shape (n,), says which fold, seed or
+    Images without a score or a patch take no part (`EvaluatedImage.ranked`), nor do those of unknown assessment, or
+    without a label. ``rng`` is asked once, as by `unary.evaluation.metrics.summarise`: the area by label then has the
+    same interval here as in the table of all detectors. ``runs``, of shape (n,), says which fold, seed or
     model gave each image, by default all one: areas are averaged over the runs that have both sides, as in
     `estimate_over_seeds`, and a comparison of which no run has both is absent.
     """
-    kept = [place for place, image in enumerate(images) if image.image_score is not None]
+    kept = [place for place, image in enumerate(images) if image.ranked]
     run_of = (np.zeros(len(images), int) if runs is None else np.asarray(runs))[kept]
     images = [images[place] for place in kept]
     scores = np.asarray([image.image_score for image in images], np.float64)
@@ -50,10 +63,10 @@ def compare_images(
         for comparison in reading.comparisons
     }
     sides[BY_LABEL] = [[image.row.label == label for image in images] for label in ("negative", "positive")]
-    entropy = int(rng().integers(2**63))
+    entropy = int(rng.integers(2**63))
     found = {}
-    for name, side in sides.items():
-        negative, positive = np.asarray(side, bool)
+    for name, both in sides.items():
+        negative, positive = np.asarray(both, bool)
         parts = [(negative | positive) & (run_of == run) for run in np.unique(run_of)]
         present = [
             Run(scores[part], positive[part], patients[part])
@@ -61,6 +74,12 @@ def compare_images(
             if negative[part].any() and positive[part].any()
         ]
         if present:
-            source = rng() if name == BY_LABEL else np.random.default_rng(entropy)
-            found[name] = estimate_over_seeds(present, rng=source, resamples=resamples)
+            area = estimate_over_seeds(present, rng=np.random.default_rng(entropy), resamples=resamples)
+            counted = np.isin(run_of, run_of[positive]) & np.isin(run_of, run_of[negative])
+            kept_sides = [side & counted for side in (positive, negative)]
+            found[name] = ImageComparison(
+                area,
+                *(int(side.sum()) for side in kept_sides),
+                *(len(np.unique(patients[side])) for side in kept_sides),
+            )
     return found

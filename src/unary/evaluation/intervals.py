@@ -21,9 +21,12 @@ from unary.evaluation.roc import (
     divide_defined,
     rank_scores,
     weighted_aurocs,
+    weighted_average_precisions,
 )
 
 _CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
+_TAIL = 0.025  # of a two-sided 95 % interval
+_ALIKE = 1e-9
 
 
 class FewPatientsError(EvaluationError):
@@ -32,7 +35,10 @@ class FewPatientsError(EvaluationError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; ``low`` and ``high`` are None when the patients do not allow one."""
+    """A value with its 95 % interval; ``low`` and ``high`` are None when the patients do not allow one.
+
+    They never coincide: see `attach_intervals`.
+    """
 
     value: float
     low: float | None
@@ -42,6 +48,11 @@ class Estimate:
     def interval(self) -> list[float] | None:
         """The interval as ``[low, high]``, or None."""
         return None if self.low is None or self.high is None else [self.low, self.high]
+
+    def scale(self, factor: float) -> Estimate:
+        """Return value and interval times a factor; a negative one turns the interval over."""
+        bounds = sorted(factor * bound for bound in self.interval or ())
+        return Estimate(factor * self.value, *(bounds or (None, None)))
 
 
 def as_pair(name: str, found: Estimate) -> dict[str, Any]:
@@ -75,11 +86,20 @@ def estimate_over_seeds(
     models that were trained; the spread over seeds is a different matter and is best shown as it is.
 
     There is at least one run. The statistic is the AUROC, or another of `unary.evaluation.roc`, whose errors may come
-    of any seed. There is no interval where no kind of patient has two members.
+    of any seed. There is no interval where no kind of patient has two members. Of an area or sensitivity of 0 or 1,
+    which every draw repeats, it is the exact one of as many pairs of patients as `count_pairs` finds.
     """
     rankings = _rank_runs(runs)
     value = float(np.mean(_compute_plain(rankings, compute)))
-    return estimate([value], lambda: _resample(runs, [rankings], compute, resamples=resamples, rng=rng)[0])[0]
+    units = None if compute is weighted_average_precisions else count_pairs(runs)  # which is no share of pairs
+    return estimate([value], lambda: _resample(runs, [rankings], compute, resamples=resamples, rng=rng)[0], units)[0]
+
+
+def count_pairs(runs: Sequence[Run]) -> int:
+    """Return how many pairs of a patient with positives and another with negatives can be formed, none used twice."""
+    patients, positive = (np.concatenate([getattr(run, name) for run in runs]) for name in ("patients", "positive"))
+    positives, negatives = (len(np.unique(patients[which])) for which in (positive, ~positive))
+    return min(positives, negatives, len(np.unique(patients)) // 2)
 
 
 def difference_over_seeds(
@@ -160,18 +180,46 @@ def average_resamples(
     return divide_defined(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
 
-def estimate(values: ArrayLike, resample: Callable[[], NDArray[np.float64]]) -> tuple[Estimate, ...]:
+def estimate(
+    values: ArrayLike, resample: Callable[[], NDArray[np.float64]], units: int | None = None
+) -> tuple[Estimate, ...]:
     """As `attach_intervals` to what ``resample`` gives; without intervals where there are too few patients."""
     try:
-        return attach_intervals(values, resample())
+        return attach_intervals(values, resample(), units=units)
     except FewPatientsError:
         return tuple(Estimate(float(value), None, None) for value in np.asarray(values))
 
 
-def attach_intervals(values: ArrayLike, resampled: NDArray[np.float64]) -> tuple[Estimate, ...]:
-    """Return values, shape (k,), with the percentile intervals of those resampled, shape (resamples, k)."""
-    pairs = zip(np.asarray(values), resampled.T, strict=True)
-    return tuple(Estimate(float(value), *percentile_interval(row)) for value, row in pairs)
+def attach_intervals(
+    values: ArrayLike, resampled: NDArray[np.float64], *, units: int | None = None
+) -> tuple[Estimate, ...]:
+    """Return values, shape (k,), with the percentile intervals of those resampled, shape (resamples, k).
+
+    Where all resampled values are alike, the bootstrap knows nothing of patients unlike those seen. A share of 0 or 1
+    then has the exact interval of so many independent ``units``; without them, or of another value, there is none.
+    """
+    pairs = zip(np.asarray(values, np.float64).tolist(), resampled.T, strict=True)
+    return tuple(Estimate(value, *_enclose(value, row, units)) for value, row in pairs)
+
+
+def _enclose(value: float, resampled: NDArray[np.float64], units: int | None) -> tuple[float | None, float | None]:
+    low, high = percentile_interval(resampled)
+    if high - low > _ALIKE:
+        return low, high
+    return (None, None) if not units else bound_extreme(value, units)
+
+
+def bound_extreme(value: float, units: int) -> tuple[float | None, float | None]:
+    """Return the exact 95 % interval (Clopper and Pearson, 1934) of a share that was 0 or 1 in all units.
+
+    It holds too for the mean of values between 0 and 1 that were all 0, or all 1. Of another value there is none.
+
+    >>> [round(bound, 3) for bound in bound_extreme(1.0, 10)], bound_extreme(0.5, 10)
+    ([0.692, 1.0], (None, None))
+    """
+    if abs(value - 1) <= _ALIKE:
+        return _TAIL ** (1 / units), 1.0
+    return (0.0, 1 - _TAIL ** (1 / units)) if abs(value) <= _ALIKE else (None, None)
 
 
 def draw_patients(

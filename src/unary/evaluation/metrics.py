@@ -5,7 +5,8 @@ One schema serves every command::
     {"detectors": {NAME: {SPLIT: {GROUP: {
         "auroc": x, "auroc_ci95": [lo, hi] or null, "auroc_per_seed": [x, ...], "average_precision": x,
         "sensitivity_at_specificity": {"0.90": x, "0.95": x, "0.99": x},
-        "n_positive": n, "n_negative": n, "n_images": n, "n_patients": n, "note": text}}}},
+        "n_positive": n, "n_negative": n, "n_positive_patients": n, "n_negative_patients": n,
+        "n_images": n, "n_patients": n, "note": text}}}},
      "meta": {...}}
 
 Only ``reproduce`` has the level SPLIT (``patch`` or ``patient``); elsewhere GROUP follows NAME. ``note`` is there only
@@ -25,23 +26,33 @@ when something limits what the numbers can say.
                 "false_alarm_rate": x, X_ci95, "n_normal_images": n, "n_normal_images_with_finding": n, ...},
             "patch_0.95": {"threshold": x, "expected_share_of_patches": x, "expected_is_guaranteed": bool,
                 "calibration_patients": n, "share_of_patches": x, X_ci95, "n_normal_images": n, ...}, ...},
-        "image_auroc": {COMPARISON: {"auroc": x, X_ci95}},
+        "image_auroc": {COMPARISON: {"auroc": x, X_ci95, "n_positive": n, "n_positive_patients": n, ...}},
         "pixels": {GROUP: {"auroc": x, X_ci95, "average_precision": x, X_ci95, "n_positive": n, ...}}}}
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from unary.evaluation.intervals import Estimate, Run, as_pair, difference_over_seeds, estimate_over_seeds
+from unary.evaluation.intervals import (
+    Estimate,
+    FewPatientsError,
+    Run,
+    as_pair,
+    count_pairs,
+    difference_over_seeds,
+    estimate_over_seeds,
+)
 from unary.evaluation.roc import (
     EvaluationError,
     OneClassError,
@@ -55,10 +66,13 @@ from unary.evaluation.roc import (
 from unary.files import replacing
 from unary.records import count_words
 
+Differences = dict[str, dict[str, dict[str, Estimate]]]
+
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
 SPECIFICITIES = (0.90, 0.95, 0.99)
-FEW_PATIENTS = 10  # of either class; percentile intervals over fewer are visibly too narrow in simulation
+FEW_PATIENTS = 10
+"""Of either class: percentile intervals over fewer are visibly too narrow in simulation, so that nothing is claimed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +155,7 @@ def summarise(
     rng: np.random.Generator,
     resamples: int = 2000,
     rate_intervals: bool = False,
+    progress: bool = True,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Summarise the tables of one split, one per seed, for every detector and group.
 
@@ -153,6 +168,8 @@ def summarise(
         changes no number of the others.
     rate_intervals
         Whether average precision and the sensitivities get intervals too, which takes five times as long.
+    progress
+        Show a bar on standard error when that is a terminal.
 
     Returns
     -------
@@ -176,7 +193,8 @@ def summarise(
     groups = [ALL, *dict.fromkeys(name for table in tables for name in table.groups)]
     entropy = int(rng.integers(2**63))
     summary: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
-    for group in groups:
+    hidden = None if progress else True
+    for group in tqdm(groups, desc="intervals", unit="group", delay=2, disable=hidden, leave=False):
         counts = _count_distinct(tables, group)
         if counts["n_positive"] == 0 or counts["n_negative"] == 0:
             if group != ALL:
@@ -213,6 +231,24 @@ def compare_detectors(
     pairs = [select_runs(tables, detector=name, group=group) for name in (first, second)]
     kept = [[run for run in runs if run is not None] for runs in pairs]
     return difference_over_seeds(kept[0], kept[1], rng=rng, resamples=resamples)
+
+
+def compare_all(
+    tables: Sequence[ScoreTable], asked: Iterable[tuple[str, str, str]], *, resamples: int, progress: bool = True
+) -> Differences:
+    """Return ``{REFERENCE: {NAME: {GROUP: estimate}}}``: AUROC of NAME minus that of REFERENCE, paired.
+
+    Asked are (reference, name, group); absent is where patients are too few, which the table of metrics says already.
+    """
+    found: Differences = {}
+    hidden = None if progress else True
+    for reference, name, group in tqdm(list(asked), desc="comparing", delay=2, disable=hidden, leave=False):
+        with contextlib.suppress(FewPatientsError):
+            rng = np.random.default_rng(0)
+            found.setdefault(reference, {}).setdefault(name, {})[group] = compare_detectors(
+                tables, first=name, second=reference, rng=rng, group=group, resamples=resamples
+            )
+    return found
 
 
 def write_metrics(
@@ -306,25 +342,27 @@ def _note(runs: Sequence[Run], estimate: Estimate) -> str:
         notes.append("all scores are equal: this detector tells nothing apart")
     positives = len({name for run in runs for name in run.patients[run.positive].tolist()})
     negatives = len({name for run in runs for name in run.patients[~run.positive].tolist()})
-    if estimate.low is None:
-        notes.append("no interval: too few patients")
-    elif min(positives, negatives) < FEW_PATIENTS:
-        notes.append(
-            f"the interval rests on {count_words(positives, 'patient')} with positives and {negatives} with negatives, "
-            "and is probably too narrow"
-        )
+    if min(positives, negatives) < FEW_PATIENTS:
+        rests = f"{count_words(positives, 'patient')} with positives and {negatives} with negatives: too few to tell"
+        notes.append(f"no interval: {rests}" if estimate.low is None else f"the interval rests on {rests}")
+    elif estimate.low is None:
+        notes.append("no interval: every draw of patients gives the same")
+    if estimate.low is not None and estimate.value in (0.0, 1.0):
+        notes.append(f"the interval is the exact one of {count_words(count_pairs(runs), 'pair')} of patients")
     return "; ".join(notes)
 
 
 def _count_distinct(tables: Sequence[ScoreTable], group: str) -> dict[str, int]:
-    """Distinct patches of either role, and distinct images and patients of both, over all tables."""
+    """Distinct patches and patients of either role, and distinct images and patients of both, over all tables."""
     patches: tuple[set[Any], set[Any]] = (set(), set())
-    images, patients = set[str](), set[str]()
+    patients: tuple[set[str], set[str]] = (set(), set())
+    images = set[str]()
     for table in tables:
         for role, chosen in enumerate(table.roles(group)):
             names = table.image[chosen].tolist()
             patches[role].update(zip(names, table.row[chosen].tolist(), table.col[chosen].tolist(), strict=True))
             images.update(names)
-            patients.update(table.patient[chosen].tolist())
-    names_counted = ("n_positive", "n_negative", "n_images", "n_patients")
-    return dict(zip(names_counted, map(len, (*patches, images, patients)), strict=True))
+            patients[role].update(table.patient[chosen].tolist())
+    counted = dict(zip(("n_positive", "n_negative"), map(len, patches), strict=True))
+    counted |= dict(zip(("n_positive_patients", "n_negative_patients"), map(len, patients), strict=True))
+    return {**counted, "n_images": len(images), "n_patients": len(patients[0] | patients[1])}

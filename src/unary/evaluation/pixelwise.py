@@ -62,7 +62,8 @@ class PixelSummary:
     positives: int
     negatives: int
     unscored: int
-    patients: int
+    positive_patients: int
+    negative_patients: int
 
 
 def draw_truth(targets: Sequence[Target], shape: tuple[int, int], *, group: str | None = None) -> NDArray[np.bool_]:
@@ -131,7 +132,7 @@ def summarise_pixels(
     if 0 in counts:
         raise OneClassError(f"both classes are needed, but there are {counts[0]} positive and {counts[1]} other pixels")
     values = auroc(scores, positive, weights=weights), average_precision(scores, positive, weights=weights)
-    names, codes = np.unique([sample.patient for sample in samples], return_inverse=True)
+    codes = np.unique([sample.patient for sample in samples], return_inverse=True)[1]
     owners = np.repeat(codes, [len(sample.scores) for sample in samples])
 
     def resample() -> NDArray[np.float64]:
@@ -141,7 +142,8 @@ def summarise_pixels(
 
     areas = estimate(values, resample)
     unscored = sum(sample.unscored for sample in samples)
-    return PixelSummary(areas[0], areas[1], counts[0], counts[1], unscored, len(names))
+    patients = (len(np.unique(owners[chosen])) for chosen in (positive, ~positive))
+    return PixelSummary(areas[0], areas[1], counts[0], counts[1], unscored, *patients)
 
 
 def _reduce(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import FrocSummary, summarise_froc
-from unary.evaluation.image_level import compare_images
-from unary.evaluation.intervals import Estimate, as_pair
+from unary.evaluation.image_level import ImageComparison, compare_images
+from unary.evaluation.intervals import Estimate, as_pair, attach_intervals
 from unary.evaluation.lesion_query import list_queries
 from unary.evaluation.metrics import FEW_PATIENTS
 from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
@@ -58,7 +59,7 @@ class EvaluationSummary:
 
     froc: dict[str, FrocSummary]
     points: tuple[MeasuredPoint, ...]
-    images: dict[str, Estimate]
+    images: dict[str, ImageComparison]
     pixels: dict[str, PixelSummary]
     counts: dict[str, int]
 
@@ -70,6 +71,7 @@ def summarise_evaluation(
     reading: Reading,
     seed: int = 0,
     resamples: int = 2000,
+    progress: bool = True,
 ) -> EvaluationSummary:
     """Return every figure that the evaluated images allow, with 95 % intervals over patients.
 
@@ -83,20 +85,21 @@ def summarise_evaluation(
     images = evaluation.evaluated
     normal = [image for image in images if image.normal]
     froc = {}
-    for name, query in list_queries(reading).items():
+    queries, hidden = list_queries(reading), None if progress else True
+    for name, query in tqdm(queries.items(), desc="FROC", delay=2, disable=hidden, leave=False):
         outcomes = build_outcomes(images, query)
         if normal and any(outcome.target_scores for outcome in outcomes):
             froc[name] = summarise_froc([outcomes], rng=rng(), resamples=resamples)
     pixels = {
         name: summarise_pixels(samples, rng=rng(), resamples=resamples)
-        for name, samples in evaluation.pixels.items()
+        for name, samples in tqdm(evaluation.pixels.items(), desc="pixels", delay=2, disable=hidden, leave=False)
         if any(sample.positive.any() for sample in samples) and any((~sample.positive).any() for sample in samples)
     }
     measured = [_measure_point(point, normal, rng=rng(), resamples=resamples) for point in points]
     return EvaluationSummary(
         froc,
         tuple(point for point in measured if point is not None),
-        compare_images(images, reading=reading, rng=rng, resamples=resamples),
+        compare_images(images, reading=reading, rng=rng(), resamples=resamples),
         pixels,
         _count(images, len(evaluation.skipped)),
     )
@@ -111,6 +114,7 @@ def _count(images: Sequence[EvaluatedImage], skipped: int) -> dict[str, int]:
         "normal_patients": len({image.row.patient_id for image in normal}),
         "partially_annotated": sum(not image.row.complete for image in images),
         "out_of_domain": sum(bool(image.out_of_domain) for image in images),
+        "not_ranked": sum(not image.ranked for image in images),
         "skipped": skipped,
         **{f"assessment_{category}_images": count for category, count in sorted(assessed.items())},
     }
@@ -130,8 +134,9 @@ def _measure_point(
         (rate,), alarms = estimate_patient_means(values, patients, rng=rng, resamples=resamples), None
     else:
         values = count_findings(point, normal)
-        stacked = np.stack([values, values > 0])
-        rate, alarms = estimate_patient_means(stacked, patients, rng=rng, resamples=resamples)
+        shares = np.stack([values / MOST_FINDINGS, values > 0])
+        share, alarms = estimate_patient_means(shares, patients, rng=rng, resamples=resamples)
+        rate = share.scale(MOST_FINDINGS)
     return MeasuredPoint(point, rate, alarms, len(values), int((values > 0).sum()), len(set(patients)))
 
 
@@ -146,18 +151,17 @@ def estimate_patient_means(
 ) -> list[Estimate]:
     """Return the mean over patients of their images' mean, with its 95 % percentile interval, for each row of values.
 
-    Values are of shape (k, n), of n images with a patient each; all rows meet the same draws of patients. With a single
-    patient there is no interval.
+    Values are of shape (k, n), in [0, 1], of n images with a patient each; all rows meet the same draws of patients.
+    With a single patient there is no interval; that of a mean of 0 or 1 is exact (`attach_intervals`).
     """
     names, owner = np.unique(list(patients), return_inverse=True)
     rows = np.atleast_2d(np.asarray(values, np.float64))
     means = np.stack([np.bincount(owner, weights=row) for row in rows]) / np.bincount(owner)
-    plain = means.mean(axis=1).tolist()
+    plain = means.mean(axis=1)
     if len(names) < 2:
-        return [Estimate(value, None, None) for value in plain]
+        return [Estimate(value, None, None) for value in plain.tolist()]
     drawn = rng.integers(len(names), size=(resamples, len(names)))
-    bounds = np.percentile(means[:, drawn].mean(axis=2), [2.5, 97.5], axis=1)
-    return [Estimate(value, float(low), float(high)) for value, low, high in zip(plain, *bounds, strict=True)]
+    return list(attach_intervals(plain, means[:, drawn].mean(axis=2).T, units=len(names)))
 
 
 def document_summary(summary: EvaluationSummary) -> dict[str, Any]:
@@ -166,7 +170,16 @@ def document_summary(summary: EvaluationSummary) -> dict[str, Any]:
         "counts": summary.counts,
         "froc": {name: document_froc(froc) for name, froc in summary.froc.items()},
         "operating_points": {measured.point.name: _document_point(measured) for measured in summary.points},
-        "image_auroc": {name: as_pair("auroc", found) for name, found in summary.images.items()},
+        "image_auroc": {
+            name: {
+                **as_pair("auroc", found.auroc),
+                "n_positive": found.positives,
+                "n_negative": found.negatives,
+                "n_positive_patients": found.positive_patients,
+                "n_negative_patients": found.negative_patients,
+            }
+            for name, found in summary.images.items()
+        },
         "pixels": {
             name: {
                 **as_pair("auroc", found.auroc),
@@ -174,7 +187,8 @@ def document_summary(summary: EvaluationSummary) -> dict[str, Any]:
                 "n_positive": found.positives,
                 "n_negative": found.negatives,
                 "n_unscored": found.unscored,
-                "n_patients": found.patients,
+                "n_positive_patients": found.positive_patients,
+                "n_negative_patients": found.negative_patients,
             }
             for name, found in summary.pixels.items()
         },
@@ -187,7 +201,7 @@ def document_froc(froc: FrocSummary) -> dict[str, Any]:
     few = min(froc.target_patients, froc.image_patients) < FEW_PATIENTS
     note = (
         f"the intervals rest on {count_words(froc.target_patients, 'patient')} with lesions and "
-        f"{froc.image_patients} normal ones, and are probably too narrow"
+        f"{froc.image_patients} normal ones: too few to tell"
     )
     return {
         "sensitivity": {name: found.value for name, found in zip(names, froc.sensitivities, strict=True)},

@@ -19,10 +19,18 @@ from tqdm import tqdm
 
 from unary.detectors.protocol import Detector
 from unary.errors import DetectorError, SplitError, TrainingError
-from unary.evaluation.metrics import ALL, ScoreTable, summarise, write_metrics, write_scores
+from unary.evaluation.metrics import (
+    ALL,
+    Differences,
+    ScoreTable,
+    compare_all,
+    summarise,
+    write_metrics,
+    write_scores,
+)
 from unary.experiments.bench_cells import Cell, run_cell
 from unary.experiments.bench_data import IMAGE, BenchData, Fold, collect_bench_data, draw_folds
-from unary.experiments.common import Differences, as_document, compare_all, count_patches, describe_run
+from unary.experiments.common import as_document, count_patches, describe_run
 from unary.experiments.contenders import Contender, find_contenders
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
@@ -86,6 +94,11 @@ class BenchResult:
         return self.data.main_groups
 
     @property
+    def best(self) -> str | None:
+        """The detector with the highest AUROC over all, controls apart."""
+        return choose_detector(self.contenders, self.metrics, self.main_groups[-1])
+
+    @property
     def units(self) -> str:
         """What is ranked: patches, or images."""
         return "images" if self.data.by_image else "patches"
@@ -141,7 +154,9 @@ def run_bench(
     scores = [{name: of[place].scores for name, of in cells.items() if place in of} for place in range(len(folds))]
     tables = tuple(found.build_table(scores[place], fold, seed=place) for place, fold in enumerate(folds))
     complete = [dataclasses.replace(table, scores={name: table.scores[name] for name in finished}) for table in tables]
-    metrics = summarise(complete, rng=np.random.default_rng(0), resamples=config.resamples, rate_intervals=True)
+    metrics = summarise(
+        complete, rng=np.random.default_rng(0), resamples=config.resamples, rate_intervals=True, progress=progress
+    )
     if found.by_image:
         metrics = {name: {IMAGE: groups[IMAGE]} for name, groups in metrics.items() if IMAGE in groups}
     pairs = [
@@ -153,8 +168,11 @@ def run_bench(
         for group in found.main_groups
         if group in metrics[name]
     ]
-    asked = tqdm(pairs, desc="comparing", delay=2, disable=None if progress else True)
-    differences = compare_all(complete, asked, resamples=config.resamples)
+    whole = found.main_groups[-1]
+    best = choose_detector(contenders, metrics, whole)
+    if best is not None:
+        pairs += [(row.name, best, whole) for row in contenders if row.is_control and row.name in metrics]
+    differences = compare_all(complete, pairs, resamples=config.resamples, progress=progress)
     result = BenchResult(config, data, found, contenders, folds, tables, failures, metrics, differences, meta={})
     result.meta.update(_describe(result, cells), notices=list(notices), banners=list(banners))
     for line in result.meta["gaps"].values():
@@ -162,6 +180,12 @@ def run_bench(
     write_scores(out / "scores.parquet", tables)
     write_metrics(out / "metrics.json", metrics, meta=result.meta)
     return result
+
+
+def choose_detector(contenders: Sequence[Contender], metrics: dict[str, Any], group: str) -> str | None:
+    """Return the detector, controls apart, with the highest AUROC of a group; None if there are only controls."""
+    rivals = [row.name for row in contenders if row.name in metrics and not row.is_control]
+    return max(rivals, key=lambda name: float(metrics[name][group]["auroc"]), default=None)
 
 
 def _run_cells(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from unary.detectors import name_of
 from unary.detectors.laplacian import Laplacian
@@ -26,6 +27,7 @@ from unary.models.bundle import Model, Provenance
 from unary.models.examination import examine_image
 from unary.models.findings import FindingsConfig
 from unary.models.fitting import measure_images
+from unary.models.patients import note_patients
 from unary.patches.collection import read_row
 from unary.records import Domain
 from unary.training.context import FitContext
@@ -73,9 +75,10 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
     )
     fitted = time.perf_counter()
     if data.by_image:
-        scores = _score_images(data, fold, detector)
+        scores = _score_images(data, fold, detector, progress=progress)
     else:
-        scores = np.asarray(score_patches(detector, patches.subset(fold.test)), np.float64)
+        tested, title = patches.subset(fold.test), f"{contender.name} scoring" if progress else None
+        scores = np.asarray(score_patches(detector, tested, title=title), np.float64)
     seconds = time.perf_counter() - fitted
     if wrong := int(np.count_nonzero(~np.isfinite(scores))):
         raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
@@ -86,20 +89,22 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
     return cell
 
 
-def _score_images(data: BenchData, fold: Fold, detector: Detector) -> NDArray[np.float64]:
+def _score_images(data: BenchData, fold: Fold, detector: Detector, *, progress: bool) -> NDArray[np.float64]:
     """The score that a model of the detector gives each image, as `unary.score` does; shape (images,)."""
     part, lengths = data.find_collection(detector.grid), data.profile.lengths
     learned = [part.rows[number] for number in np.unique(part.image[fold.train])]
-    unsaved = Provenance((), part.data_hash, len(learned), len(fold.train), 0, 0, fold.seed, versions={})
+    patients = note_patients([row.patient_id for row in learned], None)
+    unsaved = Provenance(patients, part.data_hash, len(learned), len(fold.train), 0, 0, fold.seed, versions={})
     name, layout = name_of(detector), data.layouts[detector.grid]
     findings = FindingsConfig(lengths.merge_mm, lengths.merge_px)
     model = Model(name, detector, data.profile, *layout, math.nan, findings, None, Domain(), Laplacian(), unsaved)
     try:
-        model = measure_images(model, learned, progress=False)
+        model = measure_images(model, learned, progress=progress)
     except CalibrationError as error:
         raise TrainingError(str(error)) from error
     rows = [part.rows[number] for number in data.list_images(fold)]
-    scores = [examine_image(model, read_row(row)).image_score for row in rows]
+    shown = tqdm(rows, desc="scoring", unit="image", delay=2, disable=None if progress else True, leave=False)
+    scores = [examine_image(model, read_row(row)).image_score for row in shown]
     return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
 
 

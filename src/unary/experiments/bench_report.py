@@ -18,30 +18,40 @@ from unary.experiments.common import describe_range, draw_curves
 from unary.files import replacing
 from unary.outputs.figures import figure_png
 from unary.outputs.gallery import Box, plot_gallery
+from unary.outputs.leads import (
+    IMAGES,
+    PATCHES,
+    describe_auroc,
+    describe_means,
+    describe_outcome,
+    is_few,
+    join_words,
+    judge_difference,
+)
 from unary.outputs.report import (
     Cell,
-    MetricsTable,
     Picture,
     Report,
     Section,
     Table,
     build_results_section,
-    describe_outcome,
     write_report,
 )
-from unary.outputs.words import MEANINGS, name_groups
-from unary.records import Lesion
+from unary.outputs.words import IMAGE_GROUP, MEANINGS, name_groups
+from unary.records import Lesion, count_words
 
 _MISSES, _FALSE_ALARMS, _PER_IMAGE = 12, 18, 3
 _DASH = "\u2013"
 _WITH_INTERVALS = "The same with an interval for every figure"
+_IMAGE_SCORE = "Whole images, each by the score of the most abnormal place of its map, of every detector and control."
 
 
 def describe_bench(result: BenchResult) -> Iterator[str]:
-    """Yield the outcome as lines for a terminal: AUROC with interval per detector and main group."""
+    """Yield the outcome as lines for a terminal: AUROC with interval per detector and main group, then the lead."""
     for row in list_rows(result, result.main_groups):
-        what = f"AUROC {_with_interval(row)}" if row["auroc"] is not None else f"{_DASH} ({row['note']})"
+        what = f"AUROC {describe_auroc(row)}" if row["auroc"] is not None else f"{_DASH} ({row['note']})"
         yield f"{row['group']:24s} {row['detector']:18s} {what}"
+    yield _lead(result)
 
 
 def write_bench_report(result: BenchResult, out: Path) -> None:
@@ -81,13 +91,13 @@ def list_rows(result: BenchResult, groups: Sequence[str]) -> list[dict[str, Any]
 def build_markdown(result: BenchResult) -> str:
     """Return ``bench.md``."""
     meta, normal = result.meta, result.meta["counts"]["normal"]
-    seeds = ", ".join(map(str, result.config.seeds))
     parts = ["# Bench", f"**{meta['notice']}**", *(f"**{banner}**" for banner in (*meta["banners"], *meta["notices"]))]
+    parts.append(_lead(result))
     parts.append(
-        f"{result.config.folds} folds over the patients of the normals, seeds {seeds}; {normal['patches']:,} "
-        f"normal patches of {normal['patients']} patients. Figures are means over folds and seeds; "
-        f"intervals are 95 %, over patients. sens@95: share of positive {result.units} found when 95 % of normal ones "
-        "pass."
+        f"{result.config.folds} folds over the patients of the normals, {_name_seeds(result)}; "
+        f"{count_words(normal['patches'], 'normal patch')} of {count_words(normal['patients'], 'patient')}. "
+        f"Figures: {describe_figures(result)}; intervals are 95 %, over patients. sens@95: share of "
+        f"positive {result.units} found when 95 % of normal ones pass."
     )
     notes: list[str] = []
     tables = [_main_table(result, notes), *([] if result.data.by_image else [_size_table(result, notes)])]
@@ -154,10 +164,13 @@ def _size_table(result: BenchResult, notes: list[str]) -> Table:
 
 
 def _difference_tables(result: BenchResult) -> list[Table]:
+    def judge(group: str, name: str, found: Estimate) -> str:
+        return "too few patients" if is_few(result.metrics[name][group]) else judge_difference(found)
+
     tables = []
     for reference, by_name in result.differences.items():
         lines = tuple(
-            (name_group(result, group), name, f"{found.value:+.3f}", describe_range(found), _verdict(found))
+            (name_group(result, group), name, f"{found.value:+.3f}", describe_range(found), judge(group, name, found))
             for group in result.main_groups
             for name, groups in by_name.items()
             if (found := groups.get(group)) is not None
@@ -165,12 +178,6 @@ def _difference_tables(result: BenchResult) -> list[Table]:
         header = ("lesions", "detector", "difference", "95 % interval", "")
         tables.append(Table(f"AUROC minus that of {reference}, paired", header, lines))
     return tables
-
-
-def _verdict(found: Estimate) -> str:
-    if found.low is None or found.high is None or found.low <= 0 <= found.high:
-        return "not settled"
-    return "better" if found.low > 0 else "worse"
 
 
 def _cost_table(result: BenchResult) -> Table:
@@ -187,7 +194,7 @@ def name_group(result: BenchResult, group: str) -> str:
 
 def build_bench_report(result: BenchResult) -> Report:
     """Return the content of ``report.html``."""
-    best = choose_detector(result)
+    best = result.best
     sections = (
         _results_section(result),
         Section("ROC curves", pictures=tuple(_curves(result))),
@@ -207,19 +214,12 @@ def build_bench_report(result: BenchResult) -> Report:
     troubles = (*result.failures.values(), *result.meta["gaps"].values(), *result.meta["skipped"])
     return Report(
         title="Bench",
-        lead=_lead(result, best),
+        lead=_lead(result),
         banners=tuple(result.meta["banners"]),
         notices=(*result.meta["notices"], *troubles),
         sections=sections,
         provenance={key: result.meta[key] for key in ("command", "versions", "data_hash", "config", "grids")},
     )
-
-
-def choose_detector(result: BenchResult) -> str | None:
-    """Return the detector, controls apart, with the best AUROC over all; None if there are only controls."""
-    areas = {name: float(groups[result.main_groups[-1]]["auroc"]) for name, groups in result.metrics.items()}
-    rivals = [row.name for row in result.contenders if row.name in areas and not row.is_control]
-    return max(rivals, key=areas.__getitem__, default=None)
 
 
 def _size_section(result: BenchResult) -> Section:
@@ -228,17 +228,32 @@ def _size_section(result: BenchResult) -> Section:
     return Section("By size", tuple(f"[{number}] {note}" for number, note in enumerate(notes, 1)), tables=(table,))
 
 
-def _lead(result: BenchResult, best: str | None) -> str:
+def _lead(result: BenchResult) -> str:
+    best, group = result.best, result.main_groups[-1]
     if best is None:
         return "Only controls took part: nothing here says how well lesions are found."
-    found = _with_interval(result.metrics[best][result.main_groups[-1]])
-    if result.data.by_image:
-        return f"Of whole images, {best} tells positive from negative ones best, with an AUROC of {found}."
-    if best == "laplacian" or "laplacian" not in result.metrics:
-        return f"Over all lesions the best detector is {best}, with an AUROC of {found}."
-    outcomes = {name: groups[ALL] for name, groups in result.metrics.items()}
-    difference = result.differences.get("laplacian", {}).get(best, {}).get(ALL)
-    return "Over all lesions: " + describe_outcome(outcomes, first=best, second="laplacian", difference=difference)
+    outcomes = {name: groups[group] for name, groups in result.metrics.items() if group in groups}
+    controls = [row.name for row in result.contenders if row.is_control and row.name in outcomes]
+    beside = ["laplacian"] if "laplacian" in outcomes and best != "laplacian" else []
+    return describe_outcome(
+        outcomes,
+        subject=best,
+        differences={name: result.differences.get(name, {}).get(best, {}).get(group) for name in (*beside, *controls)},
+        sides=IMAGES if result.data.by_image else PATCHES,
+        among=len(outcomes) - len(controls),
+        controls=controls,
+    )
+
+
+def describe_figures(result: BenchResult) -> str:
+    """Return what the figures are means over."""
+    folds = count_words(result.config.folds, "fold")
+    return describe_means(len(result.config.seeds) * result.config.folds) + f" ({folds}, {_name_seeds(result)})"
+
+
+def _name_seeds(result: BenchResult) -> str:
+    seeds = result.config.seeds
+    return f"seed{'' if len(seeds) == 1 else 's'} {join_words([*map(str, seeds)])}"
 
 
 def _results_section(result: BenchResult) -> Section:
@@ -248,20 +263,20 @@ def _results_section(result: BenchResult) -> Section:
         for one in result.contenders
     }
     titles = name_groups(result.data.reading)
-    section = build_results_section("Results", detectors, titles=titles)
+    section = build_results_section("Results", detectors, titles=titles, figures=describe_figures(result))
     own = tuple((c.name, f"{c.describe()} ({c.kind}).") for c in result.contenders if c.name not in MEANINGS)
-    caption = f"Detectors and controls on the same {result.units}, means over folds and seeds."
     intervals = dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS)
-    tables = (MetricsTable(caption, detectors, titles), intervals)
-    return dataclasses.replace(section, tables=tables, terms=(*own, *section.terms))
+    terms = tuple((term, _IMAGE_SCORE if term == titles[IMAGE_GROUP] else said) for term, said in section.terms)
+    return dataclasses.replace(section, tables=(*section.tables, intervals), terms=(*own, *terms))
 
 
 def _curves(result: BenchResult) -> Iterator[Picture]:
     for group in result.main_groups:
         found = {name: groups[group] for name, groups in result.metrics.items() if group in groups}
         if found:
-            text = f"{name_group(result, group)}: ROC curves by detector, mean over folds and seeds"
-            yield Picture(draw_curves(result.tables, found, group, each_seed=False), text, text)
+            text = f"{name_group(result, group)}: ROC curves by detector, {describe_figures(result)}"
+            unit = "image" if result.data.by_image else "patch"
+            yield Picture(draw_curves(result.tables, found, group, each_seed=False, unit=unit), text, text)
 
 
 def rank_among_normals(result: BenchResult, name: str) -> NDArray[np.float64]:

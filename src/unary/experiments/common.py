@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import shlex
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.intervals import Estimate, FewPatientsError
-from unary.evaluation.metrics import ScoreTable, compare_detectors, select_runs
+from unary.evaluation.intervals import Estimate
+from unary.evaluation.metrics import ScoreTable, select_runs
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.figures import figure_png, plot_roc
@@ -24,8 +23,6 @@ from unary.patches.collection import Collection
 from unary.records import NOTICE
 
 logger = logging.getLogger(__name__)
-
-Differences = dict[str, dict[str, dict[str, Estimate]]]
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
@@ -85,21 +82,6 @@ def build_table(
     )
 
 
-def compare_all(tables: Sequence[ScoreTable], asked: Iterable[tuple[str, str, str]], *, resamples: int) -> Differences:
-    """Return ``{REFERENCE: {NAME: {GROUP: estimate}}}``: AUROC of NAME minus that of REFERENCE, paired.
-
-    Asked are (reference, name, group); absent is where patients are too few, which the table of metrics says already.
-    """
-    found: Differences = {}
-    for reference, name, group in asked:
-        with contextlib.suppress(FewPatientsError):
-            rng = np.random.default_rng(0)
-            found.setdefault(reference, {}).setdefault(name, {})[group] = compare_detectors(
-                tables, first=name, second=reference, rng=rng, group=group, resamples=resamples
-            )
-    return found
-
-
 def as_document(found: Any) -> Any:
     """Return nested dictionaries of estimates as JSON can hold them."""
     if isinstance(found, Estimate):
@@ -113,9 +95,14 @@ def describe_range(found: Estimate) -> str:
 
 
 def draw_curves(
-    tables: Sequence[ScoreTable], found: Mapping[str, Mapping[str, Any]], group: str, *, each_seed: bool = True
+    tables: Sequence[ScoreTable],
+    found: Mapping[str, Mapping[str, Any]],
+    group: str,
+    *,
+    each_seed: bool = True,
+    unit: str = "patch",
 ) -> bytes:
     """Return ROC curves of one group as PNG; ``found`` holds the group's figures by detector."""
     runs = {name: [run for run in select_runs(tables, detector=name, group=group) if run is not None] for name in found}
     estimates = {name: Estimate(one["auroc"], *(one["auroc_ci95"] or (None, None))) for name, one in found.items()}
-    return figure_png(plot_roc(runs, estimates=estimates, each_seed=each_seed))
+    return figure_png(plot_roc(runs, estimates=estimates, each_seed=each_seed, unit=unit))

@@ -77,7 +77,7 @@ def reproduce_small_images(
     dict
         The content of ``metrics.json``, in the schema of `unary.evaluation.metrics`, with the name of the normal class
         as the group: areas, precisions and sensitivities are means over runs, ``auroc_runs`` lists the areas and
-        ``auroc_sd`` is their standard deviation (n - 1; 0 for a single run). Group ``mean`` averages over classes,
+        ``auroc_sd`` is their standard deviation (n - 1; None for a single run). Group ``mean`` averages over classes,
         run by run; its counts are sums. Positive means: of another class than the one learned.
 
     Raises
@@ -110,7 +110,7 @@ def reproduce_small_images(
     _write_scores(out / "scores.parquet", scores, images)
     document = {"detectors": detectors, "meta": meta}
     shown = np.stack([_restore_examples(images, label, own) for label, own in enumerate(restored)])
-    write_report(build_small_report(document, shown), out / "report.html")
+    write_report(build_small_report(document, shown, epochs=CONFIGS[kind].epochs), out / "report.html")
     write_metrics(out / "metrics.json", detectors, meta=meta)
     return document
 
@@ -234,7 +234,7 @@ def _describe(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> dict[
     area, precision, *rates = values.mean(axis=0).tolist()
     return {
         "auroc": area,
-        "auroc_sd": float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0,
+        "auroc_sd": float(values[:, 0].std(ddof=1)) if len(values) > 1 else None,
         "auroc_ci95": None,
         "auroc_runs": values[:, 0].tolist(),
         "average_precision": precision,

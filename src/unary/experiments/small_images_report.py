@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.outputs.figures import figure_png, new_figure
+from unary.outputs.leads import describe_means, describe_one_class, head_repetition
 from unary.outputs.report import Cell, Picture, Report, Section, Table
 
 if TYPE_CHECKING:
@@ -23,24 +24,26 @@ _CONTROL_NAMES = {
 }
 
 
-def build_small_report(document: Mapping[str, Any], examples: NDArray[np.float32]) -> Report:
+def build_small_report(document: Mapping[str, Any], examples: NDArray[np.float32], *, epochs: int) -> Report:
     """Return the page for one data set: the content of its ``metrics.json``, and pictures.
 
     Examples are images and reconstructions by class, of shape (classes, 2, m, rows, cols, channels), in [0, 1] (clipped
-    for display); the first half of m belongs to the learned class.
+    for display); the first half of m belongs to the learned class. ``epochs`` are those of the whole experiment.
     """
-    kind, groups = _NAMES[document["meta"]["data"]], document["detectors"][DETECTOR]
-    controls = {name: found for name, found in document["detectors"].items() if name != DETECTOR}
-    classes = [name for name in groups if name != MEAN]
-    best, worst = (choose(classes, key=lambda name: groups[name]["auroc"]) for choose in (max, min))
-    rivals = ", ".join(
-        f"{_CONTROL_NAMES[name].lower()} alone {found[MEAN]['auroc']:.3f}" for name, found in controls.items()
+    meta, groups = document["meta"], document["detectors"][DETECTOR]
+    kind, classes = _NAMES[meta["data"]], [name for name in groups if name != MEAN]
+    controls = {name: found[MEAN]["auroc"] for name, found in document["detectors"].items() if name != DETECTOR}
+    lead = describe_one_class(
+        kind,
+        {name: found["auroc_runs"] for name, found in groups.items()},
+        controls,
+        names={name: _CONTROL_NAMES[name].lower() for name in controls},
     )
-    lead = (
-        f"{kind}, one class against the rest: learning from one class alone, the autoencoder tells its test images "
-        f"from those of the other classes with a mean AUROC of {groups[MEAN]['auroc']:.3f}, where 0.5 is chance. "
-        f"It does best with {best} ({groups[best]['auroc']:.3f}), worst with {worst} ({groups[worst]['auroc']:.3f}). "
-        f"Without a network: {rivals}."
+    title = head_repetition(
+        f"{kind}: one class against the rest",
+        epochs=(meta["epochs"], epochs),
+        runs=meta["runs"],
+        instead="as chosen in docs/small_images.md",
     )
     results = Section(
         "Results",
@@ -53,7 +56,8 @@ def build_small_report(document: Mapping[str, Any], examples: NDArray[np.float32
         pictures=(
             Picture(
                 figure_png(_plot_areas(document["detectors"])),
-                "AUROC by class: each run a dot, the mean a line; controls without a network beside it.",
+                f"AUROC by class, {describe_means(meta['runs'])}: each run a dot, the mean a line; controls without a "
+                "network beside it.",
                 "One row per class: dots for runs, a bar for their mean, grey marks for controls; chance is dashed.",
             ),
         ),
@@ -74,7 +78,7 @@ def build_small_report(document: Mapping[str, Any], examples: NDArray[np.float32
         ),
     )
     return Report(
-        title=f"{kind}: one class against the rest",
+        title=title,
         lead=lead,
         sections=(results, shown),
         provenance=document["meta"],
@@ -91,7 +95,7 @@ def _tabulate(document: Mapping[str, Any]) -> Table:
         own = (title, found["auroc"], found["auroc_sd"], found["average_precision"], sensitivity)
         rows.append((*own, *(detectors[control][name]["auroc"] for control in controls)))
     return Table(
-        f"The autoencoder, mean over {document['meta']['runs']} runs; in the last columns the AUROC of the controls.",
+        f"The autoencoder, {describe_means(document['meta']['runs'])}; in the last columns the AUROC of the controls.",
         (*header, *(_CONTROL_NAMES[name] for name in controls)),
         tuple(rows),
     )

@@ -23,8 +23,8 @@ from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import History, TrainingConfig
 from unary.errors import ManifestError
 from unary.evaluation.intervals import Estimate
-from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable, summarise, write_metrics, write_scores
-from unary.experiments.common import as_document, build_table, compare_all, count_patches, describe_run
+from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable, compare_all, summarise, write_metrics, write_scores
+from unary.experiments.common import as_document, build_table, count_patches, describe_run
 from unary.patches.collection import Collection, collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
@@ -35,6 +35,8 @@ from unary.training.context import FitContext
 Split = Literal["patch", "patient"]
 SPLITS: tuple[Split, ...] = ("patch", "patient")
 PAPER_AUROC = 0.84
+PAPER_IMAGES = (67, 49)
+"""Of BI-RADS 1 and 5."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ class SplitRun:
 class PaperResult:
     """Everything that the report shows.
 
-    ``metrics`` is ``{NAME: {SPLIT: {GROUP: {...}}}}``; ``advantage`` the AUROC of the paper's RMSE minus that of
-    ``laplacian``, by split and group, with paired intervals.
+    ``metrics`` is ``{NAME: {SPLIT: {GROUP: {...}}}}``; ``advantage`` the AUROC of the paper's RMSE minus that of each
+    other, by split, name and group, with paired intervals.
     """
 
     collection: Collection
     runs: dict[str, tuple[SplitRun, ...]]
     metrics: dict[str, Any]
-    advantage: dict[str, dict[str, Estimate]]
+    advantage: dict[str, dict[str, dict[str, Estimate]]]
     meta: dict[str, Any]
 
 
@@ -137,9 +139,11 @@ def _run_split(
     detector = Wei2018(Wei2018Config(training=config.training)).fit(normal, context)
     kept = np.flatnonzero(held | positive | control)
     tested = collection.patches.subset(kept)
+    laplacian = Laplacian().fit(normal, context)
     scores = {
-        "wei2018": score_patches(detector, tested),
-        "laplacian": score_patches(Laplacian().fit(normal, context), tested),
+        name: score_patches(each, tested, title=f"{title} scoring by {name}" if progress else None)
+        for name, each in (("wei2018", detector), ("laplacian", laplacian))
+    } | {
         **measure_controls(tested),
     }
     groups = {name: member & positive for name, member in collection.contains.items()} | {NORMAL_LOOKING: control}
@@ -169,18 +173,23 @@ def run_wei2018(
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     runs: dict[str, tuple[SplitRun, ...]] = {}
     metrics: dict[str, Any] = {}
-    advantage: dict[str, dict[str, Estimate]] = {}
+    advantage: dict[str, dict[str, dict[str, Estimate]]] = {}
     for split in SPLITS:
         runs[split] = tuple(
             _run_split(collection, split, config, seed=seed, out=out, progress=progress) for seed in config.seeds
         )
         tables = [run.table for run in runs[split]]
-        summary = summarise(tables, rng=np.random.default_rng(0), resamples=config.resamples)
+        summary = summarise(tables, rng=np.random.default_rng(0), resamples=config.resamples, progress=progress)
         for name, groups in summary.items():
             metrics.setdefault(name, {})[split] = groups
-        asked = [("laplacian", "wei2018", group) for group in summary["wei2018"] if group != NORMAL_LOOKING]
-        found = compare_all(tables, asked, resamples=config.resamples)
-        advantage[split] = found.get("laplacian", {}).get("wei2018", {})
+        asked = [
+            (name, "wei2018", group)
+            for name in summary
+            for group in summary["wei2018"]
+            if name != "wei2018" and group != NORMAL_LOOKING
+        ]
+        found = compare_all(tables, asked, resamples=config.resamples, progress=progress)
+        advantage[split] = {name: of.get("wei2018", {}) for name, of in found.items()}
     result = PaperResult(collection, runs, metrics, advantage, meta={})
     result.meta.update(_describe(result), config=dataclasses.asdict(config), notices=list(notices))
     write_scores(out / "scores.parquet", [run.table for split in SPLITS for run in runs[split]])
@@ -202,7 +211,7 @@ def _describe(result: PaperResult) -> dict[str, Any]:
             split: [_describe_training(run.table.seed, run.history) for run in of_split]
             for split, of_split in result.runs.items()
         },
-        "wei2018_minus_laplacian": as_document(result.advantage),
+        "wei2018_minus": as_document(result.advantage),
         "skipped": list(collection.skipped),
     }
 

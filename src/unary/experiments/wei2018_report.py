@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.evaluation.metrics import ALL, NORMAL_LOOKING
+from unary.evaluation.metrics import ALL, FEW_PATIENTS, NORMAL_LOOKING
 from unary.experiments.common import describe_range, draw_curves
-from unary.experiments.wei2018 import PAPER_AUROC, PaperResult, SplitRun
+from unary.experiments.wei2018 import PAPER_AUROC, PAPER_IMAGES, PaperConfig, PaperResult, SplitRun
 from unary.outputs.figures import figure_png, plot_histogram, plot_losses, plot_reconstructions
-from unary.outputs.report import (
-    Picture,
-    Report,
-    Section,
-    Table,
-    build_results_section,
+from unary.outputs.leads import (
+    PATCHES,
     describe_auroc,
+    describe_means,
     describe_outcome,
-    write_report,
+    head_repetition,
+    is_few,
+    judge_difference,
 )
+from unary.outputs.report import Picture, Report, Section, Table, build_results_section, write_report
+
+_ELSEWHERE = ("epochs", "compiled", "device")  # said otherwise, or without influence
 
 
 def describe_result(result: PaperResult) -> Iterator[str]:
@@ -33,11 +36,12 @@ def describe_result(result: PaperResult) -> Iterator[str]:
 
 
 def write_wei2018_report(
-    result: PaperResult, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018, reproduced"
+    result: PaperResult, path: Path, *, banners: tuple[str, ...] = (), title: str = "Wei et al. 2018"
 ) -> None:
     """Write the page, and its figures as ``figures/figure-N.png`` beside it, numbered as there.
 
-    ``banners`` are what must not be overlooked about the data, such as that it is synthetic.
+    ``banners`` are what must not be overlooked about the data, such as that it is synthetic. The heading adds to the
+    title how far the run is what the paper describes.
     """
     report = _build_report(result, banners=banners, title=title)
     write_report(report, path)
@@ -51,20 +55,26 @@ def _build_report(result: PaperResult, *, banners: tuple[str, ...], title: str) 
     lesion = "calcification" if "calcification" in result.metrics["wei2018"]["patient"] else ALL
     groups = {name: splits["patient"][lesion] for name, splits in result.metrics.items()}
     outcome = describe_outcome(
-        groups, first="wei2018", second="laplacian", difference=result.advantage["patient"].get(lesion)
+        groups,
+        subject="wei2018",
+        differences={
+            name: result.advantage["patient"].get(name, {}).get(lesion) for name in groups if name != "wei2018"
+        },
+        sides=dataclasses.replace(PATCHES, positive="patches with a calcification") if lesion != ALL else PATCHES,
     )
-    what = "patches with a calcification" if lesion == "calcification" else "patches with a lesion"
+    count = len(result.runs["patient"])
     lead = (
-        f"{outcome} This is for {what}, held out by patient, the honest split. The paper reports {PAPER_AUROC} on its "
-        "own data, held out by patch."
+        f"{outcome} Figures are {describe_means(count)}, with all patches of the test patients kept out of training. "
+        f"The paper reports {PAPER_AUROC} on its own data, held out by patch."
     )
+    heading = head_run(result, title)
     return Report(
-        title=title,
+        title=heading,
         lead=lead,
         banners=banners,
         notices=tuple(result.meta["notices"]) + tuple(result.meta["skipped"]),
         sections=(
-            build_results_section("Results", result.metrics),
+            build_results_section("Results", result.metrics, figures=describe_means(count)),
             _difference_section(result),
             _curves_section(result),
             _pictures_section(result),
@@ -75,19 +85,44 @@ def _build_report(result: PaperResult, *, banners: tuple[str, ...], title: str) 
     )
 
 
+def head_run(result: PaperResult, title: str) -> str:
+    """Return the heading, which says by what the run differs from what the paper describes."""
+    config, paper = result.meta["config"], dataclasses.asdict(PaperConfig())
+    changed = [
+        f"{name} {config[part][name]}"
+        for part in ("training", "grid", "preparation")
+        for name, value in paper[part].items()
+        if config[part][name] != value and name not in _ELSEWHERE
+    ]
+    if config["held_out"] != paper["held_out"]:
+        changed.append(f"{100 * config['held_out']:g} % held out")
+    read = [row.assessment for row in result.collection.rows]
+    return head_repetition(
+        title,
+        epochs=(config["training"]["epochs"], paper["training"]["epochs"]),
+        runs=len(config["seeds"]),
+        images=((read.count("1"), read.count("5")), PAPER_IMAGES),
+        changed=changed,
+        whole=", reproduced",
+    )
+
+
 def _difference_section(result: PaperResult) -> Section:
     rows = tuple(
-        (split, group, estimate.value, describe_range(estimate))
-        for split, groups in result.advantage.items()
+        (split, group, name, estimate.value, describe_range(estimate), judge_difference(estimate))
+        for split, of in result.advantage.items()
+        for name, groups in of.items()
         for group, estimate in groups.items()
+        if not is_few(result.metrics["wei2018"][split][group])
     )
+    header = ("split", "lesions", "minus that of", "difference", "95 % interval", "wei2018 is")
     return Section(
         "Is the network better than no learning?",
         paragraphs=(
-            "AUROC of wei2018 minus AUROC of laplacian on the same patches, with a paired 95 % interval over patients. "
-            "An interval that lies below zero says that the filter is better.",
+            "AUROC of wei2018 minus that of what learns nothing, on the same patches, with a paired 95 % interval over "
+            f"patients; where there are at least {FEW_PATIENTS} patients on either side.",
         ),
-        tables=(Table("Paired differences", ("split", "lesions", "difference", "95 % interval"), rows),),
+        tables=(Table("Paired differences", header, rows),) if rows else (),
     )
 
 
@@ -109,7 +144,7 @@ def _plot_curves(result: PaperResult, split: str, group: str) -> Picture:
     found = {name: splits[split][group] for name, splits in result.metrics.items()}
     png = draw_curves([run.table for run in result.runs[split]], found, group)
     which = "all lesions" if group == ALL else f"{group}s"
-    caption = f"ROC curves, {which}, held out by {split} (the paper's Fig. 2b)"
+    caption = f"ROC curves, {which}, held out by {split}, {describe_means(len(result.runs[split]))} (Fig. 2b)"
     return Picture(png, caption, f"ROC curves of {which} by detector")
 
 
@@ -165,8 +200,9 @@ def _stability_section(result: PaperResult) -> Section:
     return Section(
         "Is training stable?",
         paragraphs=(
-            "The paper calls training fast and stable. Each seed draws its own hold-out and its own initial weights. "
-            "Unexplained is the last loss as a share of the error of predicting each patch's mean; dead units is the "
+            "The paper calls training fast and stable. Each seed draws its own hold-out and its own initial weights"
+            + ("; of one seed nothing can be said of that. " if len(runs) == 1 else ". ")
+            + "Unexplained is the last loss as a share of the error of predicting each patch's mean; dead units is the "
             "share of feature maps that are zero everywhere.",
         ),
         tables=(Table("Per seed", header, rows),),
@@ -179,9 +215,9 @@ def _counts_section(result: PaperResult) -> Section:
     paper = {"negative_patches": 36013, "positive_patches": 321, "negative_images": 67, "positive_images": 49}
     rows = tuple((key.replace("_", " "), value, paper.get(key)) for key, value in counts.items())
     control = result.metrics["wei2018"]["patient"].get(NORMAL_LOOKING)
-    paragraphs = (
+    paragraphs = control and (
         "Normal-looking patches of BI-RADS 5 images against held-out normals, scored by wei2018: AUROC "
-        f"{control['auroc']:.3f}.",
+        f"{describe_auroc(control)}.",
     )
     table = Table("Data", ("", "here", "in the paper"), rows)
-    return Section("What was counted", paragraphs=paragraphs if control else (), tables=(table,))
+    return Section("What was counted", paragraphs=paragraphs or (), tables=(table,))

@@ -13,13 +13,14 @@ from unary.errors import ImageError
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.lesion_query import ALL_LESIONS, LesionQuery, list_queries
-from unary.evaluation.summary import EvaluationSummary, MeasuredPoint
+from unary.evaluation.summary import EvaluationSummary, MeasuredPoint, document_summary
 from unary.files import write_csv
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.examination import DEFAULT_POINT
 from unary.outputs.detection_figures import plot_froc
 from unary.outputs.detection_pictures import Place, list_false_alarms, list_lesions, plot_evaluated, plot_places
 from unary.outputs.figures import figure_png
+from unary.outputs.leads import describe_auroc, note_few
 from unary.outputs.report import Cell, Picture, Section, Table
 from unary.outputs.words import name_figures, with_interval
 from unary.profiles import Reading
@@ -79,7 +80,8 @@ def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]
             f"{with_interval(sensitivity)} at {rate:g}"
             for rate, sensitivity in zip(froc.rates, froc.sensitivities, strict=True)
         )
-        lines.append(f"{names[name]} ({froc.targets}): sensitivity {found} false findings per normal image")
+        few = note_few(froc.target_patients, froc.image_patients)
+        lines.append(f"{names[name]} ({froc.targets}): sensitivity {found} false findings per normal image{few}")
     for measured in summary.points:
         point, rate = measured.point, with_interval(measured.rate)
         if measured.false_alarms is None:
@@ -87,11 +89,13 @@ def describe_findings(summary: EvaluationSummary, reading: Reading) -> list[str]
         else:
             alarmed = f"{with_interval(measured.false_alarms)} of images alarmed"
             said = f"false findings per normal image, {alarmed} (guaranteed: at most {point.false_alarm_rate:.3g})"
-        lines.append(f"operating point {point.name}: {rate} {said}")
-    lines += [f"images, {names[name]}: AUROC {with_interval(found)}" for name, found in summary.images.items()]
+        lines.append(f"operating point {point.name}: {rate} {said}{note_few(measured.patients)}")
+    images = document_summary(summary)["image_auroc"]
+    lines += [f"images, {names[name]}: AUROC {describe_auroc(found)}" for name, found in images.items()]
     lines += [
         f"pixels, {titles[name]}: AUROC {with_interval(found.auroc)}, "
         f"average precision {with_interval(found.average_precision)}"
+        f"{note_few(found.positive_patients, found.negative_patients)}"
         for name, found in summary.pixels.items()
     ]
     return lines
@@ -125,13 +129,15 @@ def _build_froc_section(evaluation: Evaluation, summary: EvaluationSummary, read
     known = f", of assessment {' or '.join(reading.normal)} where that is known" if reading.normal else ""
     joined = "".join(f"; {group.title} at most 10 mm apart are one" for group in reading.groups if group.clustered)
     said = (
-        f"False findings are counted on {counts['normal_images']} normal images of {counts['normal_patients']} "
-        f"patients alone: without any listed lesion{known}. Lesions are those of images labelled positive{joined}. A "
+        f"False findings are counted on {count_words(counts['normal_images'], 'normal image')} of "
+        f"{count_words(counts['normal_patients'], 'patient')} alone: without any listed lesion{known}. "
+        f"Lesions are those of images labelled positive{joined}. A "
         f"partially annotated image ({counts['partially_annotated']} here) counts for its listed lesions and for no "
         "false finding. When a finding has found a lesion is written in docs/statistics.md."
     )
     if not summary.froc:
-        return Section("Lesions found", (said, "No curve: there is no normal image, or no lesion is listed."))
+        why = "no image is known to be normal" if counts["normal_images"] == 0 else "no lesion is listed to be found"
+        return Section("Lesions found", (said, f"Nothing is said of findings: {why}."))
     queries = list_queries(reading)
     figure = plot_froc(
         {names[name]: [build_outcomes(evaluation.evaluated, queries[name])] for name in summary.froc},
@@ -140,7 +146,12 @@ def _build_froc_section(evaluation: Evaluation, summary: EvaluationSummary, read
     rates = next(iter(summary.froc.values())).rates
     header = ("to be found", "lesions", "patients", *(f"at {rate:g}" for rate in rates), "mean")
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (names[name], froc.targets, froc.target_patients, *map(with_interval, (*froc.sensitivities, froc.mean)))
+        (
+            names[name] + note_few(froc.target_patients, froc.image_patients),
+            froc.targets,
+            froc.target_patients,
+            *map(with_interval, (*froc.sensitivities, froc.mean)),
+        )
         for name, froc in summary.froc.items()
     )
     caption = "Share of lesions found at so many false findings per normal image [95 % interval over patients]."
@@ -154,9 +165,10 @@ def _build_points_section(summary: EvaluationSummary) -> Section:
     findings = [measured for measured in summary.points if measured.false_alarms is not None]
     patches = [measured for measured in summary.points if measured.false_alarms is None]
     said = (
-        f"Operating points were set on {summary.points[0].point.patients} other normal patients. All measures are "
-        f"means over patients, as the guarantees are; of an image at most {MOST_FINDINGS} findings are reported and "
-        "counted. A guarantee holds on average over the patients that happened to set it: one model may do worse."
+        f"Operating points were set on {count_words(summary.points[0].point.patients, 'normal patient')}. All "
+        f"measures are means over patients, as the guarantees are; of an image at most {MOST_FINDINGS} findings are "
+        "reported and counted. A guarantee holds on average over the patients that happened to set it: one model may "
+        "do worse."
     )
     tables = (
         Table(
@@ -188,14 +200,24 @@ def _count_images(points: Sequence[MeasuredPoint]) -> str:
     if not points:
         return "not measured"
     images, patients = count_words(points[0].images, "normal image"), count_words(points[0].patients, "patient")
-    return f"measured on {images} of {patients}"
+    return f"measured on {images} of {patients}{note_few(points[0].patients)}"
 
 
 def _build_ranking_section(summary: EvaluationSummary, reading: Reading) -> Section:
     names, titles = name_figures(reading), _name_pixels(reading)
-    images = tuple((names[name], with_interval(found)) for name, found in summary.images.items())
+    images = tuple(
+        (names[name], found["n_positive"], found["n_negative"], describe_auroc(found))
+        for name, found in document_summary(summary)["image_auroc"].items()
+    )
     pixels = tuple(
-        (titles[name], with_interval(p.auroc), with_interval(p.average_precision), p.positives, p.negatives, p.unscored)
+        (
+            titles[name] + note_few(p.positive_patients, p.negative_patients),
+            with_interval(p.auroc),
+            with_interval(p.average_precision),
+            p.positives,
+            p.negatives,
+            p.unscored,
+        )
         for name, p in summary.pixels.items()
     )
     header = ("lesions", "AUROC", "average precision", "lesion pixels", "other pixels", "lesion pixels not scored")
@@ -204,8 +226,14 @@ def _build_ranking_section(summary: EvaluationSummary, reading: Reading) -> Sect
         "both depart from normal tissue, and nothing here has learned the difference. Pixel by pixel, large lesions "
         "outvote small ones."
     )
+    if alone := summary.counts["not_ranked"]:
+        said += f" {count_words(alone, 'image')} without a score or without a patch took no part among images."
     tables = (
-        Table("Images told apart: AUROC [95 % interval over patients].", ("images", "AUROC"), images),
+        Table(
+            "Image scores: AUROC (95 % interval over patients).",
+            ("images", "positive", "negative", "AUROC"),
+            images,
+        ),
         Table("Pixels of normal images and of images labelled positive.", header, pixels),
     )
     return Section("Images and pixels", (said,), tuple(table for table in tables if table.rows))

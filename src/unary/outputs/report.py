@@ -9,14 +9,15 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unary.evaluation.intervals import Estimate
+from unary.evaluation.metrics import FEW_PATIENTS, NORMAL_LOOKING
 from unary.files import replacing
 from unary.outputs.figures import FIGURE_DPI
+from unary.outputs.leads import IMAGES, PATCHES, is_few
 from unary.outputs.words import GROUP_TITLES, IMAGE_GROUP, MEANINGS, SPLIT_TITLES
 from unary.records import NOTICE
 
@@ -123,74 +124,51 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def build_results_section(
-    heading: str, detectors: Mapping[str, Any], *, titles: Mapping[str, str] = GROUP_TITLES
+    heading: str,
+    detectors: Mapping[str, Any],
+    *,
+    titles: Mapping[str, str] = GROUP_TITLES,
+    figures: str = "",
 ) -> Section:
-    """Return the section with the table of all detectors, as `MetricsTable`, and words for every control in it."""
+    """Return the section with the table of all detectors, as `MetricsTable`, and words for every control in it.
+
+    ``figures`` says what they are of, such as `unary.outputs.leads.describe_means`.
+    """
     by_split = {name: _by_split(groups) for name, groups in detectors.items()}
     present = dict.fromkeys(
         [*by_split, *(s for splits in by_split.values() for s in splits)]
         + [group for splits in by_split.values() for groups in splits.values() for group in groups]
     )
+    groups = {group for splits in by_split.values() for groups in splits.values() for group in groups}
     names = {**titles, **SPLIT_TITLES}
+    caption = f"Detectors and controls on the same {describe_units(groups)}{figures and f', {figures}'}."
     return Section(
         heading,
-        paragraphs=(
-            "AUROC is how often a patch with a lesion outscores a normal patch: 0.5 is chance, 1 is perfect. The range "
-            "beside it is a 95 % interval over patients; the bar draws it, with a tick at chance and its right end at "
-            "1. Average precision depends on the share of positives and compares only within one group. Sensitivity "
-            "is the share of lesion patches found when 90, 95 or 99 % of normal patches pass.",
-        ),
-        tables=(MetricsTable("Detectors and controls on the same patches, means over seeds.", detectors, titles),),
+        paragraphs=(_explain_figures(groups),),
+        tables=(MetricsTable(caption, detectors, titles),),
         terms=tuple((names.get(name, name), MEANINGS[name]) for name in present if name in MEANINGS),
     )
 
 
-def describe_outcome(
-    groups: Mapping[str, Any], *, first: str, second: str, difference: Estimate | None, unit: str = "patch"
-) -> str:
-    """Say in plain words which of two detectors wins, by how much, and what that does not mean.
+def describe_units(groups: Collection[str]) -> str:
+    """Return what was compared in these groups: patches, images, or both."""
+    units = ["patches"] * (set(groups) != {IMAGE_GROUP}) + ["images"] * (IMAGE_GROUP in groups)
+    return " and ".join(units)
 
-    ``groups`` is the summary of one group by detector, ``{NAME: {"auroc": x, "auroc_ci95": [lo, hi], ...}}``, and
-    ``difference`` the AUROC of ``first`` minus ``second`` with its paired interval, None when unknown. Told apart are
-    units of ``"patch"`` or ``"image"``.
-    """
-    if groups[first]["auroc"] < groups[second]["auroc"]:
-        first, second = second, first
-        if difference is not None:
-            low, high = (None if bound is None else -bound for bound in (difference.high, difference.low))
-            difference = Estimate(-difference.value, low, high)
-    best, other = groups[first], groups[second]
-    positives, normals = (
-        ("patches with a lesion", "normal patches") if unit == "patch" else ("positive images", "normal images")
+
+def _explain_figures(groups: Collection[str]) -> str:
+    images = IMAGES if IMAGE_GROUP in groups else None
+    patches = PATCHES if set(groups) != {IMAGE_GROUP} else None
+    sides = patches or IMAGES
+    ranked = f"one of the {sides.positive} outscores one of the {sides.negative}"
+    both = ", and of whole images one labelled positive outscores one labelled negative" if images and patches else ""
+    return (
+        f"AUROC is how often {ranked}{both}: 0.5 is chance, 1 is perfect. The range beside it is a 95 % interval over "
+        "patients; the bar draws it, with a tick at chance and its right end at 1. The highest is bold where there are "
+        f"at least {FEW_PATIENTS} patients on either side. Average precision depends on the share of positives and "
+        f"compares only within one group. Sensitivity is the share of {sides.positive} found when 90, 95 or 99 % of "
+        f"{sides.negative} pass."
     )
-    words = [
-        f"The detector {first} separates {positives} from normal ones better than {second}: its AUROC is "
-        f"{describe_auroc(best)}, against {describe_auroc(other)}."
-    ]
-    if difference is not None and difference.low is not None and difference.high is not None:
-        verdict = (
-            "which the choice of patients alone does not explain"
-            if difference.low > 0
-            else "which the choice of patients alone could explain: this does not settle which is better"
-        )
-        words.append(
-            f"The difference is {difference.value:.3f} (95 % interval {difference.low:.3f} to {difference.high:.3f}), "
-            f"{verdict}."
-        )
-    found = best["sensitivity_at_specificity"]["0.95"]
-    words.append(f"Let 95 % of {normals} pass, and {first} flags {100 * found:.0f} % of the {positives}.")
-    if unit == "patch":
-        words.append(
-            "These are patches, not patients: one image holds hundreds of patches, so that even few false alarms per "
-            "patch are many per image, and nothing here says how well anyone would be diagnosed."
-        )
-    return " ".join(words)
-
-
-def describe_auroc(found: Mapping[str, Any]) -> str:
-    """Return the AUROC of an entry of ``metrics.json`` with its interval, to three decimals."""
-    interval = found["auroc_ci95"]
-    return f"{found['auroc']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _by_split(groups: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -238,7 +216,10 @@ def _lay_out_group(
         known = [found[split][group] for found in by_split.values() if group in found.get(split, {})]
         if known:
             unit = "images" if group == IMAGE_GROUP else "patches"
-            text = "{n_positive:,} against {n_negative:,} {}, {n_patients:,} patients".format(unit, **known[0])
+            sides = "{n_positive:,} against {n_negative:,} {}".format(unit, **known[0])
+            text = (
+                f"{sides}, of {known[0]['n_positive_patients']:,} against {known[0]['n_negative_patients']:,} patients"
+            )
             counts.setdefault(text, []).append(SPLIT_TITLES.get(split, split))
     told = [text if len(counts) == 1 else f"{' and '.join(names)}: {text}" for text, names in counts.items()]
 
@@ -250,9 +231,10 @@ def _lay_out_group(
 
     lines = [[lay_out(found.get(split, {}).get(group)) for split in splits] for found in by_split.values()]
     rows = [{"name": name, "cells": cells} for name, cells in zip(by_split, lines, strict=True)]
-    columns = zip(*lines, strict=True)
+    columns = list(zip(*lines, strict=True))
     best = [max((cell["found"]["auroc"] for cell in column if cell), default=None) for column in columns]
-    if group == "normal_looking":  # where no detector should win, none is printed bold
+    told_apart = [cell["found"] for column in columns for cell in column if cell]
+    if group == NORMAL_LOOKING or any(map(is_few, told_apart)):  # where none should win, or nobody can know
         best = [None] * len(splits)
     title = titles.get(group, group.replace("_", " ").capitalize())
     return {"name": title, "counts": told, "rows": rows, "best": best}
