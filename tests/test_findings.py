@@ -124,20 +124,16 @@ def test_labels_boxes_outlines_and_peaks_agree(working, stored, box):
     anomaly_map[:, :-1] = 0
     anomaly_map[box[0] : box[2], box[1] : box[3]] = 5
     (finding,), labels = describe(anomaly_map, prepare(working, stored_shape=stored))
-    scale = np.asarray(stored) / working
-    exact = np.asarray(box).reshape(2, 2) * scale
-    assert np.allclose(finding.box[:2], np.floor(exact[0] + 1e-6))
-    assert np.allclose(finding.box[2:], np.ceil(exact[1] - 1e-6))
+    exact = np.asarray(box).reshape(2, 2) * (np.asarray(stored) / working)
     assert labels.shape == stored
     assert labels.dtype == np.uint8
     pixels = np.argwhere(labels == 1)
-    assert (pixels >= finding.box[:2]).all()
-    assert (pixels < finding.box[2:]).all()
+    assert finding.box == (*pixels.min(axis=0), *(pixels.max(axis=0) + 1))
     assert np.abs(pixels.min(axis=0) - exact[0]).max() <= 0.5 + 1e-6, "the nearest pixels, not all that are touched"
     assert np.abs(pixels.max(axis=0) + 1 - exact[1]).max() <= 0.5 + 1e-6
     assert is_inside(finding.outline, pixels).all()
     vertices = np.asarray(finding.outline)
-    assert np.allclose([vertices.min(axis=0), vertices.max(axis=0)], exact - 0.5)
+    assert np.allclose(np.ravel([vertices.min(axis=0), vertices.max(axis=0)]), np.asarray(finding.box) - 0.5)
     assert labels[finding.peak] == 1
     assert (finding.area_mm2, finding.diameter_mm) == (None, None)
 
@@ -152,7 +148,7 @@ def test_the_outline_holds_all_regions_of_a_cluster():
     for finding in findings:
         pixels = np.argwhere(labels == finding.rank)
         assert is_inside(finding.outline, pixels).all()
-        assert len(finding.outline) >= 3
+        assert len(finding.outline) >= 4
         assert finding.outline[0] != finding.outline[-1]
     assert [finding.rank for finding in findings] == list(range(1, len(findings) + 1))
     assert set(np.unique(labels)) == set(range(len(findings) + 1))
@@ -172,6 +168,30 @@ def test_sizes_of_discs_in_millimetres(radius_mm, spacing_mm):
     assert 2 * radius_mm - 0.14 < finding.diameter_mm < 2 * radius_mm + 3 * 0.14
     outline = np.asarray(finding.outline) * spacing_mm
     assert polygon_area(outline) == pytest.approx(math.pi * radius_mm**2, rel=0.15)
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.1, 0.1), (0.1, 0.4), (0.4, 0.1), (0.07, 0.0701)])
+@pytest.mark.parametrize("stored", [(60, 50), (121, 97), (40, 45)])
+@pytest.mark.parametrize("merge_px", [1.5, 12])
+def test_area_diameter_outline_and_box_are_measured_on_the_same_pixels(spacing_mm, stored, merge_px):
+    rng = np.random.default_rng(4)
+    anomaly_map = ndimage.gaussian_filter(rng.normal(size=(60, 50)), 1.5).astype(np.float32)
+    anomaly_map *= 2 / anomaly_map.max()
+    prepared = prepare((60, 50), stored_shape=stored, spacing_mm=spacing_mm)
+    findings, labels = describe(anomaly_map, prepared, config=FindingsConfig(5, merge_px))
+    assert len(findings) > 2
+    for finding in findings:
+        pixels = np.argwhere(labels == finding.rank)
+        assert finding.area_mm2 == pytest.approx(len(pixels) * spacing_mm[0] * spacing_mm[1], rel=1e-12)
+        corners = np.concatenate([pixels + shift for shift in ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))])
+        assert finding.diameter_mm == pytest.approx(cdist(corners * spacing_mm, corners * spacing_mm).max(), rel=1e-12)
+        vertices = np.asarray(finding.outline)
+        assert {tuple(vertex) for vertex in finding.outline} <= {tuple(corner) for corner in corners.tolist()}
+        assert is_inside(finding.outline, corners).all()
+        assert finding.diameter_mm == cdist(vertices * spacing_mm, vertices * spacing_mm).max()
+        assert finding.area_mm2 <= polygon_area(vertices * spacing_mm) * (1 + 1e-12)
+        assert finding.box == (*pixels.min(axis=0), *(pixels.max(axis=0) + 1))
+        assert labels[finding.peak] == finding.rank
 
 
 def test_anisotropic_spacing_is_respected():

@@ -314,16 +314,17 @@ class Finding:
         How often the most abnormal finding of a normal image scores as high, in (0, 1]; None for a model that has not
         been calibrated.
     box
-        Half-open ``(r0, c0, r1, c1)``, whole pixels.
+        Half-open ``(r0, c0, r1, c1)``: the smallest that holds its pixels.
     outline
-        Vertices (row, col) of the convex outline around all its regions, a closed polygon in which the last vertex is
-        not a repetition of the first; at least three.
+        Vertices (row, col) of the convex hull of its pixels' areas, a closed polygon in which the last vertex is not a
+        repetition of the first; at least four. It may hold pixels between its regions that are not its own.
     peak
         Where the score was found.
     regions
         How many connected regions were merged into it.
     area_mm2, diameter_mm
-        Area of its regions, and the longest distance across the outline; None where the pixel spacing is unknown.
+        Area of its pixels, those of `Detection.labels`, and the longest distance between two vertices of the outline,
+        with the spacing of rows and of columns; None where it is unknown.
     """
 
     rank: int

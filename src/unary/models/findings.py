@@ -27,7 +27,6 @@ _NEIGHBOURS = np.ones((3, 3), bool)
 _MOST_REGIONS = 4000
 _MOST_POINTS = 200_000
 _BAND_PX = 256
-_ROUNDING = 1e-6  # of a pixel
 
 
 @dataclass(frozen=True)
@@ -208,6 +207,10 @@ def describe_findings(
 ) -> tuple[tuple[Finding, ...], NDArray[np.uint8]]:
     """Return the first ``count`` candidates, at most 255, as findings of the stored image, and its label image.
 
+    Place and sizes are all measured on the label image, so that they agree with one another and with whatever is made
+    of it: the box is that of the labelled pixels, the outline their convex hull, the area theirs, and the diameter the
+    longest distance between two vertices of the outline. Rows and columns each have their own spacing.
+
     Parameters
     ----------
     p_values
@@ -220,45 +223,40 @@ def describe_findings(
     small = candidates.labels.astype(np.uint8)
     small[candidates.labels > count] = 0
     labels = enlarge(small, prepared)
-    scale = np.asarray(prepared.scale)
-    boxes = ndimage.find_objects(candidates.labels, max_label=count)
+    last = np.asarray(prepared.stored_shape) - 1
+    peaks = np.minimum((candidates.peaks[:count] + 0.5) * np.asarray(prepared.scale), last).astype(np.intp)
+    missing = [number for number, box in enumerate(ndimage.find_objects(labels, count)) if box is None]
+    for number in reversed(missing):  # on a coarser stored grid one may lie between pixels: its peak is then labelled
+        labels[tuple(peaks[number])] = number + 1
+    spacing = None if prepared.stored_spacing_mm is None else np.asarray(prepared.stored_spacing_mm)
     findings = []
-    for number, (box, p_value) in enumerate(zip(boxes, p_values, strict=True)):
-        inside = candidates.labels[box] == number + 1
-        corner = np.asarray([part.start for part in box])
-        outline = _find_outline(inside, corner, scale)
-        peak = np.minimum((candidates.peaks[number] + 0.5) * scale, np.asarray(prepared.stored_shape) - 1)
-        low = np.floor(corner * scale + _ROUNDING)
-        high = np.minimum(np.ceil((corner + inside.shape) * scale - _ROUNDING), prepared.stored_shape)
-        area, diameter = None, None
-        if prepared.stored_spacing_mm is not None:
-            spacing = np.asarray(prepared.stored_spacing_mm)
-            area = float(inside.sum() * np.prod(scale * spacing))
-            diameter = float(pdist(outline * spacing).max())
+    for number, (box, p_value) in enumerate(zip(ndimage.find_objects(labels, count), p_values, strict=True)):
+        r, c = peaks[number].tolist()
+        place = box or (slice(r, r + 1), slice(c, c + 1))  # a stronger one has the only pixel that it touches
+        inside = labels[place] == number + 1 if box else np.ones((1, 1), bool)
+        corner = np.asarray([part.start for part in place])
+        if box and labels[r, c] != number + 1:  # on a coarser stored grid
+            own = np.argwhere(inside) + corner
+            r, c = own[np.square(own - (r, c)).sum(axis=1).argmin()].tolist()
+        outline = _find_outline(inside, corner)
         finding = Finding(
             rank=number + 1,
             score=float(candidates.scores[number]),
             p_value=p_value,
-            box=(int(low[0]), int(low[1]), int(high[0]), int(high[1])),
+            box=(place[0].start, place[1].start, place[0].stop, place[1].stop),
             outline=tuple((row, col) for row, col in outline.tolist()),
-            peak=(int(peak[0]), int(peak[1])),
+            peak=(r, c),
             regions=int(candidates.regions[number]),
-            area_mm2=area,
-            diameter_mm=diameter,
+            area_mm2=None if spacing is None else float(inside.sum() * np.prod(spacing)),
+            diameter_mm=None if spacing is None else float(pdist(outline * spacing).max()),
         )
         findings.append(finding)
-    for finding in reversed(findings):  # on a coarser stored grid one may lie between pixels: its peak is then labelled
-        r0, c0, r1, c1 = finding.box
-        if not (labels[r0:r1, c0:c1] == finding.rank).any():
-            labels[finding.peak] = finding.rank
     return tuple(findings), labels
 
 
-def _find_outline(
-    inside: NDArray[np.bool_], corner: NDArray[np.intp], scale: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Vertices of the convex outline of the pixels' areas, shape (n, 2), in stored pixel centres."""
+def _find_outline(inside: NDArray[np.bool_], corner: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Vertices of the convex hull of the pixels' areas, shape (n, 2); pixel centres lie at whole numbers."""
     pixels = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
     corners = np.unique(np.concatenate([pixels + shift for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0)
-    outline: NDArray[np.float64] = corners[ConvexHull(corners).vertices] * scale - 0.5  # one pixel has an area already
+    outline: NDArray[np.float64] = corners[ConvexHull(corners).vertices] - 0.5  # one pixel has an area already
     return outline
