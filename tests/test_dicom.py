@@ -124,8 +124,8 @@ def test_view_code_wins_over_view_position(original, tmp_path):
     ("elements", "cause"),
     [
         ({"NumberOfFrames": 2}, "2 frames"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "in colour"),
-        ({"Modality": "SR"}, "modality SR"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB"),
+        ({"Modality": "SR"}, "Modality SR"),
         ({"Rows": 60000, "Columns": 60000}, "60000 x 60000"),
         ({"Rows": 500}, "truncated, damaged"),
         ({"Columns": 10}, "holds|damaged"),

@@ -23,6 +23,7 @@ Reason = Literal[
     "COLOUR",
     "UNSUPPORTED_SYNTAX",
     "CORRUPT_PIXELS",
+    "BAD_HEADER",
     "BLANK",
     "TOO_LARGE",
     "TIMEOUT",

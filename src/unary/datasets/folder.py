@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unary.errors import ImageError, ManifestError
-from unary.images.dicom import has_dicom_magic, read_header
+from unary.images.dicom import read_header
+from unary.images.elements import looks_like_dicom
 from unary.images.isolation import show_path
 from unary.images.raster import RASTER_SUFFIXES
 from unary.images.reading import DICOM_SUFFIXES, is_image_file
@@ -170,7 +171,7 @@ def _build_row(path: Path, base: Path, image_id: str) -> tuple[ManifestRow, list
     remarks: list[str] = []
     header = None
     try:
-        if path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path):
+        if path.suffix.lower() in DICOM_SUFFIXES or looks_like_dicom(path):
             header = read_header(path)
     except ImageError as error:
         remarks.append(str(error))

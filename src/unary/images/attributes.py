@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataset import Dataset
 
-from unary.images.decoding import is_decodable, reading_dicom
-from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_spacing, find_word, read_elements
+from unary.images.decoding import find_missing_decoder, find_shape, reading_dicom
+from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_magnification, find_spacing, read_frames
+from unary.images.elements import Elements, open_dicom
 from unary.images.raster import is_lossy
 from unary.images.reading import is_dicom, read_shape
 from unary.profiles.profile import HeaderFlag, Headers
@@ -93,56 +93,54 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
         return Attributes(read_shape(path), raster=True, lossy=is_lossy(path))
     with reading_dicom(path):
         sought = [name for flag in headers.flags for name in (*flag.keywords, *dict(flag.patterns))]
-        dataset = read_elements(path, list(dict.fromkeys(_ELEMENTS + sought)))
-        factor = dataset.get("EstimatedRadiographicMagnificationFactor")
-        sop_class = str(dataset.get("SOPClassUID") or "")
+        elements = open_dicom(path, list(dict.fromkeys(_ELEMENTS + sought)))
+        sop_class = elements.find_text("SOPClassUID") or ""
+        magnified = elements.find_text("EstimatedRadiographicMagnificationFactor") is not None
         return Attributes(
-            shape=(int(dataset.Rows), int(dataset.Columns)),
+            shape=find_shape(elements),
             sop_class=sop_class if re.fullmatch(r"[0-9.]{1,64}", sop_class) else None,
-            modality=find_word(dataset, "Modality"),
-            frames=int(dataset.get("NumberOfFrames") or 1),
-            decodable=is_decodable(dataset),
-            intent=find_intent(dataset),
-            manufacturer=clean_text(str(dataset.get("Manufacturer") or "")),
-            model_name=clean_text(str(dataset.get("ManufacturerModelName") or "")),
-            spacing_mm=find_spacing(dataset),
-            bits=int(dataset.BitsStored) if "BitsStored" in dataset else None,
-            magnification=float(factor) if factor is not None else None,
-            units=_find_units(dataset, sop_class),
-            lossy=str(dataset.get("LossyImageCompression") or "") == "01",
-            flags=tuple(flag.reason for flag in headers.flags if _bears(dataset, flag)),
+            modality=elements.find_code("Modality"),
+            frames=read_frames(elements),
+            decodable=find_missing_decoder(elements) is None,
+            intent=find_intent(elements),
+            manufacturer=clean_text(elements.find_text("Manufacturer") or ""),
+            model_name=clean_text(elements.find_text("ManufacturerModelName") or ""),
+            spacing_mm=find_spacing(elements),
+            bits=elements.read_integer("BitsStored"),
+            magnification=find_magnification(elements) if magnified else None,
+            units=_find_units(elements, sop_class),
+            lossy=elements.find_text("LossyImageCompression") == "01",
+            flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
 
 
-def _bears(dataset: Dataset, flag: HeaderFlag) -> bool:
+def _bears(elements: Elements, flag: HeaderFlag) -> bool:
     """Whether the header has any of the flag's signs."""
-    factor = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
-    kinds = dataset.get("ImageType") or []
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    views = list(dataset.get("ViewCodeSequence") or [])
+    views = elements.read_items("ViewCodeSequence")
     coded = [*views, *(item for view in views for item in view.get("ViewModifierCodeSequence") or [])]
     return (
-        any(_is_stated(dataset, keyword) for keyword in flag.keywords)
+        any(_is_stated(elements, keyword) for keyword in flag.keywords)
         or not set(flag.codes).isdisjoint(str(item.get("CodeValue")) for item in coded)
-        or not set(flag.image_types).isdisjoint(str(kind).upper() for kind in kinds)
-        or any(re.search(pattern, str(dataset.get(name) or ""), re.I) for name, pattern in flag.patterns)
-        or (flag.magnified_from is not None and factor >= flag.magnified_from)
+        or not set(flag.image_types).isdisjoint(text.upper() for text in elements.read_texts("ImageType"))
+        or any(re.search(pattern, text, re.I) for name, pattern in flag.patterns for text in elements.read_texts(name))
+        or (flag.magnified_from is not None and (find_magnification(elements) or 1.0) >= flag.magnified_from)
     )
 
 
-def _is_stated(dataset: Dataset, keyword: str) -> bool:
-    value = dataset.get(keyword)
-    return str(value or "").strip().upper() == "YES" if dictionary_VR(keyword) == "CS" else bool(value)
+def _is_stated(elements: Elements, keyword: str) -> bool:
+    kind = dictionary_VR(keyword)
+    texts = [] if kind == "SQ" else elements.read_texts(keyword)
+    return [text.upper() for text in texts] == ["YES"] if kind == "CS" else bool(texts or elements.read_items(keyword))
 
 
-def _find_units(dataset: Dataset, sop_class: str) -> str | None:
+def _find_units(elements: Elements, sop_class: str) -> str | None:
     """Of CT, HU unless it says otherwise (PS3.3 C.11.1.1.2); of PET, Units (C.8.9.1)."""
     if sop_class == _CT:
-        return find_word(dataset, "RescaleType") or "HU"
+        return elements.find_code("RescaleType") or "HU"
     if sop_class != _PET:
         return None
-    units = find_word(dataset, "Units")
-    return f"{units} without decay correction" if units and dataset.get("DecayCorrection") == "NONE" else units
+    units, uncorrected = elements.find_code("Units"), elements.find_code("DecayCorrection") == "NONE"
+    return f"{units} without decay correction" if units and uncorrected else units
 
 
 def clean_text(text: str) -> str | None:

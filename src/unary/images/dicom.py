@@ -8,19 +8,16 @@ the window that is stored for display is ignored. What cannot be read right is r
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
-from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut
 
-from unary.images.checks import build_refusal, check_size, convert_floats
-from unary.images.decoding import check_bits, decode_pixels, find_limits, reading_dicom
+from unary.errors import ImageError
+from unary.images.checks import build_refusal
+from unary.images.decoding import decode_pixels, find_shape, read_format, reading_dicom, trim_words
+from unary.images.elements import Elements, open_dicom
+from unary.images.values import apply_modality, find_padding, is_inverted
 from unary.records import Image
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -38,7 +35,6 @@ MULTIFRAME_CLASSES = frozenset(
     )
 )  # fmt: skip
 _RESCALED = {f"{_STORAGE}2": "CT", f"{_STORAGE}128": "PET"}
-_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"}
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
 _OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
 # SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4010 and 4014.
@@ -85,23 +81,17 @@ class DicomHeader:
     instance_uid: str | None = field(repr=False)
 
 
-def has_dicom_magic(path: Path) -> bool:
-    """Return whether the letters DICM stand after a preamble of 128 bytes (PS3.10 section 7.1)."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def read_header(path: Path) -> DicomHeader:
-    """Read the size of a DICOM image and whose it is; takes about a millisecond; raises as `read_elements`."""
+    """Read the size of a DICOM image and whose it is; takes about a millisecond; an `ImageError` if it is none."""
     with reading_dicom(path):
-        dataset = read_elements(path, _HEADER_ELEMENTS)
-        patient = _clean(dataset, "PatientID")
+        elements = open_dicom(path, _HEADER_ELEMENTS)
+        patient = elements.find_text("PatientID")
         return DicomHeader(
-            (int(dataset.Rows), int(dataset.Columns)),
-            _find_laterality(dataset),
-            _find_view(dataset),
+            find_shape(elements),
+            _find_laterality(elements),
+            _find_view(elements),
             None if patient is None else hashlib.sha256(patient.encode("utf-8")).hexdigest()[:12],
-            _clean(dataset, "SOPInstanceUID"),
+            elements.find_text("SOPInstanceUID"),
         )
 
 
@@ -123,161 +113,123 @@ def read_dicom(path: Path) -> Image:
         is a CT or PET slice that does not say how to get HU or activity from what is stored.
     """
     with reading_dicom(path):
-        _refuse_deflated(path)
-        dataset = pydicom.dcmread(path)
-        _check_kind(dataset, path)
-        stored = decode_pixels(dataset, path)
-        pixels, limits = _apply_modality(dataset, stored, path)
-        if dataset.PhotometricInterpretation == "MONOCHROME1":
+        elements = open_dicom(path)
+        _check_kind(elements)
+        photometric, intent = _read_photometric(elements), find_intent(elements)
+        form = read_format(elements)
+        words = decode_pixels(elements, form)
+        padding = find_padding(elements, words, form)
+        stored = trim_words(words, padding, elements, form)
+        pixels, limits = apply_modality(elements, stored, padding, form)
+        if is_inverted(elements, photometric, intent):
             pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
         return Image(
             pixels,
             limits,
             path,
-            padding=_find_padding(dataset, stored),
-            spacing_mm=find_spacing(dataset),
-            laterality=_find_laterality(dataset),
-            view=_find_view(dataset),
-            intent=find_intent(dataset),
-            manufacturer=_clean(dataset, "Manufacturer"),
-            model_name=_clean(dataset, "ManufacturerModelName"),
-            instance_uid=_clean(dataset, "SOPInstanceUID"),
+            padding=padding,
+            spacing_mm=find_spacing(elements),
+            laterality=_find_laterality(elements),
+            view=_find_view(elements),
+            intent=intent,
+            manufacturer=elements.find_text("Manufacturer"),
+            model_name=elements.find_text("ManufacturerModelName"),
+            instance_uid=elements.find_text("SOPInstanceUID"),
+            notes=tuple(elements.notes),
         )
 
 
-def read_elements(path: Path, names: list[str]) -> Dataset:
-    """Read some elements of an image's header, inside `reading_dicom`; refuse deflated files and what has no pixels."""
-    _refuse_deflated(path)
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
-    if "Rows" not in dataset or "Columns" not in dataset:
-        raise build_refusal(path, "a DICOM object without pixels; a report or annotation?", "NOT_AN_IMAGE")
-    return dataset
-
-
-def _refuse_deflated(path: Path) -> None:
-    """Look at the uncompressed file meta information alone, for pydicom inflates the rest at once."""
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
-        cause = "compressed by deflate, which is not accepted: such a file can unpack to gigabytes"
-        raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
-
-
-def _check_kind(dataset: Dataset, path: Path) -> None:
+def _check_kind(elements: Elements) -> None:
     """Refuse what is no single grey image, before anything is decoded."""
-    modality = str(dataset.get("Modality") or "OT")
+    path = elements.path
+    modality = elements.find_code("Modality") or ("" if elements.find_text("Modality") else "OT")
     if modality not in _MODALITIES:
         # A value that is not one of these may be anything, in a damaged header even a name: not to be quoted.
-        named = f"of modality {modality}" if modality in _OTHER_MODALITIES else "of an unknown modality"
-        cause = f"a grey image is needed, not an object {named}; a report, a segmentation or an annotation?"
+        named = f"{modality}" if modality in _OTHER_MODALITIES else elements.describe("Modality").removeprefix("is ")
+        cause = f"a grey image is needed, not an object of Modality {named}; a report, a segmentation or an annotation?"
         raise build_refusal(path, cause, "NOT_AN_IMAGE")
-    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dataset.dir("Pixel")):
-        cause = "a DICOM object without pixels; truncated, or a report or annotation?"
-        raise build_refusal(path, cause, "CORRUPT_PIXELS" if "Rows" in dataset else "NOT_AN_IMAGE")
-    frames, kind = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("SOPClassUID"))
-    if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in dataset:
+    if not any(keyword in elements for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        cause = "a DICOM object without pixels (no PixelData); truncated, or a report or annotation?"
+        raise build_refusal(path, cause, "CORRUPT_PIXELS" if "Rows" in elements else "NOT_AN_IMAGE")
+    frames, kind = read_frames(elements), elements.find_text("SOPClassUID") or ""
+    if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in elements:
         cause = (
-            f"it has {frames} frames, or is of a kind that can have several; single-frame images are supported, "
-            "tomosynthesis and other volumes are not"
+            f"it has {frames} frames (NumberOfFrames), or is of a kind that can have several; single-frame images are "
+            "supported, tomosynthesis and other volumes are not"
         )
         raise build_refusal(path, cause, "MULTIFRAME")
-    if kind in _RESCALED and None in (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")):
-        needed = "Rescale Slope or Rescale Intercept; what its values mean is unknown"
-        raise build_refusal(path, f"a {_RESCALED[kind]} slice without {needed}", "NO_RESCALE")
-    photometric = str(dataset.get("PhotometricInterpretation"))
-    if dataset.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        cause = "it is in colour or damaged; a single sample per pixel, MONOCHROME1 or 2, is needed"
-        raise build_refusal(path, cause, "COLOUR")
-    if "PixelData" in dataset:
-        check_bits(dataset, path)
-    check_size(int(dataset.Rows), int(dataset.Columns), path)
+    missing = [name for name in ("RescaleSlope", "RescaleIntercept") if elements.read_number(name) is None]
+    if kind in _RESCALED and missing and not elements.read_items("ModalityLUTSequence"):
+        cause = f"a {_RESCALED[kind]} slice without {' and '.join(missing)}; what its values mean is unknown"
+        raise build_refusal(path, cause, "NO_RESCALE")
 
 
-def _find_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Pixels that the file declares to be padding, on stored values (PS3.3 C.7.5.1.1.2)."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = [int(value), int(value if limit is None else limit)]
-    if stored.dtype.kind == "i":  # some devices write a negative value as an unsigned one
-        ends = [end - 2 ** int(dataset.BitsAllocated) if end > np.iinfo(stored.dtype).max else end for end in ends]
-    padding = (stored >= min(ends)) & (stored <= max(ends))
-    return padding if padding.any() else None
+def _read_photometric(elements: Elements) -> str:
+    """Return MONOCHROME1 or MONOCHROME2; small letters and spaces within are put right."""
+    text, keyword = elements.find_text("PhotometricInterpretation"), "PhotometricInterpretation"
+    code = "".join((text or "").split()).upper()
+    if code not in ("MONOCHROME1", "MONOCHROME2"):
+        needed = "MONOCHROME1 or MONOCHROME2 is needed"
+        if text is None:
+            elements.refuse(keyword, f"{needed}, for it says whether low values are dark or bright")
+        known = code != "MONOCHROME" and elements.describe(keyword) == f"is {text}"
+        elements.refuse(keyword, needed, "COLOUR" if known else "BAD_HEADER")
+    if code != text:
+        elements.note(f"{keyword} is not written as it should be and was read as {code}")
+    return code
 
 
-def _apply_modality(dataset: Dataset, stored: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Return pixels after the modality table or rescale (PS3.3 C.11.1), and the range that the format can hold."""
-    if stored.dtype.kind == "f":
-        return convert_floats(stored, path)
-    if dataset.get("ModalityLUTSequence"):
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
-        return apply_modality_lut(stored, dataset), (0.0, float(2**bits - 1))
-    low, high = find_limits(dataset)
-    slope, intercept = _find_number(dataset, "RescaleSlope", 1.0), _find_number(dataset, "RescaleIntercept", 0.0)
-    if (slope, intercept) == (1.0, 0.0):
-        return stored, (float(low), float(high))
-    ends = sorted((low * slope + intercept, high * slope + intercept))
-    if slope == 0 or not np.isfinite(ends).all() or max(map(abs, ends)) > np.finfo(np.float32).max:
-        cause = "its rescale slope and intercept give values that are all the same or not finite"
-        raise build_refusal(path, cause, "CORRUPT_PIXELS")
-    limits = (ends[0], ends[1])
-    reach = abs(ends[0]) + abs(ends[1])  # room for the sum of both ends, from which MONOCHROME1 is inverted
-    if slope == 1 and intercept.is_integer() and max(reach, abs(intercept)) <= np.iinfo(np.int32).max:
-        pixels = np.add(stored, int(intercept), dtype=np.int32, casting="unsafe")
-        return pixels.astype(np.int16 if reach <= np.iinfo(np.int16).max else np.int32, copy=False), limits
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept), limits
+def read_frames(elements: Elements) -> int:
+    """Return Number of Frames, 1 where it is not stated."""
+    frames = elements.read_integer("NumberOfFrames")
+    if frames is not None and frames < 1:
+        elements.refuse("NumberOfFrames", "1 is needed")
+    return 1 if frames is None else frames
 
 
-def find_intent(dataset: Dataset) -> str | None:
+def find_intent(elements: Elements) -> str | None:
     """Return the Presentation Intent Type, which the SOP class says too where it matters most."""
-    return _INTENTS.get(str(dataset.get("SOPClassUID"))) or find_word(dataset, "PresentationIntentType")
+    return _INTENTS.get(elements.find_text("SOPClassUID") or "") or elements.find_code("PresentationIntentType")
 
 
-def find_word(dataset: Dataset, keyword: str) -> str | None:
-    """Return a code in capitals; what a damaged header holds in its place is not passed on."""
-    text = _clean(dataset, keyword)
-    return text if text and re.fullmatch(r"[A-Z0-9][A-Z0-9_ ]{1,15}", text) else None
-
-
-def find_spacing(dataset: Dataset) -> tuple[float, float] | None:
+def find_spacing(elements: Elements) -> tuple[float, float] | None:
     """Return the spacing in mm (row, col), or None when it is unknown.
 
     In the order of trust: in the patient, at the detector, on the scanned film. A Pixel Spacing that only repeats the
     detector's, with no calibration stated, is the detector's (PS3.3 10.7.1.3), and the magnification still has to be
-    undone.
+    undone. What cannot be used, and a Pixel Spacing that no magnification makes of the detector's, is noted.
     """
-    pixel, detector = _find_pair(dataset, "PixelSpacing"), _find_pair(dataset, "ImagerPixelSpacing")
-    if pixel is not None and (pixel != detector or dataset.get("PixelSpacingCalibrationType")):
+    pixel, detector = elements.find_pair("PixelSpacing"), elements.find_pair("ImagerPixelSpacing")
+    if pixel is not None and (pixel != detector or elements.find_text("PixelSpacingCalibrationType")):
+        if detector is not None and not all(1 / 4 < a / b < 1.1 for a, b in zip(pixel, detector, strict=True)):
+            stated = f"PixelSpacing {elements.describe('PixelSpacing')}, which was used, and ImagerPixelSpacing "
+            elements.note(f"{stated}{elements.describe('ImagerPixelSpacing')}: no magnification makes one of the other")
         return pixel
-    if detector is not None:
-        magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1.0)
-        return (detector[0] / magnification, detector[1] / magnification) if magnification > 0 else None
-    return _find_pair(dataset, "NominalScannedPixelSpacing")
+    if detector is None:
+        return elements.find_pair("NominalScannedPixelSpacing")
+    magnification = find_magnification(elements)
+    return None if magnification is None else (detector[0] / magnification, detector[1] / magnification)
 
 
-def _find_pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
-    value = dataset.get(keyword)
-    if not isinstance(value, pydicom.multival.MultiValue) or len(value) != 2:
+def find_magnification(elements: Elements) -> float | None:
+    """Return the magnification factor, 1 where it is not stated; None, with a note, where something else stands."""
+    keyword = "EstimatedRadiographicMagnificationFactor"
+    try:
+        factor = elements.read_number(keyword)
+    except ImageError:
+        factor = 0.0
+    if factor is not None and factor <= 0:
+        elements.note(f"{keyword} {elements.describe(keyword)}; a positive number is needed: the spacing is unknown")
         return None
-    pair = (float(value[0]), float(value[1]))
-    return pair if min(pair) > 0 and np.isfinite(pair).all() else None
+    return 1.0 if factor is None else factor
 
 
-def _find_number(dataset: Dataset, keyword: str, absent: float) -> float:
-    value = dataset.get(keyword)
-    return absent if value is None else float(value)
-
-
-def _find_laterality(dataset: Dataset) -> str | None:
+def _find_laterality(elements: Elements) -> str | None:
     """The side of this image, else of the series."""
-    side = _clean(dataset, "ImageLaterality") or _clean(dataset, "Laterality")
+    side = elements.find_code("ImageLaterality") or elements.find_code("Laterality")
     return side if side in ("L", "R") else None
 
 
-def _find_view(dataset: Dataset) -> str | None:
-    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
-    return next((_VIEWS[code] for code in codes if code in _VIEWS), _clean(dataset, "ViewPosition"))
-
-
-def _clean(dataset: Dataset, keyword: str) -> str | None:
-    return str(dataset.get(keyword) or "").strip() or None
+def _find_view(elements: Elements) -> str | None:
+    codes = [str(item.get("CodeValue")) for item in elements.read_items("ViewCodeSequence")]
+    return next((_VIEWS[code] for code in codes if code in _VIEWS), elements.find_text("ViewPosition"))

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from unary.errors import ImageError
 from unary.images.checks import build_refusal
-from unary.images.dicom import has_dicom_magic, read_dicom, read_header
+from unary.images.dicom import read_dicom, read_header
+from unary.images.elements import looks_like_dicom
 from unary.images.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
 from unary.records import Image, Lesion
 
@@ -60,7 +61,7 @@ def check_pixels(image: Image) -> None:
 
 def is_image_file(path: Path) -> bool:
     """Return whether a file has an image's suffix or starts as DICOM files do; an OSError if it cannot be opened."""
-    return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or has_dicom_magic(path)
+    return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or looks_like_dicom(path)
 
 
 def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
@@ -83,7 +84,7 @@ def is_dicom(path: Path) -> bool:
     try:
         if path.stat().st_size == 0:
             raise build_refusal(path, "the file is empty", "NOT_READABLE")
-        dicom = has_dicom_magic(path)
+        dicom = looks_like_dicom(path)
     except OSError as error:
         raise build_refusal(path, f"cannot be opened ({error.strerror})", "NOT_READABLE") from error
     suffix = path.suffix.lower()
