@@ -124,9 +124,10 @@ def _get(page: Any, code: int, default: Any) -> Any:
 
 def _read_form(page: Any) -> _Form:
     """Read the tags; the library leaves out those that it cannot parse, but here their defaults could be wrong."""
-    lost = (_list_codes(page) - set(page.tags.keys())) & _CHANGING
-    if lost:
-        raise ValueError(f"tag {min(lost)} is damaged")
+    codes = [code for code in _list_codes(page) if code in _CHANGING]
+    lost, twice = set(codes) - set(page.tags.keys()), {code for code in codes if codes.count(code) > 1}
+    if lost or twice:
+        raise ValueError(f"tag {min(lost)} is damaged" if lost else f"tag {min(twice)} is there twice")
     rows, cols, tiled = int(_get(page, _LENGTH, 0)), int(_get(page, _WIDTH, 0)), _TILE_WIDTH in page.tags
     tile = (int(_get(page, _TILE_LENGTH, 0)), int(_get(page, _TILE_WIDTH, 0)))
     photometric = _get(page, _PHOTOMETRIC, None)
@@ -146,12 +147,12 @@ def _read_form(page: Any) -> _Form:
     )
 
 
-def _list_codes(page: Any) -> set[int]:
+def _list_codes(page: Any) -> list[int]:
     file = page.parent
     file.filehandle.seek(page.offset)
     (count,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
     entries = file.filehandle.read(count * file.tiff.tagsize)
-    return {struct.unpack_from(f"{file.byteorder}H", entries, i * file.tiff.tagsize)[0] for i in range(count)}
+    return [struct.unpack_from(f"{file.byteorder}H", entries, i * file.tiff.tagsize)[0] for i in range(count)]
 
 
 def _check_form(form: _Form, path: Path) -> None:
