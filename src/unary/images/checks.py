@@ -30,17 +30,19 @@ def build_refusal(name: Path | str, cause: str, reason: Reason) -> ImageError:
 
 
 @contextmanager
-def silencing(logger: str) -> Iterator[None]:
-    """Keep a library silent: its warnings and log quote patients' names, or every oddity of a damaged file."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+def silencing(*loggers: str) -> Iterator[None]:
+    """Keep libraries silent: their warnings and logs quote patients' names, or every oddity of a damaged file."""
+    logs = [logging.getLogger(name) for name in loggers]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def check_size(rows: int, cols: int, path: Path) -> None:
@@ -51,10 +53,12 @@ def check_size(rows: int, cols: int, path: Path) -> None:
 
 
 def convert_floats(pixels: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Return floats in 32 bits, and their lowest and highest value; refuse those that are not finite."""
+    """Return floats in 32 bits, and their lowest and highest value; refuse those that are not finite there."""
     with np.errstate(over="ignore"):
-        pixels = pixels.astype(np.float32)
-    limits = (float(pixels.min()), float(pixels.max()))
+        rounded = pixels.astype(np.float32)
+    limits = (float(rounded.min()), float(rounded.max()))
     if not np.isfinite(limits).all():
-        raise build_refusal(path, "it holds values that are not finite (NaN or infinity)", "CORRUPT_PIXELS")
-    return pixels, limits
+        cause = "not finite (NaN or infinity)"
+        cause = "beyond what 32-bit floats hold (3.4e38)" if np.isfinite(pixels).all() else cause
+        raise build_refusal(path, f"it holds values that are {cause}", "CORRUPT_PIXELS")
+    return rounded, limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -14,16 +15,20 @@ from unary.images.samples import Samples, describe_orientation, find_orientation
 MAGIC = b"\xff\xd8\xff"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _DECODED = {0xC0, 0xC1, 0xC2}  # by Huffman's code, in one go or progressively
-_SCAN, _END, _BARE = 0xDA, 0xD9, {0x01, *range(0xD0, 0xD9)}
+_SCAN, _END, _FILL, _BARE = 0xDA, 0xD9, 0xFF, {0x01, *range(0xD0, 0xD8)}
+_AFTER_SCAN = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
 
 
 def read_jpeg_shape(path: Path) -> tuple[int, int]:
-    """Read rows and columns from the header of the first frame, or say why there will be no pixels."""
-    marker, bits, rows, cols = _read_frame(path.read_bytes())
+    """Read rows and columns from the frame header, or say why there will be no pixels."""
+    content = path.read_bytes()
+    marker, bits, rows, cols, end = _read_markers(content)
     check_size(rows, cols, path)
     if marker not in _DECODED or bits != 8:
-        cause = f"a JPEG of {bits} bits and process SOF{marker - 0xC0}; 8 bits, SOF0 to SOF2, can be decoded"
+        cause = f"a JPEG of {bits} bits by process SOF{marker - 0xC0}; 8 bits by SOF0, SOF1 or SOF2 can be decoded"
         raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
+    if MAGIC in content[end:]:
+        raise build_refusal(path, "it holds several pictures, one behind the other; one is needed", "MULTIFRAME")
     return rows, cols
 
 
@@ -31,9 +36,6 @@ def read_jpeg(path: Path) -> Samples:
     """Read the one picture of a JPEG file; an orientation that EXIF states is noted, not applied."""
     shape = read_jpeg_shape(path)
     with PIL.Image.open(path, formats=("JPEG",)) as file:
-        frames = getattr(file, "n_frames", 1)
-        if frames > 1:
-            raise build_refusal(path, f"it holds {frames} images; one is needed", "MULTIFRAME")
         if file.mode not in ("L", "RGB"):
             raise build_refusal(path, f"it is in colour ({file.mode}); grey values are needed", "COLOUR")
         notes = describe_orientation(find_orientation(file.info.get("exif", b"")))
@@ -41,18 +43,28 @@ def read_jpeg(path: Path) -> Samples:
     return Samples(values, values.shape[2], 255, notes)
 
 
-def _read_frame(content: bytes) -> tuple[int, int, int, int]:
-    """Marker, bits, rows and columns of the first frame header (T.81 B.2.2)."""
-    place = 2
+def _read_markers(content: bytes) -> tuple[int, int, int, int, int]:
+    """Marker, bits, rows and columns of the one frame header (T.81 B.2.2), and where the picture ends."""
+    place, frame = 2, None
     while True:
         start, marker = struct.unpack_from("BB", content, place)
-        if start != 0xFF or marker in (_SCAN, _END):
-            raise ValueError("no frame header where one must be")
-        if marker == 0xFF or marker in _BARE:  # a fill byte; a marker without content
-            place += 1 if marker == 0xFF else 2
-            continue
-        if marker in _FRAMES:
-            bits, rows, cols = struct.unpack_from(">BHH", content, place + 4)
-            return marker, bits, rows, cols
-        (length,) = struct.unpack_from(">H", content, place + 2)
-        place += 2 + length
+        if start != _FILL:
+            raise ValueError("no marker where one must be")
+        if marker == _FILL:
+            place += 1
+        elif marker == _END and frame is not None:
+            return *frame, place + 2
+        elif marker in _BARE:
+            place += 2
+        else:
+            (length,) = struct.unpack_from(">H", content, place + 2)
+            if marker in _FRAMES:
+                if frame is not None:
+                    raise ValueError("two frame headers")
+                frame = (marker, *struct.unpack_from(">BHH", content, place + 4))
+            place += 2 + length
+        if marker == _SCAN:
+            found = _AFTER_SCAN.search(content, place)
+            if found is None:
+                raise ValueError("it has no end")
+            place = found.start()

@@ -45,7 +45,7 @@ class Samples:
 def reading_raster(path: Path, kind: str) -> Iterator[None]:
     """Keep the libraries silent, and translate what they raise: it is the file's fault, or a codec is missing."""
     try:
-        with silencing("PIL"), silencing("tifffile"):
+        with silencing("PIL", "tifffile", "imagecodecs"):
             yield
     except ImportError as error:
         cause = f"this {kind} needs a decoder that is not installed here ({error})"
