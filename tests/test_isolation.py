@@ -172,7 +172,7 @@ HOSTILE = {
     "large": (lambda o, p: change(o, p, Rows=65535, Columns=65535), "TOO_LARGE"),
     "many": (lambda o, p: change(o, p, Rows=65535, Columns=65535, NumberOfFrames=99999), "TOO_LARGE"),
     "wide": (lambda o, p: change(o, p, Rows=5000, Columns=5000), "TOO_LARGE"),
-    "no rows": (lambda o, p: change(o, p, Rows=0), "CORRUPT_PIXELS"),
+    "no rows": (lambda o, p: change(o, p, Rows=0), "BAD_HEADER"),
     "frames": (lambda o, p: change(o, p, NumberOfFrames=3), "MULTIFRAME"),
     "colour": (lambda o, p: change(o, p, SamplesPerPixel=3, PhotometricInterpretation="RGB"), "COLOUR"),
     "report": (lambda o, p: change(o, p, Modality="SR"), "NOT_AN_IMAGE"),

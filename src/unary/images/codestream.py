@@ -98,7 +98,7 @@ def _read_jpeg(content: bytes, markers: set[int]) -> tuple[int, int, int, int]:
             found = (rows, cols, samples, bits)
         place += 2 + length
         if marker == _SCAN:
-            if found is None or content.find(_END, place) != len(content) - 2:  # a second picture behind the first
+            if found is None or content.find(_END, place) < len(content) - 3:  # a second picture behind the first
                 raise IndexError
             return found
 
@@ -123,9 +123,11 @@ def _read_jpeg2000(content: bytes) -> tuple[int, int, int, int]:
     return bottom - top, right - left, components, (depth & 0x7F) + 1
 
 
-def find_signed_bits(stream: bytes) -> int | None:
-    """Return the bits of a value in a JPEG 2000 stream of signed ones; None when they are unsigned."""
-    return (stream[42] & 0x7F) + 1 if stream[42] & 0x80 else None
+def read_depth(stream: bytes, family: Family) -> tuple[int, bool]:
+    """Return the bits of a value in a stream without fault, and whether they are signed, as JPEG 2000 alone can say."""
+    if family == "JPEG 2000":
+        return (stream[42] & 0x7F) + 1, stream[42] > 0x7F
+    return _read_jpeg(stream.rstrip(b"\0"), _FRAMES[family])[3], False
 
 
 def find_broken_fragment(value: bytes) -> str | None:

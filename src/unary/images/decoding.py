@@ -28,8 +28,8 @@ from unary.images.codestream import (
     find_broken_fragment,
     find_fault,
     find_run_fault,
-    find_signed_bits,
     find_stray,
+    read_depth,
 )
 from unary.images.elements import Elements
 
@@ -177,9 +177,11 @@ def decode_pixels(elements: Elements, form: PixelFormat) -> NDArray[Any]:
         cause = f"it declares {form.shape} pixels but holds {words.shape}; truncated or damaged"
         raise build_refusal(path, cause, "CORRUPT_PIXELS")
     native: NDArray[Any] = words.astype(words.dtype.newbyteorder("="), copy=False)
-    if frame is not None and not form.signed and _holds_negatives(native, frame, elements):
-        needed = "its compressed stream is signed and holds negative values; which of both is right is unknown"
-        raise build_refusal(path, f"PixelRepresentation is 0, unsigned, but {needed}", "CORRUPT_PIXELS")
+    family = _CODECS[elements.syntax][0] if elements.syntax in _CODECS else None
+    if frame is not None and family is not None:
+        fault = _find_sign_fault(native, form, *read_depth(frame, family))
+        if fault is not None:
+            raise build_refusal(path, fault, "CORRUPT_PIXELS")
     return native
 
 
@@ -242,10 +244,24 @@ def _join_fragments(elements: Elements, form: PixelFormat) -> bytes:
     return frame
 
 
-def _holds_negatives(words: NDArray[Any], frame: bytes, elements: Elements) -> bool:
-    """Whether unsigned words were made of negative values: of a stream of b bits, those from 2**(b - 1) on."""
-    bits = find_signed_bits(frame) if _CODECS[elements.syntax][0] == "JPEG 2000" else None
-    return bits is not None and bool(words.max() >= 2 ** (bits - 1))
+def _find_sign_fault(words: NDArray[Any], form: PixelFormat, bits: int, signed: bool) -> str | None:
+    """Return why it is unknown which values of a stream are negative: those whose highest bit of all is set, or none.
+
+    Unsigned streams of signed values are usual, and bring the same words as plain pixels, if they have all the bits.
+    """
+    if not (words.view(f"u{words.dtype.itemsize}") & (1 << (bits - 1))).any():
+        return None
+    if signed and not form.signed:
+        return (
+            "PixelRepresentation is 0, unsigned, but the compressed stream is signed and holds negative values: which "
+            "of both is right is unknown"
+        )
+    if form.signed and not signed and bits < form.bits_stored:
+        return (
+            f"PixelRepresentation is 1, signed, and BitsStored is {form.bits_stored}, but the compressed stream has "
+            f"unsigned values of {bits} bits: which of them are negative is unknown"
+        )
+    return None
 
 
 def _find_stray(elements: Elements) -> str | None:
