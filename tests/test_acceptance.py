@@ -9,20 +9,15 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
 
-from unary.clinic.acceptance import (
-    AcceptanceConfig,
-    Check,
-    check_file,
-    check_files,
-    format_checks,
-    write_checks,
-)
+from unary.clinic.acceptance import Check, Checks, check_file, check_files, format_checks, write_checks
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.errors import REASONS, ProfileError
+from unary.errors import REASONS
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image
 from unary.models.domain import compare_domain, describe_image, join_domains
+from unary.models.gate import Gate
+from unary.patches.preparation import PreparationConfig
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import Domain
 
@@ -84,7 +79,7 @@ REFUSED = {
     "specimen": ({"ViewCodeSequence": [code("127457009")]}, "SPECIMEN"),
     "specimen by body part": ({"BodyPartExamined": "BREAST SPECIMEN"}, "SPECIMEN"),
     "computed tomography": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "Modality": "CT"}, "NOT_MG"),
-    "secondary capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "NOT_MG"),
+    "secondary capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "SECONDARY_CAPTURE"),
     "tomosynthesis": ({"SOPClassUID": TOMOSYNTHESIS, "NumberOfFrames": 40}, "MULTIFRAME"),
     "raw": ({"SOPClassUID": PROCESSING}, "FOR_PROCESSING_MODEL_MISMATCH"),
     "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "COLOUR"),
@@ -99,11 +94,11 @@ REFUSED = {
 def test_each_reason_is_named(original, domain, reader, name, tmp_path, caplog, capfd):
     elements, reason = REFUSED[name]
     path = change(original, tmp_path / "changed.dcm", **elements)
-    check = check_file(path, reader, domain=domain)
+    check = check_file(path, reader, Gate(domain=domain))
     assert (check.accepted, check.reason) == (False, reason)
     assert check.detail
     assert check.reason in REASONS
-    said = format_checks([check]) + repr(check) + caplog.text + "".join(capfd.readouterr())
+    said = format_checks(Checks((check,), {})) + repr(check) + caplog.text + "".join(capfd.readouterr())
     assert "Canary" not in said
 
 
@@ -118,7 +113,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_ordinary_mammograms_are_accepted(original, domain, reader, name, tmp_path):
-    check = check_file(change(original, tmp_path / "changed.dcm", **ACCEPTED[name]), reader, domain=domain)
+    check = check_file(change(original, tmp_path / "changed.dcm", **ACCEPTED[name]), reader, Gate(domain=domain))
     assert check.accepted, check
     assert check.reason is None
     assert check.notes == ()
@@ -140,7 +135,7 @@ HEADERS = {
     "enhanced CT": ({"SOPClassUID": STORAGE + "2.1", "Modality": "CT"}, "MULTIFRAME", "MULTIFRAME"),
     "tomosynthesis of one frame": ({"SOPClassUID": TOMOSYNTHESIS}, "MULTIFRAME", "MULTIFRAME"),
     "cine": ({"NumberOfFrames": 9}, "MULTIFRAME", "MULTIFRAME"),
-    "capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "NOT_MG", "SECONDARY_CAPTURE"),
+    "capture": ({"SOPClassUID": SecondaryCaptureImageStorage}, "SECONDARY_CAPTURE", "SECONDARY_CAPTURE"),
     "odd capture": ({"SOPClassUID": STORAGE + "7.2", "Modality": "US"}, "NOT_MG", "SECONDARY_CAPTURE"),
     "test object": ({"QualityControlImage": "YES"}, "QC_IMAGE", "QC_IMAGE"),
     "implant": ({"BreastImplantPresent": "YES"}, "IMPLANT", None),
@@ -157,32 +152,27 @@ def test_each_profile_takes_its_own_kinds_of_image(original, reader, name, tmp_p
     elements, mammography, general = HEADERS[name]
     path = change(original, tmp_path / "changed.dcm", **elements)
     for profile, reason in ((MAMMOGRAPHY, mammography), (GENERAL, general)):
-        check = check_file(path, reader, profile)
+        check = check_file(path, reader, Gate(profile))
         assert (check.accepted, check.reason) == (reason is None, reason), profile.name
         assert reason is None or check.detail
         if profile is GENERAL:
-            assert "mammo" not in format_checks([check]).lower()
+            assert "mammo" not in format_checks(Checks((check,), {})).lower()
 
 
 def test_a_flag_that_only_one_profile_has_is_noted_by_it_alone(original, reader, tmp_path):
     path = change(original, tmp_path / "c.dcm", ContrastBolusAgent="Iodine")
-    assert check_file(path, reader, MAMMOGRAPHY).notes == ("from a contrast-enhanced examination",)
-    assert check_file(path, reader, GENERAL).notes == ()
-    assert check_file(path, reader, GENERAL, config=AcceptanceConfig(strict=True)).accepted
-
-
-def test_a_profile_is_named_or_given(original):
-    assert check_files([original], "general", progress=False) == check_files([original], GENERAL, progress=False)
-    with pytest.raises(ProfileError, match="general"):
-        check_files([original], "sonography", progress=False)
+    assert check_file(path, reader).notes == ("from a contrast-enhanced examination",)
+    assert check_file(path, reader, Gate(GENERAL)).notes == ()
+    assert check_file(path, reader, Gate(GENERAL, strict=True)).accepted
 
 
 def test_captures_of_any_imaging_modality_are_taken_by_general_when_asked_for(original, reader, tmp_path):
-    config = AcceptanceConfig(secondary_capture=True)
+    gate = Gate(GENERAL, accept=("SECONDARY_CAPTURE",))
     for modality, accepted in (("CT", True), ("DX", True), ("MG", True), ("US", False)):
         path = change(original, tmp_path / "sc.dcm", SOPClassUID=SecondaryCaptureImageStorage, Modality=modality)
-        assert "asked for" in check_file(path, reader, GENERAL).detail or not accepted
-        assert check_file(path, reader, GENERAL, config=config).accepted == accepted
+        assert check_file(path, reader, Gate(GENERAL)).reason == "SECONDARY_CAPTURE"
+        assert check_file(path, reader, gate).accepted
+        assert ("a scanned film" in check_file(path, reader, gate).notes[0]) == accepted
 
 
 @pytest.mark.parametrize(
@@ -202,36 +192,42 @@ def test_captures_of_any_imaging_modality_are_taken_by_general_when_asked_for(or
 def test_units_of_pet_are_told_where_they_compare_within_one_examination_alone(
     original, reader, elements, notes, tmp_path
 ):
-    pet = {"SOPClassUID": STORAGE + "128", "Modality": "PT", "PixelSpacing": [4.0, 4.0], **RESCALED}
+    pet = {"SOPClassUID": STORAGE + "128", "Modality": "PT", "PixelSpacing": [4.0, 4.0], "ImagerPixelSpacing": None}
+    pet |= RESCALED
     path = change(original, tmp_path / "pet.dcm", **pet, **elements)
-    assert check_file(path, reader, GENERAL).notes == notes
+    assert check_file(path, reader, Gate(GENERAL)).notes == notes
 
 
 def test_slices_of_another_maker_are_accepted_by_general_alone(reader):
     for name in ("CT_small.dcm", "MR_small.dcm"):
         path = Path(get_testdata_file(name))
-        assert check_file(path, reader, GENERAL) == Check(path, True)
-        assert check_file(path, reader, MAMMOGRAPHY).reason == "NOT_MG"
+        assert check_file(path, reader, Gate(GENERAL)) == Check(path, True)
+        assert check_file(path, reader).reason == "NOT_MG"
 
 
 def test_a_photograph_of_a_film_is_accepted_and_said_to_be_lossy(reader, tmp_path):
     pixels = (np.arange(4000).reshape(50, 80) % 250).astype(np.uint8)
     PIL.Image.fromarray(pixels).save(tmp_path / "film.jpg")
     PIL.Image.fromarray(np.stack([pixels, pixels, 255 - pixels], axis=-1)).save(tmp_path / "colour.jpeg")
-    checks = check_files([tmp_path], "general", progress=False)
-    assert [(check.path.name, check.reason) for check in checks] == [("colour.jpeg", "COLOUR"), ("film.jpg", None)]
-    assert checks[1].notes[1:] == ("has been compressed with loss",)
+    checks = check_files([tmp_path], Gate(GENERAL), progress=False)
+    assert [(check.path.name, check.reason) for check in checks.files] == [
+        ("colour.jpeg", "COLOUR"),
+        ("film.jpg", None),
+    ]
+    assert checks.files[1].notes[1:] == ("has been compressed with loss",)
 
 
 def test_secondary_captures_are_taken_when_asked_for(original, reader, tmp_path):
-    config = AcceptanceConfig(secondary_capture=True)
+    gate = Gate(accept=("SECONDARY_CAPTURE",))
     path = change(original, tmp_path / "sc.dcm", SOPClassUID=SecondaryCaptureImageStorage, PresentationIntentType=None)
-    assert "asked for" in check_file(path, reader).detail
-    check = check_file(path, reader, config=config)
+    assert check_file(path, reader).reason == "SECONDARY_CAPTURE"
+    check = check_file(path, reader, gate)
     assert check.accepted
-    assert check.notes == ("not stated: presentation intent",)
+    passed, missing = check.notes
+    assert passed.startswith("accepted despite SECONDARY_CAPTURE: a secondary capture of modality MG")
+    assert missing == "not stated: presentation intent"
     other = change(original, tmp_path / "ot.dcm", SOPClassUID=SecondaryCaptureImageStorage, Modality="OT")
-    assert check_file(other, reader, config=config).reason == "NOT_MG"
+    assert check_file(other, reader, gate).reason == "NOT_MG"
 
 
 def test_unsupported_compression_is_told_without_decoding(original, reader, tmp_path):
@@ -240,13 +236,13 @@ def test_unsupported_compression_is_told_without_decoding(original, reader, tmp_
     dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
     dataset.save_as(tmp_path / "lossy.dcm", enforce_file_format=True)
     for headers_only in (True, False):
-        check = check_file(tmp_path / "lossy.dcm", reader, config=AcceptanceConfig(headers_only=headers_only))
+        check = check_file(tmp_path / "lossy.dcm", reader, headers_only=headers_only)
         assert check.reason == "UNSUPPORTED_SYNTAX"
 
 
 def test_headers_alone_do_not_show_damage_inside_the_pixels(original, reader, tmp_path):
     path = change(original, tmp_path / "cut.dcm", Rows=300)
-    assert check_file(path, reader, config=AcceptanceConfig(headers_only=True)).accepted
+    assert check_file(path, reader, headers_only=True).accepted
     assert check_file(path, reader).reason == "CORRUPT_PIXELS"
 
 
@@ -255,16 +251,19 @@ def test_spacing_is_asked_for_only_when_the_model_needs_it(original, reader, tmp
     check = check_file(path, reader)
     assert check.accepted
     assert check.notes == ("not stated: pixel spacing",)
-    assert check_file(path, reader, config=AcceptanceConfig(spacing_needed=True)).reason == "NO_SPACING"
+    needed = Gate(preparation=PreparationConfig(working_spacing_mm=0.2))
+    assert check_file(path, reader, needed).reason == "NO_SPACING"
+    assert "--spacing-mm" in check_file(path, reader, needed).detail
+    assert check_file(path, reader, replace(needed, spacing_mm=0.15)).accepted
 
 
 def test_presentation_intent_must_match_either_way(original, domain, reader, tmp_path):
     raw = change(original, tmp_path / "raw.dcm", SOPClassUID=PROCESSING)
     assert check_file(raw, reader).accepted
-    assert check_file(raw, reader, domain=replace(domain, intents=("FOR PROCESSING",))).accepted
+    assert check_file(raw, reader, Gate(domain=replace(domain, intents=("FOR PROCESSING",)))).accepted
     for both in (("FOR PRESENTATION", "FOR PROCESSING"), ()):
-        assert check_file(raw, reader, domain=replace(domain, intents=both)).accepted
-    check = check_file(original, reader, domain=replace(domain, intents=("FOR PROCESSING",)))
+        assert check_file(raw, reader, Gate(domain=replace(domain, intents=both))).accepted
+    check = check_file(original, reader, Gate(domain=replace(domain, intents=("FOR PROCESSING",))))
     assert check.reason == "FOR_PRESENTATION_MODEL_MISMATCH"
     assert "the model has seen FOR PROCESSING alone" in check.detail
 
@@ -285,12 +284,12 @@ def test_presentation_intent_must_match_either_way(original, domain, reader, tmp
 )
 def test_the_unusual_is_noted_and_refused_only_when_strict(original, domain, reader, elements, reason, words, tmp_path):
     path = change(original, tmp_path / "changed.dcm", **elements)
-    check = check_file(path, reader, domain=domain)
+    check = check_file(path, reader, Gate(domain=domain))
     assert check.accepted
     assert len(check.notes) == 1
     assert words in check.notes[0]
     assert check.notes[0].isprintable()
-    strict = check_file(path, reader, config=AcceptanceConfig(strict=True), domain=domain)
+    strict = check_file(path, reader, Gate(domain=domain, strict=True))
     assert (strict.accepted, strict.reason) == (False, reason)
     assert strict.detail == check.notes[0]
 
@@ -307,12 +306,12 @@ def test_further_reasons_stand_in_the_notes(original, reader, tmp_path):
 def test_a_raster_is_accepted_and_says_what_it_cannot_say(domain, reader, tmp_path):
     pixels = (np.arange(4000).reshape(50, 80) % 2700).astype(np.uint16)
     PIL.Image.fromarray(pixels).save(tmp_path / "r.png")
-    check = check_file(tmp_path / "r.png", reader, domain=domain)
+    check = check_file(tmp_path / "r.png", reader, Gate(domain=domain))
     assert check.accepted
     assert check.notes[0].startswith("a raster: presentation intent, equipment, pixel spacing")
     assert check.notes[1] == "16 bits per pixel, the model has seen 12 alone"
-    needed = check_file(tmp_path / "r.png", reader, config=AcceptanceConfig(spacing_needed=True))
-    assert needed.reason == "NO_SPACING"
+    needed = Gate(preparation=PreparationConfig(working_spacing_mm=0.2))
+    assert check_file(tmp_path / "r.png", reader, needed).reason == "NO_SPACING"
 
 
 def test_one_bad_file_never_stops_the_others(original, tmp_path):
@@ -332,7 +331,7 @@ def test_one_bad_file_never_stops_the_others(original, tmp_path):
         tmp_path / "in" / "notes.txt",
     ]
     checks = check_files(inputs, progress=False)
-    assert [(c.path.name, c.reason) for c in checks] == [
+    assert [(c.path.name, c.reason) for c in checks.files] == [
         ("a.dcm", None),
         ("b.dcm", "CORRUPT_PIXELS"),
         ("e", None),
@@ -343,7 +342,8 @@ def test_one_bad_file_never_stops_the_others(original, tmp_path):
         ("notes.txt", "NOT_READABLE"),
     ]
     text = format_checks(checks)
-    assert len(text.splitlines()) == 9
+    assert len(text.splitlines()) == 10
+    assert text.splitlines()[-2] == f"left out: 1 of another kind ({tmp_path / 'in' / 'notes.txt'})"
     assert text.splitlines()[0] == f"accepted {tmp_path / 'in' / 'a.dcm'}"
     assert text.splitlines()[1].startswith(f"refused  CORRUPT_PIXELS: {tmp_path / 'in' / 'b.dcm'}: ")
     assert text.splitlines()[-1] == "8 files: 2 accepted, 1 CORRUPT_PIXELS, 5 NOT_READABLE"
@@ -351,17 +351,20 @@ def test_one_bad_file_never_stops_the_others(original, tmp_path):
     written = json.loads((tmp_path / "out" / "checks.json").read_text())
     assert written["accepted"] == 2
     assert written["refused"] == {"CORRUPT_PIXELS": 1, "NOT_READABLE": 5}
-    assert [Path(row["path"]) for row in written["files"]] == [check.path for check in checks]
-    assert written["files"][1]["detail"] == checks[1].detail
+    assert [Path(row["path"]) for row in written["files"]] == [check.path for check in checks.files]
+    assert written["files"][1]["detail"] == checks.files[1].detail
+    assert written["left_out"] == {"of another kind": [str(tmp_path / "in" / "notes.txt")]}
 
 
 def test_the_same_file_given_twice_is_checked_once(original):
-    assert len(check_files([original, original.parent, original], progress=False)) == 1
+    again = original.parent / ".." / original.parent.name / original.name
+    assert len(check_files([original, original.parent, again], progress=False).files) == 1
 
 
 def test_no_input_is_no_error():
-    assert check_files([], progress=False) == ()
-    assert format_checks([]) == "0 files: 0 accepted"
+    nothing = check_files([], progress=False)
+    assert nothing == Checks((), {})
+    assert format_checks(nothing) == "0 files: 0 accepted"
 
 
 def test_an_image_never_differs_from_a_domain_that_it_is_part_of(original, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pydicom
 import pytest
 import tifffile
 
+import unary
 from unary.cli.main import main
 from unary.clinic.batch_detection import DetectConfig, detect_files
 from unary.clinic.batch_scoring import score_files
+from unary.errors import ImageError
 from unary.images.reading import read_image
 from unary.models.bundle import read_model, write_model
 from unary.models.examination import examine_image
@@ -94,7 +97,7 @@ def test_a_model_that_is_not_calibrated_marks_no_patch(normals, lesional, tmp_pa
     with (folder / "scores.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["row", "col", "size_px", "score"]
     assert read_result(folder)["operating_points"] == []
-    assert set(read_result(folder)["summary"]) == {"image", "image_score", "patches"}
+    assert set(read_result(folder)["summary"]) == {"image", "image_score", "patches", "out_of_domain"}
 
 
 def test_results_of_a_general_model_speak_of_no_breast(normals, lesional, tmp_path):
@@ -113,18 +116,33 @@ def test_results_of_a_general_model_speak_of_no_breast(normals, lesional, tmp_pa
         assert not [word for word in (b"mammo", b"breast") if word in path.read_bytes().lower()], path.name
 
 
-def test_a_rerun_skips_and_a_redone_result_has_the_same_bytes(model_folder, lesional, tmp_path):
-    path = tmp_path / "image.dcm"
+def read_folder(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_rerun_keeps_and_a_redone_result_has_the_same_bytes_of_the_same_moment(model_folder, lesional, tmp_path):
+    path, folder = tmp_path / "image.dcm", tmp_path / "out" / "image"
     shutil.copy(lesional.path, path)
-    arguments = ["detect", str(model_folder), str(path), "--out", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    before = {file.name: file.read_bytes() for file in (tmp_path / "out" / "image").iterdir()}
-    shutil.rmtree(tmp_path / "out" / "image")
-    assert main(arguments) == 0
-    assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "image").iterdir()} == before
-    stamp = (tmp_path / "out" / "image" / "result.json").stat().st_mtime_ns
-    assert main(arguments) == 0
-    assert (tmp_path / "out" / "image" / "result.json").stat().st_mtime_ns == stamp
+    model = read_model(model_folder)
+    zone = timezone(timedelta(hours=5, minutes=30))
+    moments = [datetime(2026, 1, day, 23, 59, tzinfo=zone) for day in (1, 2)]
+
+    def run(moment):
+        detect_files(model, [path], tmp_path / "out", model_folder=model_folder, moment=moment, progress=False)
+        return read_folder(folder)
+
+    before = run(moments[0])
+    assert run(moments[1]) == before, "what is there keeps its moment"
+    shutil.rmtree(folder)
+    assert run(moments[0]) == before
+    report = pydicom.dcmread(folder / "report.dcm")
+    assert (report.ContentDate, report.ContentTime[:4], report.TimezoneOffsetFromUTC) == ("20260101", "2359", "+0530")
+    shutil.rmtree(folder)
+    later = run(moments[1])
+    assert later.keys() == before.keys()
+    assert pydicom.dcmread(folder / "report.dcm").ContentDate == "20260102"
+    assert pydicom.dcmread(folder / "report.dcm").SOPInstanceUID != report.SOPInstanceUID
+    assert read_result(folder)["moment"] == "2026-01-02T23:59:00+05:30"
 
 
 def test_operating_points_keep_more_or_fewer_findings(model_folder, phantoms, tmp_path):
@@ -153,8 +171,10 @@ def test_broken_files_are_named_and_the_rest_goes_on(model_folder, lesional, tmp
         (row,) = csv.DictReader(file)
     assert row["file"].endswith("broken.dcm")
     assert row["reason"] in ("CORRUPT_PIXELS", "NOT_READABLE", "NOT_AN_IMAGE")
-    assert "1 files without a result" in capsys.readouterr().out
+    assert "1 file without a result (failures.csv says why)" in capsys.readouterr().out
     assert (tmp_path / "out" / "good" / "report.dcm").exists()
+    assert main(["detect", str(model_folder), inputs[1], "--out", str(tmp_path / "sound")]) == 0
+    assert "failures.csv" not in capsys.readouterr().out
 
 
 def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, normals, lesional, tmp_path):
@@ -172,6 +192,10 @@ def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, nor
     )
     (failure,) = summary.failed
     assert failure.reason == "NO_SPACING"
+    with pytest.raises(ImageError, match="pixel spacing") as caught:
+        unary.detect(model, tmp_path / "no_spacing.dcm")
+    assert caught.value.reason == "NO_SPACING"
+    assert unary.detect(model, tmp_path / "no_spacing.dcm", spacing_mm=0.2).findings
     summary = detect_files(
         model,
         [tmp_path / "no_spacing.dcm"],
@@ -209,7 +233,7 @@ def test_check_and_calibrate_on_the_command_line(model_folder, phantoms, lesiona
     write_manifest(negatives, tmp_path / "normals.csv")
     arguments = ["calibrate", str(model_folder), str(tmp_path / "normals.csv"), "--out", str(tmp_path / "model")]
     assert main(arguments) == 2
-    assert "training set" in capsys.readouterr().err
+    assert "--allow-seen" in capsys.readouterr().err
     assert main([*arguments, "--allow-seen"]) == 0
     assert "operating point 0.5" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.json").exists()

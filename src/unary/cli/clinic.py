@@ -1,12 +1,14 @@
-"""The commands that a hospital runs, on files of any origin: check, score, detect, send."""
+"""The commands that a hospital runs, on files of any origin: check, score, detect."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
+import dataclasses
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,10 @@ from unary.cli.options import (
     read_config_options,
 )
 from unary.errors import UnaryError
-from unary.records import NOTICE
+from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
-    from unary.clinic.pacs import DimseAddress, WebAddress
+    from unary.clinic.batch import BatchSummary
 
 
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -38,34 +40,47 @@ def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     which.add_argument("--profile", metavar="NAME", help=kinds)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON too")
     parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
-    captures = "accept secondary captures of the profile's modalities too, such as scanned films"
-    parser.add_argument("--allow-secondary-capture", action="store_true", help=captures)
+    _add_gate_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
 
 
+def _add_gate_options(parser: argparse.ArgumentParser) -> None:
+    from unary.models.gate import ACCEPTABLE
+
+    add_option(parser, "--spacing-mm", NUMBER, help="pixel spacing of files that do not state it")
+    reasons = Form(
+        "REASON,...",
+        f"some of {', '.join(ACCEPTABLE)}",
+        lambda text: tuple(map(choice_of(ACCEPTABLE).read, text.split(","))),
+    )
+    add_option(parser, "--accept", reasons, help=f"let pass what is refused for these reasons: {reasons.words}")
+
+
+def _read_gate_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The spacing, after a look at it, and the reasons that are let pass."""
+    if options.spacing_mm is not None and not options.spacing_mm > 0:
+        raise UnaryError(f"--spacing-mm must be positive, got {options.spacing_mm:g}")
+    return {"spacing_mm": options.spacing_mm, "accept": options.accept or ()}
+
+
 def _run_check(options: argparse.Namespace) -> int:
-    from unary.clinic.acceptance import AcceptanceConfig, check_files, format_checks, write_checks
+    from unary.clinic.acceptance import check_files, format_checks, write_checks
+    from unary.models.gate import Gate, build_gate
     from unary.profiles import DEFAULT, find_profile
 
-    profile, domain, spacing_needed = find_profile(options.profile or DEFAULT), None, False
+    own = _read_gate_options(options)
     if options.model is not None:
         from unary.models.bundle import read_model
 
-        model = read_model(options.model)
-        profile, domain = model.profile, model.domain
-        spacing_needed = model.preparation.working_spacing_mm is not None
-    config = AcceptanceConfig(
-        headers_only=options.headers_only,
-        secondary_capture=options.allow_secondary_capture,
-        spacing_needed=spacing_needed,
-        strict=options.strict,
-    )
-    checks = check_files(options.inputs, profile, config=config, domain=domain)
+        gate = build_gate(read_model(options.model), **own)
+    else:
+        gate = Gate(find_profile(options.profile or DEFAULT), **own)
+    gate = dataclasses.replace(gate, strict=options.strict)
+    checks = check_files(options.inputs, gate, headers_only=options.headers_only)
     print(format_checks(checks))
     if options.json is not None:
         write_checks(checks, options.json)
-    accepted = sum(check.accepted for check in checks)
-    return end_partly(accepted, len(checks) - accepted)
+    return end_partly(checks.accepted, len(checks.files) - checks.accepted)
 
 
 def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -75,31 +90,71 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     parser.add_argument("model", type=Path, metavar="MODEL/")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR/")
-    add_option(parser, "--spacing-mm", NUMBER, help="pixel spacing of files that do not state it")
+    _add_gate_options(parser)
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 
 
 def _read_limits(options: argparse.Namespace) -> Any:
-    """The limits of reading, after a look at the spacing."""
     from unary.images.isolation_process import ReadingLimits
 
-    if options.spacing_mm is not None and not options.spacing_mm > 0:
-        raise UnaryError(f"--spacing-mm must be positive, got {options.spacing_mm:g}")
     return read_config_options(options, ReadingLimits())
+
+
+@contextmanager
+def _keeping(out: Path) -> Iterator[None]:
+    """Say what an interrupt has left, also when it is another program's that ends or loses its terminal."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    ends = [end for end in (signal.SIGTERM, signal.SIGHUP) if main_thread and signal.getsignal(end) == signal.SIG_DFL]
+    for end in ends:
+        signal.signal(end, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"unary: {out}: what was done is there, and summary.csv lists it", file=sys.stderr)
+        raise
+    finally:
+        for end in ends:
+            signal.signal(end, signal.SIG_DFL)
 
 
 def _run_score(options: argparse.Namespace) -> int:
     from unary.clinic.batch_scoring import score_files
     from unary.models.bundle import read_model
 
-    limits, spacing_mm, folder = _read_limits(options), options.spacing_mm, options.model
+    limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
     model = read_model(folder)
-    summary = score_files(model, options.inputs, options.out, model_folder=folder, spacing_mm=spacing_mm, limits=limits)
+    with _keeping(options.out):
+        summary = score_files(model, options.inputs, options.out, model_folder=folder, limits=limits, **own)
     print(
-        f"{options.out}: {len(summary.done)} images scored, {len(summary.kept)} done before, "
-        f"{len(summary.failed)} skipped (failures.csv says why). {NOTICE}"
+        f"{options.out}: {count_words(len(summary.done), 'image')} scored, {len(summary.kept)} done before, "
+        f"{len(summary.failed)} skipped{_name_failures(summary)}. {NOTICE}"
     )
+    _print_remarks(summary)
     return end_partly(len(summary.rows), len(summary.failed))
+
+
+def _name_failures(summary: BatchSummary) -> str:
+    return " (failures.csv says why)" if summary.failed else ""
+
+
+def _print_remarks(summary: BatchSummary) -> None:
+    """Say what was left out, what was unusual, and what else is in the folder."""
+    from unary.datasets.folder import describe_left_out
+
+    others = summary.held - len(summary.rows)
+    if summary.left_out:
+        print(describe_left_out(summary.left_out))
+    if others:
+        print(f"{count_words(others, 'other result')} of earlier runs in the folder; summary.csv lists all")
+    for note, names in summary.notes.items():
+        more = f" and {count_words(len(names) - 1, 'other')}" if len(names) > 1 else ""
+        print(f"unary: note: {names[0]}{more}: {note}", file=sys.stderr)
+    for remark in summary.remarks:
+        print(f"unary: warning: {remark}", file=sys.stderr)
 
 
 def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -131,66 +186,32 @@ def _run_detect(options: argparse.Namespace) -> int:
     from unary.models.calibration import describe_guarantee
     from unary.models.examination import choose_point
 
-    limits = _read_limits(options)
-    config = DetectConfig(options.operating_point, options.dicom, options.maps, options.spacing_mm, limits)
+    limits, own = _read_limits(options), _read_gate_options(options)
+    config = DetectConfig(options.operating_point, options.dicom, options.maps, limits=limits, **own)
     model = read_model(options.model)
     point = choose_point(model, options.operating_point)
-    summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
+    with _keeping(options.out):
+        summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)
     print(
-        f"{options.out}: {findings} findings in {len(summary.rows)} images ({len(summary.kept)} of them done before), "
-        f"{len(summary.failed)} files without a result (failures.csv says why)"
+        f"{options.out}: {count_words(findings, 'finding')} in {count_words(len(summary.rows), 'image')} "
+        f"({len(summary.kept)} of them done before), {count_words(len(summary.failed), 'file')} without a result"
+        f"{_name_failures(summary)}"
     )
     if outside:
-        print(f"{outside} images differ from those that the model has learned from; their scores mean little")
+        differ = "image differs" if outside == 1 else "images differ"
+        print(f"{outside} {differ} from those that the model has learned from; such scores mean little")
+    for row in summary.rows:
+        if row["dicom_missing"]:
+            print(
+                f"unary: {row['image']}: findings, but DICOM results are missing: {row['dicom_missing']}",
+                file=sys.stderr,
+            )
+    _print_remarks(summary)
     print(describe_guarantee(point) if point else NOT_CALIBRATED)
     print(NOTICE)
     return end_partly(len(summary.rows), len(summary.failed))
-
-
-def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dimse", metavar="AET@HOST:PORT", help="by C-STORE")
-    where.add_argument("--web", metavar="URL", help="by STOW-RS; password or token from UNARY_WEB_PASSWORD, _TOKEN")
-    parser.add_argument("--calling-title", metavar="AET", help="own title, with --dimse (default: UNARY)")
-    parser.add_argument("--user", help="of the DICOMweb server, with --web")
-
-
-def _run_send(options: argparse.Namespace) -> int:
-    from unary.clinic.pacs import DeliveryError, store_files
-
-    paths = [path for given in options.inputs for path in (sorted(given.rglob("*.dcm")) if given.is_dir() else [given])]
-    if not paths:
-        raise UnaryError("no .dcm file among the inputs")
-    try:
-        deliveries = store_files(paths, _read_address(options))
-    except ValueError as error:
-        raise UnaryError(f"{'--web' if options.dimse is None else '--dimse'}: {error}") from error
-    except DeliveryError as error:
-        print(f"unary: {error}", file=sys.stderr)
-        stored = sum(delivery.stored for delivery in error.deliveries)
-        return end_partly(stored, len(error.deliveries) - stored)
-    print(f"{len(deliveries)} objects stored")
-    return 0
-
-
-def _read_address(options: argparse.Namespace) -> DimseAddress | WebAddress:
-    from unary.clinic.pacs import DimseAddress, WebAddress
-
-    if options.dimse is None:
-        if options.calling_title is not None:
-            raise UnaryError("--calling-title goes with --dimse alone")
-        password, token = os.environ.get("UNARY_WEB_PASSWORD"), os.environ.get("UNARY_WEB_TOKEN")
-        return WebAddress(options.web, user=options.user, password=password, token=token)
-    if options.user is not None:
-        raise UnaryError("--user goes with --web alone")
-    found = re.fullmatch(r"(.+)@(.+):(\d+)", options.dimse)
-    if found is None:
-        raise UnaryError(f"--dimse needs AET@HOST:PORT, not {options.dimse!r}")
-    title, host, port = found.groups()
-    return DimseAddress(host, int(port), title, options.calling_title or "UNARY")
 
 
 COMMANDS = (
@@ -201,5 +222,4 @@ COMMANDS = (
     Command(
         "detect", "find what departs from normal tissue, with place, size and p-value", _add_detect_options, _run_detect
     ),
-    Command("send", "send DICOM results to a PACS", _add_send_options, _run_send),
 )

@@ -1,198 +1,243 @@
 """Running a model over many files: one bad file never stops the others, and nothing already computed is lost.
 
 Files are read in a process of their own with limits on memory and time, the next one while others are worked on, one
-image a thread; and a thread of its own draws and writes the results of those before.
-Every image gets its own folder of results, written under a temporary name and renamed when it is whole. A rerun skips
-what is there already, as long as the model, the file's bytes and the options are the same.
+image a thread; and a thread of its own draws and writes the results of those before. Whatever goes wrong with one image
+is that image's failure, with a reason; what is wrong with all of them, a full disk or a model that examines nothing,
+ends the batch once.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
-import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from unary.datasets.folder import list_files
-from unary.errors import ImageError
-from unary.files import read_ahead, write_csv
+from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
+from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
+from unary.datasets.folder import LeftOut
+from unary.errors import ImageError, UnaryError, explain_unexpected
+from unary.files import read_ahead
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import hash_file
-from unary.records import NOTICE, Image
+from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
+from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
 _TOGETHER_PX = 16_000_000
-_LONGEST_NAME = 120  # of a result folder; some file systems end at 143 bytes
+# Of an OSError in writing: nothing else can be written there either.
+_EVERYTHING = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ESTALE,
+    errno.EMFILE, errno.ENFILE, errno.ENODEV,
+}  # fmt: skip
 
-Row = dict[str, Any]
+Examine = Callable[[Image, Source], Write]
+"""Work on an image, of a file, and return what writes the results."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A file without a result: its name on one line, a reason code, and what is wrong in words."""
+class Job:
+    """What is done with every image.
 
-    file: str
-    reason: str
-    detail: str
+    Attributes
+    ----------
+    command
+        Its name on the command line; a folder holds results of one command.
+    examine
+        Works on one image and returns what will write its results. Called from as many threads as torch would use,
+        which torch then does not divide its work among, while earlier results are written; but for a single image, and
+        those of more than sixteen megapixels, several of which might not fit in memory.
+    made_from
+        What every result depends on beside its file: the model's hash, options.
+    gate
+        Which images are examined.
+    probe
+        Examines an image that is surely sound, when something unexpected was raised by the first: if that fails too,
+        the model is broken.
+    """
+
+    command: str
+    examine: Examine
+    made_from: Mapping[str, Any]
+    gate: Gate
+    probe: Callable[[], object] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """How a batch ended: names of the images done now and found done, failures, and the rows of ``summary.csv``."""
+    """How a batch ended.
+
+    Attributes
+    ----------
+    done, kept
+        Names of the results made now, and of those found made.
+    failed
+        Files without a result.
+    rows
+        Of the results made and found, in the order of the files.
+    notes
+        What was unusual about images: a sentence, and the names of the results that it is about.
+    left_out
+        Of folders, what was not taken, by reason.
+    remarks
+        What is odd about the folder of results as a whole.
+    held
+        How many results the folder has, former runs' included.
+    """
 
     done: tuple[str, ...]
     kept: tuple[str, ...]
     failed: tuple[Failure, ...]
     rows: tuple[Row, ...] = field(repr=False, default=())
-
-
-Write = Callable[[Path], Row]
-"""Given a folder that exists, write one image's results there and return the row of the summary."""
-
-Examine = Callable[[Image], Write]
-"""Work on an image, and return what writes the results."""
-
-
-def list_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
-    """Return the image files by a name that is unique and fit for a folder.
-
-    A file keeps its stem; a folder is searched for images, each named by its path below the folder with ``__`` between
-    the parts. Characters that a name should not hold become ``_``. An input that does not exist, or a folder without
-    images, raises an `ImageError`.
-    """
-    found: dict[str, Path] = {}
-    for given in inputs:
-        if not given.exists():
-            raise ImageError(f"{show_path(given)}: no such file or folder")
-        paths = list_files(given)[0] if given.is_dir() else [given]
-        if not paths:
-            raise ImageError(f"{show_path(given)}: no image (DICOM, PNG, TIFF, PGM, JPEG) in this folder")
-        for path in paths:
-            parts = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").parts
-            name = _make_safe("__".join(parts))
-            numbered = (f"{name}-{count}" for count in itertools.count(2))
-            found[next(unique for unique in itertools.chain([name], numbered) if unique not in found)] = path
-    return found
-
-
-def _make_safe(name: str) -> str:
-    """A name for a folder: letters, digits and a few marks, not hidden, of bearable length."""
-    kept = "".join(c if c.isalnum() or c in "-_.+=@ " else "_" for c in name).strip(" .") or "_"
-    return kept[-_LONGEST_NAME:].lstrip(" .") or "_"
+    notes: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    left_out: LeftOut = field(repr=False, default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    held: int = 0
 
 
 def run_batch(
     inputs: Sequence[Path],
     out: Path,
-    examine: Examine,
+    job: Job,
     *,
-    identity: Mapping[str, Any],
+    moment: datetime | None = None,
     limits: ReadingLimits | None = None,
-    title: str = "scoring",
     progress: bool = True,
 ) -> BatchSummary:
     """Examine every image file among the inputs, each into a folder of its own under ``out``.
 
-    ``out/summary.csv`` has one row per image, ``out/failures.csv`` one per file without a result, with the reason.
+    ``out/summary.csv`` has one row per result, ``out/failures.csv`` one per file without a result, with the reason;
+    both, and ``out/run.json``, tell of earlier runs into the folder too, and are true after an interrupt.
 
     Parameters
     ----------
     inputs, out
-        Files and folders; and where results go, less the temporary folders that a killed run has left there.
-    examine
-        Works on one image and returns what will write its results into a folder and return its row of the summary.
-        Called from as many threads as torch would use, which torch then does not divide its work among, while earlier
-        results are written; but for a single image, and those of more than sixteen megapixels, several of which might
-        not fit in memory. An `ImageError` of either makes the image a failure; what else is raised, such as a full
-        disk, is wrong with more than one image and ends the batch.
-    identity
-        What a result depends on beside the file: the model's hash, options. Kept results of another identity are done
-        again.
+        Files and folders; and where results go, which no other process may use meanwhile.
+    moment
+        When the run began, with its time zone; now by default.
 
     Raises
     ------
     UnaryError
-        If an input does not exist or a folder holds no image, or the process that reads images cannot be started.
+        If there is nothing to examine, ``out`` cannot be used, the process that reads images cannot be started, or
+        something is wrong with all images: nothing can be written any more, or the model examines nothing. What is done
+        is kept.
     """
-    files = list_inputs(inputs)
-    out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
-    names: dict[bool, list[str]] = {True: [], False: []}  # by whether their results were kept
-    failed: list[Failure] = []
-    rows: list[Row] = []
-    with IsolatedReader(limits) as reader, ThreadPoolExecutor(1, "unary-results") as writer:
-        outcomes = _Batch(files, out, identity, examine, reader, writer).work()
-        bar = tqdm(outcomes, desc=title, unit="image", total=len(files), delay=2, disable=None if progress else True)
+    found = list_inputs(inputs)
+    if not any(os.path.exists(path) and not os.path.isdir(path) for path in found.names):
+        raise _refuse_all(found)
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    with (
+        holding_results(out, job.command, job.made_from, moment) as results,
+        IsolatedReader(limits) as reader,
+        ThreadPoolExecutor(1, "unary-results") as writer,
+    ):
+        results.leave_out(found.left_out)
+        outcomes = _Batch(found, results, job, moment, reader, writer).work()
+        bar = tqdm(outcomes, job.command, len(found.names), unit="image", delay=2, disable=None if progress else True)
         try:
-            for outcome, _ in itertools.pairwise(itertools.chain(bar, [None])):  # one behind: it was written meanwhile
-                result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
-                if isinstance(result, ImageError):
-                    where = show_path(files[outcome.name])
-                    detail = str(result).removeprefix(f"{where}: ")
-                    failed.append(Failure(where, result.reason or "NOT_USABLE", detail))
-                    logger.warning("skipped: %s", result)
-                else:
-                    names[outcome.kept].append(outcome.name)
-                    rows.append(result)
+            settled = list(_settle(bar, results))
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             outcomes.close()
-    _write_table(out / "summary.csv", rows)
-    _write_table(out / "failures.csv", [vars(failure) for failure in failed])
-    return BatchSummary(tuple(names[False]), tuple(names[True]), tuple(failed), tuple(rows))
+        return _summarize(settled, found, results)
+
+
+def _refuse_all(found: Inputs) -> ImageError:
+    if not found.names:
+        return ImageError("nothing to examine: no file and no folder is given")
+    path = next(iter(found.names))
+    return refuse_folder(path) if os.path.isdir(path) else ImageError(f"{show_path(path)}: no such file or folder")
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """An image that has been read, and what its results depend on."""
+    """An image that has been read and may be examined, and what its results depend on."""
 
     name: str
     image: Image
-    identity: Mapping[str, Any]
+    source: Source
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a file: its row of the summary, or why there is none, or either once the results are written."""
+    """What became of a file: its result's name and row, or why there is none; a future while it is written."""
 
+    path: Path
     name: str
-    result: Row | ImageError | Future[Row | ImageError]
+    result: Row | Failure | ImageError | Future[Row | ImageError]
+    sha256: str = ""
     kept: bool = False
+
+
+def _settle(outcomes: Any, results: ResultFolder) -> Generator[_Outcome]:
+    """Yield the outcomes with what has come of them, which the folder is told."""
+    for outcome, _ in itertools.pairwise(itertools.chain(outcomes, [None])):  # one behind: it was written meanwhile
+        result = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
+        if isinstance(result, ImageError):
+            where = show_path(outcome.path)
+            logger.warning("skipped: %s", result)
+            result = Failure(where, result.reason or "NOT_USABLE", str(result).removeprefix(f"{where}: "))
+            results.fail(outcome.path, result, outcome.sha256)
+        elif outcome.kept:
+            results.settle(outcome.path, outcome.sha256)
+        yield replace(outcome, result=result)
+
+
+def _summarize(settled: Sequence[_Outcome], found: Inputs, results: ResultFolder) -> BatchSummary:
+    notes: dict[str, list[str]] = {}
+    rows = {outcome.name: outcome.result for outcome in settled if isinstance(outcome.result, dict)}
+    kept = {outcome.name for outcome in settled if outcome.kept}
+    for name in rows:
+        for note in results.list_notes(name):
+            notes.setdefault(note, []).append(name)
+    return BatchSummary(
+        done=tuple(name for name in rows if name not in kept),
+        kept=tuple(name for name in rows if name in kept),
+        failed=tuple(outcome.result for outcome in settled if isinstance(outcome.result, Failure)),
+        rows=tuple(rows.values()),
+        notes={note: tuple(names) for note, names in notes.items()},
+        left_out=found.left_out,
+        remarks=tuple(results.list_remarks()),
+        held=results.count(),
+    )
 
 
 @dataclass
 class _Batch:
     """Reads files, works on the images side by side, as many as memory is for, and has a thread write the results."""
 
-    files: Mapping[str, Path]
-    out: Path
-    identity: Mapping[str, Any]
-    examine: Examine
+    found: Inputs
+    results: ResultFolder
+    job: Job
+    moment: datetime
     reader: IsolatedReader
     writer: Executor
     threads: int = field(default_factory=count_threads)
     buffer: _Buffer = field(default_factory=lambda: _Buffer(_TOGETHER_PX * (count_threads() + 1)))
     broken: BaseException | None = None
+    probed: bool = False
+    probing: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> Generator[_Outcome]:
         """Yield the outcomes in the order of the files; a single image is worked on with all threads for itself."""
-        found = read_ahead(self._read, self.files, ahead=1)
+        found = read_ahead(self._read, self.found.names, ahead=1)
         admitted = (self._admit(item) for item in found)
-        if len(self.files) > 1:
+        if len(self.found.names) > 1:
             outcomes = map_in_threads(self._work_on, admitted)
         else:
             outcomes = (self._work_on(item) for item in admitted)
@@ -202,20 +247,33 @@ class _Batch:
             outcomes.close()
             found.close()
 
-    def _read(self, name: str) -> _Ready | _Outcome:
+    def _read(self, path: Path) -> _Ready | _Outcome:
         """An image, or what is known of its file without working on it."""
-        path = self.files[name]
+        sha256, where = "", show_path(path)
         try:
-            identity = {**self.identity, "file": path.name, "sha256": _hash_input(path, self.reader.limits)}
-            row = _read_result(self.out / name, identity)
+            if os.path.isdir(path):
+                raise refuse_folder(path)
+            sha256 = _hash_input(path, self.reader.limits)
+            attributes = self.reader.read_attributes(path, self.job.gate.profile.headers)
+            verdict = require_admission(attributes, self.job.gate, where)
+            assumed = self.job.gate.spacing_mm if attributes.spacing_mm is None else None
+            own = {"sha256": sha256, "assumed_spacing_mm": assumed, "accepted_despite": verdict.accepted_despite}
+            source = Source(path, {"command": self.job.command, **self.job.made_from, **own}, attributes.raster)
+            name = self.results.name(self.found.names[path], source.made_from)
+            row = self.results.find(name, source.made_from)
             if row is not None:
-                return _Outcome(name, row, kept=True)
-            return _Ready(name, self.reader.read(path), identity)
+                return _Outcome(path, name, row, sha256, kept=True)
+            image = complete_spacing(admit_image(self.reader.read(path), verdict), self.job.gate)
+            return _Ready(name, image, source, verdict)
         except ImageError as error:
-            return _Outcome(name, error)
+            return _Outcome(path, "", error, sha256)
+        except UnaryError:  # the process that reads cannot be started
+            raise
         except OSError as error:
-            reason = f"{show_path(path)}: cannot be opened ({error.strerror})"
-            return _Outcome(name, ImageError(reason, reason="NOT_READABLE"))
+            reason = f"{where}: cannot be opened ({error.strerror})"
+            return _Outcome(path, "", ImageError(reason, reason="NOT_READABLE"), sha256)
+        except Exception as error:
+            return _Outcome(path, "", explain_unexpected(error, where), sha256)
 
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
@@ -225,25 +283,56 @@ class _Batch:
     def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
         if isinstance(found, _Outcome):
             return found
-        size = found.image.pixels.size
+        size, source = found.image.pixels.size, found.source
         try:
             with using_threads(self.threads if size > _TOGETHER_PX else count_threads()):
-                write = self.examine(found.image)
-            writing = self.writer.submit(self._write, found.name, write, found.identity)
-        except BaseException as error:
+                write = self.job.examine(found.image, source)
+            self.probed = True  # for it examines something
+            writing = self.writer.submit(self._write, found, write)
+        except Exception as error:
             self.buffer.give_back(size)
-            if isinstance(error, ImageError):
-                return _Outcome(found.name, error.with_traceback(None))  # which would keep the image
+            return _Outcome(source.path, found.name, self._explain(error, source.path), source.sha256)
+        except BaseException:
+            self.buffer.give_back(size)
             raise
         writing.add_done_callback(lambda _: self.buffer.give_back(size))
-        return _Outcome(found.name, writing)
+        return _Outcome(source.path, found.name, writing, source.sha256)
 
-    def _write(self, name: str, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
+    def _explain(self, error: Exception, path: Path) -> ImageError:
+        """What is unexpected is this image's failure, unless the model fails on a sound image as well."""
+        found = explain_unexpected(error, show_path(path))
+        with self.probing:
+            if found.reason == "UNEXPECTED" and not self.probed:
+                try:
+                    self.job.probe()
+                except Exception as another:
+                    told = str(explain_unexpected(another, "")).removeprefix(": ")
+                    raise UnaryError(f"the model examines nothing, not even a test picture: {told}") from another
+                self.probed = True
+        return found.with_traceback(None)  # which would keep the image
+
+    def _write(self, found: _Ready, write: Write) -> Row | ImageError:
         """Write an image's results, but none after one that failed for good."""
         if self.broken is not None:
             raise self.broken
+        uid, path = found.image.instance_uid, found.source.path
+        known = {
+            "instance": None if uid is None else hashlib.sha256(uid.encode()).hexdigest()[:16],
+            "accepted_despite": list(found.verdict.accepted_despite),
+            "moment": self.moment.isoformat(),
+        }
         try:
-            return _write_folder(self.out / name, write, identity)
+            return self.results.write(found.name, write, found.source, known)
+        except OSError as error:
+            if error.errno not in _EVERYTHING:
+                return explain_unexpected(error, show_path(path)).with_traceback(None)
+            self.broken = UnaryError(
+                f"{self.results.out}: no more results can be written ({error.strerror}); {self.results.count()} are "
+                "there, and the same command goes on from there"
+            )
+            raise self.broken from error
+        except Exception as error:
+            return explain_unexpected(error, show_path(path)).with_traceback(None)
         except BaseException as error:
             self.broken = error
             raise
@@ -274,41 +363,3 @@ class _Buffer:
 def _hash_input(path: Path, limits: ReadingLimits) -> str:
     """The hash of a file's bytes; what is no file, or too large to be read anyway, is left to the reader to refuse."""
     return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""
-
-
-def _write_folder(folder: Path, write: Write, identity: Mapping[str, Any]) -> Row | ImageError:
-    """Write one image's folder of results in one step; return its row of the summary, or why there is none."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        row = {"image": folder.name, **write(partial)}
-        path = partial / RESULT_FILE
-        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        document = {**identity, "notice": NOTICE, **result, "summary": row}
-        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except ImageError as error:
-        return error.with_traceback(None)  # which would keep the image
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return row
-
-
-def _read_result(folder: Path, identity: Mapping[str, Any]) -> Row | None:
-    """The summary row of a finished result of the same identity, or None."""
-    try:
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        same = all(result[key] == value for key, value in identity.items())
-        return dict(result["summary"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV; without rows, remove the table of a former run."""
-    if rows:
-        write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
-    else:
-        path.unlink(missing_ok=True)

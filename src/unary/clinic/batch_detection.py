@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from unary.clinic.batch import RESULT_FILE, BatchSummary, Write, run_batch
-from unary.clinic.batch_scoring import draw_overlay, with_spacing, write_map
-from unary.errors import require, require_positive
-from unary.files import replacing, write_csv
+from unary.clinic.batch import BatchSummary, Job, run_batch
+from unary.clinic.batch_scoring import draw_heat_map, write_map
+from unary.clinic.result_folder import Result, Source, Write
+from unary.errors import DicomResultError, Reason, explain_unexpected, require, require_positive
+from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
 from unary.models.calibration import describe_guarantee
 from unary.models.examination import ScoredImage, build_detection, choose_point, examine_image
+from unary.models.gate import build_gate
+from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.dicom import DEFAULT_KINDS, Kind
 from unary.outputs.dicom.header import Run
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
-from unary.records import NOTICE, Detection, Image, ModelIdentity, count_words
+from unary.outputs.heat_map import describe_count, place_findings
+from unary.records import Detection, Image, ModelIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +53,8 @@ class DetectConfig:
         there, and nothing if it is not.
     maps
         Whether to write the anomaly map as TIFF and as a heat map over the image.
-    spacing_mm
-        Pixel spacing of files that do not state it; None leaves it unknown. Sizes in mm then rest on your word.
+    spacing_mm, accept
+        As in `unary.models.gate.Gate`; with a spacing, sizes in mm rest on your word.
     limits
         Of reading a file.
     """
@@ -58,6 +63,7 @@ class DetectConfig:
     dicom: tuple[Kind, ...] | None = None
     maps: bool = False
     spacing_mm: float | None = None
+    accept: tuple[Reason, ...] = ()
     limits: ReadingLimits | None = None
 
     def __post_init__(self) -> None:
@@ -71,70 +77,110 @@ def detect_files(
     config: DetectConfig | None = None,
     *,
     model_folder: Path,
+    moment: datetime | None = None,
     progress: bool = True,
 ) -> BatchSummary:
     """Find what departs from normal tissue in files and folders.
 
     ``out/NAME/`` holds ``result.json`` (findings, scores, model, operating point and what it guarantees),
     ``findings.csv``, ``findings.png``, for DICOM images ``report.dcm``, ``segmentation.dcm`` and ``capture.dcm``, on
-    request ``map.tiff`` (working grid) and ``heat_map.png``. Coordinates are pixels of the stored image.
-    ``out/summary.csv`` and ``out/failures.csv`` are those of `unary.clinic.batch.run_batch`. The date of the results is
-    that of the first run into ``out``, so that a run that was interrupted and resumed writes the same bytes as one that
-    was not.
+    request ``map.tiff`` (working grid) and ``heat_map.png``. Coordinates are pixels of the stored image. Where DICOM
+    objects cannot be made, the rest is there all the same, and ``dicom_missing`` says why. ``out/summary.csv``,
+    ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`.
 
     Parameters
     ----------
     model_folder
         Where the model was read from.
+    moment
+        When the results are made, with a time zone: the date and time in them; now by default. Results that are kept
+        keep theirs.
 
     Raises
     ------
     UnaryError
-        As `unary.clinic.batch.run_batch`; and if the model has no such operating point, or highdicom is not installed
-        and DICOM objects are asked for.
+        As `unary.clinic.batch.run_batch`; and if the model has no such operating point, a reason cannot be accepted, or
+        highdicom is not installed and DICOM objects are asked for.
     """
     config = config or DetectConfig()
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
-    run = Run(identify_model(model, model_folder), model.profile.codes, _read_moment(out))
-    identity = {
-        "model_sha256": run.identity.sha256,
-        "unary": run.identity.version,
-        "operating_point_name": None if point is None else point.name,
-        "assumed_spacing_mm": config.spacing_mm,
-        "outputs": [*kinds, *(["maps"] if config.maps else [])],
-        "moment": run.moment.isoformat(),
-    }
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    run = Run(identify_model(model, model_folder), model.profile.codes, moment)
 
-    def examine(image: Image) -> Write:
-        image = with_spacing(image, config.spacing_mm)
+    def examine(image: Image, source: Source) -> Write:
         scored = examine_image(model, image)
         detection = build_detection(scored, model, point)
-        found = detection.findings
+        return functools.partial(_write_detection, scored, detection, run, image, source, kinds, config.maps)
 
-        def write(folder: Path) -> dict[str, Any]:
-            _write_pictures(scored, detection, folder, maps=config.maps)
-            rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in found]
-            write_csv(folder / "findings.csv", _COLUMNS, rows)
-            objects: tuple[Path, ...] = ()
-            if kinds and image.instance_uid is not None and image.path is not None:  # what is DICOM itself
-                anomaly_map = scored.stored_map if "heat_map" in kinds else None
-                objects = write_dicom_results(
-                    image.path, detection, run, folder, kinds=kinds, anomaly_map=anomaly_map, image=image
-                )
-            document = _describe(detection, run.identity, scored, objects)
-            (folder / RESULT_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-            return {
-                "findings": len(found),
-                "image_score": detection.image_score,
-                "image_p_value": detection.image_p_value,
-                "out_of_domain": "; ".join(detection.out_of_domain),
-            }
+    made_from = {
+        "model_sha256": run.identity.sha256,
+        "unary": run.identity.version,
+        "operating_point": None if point is None else point.name,
+        "outputs": [*kinds, *(["maps"] if config.maps else [])],
+    }
+    gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
+    job = Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
+    return run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
 
-        return write
 
-    limits = config.limits
-    return run_batch(inputs, out, examine, identity=identity, limits=limits, title="detecting", progress=progress)
+def _write_detection(
+    scored: ScoredImage,
+    detection: Detection,
+    run: Run,
+    image: Image,
+    source: Source,
+    kinds: tuple[Kind, ...],
+    maps: bool,
+    folder: Path,
+) -> Result:
+    """Write everything of one image into a folder; return the summary's row, and what ``result.json`` says."""
+    found = detection.findings
+    _write_pictures(scored, detection, folder, maps=maps)
+    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in found]
+    write_csv(folder / "findings.csv", _COLUMNS, rows)
+    objects: tuple[Path, ...] = ()
+    missing = None
+    if kinds and source.raster:
+        missing = "the image is no DICOM object; its results would have no study to lie in"
+    elif kinds:
+        anomaly_map = scored.stored_map if "heat_map" in kinds else None
+        objects, missing = _write_objects(source.path, detection, run, folder, kinds, anomaly_map, image)
+    document = _describe(detection, run.identity, scored) | {
+        "dicom": [path.name for path in objects],
+        "dicom_missing": missing,
+    }
+    row = {
+        "findings": len(found),
+        "image_score": detection.image_score,
+        "image_p_value": detection.image_p_value,
+        "out_of_domain": "; ".join(detection.out_of_domain),
+        "dicom_missing": "" if source.raster else missing,
+    }
+    return row, document
+
+
+def _write_objects(
+    path: Path,
+    detection: Detection,
+    run: Run,
+    folder: Path,
+    kinds: tuple[Kind, ...],
+    anomaly_map: NDArray[np.float32] | None,
+    image: Image,
+) -> tuple[tuple[Path, ...], str | None]:
+    """Write the DICOM objects that can be made, and return them, and why others cannot; a disk's error goes through."""
+    try:
+        objects = write_dicom_results(path, detection, run, folder, kinds=kinds, anomaly_map=anomaly_map, image=image)
+    except OSError:
+        raise
+    except Exception as error:
+        found = explain_unexpected(error, str(path))
+        objects = error.written if isinstance(error, DicomResultError) else ()
+        for left in set(folder.glob("*.dcm")) - set(objects):
+            left.unlink()
+        return objects, str(found).removeprefix(f"{path}: ")
+    return objects, None
 
 
 def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
@@ -146,38 +192,16 @@ def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
     return DEFAULT_KINDS if asked is None else asked
 
 
-def _read_moment(out: Path) -> datetime:
-    """When the first run into a folder began, to the second, UTC; now for a new folder."""
-    path = out / "run.json"
-    try:
-        return datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        moment = datetime.now(UTC).replace(microsecond=0)
-        with replacing(path) as partial:
-            partial.write_text(json.dumps({"started": moment.isoformat()}) + "\n", encoding="utf-8")
-        return moment
-
-
 def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, maps: bool) -> None:
-    scale = np.asarray(scored.prepared.scale)
-    shown = [  # on the working grid, which is what the detector saw
-        dataclasses.replace(
-            finding,
-            outline=tuple(map(tuple, ((np.asarray(finding.outline) + 0.5) / scale - 0.5).tolist())),
-        )
-        for finding in detection.findings
-    ]
-    title = f"{count_words(len(shown), 'finding')}. {NOTICE}"
-    figure = plot_findings(scored.prepared.pixels, shown, title=title)
+    shown = place_findings(detection.findings, scored.prepared.scale)  # on the grid that the detector saw
+    figure = plot_findings(scored.prepared.pixels, shown, title=describe_count(detection))
     (folder / "findings.png").write_bytes(figure_png(figure))
     if maps:
         write_map(scored, folder)
-        draw_overlay(scored, folder / "heat_map.png", title=NOTICE)
+        draw_heat_map(scored, detection, folder / "heat_map.png")
 
 
-def _describe(
-    detection: Detection, about: ModelIdentity, scored: ScoredImage, objects: Sequence[Path]
-) -> Mapping[str, Any]:
+def _describe(detection: Detection, about: ModelIdentity, scored: ScoredImage) -> dict[str, Any]:
     """What ``result.json`` holds."""
     point = detection.operating_point
     guarantee = describe_guarantee(point) if point else "not calibrated: scores only, nothing is guaranteed"
@@ -192,5 +216,5 @@ def _describe(
         "stored_shape": scored.prepared.stored_shape,
         "stored_spacing_mm": scored.prepared.stored_spacing_mm,
         "scored_share": scored.scored_px / scored.anomaly_map.size,
-        "dicom": [path.name for path in objects],
+        "notes": list(detection.notes),
     }

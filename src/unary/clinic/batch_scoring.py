@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unary.clinic.batch import RESULT_FILE, BatchSummary, Write, run_batch
+from unary.clinic.batch import BatchSummary, Job, run_batch
+from unary.clinic.result_folder import Result, Source, Write
+from unary.errors import Reason
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
-from unary.models.examination import ScoredImage, examine_image
-from unary.outputs.detection_figures import plot_overlay
+from unary.models.examination import ScoredImage, build_detection, choose_point, examine_image
+from unary.models.gate import build_gate
+from unary.models.probe import ask, choose_picture
 from unary.outputs.figures import figure_png
-from unary.records import Image, OperatingPoint
+from unary.outputs.heat_map import describe_count, plot_heat_map
+from unary.records import Detection, Image, OperatingPoint, count_words
 
 Box = tuple[float, float, float, float]
 
@@ -31,6 +32,7 @@ def score_files(
     *,
     model_folder: Path,
     spacing_mm: float | None = None,
+    accept: Sequence[Reason] = (),
     limits: ReadingLimits | None = None,
     progress: bool = True,
 ) -> BatchSummary:
@@ -45,27 +47,26 @@ def score_files(
     ----------
     model_folder
         Where the model was read from.
-    spacing_mm
-        Pixel spacing of files that do not state it; None leaves it unknown.
+    spacing_mm, accept
+        As in `unary.models.gate.Gate`.
     """
     about = identify_model(model, model_folder)
-    identity = {"model_sha256": about.sha256, "unary": about.version, "assumed_spacing_mm": spacing_mm}
 
-    def examine(image: Image) -> Write:
-        return functools.partial(_write_scores, examine_image(model, with_spacing(image, spacing_mm)), model)
+    def examine(image: Image, _: Source) -> Write:
+        return functools.partial(_write_scores, examine_image(model, image), model)
 
-    return run_batch(inputs, out, examine, identity=identity, limits=limits, progress=progress)
+    job = Job(
+        "score",
+        examine,
+        {"model_sha256": about.sha256, "unary": about.version},
+        build_gate(model, spacing_mm=spacing_mm, accept=accept),
+        lambda: ask(model, choose_picture(model)),
+    )
+    return run_batch(inputs, out, job, limits=limits, progress=progress)
 
 
-def with_spacing(image: Image, spacing_mm: float | None) -> Image:
-    """Return the image with this pixel spacing, unless it states its own or None is given."""
-    if spacing_mm is None or image.spacing_mm is not None:
-        return image
-    return dataclasses.replace(image, spacing_mm=(spacing_mm, spacing_mm))
-
-
-def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> dict[str, Any]:
-    """Write patch scores, map, overlay and what belongs to them into a folder; return the summary's row."""
+def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> Result:
+    """Write patch scores, map and overlay into a folder; return the summary's row and what belongs to them."""
     points = () if model.calibration is None else model.calibration.operating_points
     points = tuple(point for point in points if point.unit == "patch")
     above = {point.name: scored.scores > point.threshold for point in points}
@@ -79,9 +80,11 @@ def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> dict[str, 
     header = ["row", "col", "size_px", "score", *(f"above_{name}" for name in above)]
     write_csv(folder / "scores.csv", header, zip(*columns, strict=True))
     write_map(scored, folder)
-    boxes, title = _mark_patches(scored, points, size)
-    draw_overlay(scored, folder / "overlay.png", boxes=boxes, title=title)
-    result = {
+    boxes, counted = _mark_patches(scored, points, size)
+    detection = build_detection(scored, model, choose_point(model, None))
+    heading = f"{describe_count(detection)}; {counted}"
+    draw_heat_map(scored, detection, folder / "overlay.png", boxes=boxes, heading=heading)
+    document = {
         "detector": model.name,
         "image_score": scored.image_score,
         "operating_points": [dataclasses.asdict(point) for point in points],
@@ -89,23 +92,25 @@ def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> dict[str, 
         "stored_shape": scored.prepared.stored_shape,
         "stored_pixels_per_working_pixel": scored.prepared.scale,
         "tissue_share": float(np.mean(scored.prepared.mask)),
+        "notes": list(scored.prepared.notes),
     }
-    (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
-    return {
+    row = {
         "image_score": scored.image_score,
         "patches": len(scores),
         **{f"patches_above_{name}": int(marks.sum()) for name, marks in above.items()},
+        "out_of_domain": "; ".join(scored.out_of_domain),
     }
+    return row, document
 
 
 def _mark_patches(scored: ScoredImage, points: Sequence[OperatingPoint], size: int) -> tuple[list[Box], str]:
     """The boxes of the patches above the lowest of these operating points, and a title that counts them."""
     if not points:
-        return [], f"{len(scored.scores)} patches; not calibrated"
+        return [], count_words(len(scored.scores), "patch")
     lowest = min(points, key=lambda point: point.threshold)
     flagged = scored.origins[scored.scores > lowest.threshold].tolist()
-    title = f"{len(flagged)} of {len(scored.scores)} patches above the operating point {lowest.name}"
-    return [(row, col, row + size, col + size) for row, col in flagged], title
+    counted = f"{len(flagged)} of {count_words(len(scored.scores), 'patch')} above {lowest.name} (dashed)"
+    return [(row, col, row + size, col + size) for row, col in flagged], counted
 
 
 def write_map(scored: ScoredImage, folder: Path) -> None:
@@ -115,17 +120,8 @@ def write_map(scored: ScoredImage, folder: Path) -> None:
     tifffile.imwrite(folder / "map.tiff", scored.anomaly_map, compression="zlib", software="unary")
 
 
-def draw_overlay(scored: ScoredImage, path: Path, *, boxes: Sequence[Box] = (), title: str) -> None:
-    """Write the anomaly map over the image as PNG."""
-    limits = _find_limits(scored.anomaly_map)
-    figure = plot_overlay(scored.prepared.pixels, scored.anomaly_map, limits=limits, boxes=boxes, title=title)
-    path.write_bytes(figure_png(figure))
-
-
-def _find_limits(anomaly_map: NDArray[np.float32]) -> tuple[float, float] | None:
-    """The colour range of an overlay: the quieter 95 % of the image stay clear, the strongest 0.05 % are brightest."""
-    found = anomaly_map[np.isfinite(anomaly_map)]
-    if found.size == 0:
-        return None
-    low, high = np.percentile(found[:: max(1, found.size // 2_000_000)], [95, 99.95])
-    return (float(low), float(high)) if high > low else None
+def draw_heat_map(
+    scored: ScoredImage, detection: Detection, path: Path, *, boxes: Sequence[Box] = (), heading: str | None = None
+) -> None:
+    """Write the findings over the image as PNG, in colour where the map exceeds the model's level."""
+    path.write_bytes(figure_png(plot_heat_map(scored, detection, boxes=boxes, heading=heading)))

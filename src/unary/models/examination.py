@@ -7,26 +7,31 @@ the rim away, draw what stands out at the model's level.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector, View
-from unary.errors import CalibrationError, DetectorError, ImageError, require
+from unary.errors import CalibrationError, DetectorError, ImageError, Reason, require
+from unary.images.attributes import read_attributes
 from unary.images.reading import check_pixels, read_image
-from unary.models.bundle import Model
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
 from unary.models.findings import Candidates, describe_findings, find_candidates
+from unary.models.gate import admit_image, build_gate, require_admission
 from unary.patches.grid import GridConfig, Origins, tissue_origins
 from unary.patches.patch_set import cut_window, find_window
 from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepare_image
 from unary.profiles import Lengths
 from unary.records import Detection, Image, OperatingPoint
+
+if TYPE_CHECKING:
+    from unary.models.bundle import Model  # which asks its model about a picture
 
 AnyImage = Image | NDArray[Any] | Path | str
 Spacing = float | tuple[float, float] | None
@@ -86,7 +91,7 @@ class ScoredImage:
         return f"ScoredImage({score}, {len(self.scores)} patches, {len(self.candidates.scores)} candidates)"
 
 
-def score(model: Model, image: AnyImage, *, spacing_mm: Spacing = None) -> ScoredImage:
+def score(model: Model, image: AnyImage, *, spacing_mm: Spacing = None, accept: Sequence[Reason] = ()) -> ScoredImage:
     """Score one image: its patches, its map, and the image as a whole.
 
     Parameters
@@ -96,19 +101,30 @@ def score(model: Model, image: AnyImage, *, spacing_mm: Spacing = None) -> Score
     spacing_mm
         Distance between pixel centres in mm, both directions or (between rows, between columns), where the image does
         not state it itself.
+    accept
+        Reasons for which a file would be refused by its header that do not count this time (`unary.models.gate`); the
+        notes name them.
 
     Raises
     ------
     ImageError
-        If the image cannot be read, is blank, or cannot be prepared as the model demands.
+        If the image cannot be read, is blank, or cannot be prepared as the model demands; a path also if the gate
+        refuses the file, with its reason.
+    UnaryError
+        If a reason cannot be accepted.
     DetectorError
         If the detector cannot examine it.
     """
-    return examine_image(model, _take_image(image, spacing_mm))
+    return examine_image(model, _take_image(model, image, spacing_mm, accept))
 
 
 def detect(
-    model: Model, image: AnyImage, *, operating_point: str | float | None = None, spacing_mm: Spacing = None
+    model: Model,
+    image: AnyImage,
+    *,
+    operating_point: str | float | None = None,
+    spacing_mm: Spacing = None,
+    accept: Sequence[Reason] = (),
 ) -> Detection:
     """Find what departs from normal tissue in one image that is trusted.
 
@@ -117,7 +133,7 @@ def detect(
 
     Parameters
     ----------
-    image, spacing_mm
+    image, spacing_mm, accept
         As for `score`.
     operating_point
         False findings per normal image: 0.1, 0.5, 1 (default) or 2, as a number or a name.
@@ -130,12 +146,18 @@ def detect(
         If the model has no such operating point.
     """
     point = choose_point(model, operating_point)
-    return build_detection(score(model, image, spacing_mm=spacing_mm), model, point)
+    return build_detection(score(model, image, spacing_mm=spacing_mm, accept=accept), model, point)
 
 
-def _take_image(image: AnyImage, spacing_mm: Spacing) -> Image:
+def _take_image(model: Model, image: AnyImage, spacing_mm: Spacing, accept: Sequence[Reason]) -> Image:
+    spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
+    if spacing is not None and not all(0 < length < np.inf for length in spacing):
+        raise ImageError(f"spacing_mm must be positive, got {spacing_mm}")
     if isinstance(image, (str, Path)):
-        taken = read_image(Path(image))
+        path = Path(image)
+        gate = build_gate(model, spacing_mm=None if spacing is None else spacing[0], accept=accept)
+        verdict = require_admission(read_attributes(path, gate.profile.headers), gate, str(path))
+        taken = admit_image(read_image(path), verdict)
     elif isinstance(image, Image):
         taken = image
     elif hasattr(image, "__array__"):
@@ -147,10 +169,7 @@ def _take_image(image: AnyImage, spacing_mm: Spacing) -> Image:
         )
     if taken.path is None:  # what is read from a file has been checked
         check_pixels(taken)
-    if taken.spacing_mm is None and spacing_mm is not None:
-        spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
-        if not all(0 < length < np.inf for length in spacing):
-            raise ImageError(f"{taken.name}: spacing_mm must be positive, got {spacing_mm}")
+    if taken.spacing_mm is None and spacing is not None:
         taken = dataclasses.replace(taken, spacing_mm=spacing)
     return taken
 

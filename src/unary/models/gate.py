@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from unary.errors import ImageError, Reason, UnaryError
 from unary.images.attributes import Attributes
-from unary.models.bundle import Model
 from unary.models.domain import compare_domain
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, Headers, Profile
 from unary.records import Domain, Image
+
+if TYPE_CHECKING:
+    from unary.models.bundle import Model
 
 ACCEPTABLE: tuple[Reason, ...] = (
     "NOT_MG", "SECONDARY_CAPTURE", "FOR_PROCESSING_MODEL_MISMATCH", "FOR_PRESENTATION_MODEL_MISMATCH", "IMPLANT",
@@ -62,8 +64,6 @@ class Gate:
         for reason in self.accept:
             if reason not in ACCEPTABLE:
                 raise UnaryError(f"{reason!r} cannot be accepted; these can: {', '.join(ACCEPTABLE)}")
-        if self.spacing_mm is not None and not 0 < self.spacing_mm < float("inf"):
-            raise UnaryError(f"the pixel spacing must be positive, got {self.spacing_mm}")
 
     @property
     def preparing(self) -> PreparationConfig:
@@ -86,12 +86,12 @@ class Verdict:
 
 
 def build_gate(model: Model, *, spacing_mm: float | None = None, accept: Sequence[Reason] = ()) -> Gate:
-    """Return the gate of a model; a `UnaryError` if a reason cannot be accepted or the spacing is not positive."""
+    """Return the gate of a model; a `UnaryError` if a reason cannot be accepted."""
     return Gate(model.profile, model.domain, model.preparation, spacing_mm, tuple(dict.fromkeys(accept)))
 
 
 def judge_header(attributes: Attributes, gate: Gate) -> Verdict:
-    """Judge an image by its header; the first refusal, what the image is before how it was made, is the one that counts."""
+    """Judge an image by its header; the first refusal counts: what the image is before how it was made."""
     found = list(_find_refusals(attributes, gate))
     flags = list(_find_flags(attributes, gate.profile.headers, refused=False))
     return _weigh(gate, found, flags, tuple(_describe_unknown(attributes)))
@@ -107,7 +107,7 @@ def judge_domain(image: Image | Attributes, gate: Gate) -> Verdict:
 
 
 def require_admission(attributes: Attributes, gate: Gate, name: str) -> Verdict:
-    """Return what the gate says of a header; an `ImageError` with the reason, and that name, if it refuses the image."""
+    """Return what the gate says of a header, or raise an `ImageError` with the reason and that name."""
     verdict = judge_header(attributes, gate)
     if verdict.refusals:
         reason, detail = verdict.refusals[0]
@@ -115,12 +115,16 @@ def require_admission(attributes: Attributes, gate: Gate, name: str) -> Verdict:
     return verdict
 
 
-def admit_image(image: Image, gate: Gate, verdict: Verdict) -> Image:
-    """Return an image that has passed, with the pixel spacing that it lacks and with what the gate has noted."""
-    notes = dict.fromkeys((*image.notes, *verdict.notes))
+def admit_image(image: Image, verdict: Verdict) -> Image:
+    """Return an image that has passed, with what the gate has noted."""
+    return replace(image, notes=tuple(dict.fromkeys((*image.notes, *verdict.notes))))
+
+
+def complete_spacing(image: Image, gate: Gate) -> Image:
+    """Return an image with the pixel spacing that it does not state itself, where one is given."""
     if image.spacing_mm is not None or gate.spacing_mm is None:
-        return replace(image, notes=tuple(notes))
-    return replace(image, spacing_mm=(gate.spacing_mm, gate.spacing_mm), notes=tuple(notes))
+        return image
+    return replace(image, spacing_mm=(gate.spacing_mm, gate.spacing_mm))
 
 
 def _weigh(gate: Gate, found: list[Flag], flags: list[Flag], notes: tuple[str, ...]) -> Verdict:

@@ -1,0 +1,361 @@
+"""A folder of results: whose they are, which names are free, and tables that tell of all of them.
+
+A result is known by what it was made from: the content of the image's file, the model and the options. unary replaces
+and deletes what it has written itself, told by the ``result.json`` that names its files, and nothing else. Results are
+written under a hidden name and renamed when they are whole. The tables are written again as results come, and made anew
+from the folder when the next run begins, so that they are true after whatever end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from unary.datasets.folder import RESULT_FILE, LeftOut, read_result
+from unary.errors import UnaryError
+from unary.files import locking, replacing, write_csv
+from unary.images.isolation import show_path
+from unary.records import NOTICE, count_words
+
+logger = logging.getLogger(__name__)
+
+RECORD, SUMMARY, FAILURES = "run.json", "summary.csv", "failures.csv"
+_PARTIAL = ".unary.partial"
+_LITTER = re.compile(r"\.\d+\.(run\.json|summary\.csv|failures\.csv)")  # what `replacing` leaves when it is killed
+_SAVING_SHARE = 0.05  # of the time, at most, goes into writing tables again
+_MOST_NAMED = 5
+
+Row = dict[str, Any]
+Result = tuple[Row, Mapping[str, Any]]
+Write = Callable[[Path], Result]
+"""Given a folder that exists, write one image's results there; return its row of the summary, and its document."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file without a result: its name on one line, a reason code, and what is wrong in words."""
+
+    file: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a result is of.
+
+    ``made_from`` is what tells results apart: the hash of the file's bytes, the model, the options. ``raster`` says
+    that it is no DICOM object.
+    """
+
+    path: Path
+    made_from: Mapping[str, Any]
+    raster: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file's bytes."""
+        return str(self.made_from["sha256"])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is remembered of a result in the folder; ``instance`` is a hash of the image's SOP Instance UID."""
+
+    made_from: Mapping[str, Any]
+    path: str
+    instance: str | None
+    notes: tuple[str, ...]
+    row: Row
+    whole: bool = True  # all its files are there
+    alone: bool = True  # nothing else is
+
+
+class ResultFolder:
+    """The results in a folder that this process holds; made by `holding_results`."""
+
+    def __init__(self, out: Path, command: str, made_from: Mapping[str, Any], moment: datetime) -> None:
+        self.out, self._made_from = out, _plain({"command": command, **made_from})
+        self._lock, self._saved_at, self._cost = threading.Lock(), 0.0, 0.0
+        record = _read_record(out)
+        self._failures: dict[str, dict[str, str]] = {failure["path"]: failure for failure in record["failures"]}
+        self._record: dict[str, Any] = {
+            "notice": NOTICE,
+            "state": "running",
+            "started": moment.isoformat(),
+            "ended": None,
+            "made_from": self._made_from,
+            "left_out": {},
+            "earlier_runs": record["earlier_runs"],
+        }
+        self._entries = {path.name: entry for path in sorted(out.iterdir()) if (entry := _read_entry(path)) is not None}
+        others = {str(entry.made_from.get("command")) for entry in self._entries.values()} - {command}
+        if others:
+            raise UnaryError(
+                f"{out}: it holds results of `unary {others.pop()}`; choose another folder for `unary {command}`"
+            )
+        self._by_content: dict[str, list[str]] = {}
+        for name, entry in self._entries.items():
+            self._by_content.setdefault(str(entry.made_from.get("sha256")), []).append(name)
+        self._given: set[str] = set()
+        for path in [out / _PARTIAL, *(path for path in out.iterdir() if _LITTER.fullmatch(path.name))]:
+            _remove(path)  # of a run that was killed: none goes on, for this one holds the folder
+
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Note what was left out of the inputs."""
+        self._record["left_out"] = {
+            reason: {"count": len(paths), "first": show_path(paths[0])} for reason, paths in left_out.items()
+        }
+
+    def name(self, wanted: str, made_from: Mapping[str, Any]) -> str:
+        """Return the name for a result: that of an earlier one of the same content, or the next free one.
+
+        To be called from one thread, in the order of the files: then names do not depend on what was done before a run
+        was killed. An earlier result that will be replaced holds nothing but what unary has written.
+        """
+        series = re.compile(re.escape(wanted) + r"(-\d+)?")
+        own = [name for name in self._by_content.get(made_from["sha256"], ()) if series.fullmatch(name)]
+        own = [name for name in own if name not in self._given]
+        same = [name for name in own if self.find(name, made_from) is not None]
+        replaced = [name for name in own if self._entries[name].alone]
+        numbered = (f"{wanted}-{count}" for count in itertools.count(2))
+        free = (name for name in itertools.chain([wanted], numbered) if self._is_free(name))
+        found = next(itertools.chain(same, replaced, free))
+        self._given.add(found)
+        return found
+
+    def _is_free(self, name: str) -> bool:
+        taken = name in self._given or name in (RECORD, SUMMARY, FAILURES)
+        return not (taken or os.path.lexists(self.out / name))
+
+    def find(self, name: str, made_from: Mapping[str, Any]) -> Row | None:
+        """Return the summary's row of a result that is there, whole, and made from the same; else None."""
+        entry = self._entries.get(name)
+        same = entry is not None and entry.whole and entry.made_from == _plain(made_from)
+        return dict(entry.row) if entry is not None and same else None
+
+    def write(self, name: str, write: Write, source: Source, known: Mapping[str, Any]) -> Row:
+        """Write one image's folder, in place of an earlier one of its name; return its row of the summary."""
+        partial, target = self.out / _PARTIAL / name, self.out / name
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            row, document = write(partial)
+            row = {"image": name, **row}
+            files = sorted([*(path.name for path in partial.iterdir()), RESULT_FILE])
+            made_from = dict(source.made_from)
+            head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
+            whole = {**head, **known, **document, "summary": row, "files": files}
+            text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+            (partial / RESULT_FILE).write_text(text, encoding="utf-8")
+            if target.exists():
+                old = partial.with_name(f"{name}.old")
+                os.rename(target, old)
+                os.rename(partial, target)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        entry = _read_entry(target)
+        assert entry is not None
+        with self._lock:
+            self._entries[name] = entry
+        self.settle(source.path, source.sha256)
+        return dict(entry.row)
+
+    def settle(self, path: Path, sha256: str) -> None:
+        """Forget former failures of a file that has a result now, and of the same content elsewhere."""
+        place = os.path.abspath(path)
+        with self._lock:
+            gone = [
+                key for key, each in self._failures.items() if key == place or (sha256 and each["sha256"] == sha256)
+            ]
+            for key in gone:
+                del self._failures[key]
+        self._save_in_time()
+
+    def fail(self, path: Path, failure: Failure, sha256: str) -> None:
+        """Note that a file has no result."""
+        place = os.path.abspath(path)
+        with self._lock:
+            self._failures[place] = {**asdict(failure), "path": place, "sha256": sha256}
+        self._save_in_time()
+
+    def list_notes(self, name: str) -> tuple[str, ...]:
+        """Return what was unusual about the image of a result."""
+        return self._entries[name].notes
+
+    def list_remarks(self) -> list[str]:
+        """Return what is odd about the results as a whole, one sentence each."""
+        return [text for text, _ in self._find_remarks()]
+
+    def count(self) -> int:
+        """Return how many results the folder holds."""
+        return len(self._entries)
+
+    def _find_remarks(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Sentences, and the names that each is about."""
+        contents: dict[str, list[str]] = {}
+        instances: dict[str, dict[str, str]] = {}
+        others = []
+        for name, entry in sorted(self._entries.items()):
+            sha256 = str(entry.made_from.get("sha256"))
+            contents.setdefault(sha256, []).append(name)
+            if entry.instance is not None:
+                instances.setdefault(entry.instance, {}).setdefault(sha256, name)
+            shared = self._made_from.keys() & entry.made_from.keys()
+            if any(entry.made_from[key] != self._made_from[key] for key in shared):
+                others.append(name)
+        for names in contents.values():
+            if len(names) > 1:
+                yield f"the same file content, under several names: {_list_some(names)}", names
+        for by_content in instances.values():
+            names = list(by_content.values())
+            if len(names) > 1:
+                text = "one SOP Instance UID for different images, of which a PACS keeps one"
+                yield f"{text}: {_list_some(names)}", names
+        if others:
+            yield f"made by another model, version or options than the last run's: {_list_some(others)}", others
+
+    def _save_in_time(self) -> None:
+        if time.monotonic() - self._saved_at > self._cost / _SAVING_SHARE:
+            self.save()
+
+    def save(self) -> None:
+        """Write both tables and the record of the run, each in one step."""
+        with self._lock:
+            begun = time.monotonic()
+            remarks = list(self._find_remarks())
+            rows = list(self._list_rows(remarks))
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            failures = [self._failures[key] for key in sorted(self._failures)]
+            with replacing(self.out / RECORD) as partial:
+                counts = {"results": len(rows), "remarks": [text for text, _ in remarks], "failures": failures}
+                partial.write_text(json.dumps(self._record | counts, indent=2) + "\n", encoding="utf-8")
+            _write_table(self.out / SUMMARY, columns, [[row.get(key) for key in columns] for row in rows])
+            names = ["file", "reason", "detail"]
+            _write_table(self.out / FAILURES, names, [[failure[key] for key in names] for failure in failures])
+            self._saved_at = time.monotonic()
+            self._cost = self._saved_at - begun
+
+    def _list_rows(self, remarks: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Row]:
+        told: dict[str, list[str]] = {}
+        for text, names in remarks:
+            for name in names:
+                told.setdefault(name, []).append(text)
+        for name, entry in sorted(self._entries.items()):
+            notes = "; ".join((*entry.notes, *told.get(name, ())))
+            model = str(entry.made_from.get("model_sha256", ""))[:12]
+            yield {"image": name, "file": entry.path, **entry.row, "model": model, "notes": notes}
+
+    def close(self, state: str) -> None:
+        """Write everything a last time, with how the run ended."""
+        self._record |= {"state": state, "ended": datetime.now().astimezone().replace(microsecond=0).isoformat()}
+        self.save()
+        _remove(self.out / _PARTIAL)
+
+
+@contextmanager
+def holding_results(out: Path, command: str, made_from: Mapping[str, Any], moment: datetime) -> Iterator[ResultFolder]:
+    """Hold a folder, which is created, for the results of a command, and write its tables however the block ends.
+
+    Raises
+    ------
+    UnaryError
+        If another process holds it, nothing can be written there, or it holds results of another command, or tables
+        that unary has not written.
+    """
+    with locking(out):
+        folder = ResultFolder(out, command, made_from, moment)
+        folder.save()
+        try:
+            yield folder
+        except BaseException as error:
+            try:
+                folder.close("failed" if isinstance(error, Exception) else "interrupted")
+            except OSError:  # the disk is full, for one; the next run makes them from the results
+                logger.warning("%s: the tables are not up to date", out)
+            raise
+        folder.close("finished")
+
+
+def _read_record(out: Path) -> Any:
+    """The record of the run before, which also tells whose the tables are; an empty one for a new folder."""
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        if record["notice"] != NOTICE:
+            raise ValueError
+        last = {key: record[key] for key in ("state", "started", "ended", "made_from")}
+        if last["state"] == "running":
+            last["state"] = "killed"
+        return {"failures": record["failures"], "earlier_runs": [*record["earlier_runs"], last][-100:]}
+    except FileNotFoundError:
+        there = [name for name in (SUMMARY, FAILURES) if os.path.lexists(out / name)]
+    except (ValueError, KeyError, TypeError):
+        there = [RECORD]
+    if there:
+        raise UnaryError(
+            f"{out / there[0]}: it is there, and this version of unary has not written it; choose another folder"
+        )
+    return {"failures": [], "earlier_runs": []}
+
+
+def _read_entry(folder: Path) -> _Entry | None:
+    """What a folder holds if it is a result of unary's."""
+    if folder.name.startswith(".") or not folder.is_dir():
+        return None
+    found = read_result(folder)
+    if found is None:
+        return None
+    there, own = set(os.listdir(folder)), set(found["files"])
+    try:
+        return _Entry(
+            found["made_from"],
+            str(found["path"]),
+            found.get("instance"),
+            tuple(found.get("notes") or ()),
+            dict(found["summary"]),
+            whole=own <= there,
+            alone=there <= own,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _plain(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(made_from))
+    return plain
+
+
+def _list_some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {count_words(more, 'other')}" if more > 0 else "")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table; without rows, remove that of a former run."""
+    if rows:
+        write_csv(path, header, rows)
+    else:
+        path.unlink(missing_ok=True)
