@@ -206,8 +206,38 @@ def test_malformed_tables_are_named(download):
     table = download / "calc_case_description_train_set.csv"
     text = table.read_text()
     table.write_text(text.replace("P_00007,", ",", 1))
-    with pytest.raises(ManifestError, match=r"train_set\.csv, entry 4: a patient"):
+    with pytest.raises(ManifestError, match=r"train_set\.csv, line 6: a patient"):
         read_cbis_ddsm(download)
     table.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(ManifestError, match="UTF-16, not saved as UTF-8"):
         read_cbis_ddsm(download)
+
+
+def test_what_the_tables_say_twice_or_strangely_is_counted(download):
+    table = download / "calc_case_description_train_set.csv"
+    expected = read_cbis_ddsm(download)[0]
+    lines = table.read_text()
+    again = lines[lines.rindex("P_00007,") :]
+    table.write_text(lines + "\n" + again)
+    write_dicom(download / "CBIS-DDSM" / "other" / "1-1.dcm", np.zeros((4, 4), np.uint8))
+    manifest, notices = read_cbis_ddsm(download)
+    assert manifest == expected
+    assert notices == (
+        "1 DICOM file that no table names, left out: 1-1.dcm",
+        "1 line of the tables repeated, each counted once",
+    )
+    table.write_text(lines.replace("calcification,N/A,0", "calcification,N/A,high", 1).replace("LEFT,", "BOTH,", 1))
+    notices = read_cbis_ddsm(download)[1]
+    assert any("unknown assessment" in notice for notice in notices)
+    assert any("neither left nor right" in notice for notice in notices)
+
+
+def test_one_mask_does_not_stand_for_two_abnormalities(download):
+    table = download / "calc_case_description_train_set.csv"
+    name = "Calc-Training_P_00005_RIGHT_CC"
+    table.write_text(table.read_text().replace(f"{name}_2", f"{name}_1"))
+    manifest, notices = read_cbis_ddsm(download)
+    row = manifest.rows[0]
+    assert len(manifest.lesions_of(row.image_id)) == 1
+    assert not row.complete
+    assert any("for abnormality 2 (2 file(s), none of them fit)" in notice for notice in notices)

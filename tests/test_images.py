@@ -3,8 +3,8 @@ import PIL.Image
 import pytest
 
 from unary.errors import ImageError
-from unary.images.reading import check_pixels, describe_outside, is_image_file, read_image, read_mask, read_shape
-from unary.records import Image, Lesion
+from unary.images.reading import check_pixels, is_image_file, read_image, read_mask, read_shape
+from unary.records import Image
 
 RAMP = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20)
 
@@ -49,26 +49,6 @@ def test_a_mask_may_be_full_but_not_empty(tmp_path):
     PIL.Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "none.png")
     with pytest.raises(ImageError, match=r"none\.png: the mask marks no pixel"):
         read_mask(tmp_path / "none.png")
-
-
-@pytest.mark.parametrize(
-    ("kind", "points", "inside"),
-    [
-        ("point", ((0.0, 0.0),), True),
-        ("point", ((9.6, 19.9),), True),
-        ("point", ((10.5, 3.0),), False),
-        ("point", ((-3.0, 3.0),), False),
-        ("circle", ((9.0, 19.0),), True),
-        ("box", ((0.0, 0.0), (10.0, 20.0)), True),
-        ("box", ((0.0, 0.0), (10.0, 21.0)), False),
-        ("contour", ((1.0, 1.0), (5.0, 25.0), (3.0, 3.0)), False),
-        ("mask", (), True),
-    ],
-)
-def test_lesions_that_leave_the_image_are_described(kind, points, inside):
-    told = describe_outside(Lesion("i", "Mass", kind, points), (10, 20))
-    assert (told is None) == inside
-    assert inside or "i: the " in told
 
 
 def test_an_array_has_a_name_in_messages():

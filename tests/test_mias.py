@@ -2,6 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from unary.datasets import read_data_set
 from unary.datasets.mias import read_mias
 from unary.errors import ManifestError
 
@@ -107,3 +108,23 @@ def test_a_folder_around_the_data_set_will_do(folder, tmp_path_factory):
     assert len(read_mias(outer)[0].rows) == len(read_mias(folder)[0].rows)
     with pytest.raises(ManifestError, match="no such folder"):
         read_mias(outer / "gone")
+
+
+def test_odd_lines_and_files_are_named_and_counted(folder):
+    (folder / "notes.txt").touch()
+    (folder / "Info.txt").write_text(INFO + "mdb002 G CALC B 500 500 -7\nmdb011 G NORM\n")
+    manifest, notices = read_mias(folder)
+    told = "\n".join(notices)
+    assert "1 file not named mdbNNN.pgm, left out: notes.txt" in told
+    assert "2 images that Info.txt does not list, left out: mdb006.pgm, mdb009.pgm" in told
+    assert "2 images listed in Info.txt, but not on disk: mdb007, mdb011" in told
+    assert "1 image listed as NORM and as abnormal, taken as abnormal: mdb002" in told
+    assert "mdb002: CALC in Info.txt: a circle needs a radius_px that is finite and not negative" in told
+    row = next(row for row in manifest.rows if row.image_id == "mdb002")
+    assert (row.label, row.complete) == ("positive", False)
+
+
+def test_two_files_of_one_image_are_refused(folder):
+    PIL.Image.fromarray(np.full((1024, 1024), 9, np.uint8)).save(folder / "MDB002.PGM", format="ppm")
+    with pytest.raises(ManifestError, match=r"repeated: mdb002 \(MDB002\.PGM, mdb002\.pgm\)"):
+        read_data_set("mias", folder)

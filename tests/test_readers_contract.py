@@ -8,12 +8,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from unary.datasets.cbis_ddsm import read_cbis_ddsm
-from unary.datasets.folder import read_folder
-from unary.datasets.inbreast import read_inbreast
+from unary.datasets import read_data_set
+from unary.datasets.annotation import find_place
 from unary.datasets.manifest import BIRADS, label_of_birads, read_manifest, write_manifest
-from unary.datasets.mias import read_mias
-from unary.images.reading import describe_outside, read_image, read_mask, read_shape
+from unary.errors import ManifestError
+from unary.images.reading import read_image, read_mask, read_shape
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
@@ -34,7 +33,7 @@ def lay_out_inbreast(root, images):
         {"Name": "Mass", "Point_px": ["(9000, 60)"]},
     ]
     (root / "AllXML" / "1.xml").write_bytes(plistlib.dumps({"Images": [{"ROIs": regions}]}))
-    return read_inbreast
+    return "inbreast"
 
 
 def lay_out_mias(root, images):
@@ -42,7 +41,7 @@ def lay_out_mias(root, images):
     for number, path in enumerate(images, 1):
         pixels = (read_image(path).pixels // 16).astype(np.uint8)
         PIL.Image.fromarray(pixels).save(root / f"mdb{number:03d}.pgm")
-    return read_mias
+    return "mias"
 
 
 def lay_out_cbis_ddsm(root, images):
@@ -62,14 +61,14 @@ def lay_out_cbis_ddsm(root, images):
             f"P_{number:05d},2,LEFT,MLO,mass,{assessment},{case}/1/{number}.1/000000.dcm,{roi}/000000.dcm,{roi}/1-1.dcm"
         )
     (root / "mass_case_description_test_set.csv").write_text("\n".join(lines))
-    return read_cbis_ddsm
+    return "cbis_ddsm"
 
 
 def lay_out_folder(root, images):
     for path, name in zip(images, ["normal/a.dcm", "normal/p/b.dcm", "abnormal/c"], strict=True):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / name)
-    return read_folder
+    return "folder"
 
 
 LAYOUTS = [lay_out_inbreast, lay_out_mias, lay_out_cbis_ddsm, lay_out_folder]
@@ -80,8 +79,8 @@ def dataset(request, tmp_path, phantoms):
     """Return the folder, the manifest and the notices of one layout."""
     root = tmp_path / "data set"
     root.mkdir()
-    read = request.param(root, [row.path for row in phantoms.rows[:3]])
-    return root, *read(root)
+    kind = request.param(root, [row.path for row in phantoms.rows[:3]])
+    return root, *read_data_set(kind, root)
 
 
 def test_rows_are_unique_whole_and_say_what_they_may(dataset):
@@ -112,8 +111,9 @@ def test_every_lesion_lies_in_its_image_or_is_noticed(dataset):
     rows = {row.image_id: row for row in manifest.rows}
     for lesion in manifest.lesions:
         shape = read_shape(rows[lesion.image_id].path)
-        if describe_outside(lesion, shape) is not None:
+        if find_place(lesion, shape) != "inside":
             assert lesion.image_id in told
+            assert not rows[lesion.image_id].complete
         if lesion.kind == "mask":
             assert read_mask(lesion.mask_path).shape == shape
         assert MAMMOGRAPHY.reading.find_group(lesion.name) in ("calcification", "mass")
@@ -134,9 +134,8 @@ def test_what_is_read_can_be_written_read_again_and_moved(dataset, tmp_path):
 
 def test_reading_twice_gives_the_same_in_the_same_order(dataset, request):
     root, manifest, notices = dataset
-    readers = {"inbreast": read_inbreast, "mias": read_mias, "cbis_ddsm": read_cbis_ddsm, "folder": read_folder}
     (name,) = re.findall(r"\[(\w+)\]", request.node.name)
-    assert readers[name](root) == (manifest, notices)
+    assert read_data_set(name, root) == (manifest, notices)
 
 
 def test_patches_can_be_collected(dataset):
@@ -145,3 +144,15 @@ def test_patches_can_be_collected(dataset):
     )
     assert len(collection.rows) == 3
     assert len(collection.origins) > 0
+
+
+def test_one_film_under_two_patients_is_refused_whatever_the_data_set(tmp_path, phantoms):
+    for name in ("normal/p/a.dcm", "normal/q/b.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(phantoms.rows[0].path, tmp_path / name)
+    with pytest.raises(ManifestError, match=r"one image under 2 patients.*normal/p/a\.dcm, normal/q/b\.dcm"):
+        read_data_set("folder", tmp_path)
+    shutil.move(tmp_path / "normal/q/b.dcm", tmp_path / "normal/p/b.dcm")
+    manifest, notices = read_data_set("folder", tmp_path)
+    assert [row.image_id for row in manifest.rows] == ["normal/p/a"]
+    assert "1 image listed again, left out: normal/p/b.dcm (as normal/p/a.dcm)" in notices

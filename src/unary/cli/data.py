@@ -9,6 +9,8 @@ from pathlib import Path
 
 from unary.cli.options import NUMBER, Command, add_option, whole_number
 from unary.datasets import READERS, read_data_set
+from unary.errors import ManifestError
+from unary.records import count_words
 
 
 def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -20,18 +22,30 @@ def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
 
 
 def _run_manifest(options: argparse.Namespace) -> int:
-    from unary.datasets.manifest import write_manifest
+    from unary.datasets.manifest import require_replaceable, write_manifest
 
+    require_replaceable(options.out)
     manifest, notices = read_data_set(options.kind, options.folder, annotation=options.annotation)
-    if options.only is not None:
-        manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
     for notice in notices:
         print(f"unary: {notice}", file=sys.stderr)
+    if options.only is not None:
+        manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
+        if not manifest.rows:
+            raise ManifestError(f"{options.folder}: no image is labelled {options.only}")
     write_manifest(manifest, options.out)
     labels = [row.label or "unlabelled" for row in manifest.rows]
     counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
     patients = len({row.patient_id for row in manifest.rows})
     print(f"{options.out}: {len(labels)} images ({counts}) of {patients} patients, {len(manifest.lesions)} lesions")
+    listed = {lesion.image_id for lesion in manifest.lesions}
+    benign = sum(row.label == "negative" and row.image_id in listed for row in manifest.rows)
+    incomplete = sum(not row.complete for row in manifest.rows)
+    for count, what in (
+        (benign, "labelled negative with lesions, taken as benign: no patch that touches one is taken as normal"),
+        (incomplete, "not completely annotated: nothing outside the listed lesions is taken as normal"),
+    ):
+        if count:
+            print(f"{count_words(count, 'image')} {what}")
     return 0
 
 
@@ -48,13 +62,22 @@ def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
 def _run_split(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from unary.datasets.manifest import read_manifest, write_manifest
-    from unary.datasets.splits import split_manifest
+    from unary.datasets.manifest import read_manifest, require_replaceable, write_manifest
+    from unary.datasets.splits import describe_split, split_manifest
 
+    outputs = {"--train": options.train, "--test": options.test}
+    for name, path in outputs.items():
+        require_replaceable(path)
+        others = {"the manifest": options.manifest, **{key: value for key, value in outputs.items() if key != name}}
+        for other, place in others.items():
+            if path.resolve() == place.resolve():
+                raise ManifestError(f"{name} {path} is {other} as well; name another file")
     train, test = split_manifest(read_manifest(options.manifest), options.held_out, np.random.default_rng(options.seed))
     for part, path in ((train, options.train), (test, options.test)):
         write_manifest(part, path)
         print(f"{path}: {len(part.rows)} images of {len({row.patient_id for row in part.rows})} patients")
+    for line in describe_split(train, test):
+        print(line)
     return 0
 
 

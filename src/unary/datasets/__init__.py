@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unary.errors import ManifestError
 
@@ -25,7 +26,7 @@ DEFAULT_DATA_SET = "inbreast"  # of the paper
 
 
 def read_data_set(kind: str, path: Path, *, annotation: Path | None = None) -> tuple[Manifest, tuple[str, ...]]:
-    """Return the manifest of a data set, and notices for the reader of its results.
+    """Return the manifest of a data set, checked as every manifest is, and notices for the reader of its results.
 
     Parameters
     ----------
@@ -39,18 +40,21 @@ def read_data_set(kind: str, path: Path, *, annotation: Path | None = None) -> t
     Raises
     ------
     ManifestError
-        If there is no such data set, it cannot be read, or it has no use for the annotation.
+        If there is no such data set, it cannot be read, it has no use for the annotation, or its images, labels or
+        lesions contradict each other (`unary.datasets.manifest.check_manifest`).
     """
-    places = {**READERS, "manifest": "unary.datasets.manifest:read_manifest"}
-    place = places.get(kind.replace("-", "_"))
+    from unary.datasets.manifest import check_manifest
+
+    place = {**READERS, "manifest": "unary.datasets.manifest:read_manifest"}.get(kind.replace("-", "_"))
     if place is None:
         raise ManifestError(f"no data set is called {kind!r}; there are {', '.join(READERS)}")
     module, _, name = place.partition(":")
-    read = getattr(importlib.import_module(module), name)
-    if annotation is not None:
-        if "annotation" not in inspect.signature(read).parameters:
-            raise ManifestError(f"--annotation goes with {DEFAULT_DATA_SET} alone, not with {kind}")
-        found: tuple[Manifest, tuple[str, ...]] = read(path, annotation=annotation)
-        return found
-    answer = read(path)
-    return (answer, ()) if kind == "manifest" else answer
+    read: Any = getattr(importlib.import_module(module), name)
+    if annotation is not None and "annotation" not in inspect.signature(read).parameters:
+        raise ManifestError(f"--annotation goes with {DEFAULT_DATA_SET} alone, not with {kind}")
+    if kind == "manifest":
+        return read(path), ()
+    manifest, notices = read(path) if annotation is None else read(path, annotation=annotation)
+    files = [os.path.relpath(row.path or row.image_id, path) for row in manifest.rows]
+    manifest, more = check_manifest(manifest, files)
+    return manifest, (*notices, *more)

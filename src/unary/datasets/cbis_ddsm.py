@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unary.datasets.manifest import BIRADS, known_density, label_of_birads, read_table
+from unary.datasets.annotation import count_names
+from unary.datasets.manifest import BIRADS, known_density, label_of_birads
+from unary.datasets.table import read_table
 from unary.errors import ImageError, ManifestError
 from unary.images.reading import read_shape
-from unary.records import Lesion, Manifest, ManifestRow
+from unary.records import Lesion, Manifest, ManifestRow, count_words
 
 _NEEDED = (
     "patient_id",
@@ -27,8 +29,8 @@ _NEEDED = (
     "image file path",
     "roi mask file path",
 )
+_PATHS = ("image file path", "cropped image file path", "roi mask file path")
 _SIDES = {"LEFT": "L", "RIGHT": "R"}
-_NAMED_AT_MOST = 10
 
 _Entry = dict[str, str]
 """One line of a table, by the names of its columns: one abnormality."""
@@ -67,14 +69,16 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         raise ManifestError(f"{folder}: no table *case_description*.csv; is it a CBIS-DDSM download?")
     files = _list_files(folder)
     films: dict[tuple[str, str, str], dict[str, list[_Entry]]] = {}  # by patient, side and view, then by case
-    for table in tables:
-        for entry in _read_table(table):
-            film = entry["patient_id"], entry["left or right breast"].upper(), entry["image view"].upper()
-            case = entry["image file path"].split("/")[-4]
-            films.setdefault(film, {}).setdefault(case, []).append(entry)
+    lines = [entry for table in tables for entry in _read_table(table)]
+    entries = list({tuple(entry.items()): entry for entry in lines}.values())
+    for entry in entries:
+        film = entry["patient_id"], entry["left or right breast"].upper(), entry["image view"].upper()
+        films.setdefault(film, {}).setdefault(_name_case(entry), []).append(entry)
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
-    notices: list[str] = []
+    notices = _describe_entries(entries, files)
+    if len(entries) < len(lines):
+        notices.append(f"{count_words(len(lines) - len(entries), 'line')} of the tables repeated, each counted once")
     missing: list[str] = []
     for (patient, side, view), cases in films.items():
         for found, entries, whole in _join_copies(cases, files, missing, notices):
@@ -97,9 +101,7 @@ def read_cbis_ddsm(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
             notices += remarks
     if not rows:
         raise ManifestError(f"{folder}: the tables list {len(missing)} images, and none of them is on disk")
-    if missing:
-        more = ", ..." if len(missing) > _NAMED_AT_MOST else ""
-        notices.append(f"{len(missing)} images are not on disk: {', '.join(missing[:_NAMED_AT_MOST])}{more}")
+    notices += count_names("image", missing, "in the tables, but not on disk")
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
 
 
@@ -123,14 +125,31 @@ def _find(files: dict[str, list[Path]], named: str) -> list[Path]:
 
 
 def _read_table(path: Path) -> list[_Entry]:
-    entries = [fields for _, fields in read_table(path, needed=_NEEDED)]
-    for number, entry in enumerate(entries, 2):
+    lines = read_table(path, needed=_NEEDED)
+    for line, entry in lines:
         image = entry["image file path"]
         if image.count("/") < 3 or not entry["patient_id"]:
             raise ManifestError(
-                f"{path}, entry {number}: a patient and an image CASE/STUDY/SERIES/FILE are needed, not {image!r}"
+                f"{path}, line {line}: a patient and an image CASE/STUDY/SERIES/FILE are needed, not {image!r}"
             )
-    return entries
+    return [entry for _, entry in lines]
+
+
+def _name_case(entry: _Entry) -> str:
+    return entry["image file path"].split("/")[-4]
+
+
+def _describe_entries(entries: Sequence[_Entry], files: dict[str, list[Path]]) -> list[str]:
+    """Notices of lines that say something strange, and of files that none of them names."""
+    named = {found for entry in entries for column in _PATHS for found in _find(files, entry.get(column, ""))}
+    foreign = {path for found in files.values() for path in found} - named
+    strange = [_name_case(entry) for entry in entries if entry["assessment"] not in ("0", *BIRADS)]
+    sides = [_name_case(entry) for entry in entries if entry["left or right breast"].upper() not in _SIDES]
+    return [
+        *count_names("line", strange, "of the tables with an unknown assessment"),
+        *count_names("line", sides, "of the tables with a breast that is neither left nor right"),
+        *count_names("DICOM file", sorted(path.name for path in foreign), "that no table names, left out"),
+    ]
 
 
 def _join_copies(
@@ -161,16 +180,19 @@ def _join_copies(
 
 def _find_masks(film: _Film, entries: Sequence[_Entry], files: dict[str, list[Path]]) -> tuple[list[Lesion], list[str]]:
     """Return a lesion for every entry whose mask has the image's size, and a remark for every other."""
-    lesions, remarks = [], []
+    lesions: list[Lesion] = []
+    remarks: list[str] = []
+    used = {film.path}
     for number, entry in enumerate(entries, 1):
         paths = entry["roi mask file path"], entry.get("cropped image file path", "")
         candidates = dict.fromkeys(found for named in paths for found in _find(files, named))
-        mask = next((path for path in candidates if path != film.path and _has_shape(path, film.shape)), None)
+        mask = next((path for path in candidates if path not in used and _has_shape(path, film.shape)), None)
         if mask is not None:
+            used.add(mask)
             name = entry["abnormality type"].capitalize() or "Unnamed"
             lesions.append(Lesion(film.image_id, name, "mask", mask_path=mask.absolute()))
         else:
-            found = "none on disk" if not candidates else f"{len(candidates)} file(s) of another size"
+            found = "none on disk" if not candidates else f"{len(candidates)} file(s), none of them fit"
             remarks.append(
                 f"{film.image_id}: no mask of the image's size for abnormality {number} ({found}); the image counts as "
                 "incomplete"

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
+from unary.datasets.annotation import count_names
 from unary.datasets.manifest import BIRADS, find_entry, known_density, label_of_birads
-from unary.errors import ImageError, ManifestError
-from unary.images.reading import describe_outside, read_shape
+from unary.datasets.table import read_table
+from unary.errors import ManifestError
 from unary.records import Lesion, Manifest, ManifestRow
 
 _FILE_NAME = re.compile(
     r"(?P<image>\d+)_(?P<patient>[^_]+)_MG_(?P<side>[RL])_(?P<view>[A-Z]+)_ANON\.dcm", re.IGNORECASE
 )
+_MARKS = ("complete", "partial", "none")
 _NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
 _POINT = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[,)]")
 
@@ -41,36 +43,34 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
     -------
     tuple
         The manifest, and notices: images without lesions although their BI-RADS is above 1, lesion files without an
-        image, ids that only the table or only the folder has, regions without points, lesions that leave their image.
+        image, ids that only the table or only the folder has, files that are no images, regions without points. An
+        image with such a region counts as incomplete.
 
     Raises
     ------
     ManifestError
-        If images or table are missing or unreadable.
+        If images or table are missing or unreadable, or the table lists an image twice with different values.
     """
     pictures = find_entry(folder, "AllDICOMs", "no folder AllDICOMs in it; is it an INbreast release?")
     root = pictures.parent
     table, notices = _read_table(root)
     partial = _read_annotation(annotation) if annotation is not None else set()
-    files = {path.stem: path for path in sorted((root / "AllXML").glob("*.xml"))}
+    files = _find_lesion_files(root)
+    foreign: list[str] = []
+    bare: list[str] = []
     rows, lesions = [], []
     for path in sorted(pictures.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() != ".dcm":
-            continue
         match = _FILE_NAME.fullmatch(path.name)
-        if match is None:
-            notices.append(f"{path.name}: not named like an INbreast image, left out")
+        if match is None or not path.is_file():
+            foreign.append(path.name)
             continue
         image_id = match["image"]
-        if image_id not in table:
-            notices.append(f"{path.name}: not in the table; its BI-RADS is unknown")
         birads, density = table.get(image_id, (None, None))
-        if image_id in files:
-            found, remarks = _read_osirix(files[image_id], image_id)
-            lesions += found
-            notices += [*remarks, *_check_places(found, path)]
-        elif birads not in (None, "1"):
-            notices.append(f"{image_id}: BI-RADS {birads}, but no XML file lists a lesion")
+        found, remarks = _read_osirix(files[image_id], image_id) if image_id in files else ([], [])
+        lesions += found
+        notices += remarks
+        if not found and not remarks and birads not in (None, "1"):
+            bare.append(image_id)
         view = match["view"].upper()
         rows.append(
             ManifestRow(
@@ -82,26 +82,32 @@ def read_inbreast(folder: Path, *, annotation: Path | None = None) -> tuple[Mani
                 view="MLO" if view == "ML" else view,
                 assessment=birads,
                 density=density,
-                complete=image_id not in partial,
+                complete=image_id not in partial and not remarks,
             )
         )
     if not rows:
         raise ManifestError(f"{pictures}: no INbreast image (<id>_<patient>_MG_<R|L>_<CC|ML>_ANON.dcm) there")
-    images = {row.image_id for row in rows}
-    notices.extend(f"{name}: in the table, but there is no image" for name in sorted(set(table) - images))
-    notices.extend(f"{name}.xml: there is no image for it" for name in sorted(set(files) - images))
+    known = {row.image_id for row in rows}
+    notices += [
+        *count_names("file", foreign, "in AllDICOMs not named like an INbreast image, left out"),
+        *count_names("image", sorted(known - set(table)), "not in the table; BI-RADS and label are unknown"),
+        *count_names("image", sorted(set(table) - known), "in the table, but not on disk"),
+        *count_names("image", bare, "of BI-RADS above 1, but no XML file lists a lesion of it"),
+        *count_names("XML file", sorted(set(files) - known), "without an image"),
+        *count_names("image", sorted(partial - known), "in the annotation, but not on disk"),
+    ]
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
 
 
-def _check_places(lesions: list[Lesion], path: Path) -> list[str]:
-    """A notice for every lesion that leaves its image, whose size the header tells."""
-    if not lesions:
-        return []
-    try:
-        shape = read_shape(path)
-    except ImageError as error:
-        return [str(error)]
-    return [remark for remark in (describe_outside(lesion, shape) for lesion in lesions) if remark is not None]
+def _find_lesion_files(root: Path) -> dict[str, Path]:
+    """The property lists by image id, whatever the case of their names."""
+    folders = [path for path in sorted(root.iterdir()) if path.name.lower() == "allxml" and path.is_dir()]
+    return {
+        path.stem: path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() == ".xml" and not path.name.startswith(".")
+    }
 
 
 def _read_table(root: Path) -> tuple[dict[str, tuple[str | None, str | None]], list[str]]:
@@ -130,7 +136,10 @@ def _read_table(root: Path) -> tuple[dict[str, tuple[str | None, str | None]], l
         if birads not in BIRADS:
             notices.append(f"{image_id}: BI-RADS {birads or 'missing'!r} in the table is not understood")
         density = known_density(fields.get("acr", "").removesuffix(".0"))
-        table[image_id] = birads if birads in BIRADS else None, density
+        values = birads if birads in BIRADS else None, density
+        if table.get(image_id, values) != values:
+            raise ManifestError(f"{path}: the image {image_id} is there twice, with different BI-RADS or density")
+        table[image_id] = values
     if not table:
         raise ManifestError(f"{path}: no line of the table names an image")
     return table, notices
@@ -147,14 +156,14 @@ def _read_spreadsheet(path: Path) -> list[list[str]]:
 
 
 def _read_annotation(path: Path) -> set[str]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error})") from error
-    if not lines or not {"image_id", "annotation"} <= set(lines[0]):
-        raise ManifestError(f"{path}: the columns image_id and annotation are needed")
-    return {line["image_id"] for line in lines if line["annotation"] == "partial"}
+    """The images that are marked as partly annotated."""
+    marks: dict[str, str] = {}
+    for line, fields in read_table(path, needed=("image_id", "annotation")):
+        image_id, mark = fields["image_id"], fields["annotation"].lower()
+        if mark not in _MARKS or marks.setdefault(image_id, mark) != mark:
+            told = f"annotation must be {', '.join(_MARKS)}, and one of them for each image, not {mark!r}"
+            raise ManifestError(f"{path}, line {line}: {told}")
+    return {image_id for image_id, mark in marks.items() if mark == "partial"}
 
 
 def _read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
@@ -175,7 +184,8 @@ def _read_osirix(path: Path, image_id: str) -> tuple[list[Lesion], list[str]]:
         matches = [_POINT.search(str(text)) for text in region.get("Point_px") or []]
         points = [(float(match[2]), float(match[1])) for match in matches if match]
         if not points or None in matches:
-            remarks.append(f"{path.name}: region {number} ({name}) has no readable points, left out")
+            told = "has no readable points; it is left out, and its image counts as incomplete"
+            remarks.append(f"{path.name}: region {number} ({name}) {told}")
         elif len(points) == 2:
             low, high = ([bound(point[axis] for point in points) for axis in (0, 1)] for bound in (min, max))
             corners = ((low[0], low[1]), (high[0] + 1.0, high[1] + 1.0))

@@ -1,7 +1,7 @@
 """The manifest: one CSV row per image, and a second CSV of lesions beside it.
 
-A person can write it by hand in a spreadsheet. Only ``path`` is needed; commas, semicolons or tabs separate; a
-byte-order mark, blank lines, upper-case headers and stray spaces do no harm. See ``docs/manifest.md``.
+A person can write it by hand in a spreadsheet (`unary.datasets.table`); only ``path`` is needed. What it says is
+checked against itself and against the headers of its images. See ``docs/manifest.md``.
 
 The category of the reading stands in the column ``birads``, whose values are checked and imply a label, or, for any
 other kind of image, in the column ``assessment``, which holds free words.
@@ -9,28 +9,32 @@ other kind of image, in the column ``assessment``, which holds free words.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import itertools
 import logging
-import math
+import os
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unary.datasets.annotation import check_lesions, name_some
+from unary.datasets.doubles import describe_patients, keep_once
+from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
-from unary.files import read_cell, write_csv
+from unary.files import write_csv
 from unary.profiles.mammography import MAMMOGRAPHY
-from unary.records import LESION_KINDS, Image, Label, Lesion, Manifest, ManifestRow
+from unary.records import Image, Label, Lesion, Manifest, ManifestRow
 
 logger = logging.getLogger(__name__)
 
 BIRADS = MAMMOGRAPHY.reading.assessments
 _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-_FEWEST_POINTS = {"point": 1, "contour": 3, "circle": 1, "box": 2, "mask": 0}
+_PLAIN = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
+_COLUMNS = ("path", *_PLAIN, "birads", "complete", "spacing_mm")
+_LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
+_SPACINGS_MM = (1e-4, 10.0)  # from microscopes to scintigrams
 
 
 def label_of_birads(birads: str | None) -> Label | None:
@@ -135,86 +139,95 @@ def lesions_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.lesions.csv")
 
 
-def read_manifest(path: Path | str) -> Manifest:
+def read_manifest(path: Path | str, *, progress: bool = True) -> Manifest:
     """Read a manifest and, if there is one, its file of lesions; relative paths in a file count from its folder.
+
+    What is odd but has one meaning is put right and said in warnings: see `check_manifest`.
+
+    Parameters
+    ----------
+    progress
+        Show a bar where reading the images' headers takes over two seconds.
 
     Raises
     ------
     ManifestError
         Naming file, line and cause: nothing in it, not one image where it says, an id twice, a value out of range, a
-        lesion of an unknown image.
+        lesion of an unknown image; or as `check_manifest`.
     """
     path = Path(path)
-    lines = read_table(path, needed=("path",))
-    rows = [_parse_row(fields, path, line) for line, fields in lines]
+    lines = read_table(path, needed=("path",), known=_COLUMNS)
+    rows = tuple(_parse_row(fields, path, line) for line, fields in lines)
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    places: dict[str, list[str]] = {}
-    missing = []
-    for (line, _), row in zip(lines, rows, strict=True):
-        places.setdefault(row.image_id, []).append(str(line))
-        if row.path is not None and not row.path.is_file():
-            missing.append(f"line {line} {row.path}")
-    if missing:
-        told = (
-            f"{path}: {len(missing)} of {len(rows)} images are not there: {', '.join(missing[:10])}; moved, or "
-            "relative to another folder?"
-        )
-        if len(missing) == len(rows):
-            raise ManifestError(told)
-        logger.warning("%s", told)  # whoever reads the images skips and counts them
-    twice = [f"{name} (lines {', '.join(at)})" for name, at in places.items() if len(at) > 1]
-    if twice:
-        raise ManifestError(f"{path}: the image_id must be unique; repeated: {'; '.join(twice[:10])}")
+    _check_files(path, [(line, row.path) for (line, _), row in zip(lines, rows, strict=True) if row.path is not None])
     if not any(fields.get("patient_id") for _, fields in lines):
         logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
     beside = lesions_path(path)
-    lesions = _read_lesions(beside, places.keys()) if beside.exists() else ()
-    return Manifest(tuple(rows), lesions)
+    lesions = _read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
+    try:
+        manifest, notices = check_manifest(
+            Manifest(rows, lesions), [f"line {line}" for line, _ in lines], progress=progress
+        )
+    except ManifestError as error:
+        raise ManifestError(f"{path}{f' and {beside.name}' if lesions else ''}: {error}") from error
+    for notice in notices:
+        logger.warning("%s: %s", path, notice)
+    return manifest
 
 
-def read_table(path: Path, *, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Read a CSV that a person may have made: the rows as (line number, fields), blank ones left out.
+def check_manifest(
+    manifest: Manifest, places: Sequence[str], *, progress: bool = True
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Check that no image, patient or lesion is there twice or elsewhere than it can be.
 
-    Header names become lower case, values are stripped, and what a row does not have is an empty string.
+    ``places`` are what messages call the rows. Returns the manifest, put right where that has one meaning, and notices.
 
     Raises
     ------
     ManifestError
-        If it cannot be read, lacks a column that is needed, or has one twice; naming file and line.
+        If an ``image_id`` is there twice; or as `unary.datasets.doubles.keep_once` and
+        `unary.datasets.annotation.check_lesions`.
     """
+    named: dict[str, list[str]] = {}
+    for row, place in zip(manifest.rows, places, strict=True):
+        named.setdefault(row.image_id, []).append(place)
+    repeated = [f"{name} ({', '.join(at[:4])})" for name, at in named.items() if len(at) > 1]
+    if repeated:
+        raise ManifestError(f"the image_id must be unique; repeated: {name_some(repeated)}")
+    about_patients = describe_patients(manifest.rows, places)
+    manifest, about_images = keep_once(manifest, places, progress=progress)
+    manifest, about_lesions = check_lesions(manifest, progress=progress)
+    return manifest, (*about_patients, *about_images, *about_lesions)
+
+
+def _check_files(manifest: Path, paths: Sequence[tuple[int, Path]]) -> None:
+    """Name images that are not there; whoever reads the others skips and counts them."""
+    wrong = [(line, path, cause) for line, path in paths if (cause := _find_fault(path))]
+    if not wrong:
+        return
+    causes = dict.fromkeys(cause for _, _, cause in wrong)
+    told = "; ".join(
+        f"{cause}: {name_some(f'line {line} {path}' for line, path, each in wrong if each == cause)}"
+        for cause in causes
+    )
+    told = f"{manifest}: {len(wrong)} of {len(paths)} images are not there: {told}"
+    if len(wrong) == len(paths):
+        raise ManifestError(told)
+    logger.warning("%s", told)
+
+
+def _find_fault(path: Path) -> str:
+    """Why there is no file to read; empty where there is one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (
-            error.strerror
-            if isinstance(error, OSError)
-            else "not UTF-8 text; a spreadsheet instead of a CSV, or a CSV not saved as UTF-8?"
-        )
-        raise ManifestError(f"{path}: cannot be read ({reason})") from error
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
-    try:
-        table = [(reader.line_num, [read_cell(value.strip()) for value in fields]) for fields in reader]
-    except csv.Error as error:
-        raise ManifestError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
-    names = [name.lower() for name in table[0][1]] if table else []
-    absent = [name for name in needed if name not in names]
-    if absent:
-        raise ManifestError(f"{path}: the column {absent[0]!r} is missing; the header reads {header.strip()[:120]!r}")
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise ManifestError(f"{path}: the column {twice[0]!r} is there twice")
-    found = []
-    for line, values in table[1:]:
-        if any(values[len(names) :]):
-            raise ManifestError(
-                f"{path}, line {line}: {len(values)} values for {len(names)} columns; put a value that holds the "
-                "delimiter into double quotes"
-            )
-        if any(values):
-            found.append((line, dict(itertools.zip_longest(names, values[: len(names)], fillvalue=""))))
-    return found
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            return error.strerror or "not accessible"
+        return "backslashes in the path" if "\\" in path.name else "moved, or relative to another folder?"
+    if stat.S_ISREG(mode):
+        return ""
+    return "folders" if stat.S_ISDIR(mode) else "pipes or devices"
 
 
 def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow:
@@ -234,9 +247,12 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
     complete = _BOOLEANS.get((fields.get("complete") or "").lower())
     if complete is None:
         raise ManifestError(f"{where}: complete must be yes or no, not {fields['complete']!r}")
-    spacing = _parse_number(fields.get("spacing_mm"), "spacing_mm", where)
-    if spacing is not None and not 0 < spacing < 100:
-        raise ManifestError(f"{where}: spacing_mm must be a positive number of millimetres, not {spacing}")
+    spacing = _parse_field(fields, "spacing_mm", where)
+    if spacing is not None and not _SPACINGS_MM[0] <= spacing <= _SPACINGS_MM[1]:
+        raise ManifestError(
+            f"{where}: spacing_mm must be millimetres, from {_SPACINGS_MM[0]:g} to {_SPACINGS_MM[1]:g}, not "
+            f"{spacing:g}; another unit, such as micrometres?"
+        )
     side = fields.get("laterality") or ""
     if side.upper() not in ("", "L", "R", "LEFT", "RIGHT"):
         raise ManifestError(f"{where}: laterality must be L, R or empty, not {side!r}")
@@ -254,53 +270,57 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
     )
 
 
-def _parse_number(text: str | None, name: str, where: str) -> float | None:
-    if not text:
-        return None
+def _parse_field(fields: dict[str, str], name: str, where: str) -> float | None:
     try:
-        number = float(text.replace(",", "."))
-    except ValueError as error:
-        raise ManifestError(f"{where}: {name} must be a number, not {text!r}") from error
-    if not math.isfinite(number):
-        raise ManifestError(f"{where}: {name} must be a finite number, not {text!r}")
-    return number
+        return parse_number(fields[name]) if fields.get(name) else None
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {name}: {error}") from error
 
 
 def _read_lesions(path: Path, image_ids: Collection[str]) -> tuple[Lesion, ...]:
     """Read a file of lesions, each of which must belong to one of the images."""
-    lesions = []
-    for line, fields in read_table(path, needed=("image_id", "kind")):
-        where = f"{path}, line {line}"
-        image_id, kind = fields["image_id"], fields["kind"].lower()
-        if image_id not in image_ids:
-            raise ManifestError(f"{where}: a lesion of the image {image_id!r}, which the manifest does not list")
-        if kind not in LESION_KINDS:
-            raise ManifestError(f"{where}: kind must be one of {', '.join(LESION_KINDS)}, not {kind!r}")
-        points = _parse_points(fields.get("points") or "", where)
-        fewest = _FEWEST_POINTS[kind]
-        if len(points) < fewest or (kind != "contour" and len(points) > fewest):
-            more = " or more" if kind == "contour" else ""
-            raise ManifestError(f"{where}: a {kind} needs {fewest} point(s){more}, not {len(points)}")
-        radius = _parse_number(fields.get("radius_px"), "radius_px", where)
-        if kind == "circle" and (radius is None or radius < 0):
-            raise ManifestError(f"{where}: a circle needs a radius_px")
-        mask = path.parent.absolute() / fields["mask_path"] if fields.get("mask_path") else None
-        if (kind == "mask") != (mask is not None):
-            raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
-        if mask is not None and not mask.is_file():
-            raise ManifestError(f"{where}: the mask {mask} is not there")
-        lesions.append(Lesion(image_id, fields.get("name") or "lesion", kind, points, radius, mask))
-    return tuple(lesions)
+    lines = read_table(path, needed=("image_id", "kind"), known=_LESION_COLUMNS)
+    unknown = [(line, fields["image_id"]) for line, fields in lines if fields["image_id"] not in image_ids]
+    if unknown:
+        named = name_some(f"line {line} {image_id!r}" for line, image_id in unknown)
+        raise ManifestError(f"{path}: lesions of images which the manifest does not list: {named}")
+    return tuple(_parse_lesion(fields, path, line) for line, fields in lines)
+
+
+def _parse_lesion(fields: dict[str, str], path: Path, line: int) -> Lesion:
+    where = f"{path}, line {line}"
+    points = _parse_points(fields.get("points") or "", where)
+    radius, kind = _parse_field(fields, "radius_px", where), fields["kind"].lower()
+    mask = path.parent.absolute() / fields["mask_path"] if fields.get("mask_path") else None
+    if (kind == "mask") != (mask is not None):
+        raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
+    if mask is not None and _find_fault(mask):
+        raise ManifestError(f"{where}: the mask {mask} is not there ({_find_fault(mask)})")
+    try:
+        return Lesion(fields["image_id"], fields.get("name") or "lesion", kind, points, radius, mask)  # type: ignore[arg-type]
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}") from error
 
 
 def _parse_points(text: str, where: str) -> tuple[tuple[float, float], ...]:
     try:
-        points = [(float(row), float(col)) for row, col in (pair.split() for pair in text.split(";") if pair.strip())]
-        if not np.isfinite(points).all():
-            raise ValueError("a point that is not finite")
-    except ValueError as error:
-        raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}") from error
-    return tuple(points)
+        pairs = [pair.split() for pair in text.split(";") if pair.strip()]
+        return tuple((parse_number(row), parse_number(col)) for row, col in pairs)
+    except (ValueError, ManifestError) as error:
+        cause = f"; {error}" if isinstance(error, ManifestError) else ""
+        raise ManifestError(f"{where}: points read 'row col; row col; ...', not {text[:80]!r}{cause}") from error
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse, by a `ManifestError`, a place for a manifest where something else lies."""
+    for file, needed in ((path, ("path",)), (lesions_path(path), ("image_id", "kind"))):
+        if file.exists():
+            try:
+                read_table(file, needed=needed)
+            except ManifestError as error:
+                raise ManifestError(
+                    f"{file} is there and is no manifest, so that it is not replaced: {error}"
+                ) from error
 
 
 def write_manifest(manifest: Manifest, path: Path | str) -> None:
@@ -318,13 +338,12 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
     path = Path(path)
     # The column birads implies a label where none is given, so that rows without one need the other column.
     is_birads = all(row.assessment is None or (row.assessment in BIRADS and row.label) for row in manifest.rows)
-    plain = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
-    header = ["path", *plain, "complete", "spacing_mm"]
+    header = ["path", *_PLAIN, "complete", "spacing_mm"]
     rows = []
     for row in manifest.rows:
         if row.path is None:
             raise ManifestError(f"{path}: the image {row.image_id!r} is in memory alone and has no path to list")
-        values = (getattr(row, name) for name in plain)
+        values = (getattr(row, name) for name in _PLAIN)
         rows.append((_shorten(row.path, path.parent), *values, "yes" if row.complete else "no", row.spacing_mm))
     write_csv(path, ["birads" if is_birads and name == "assessment" else name for name in header], rows)
     lesions = [
@@ -336,7 +355,7 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
         for lesion in manifest.lesions
     ]
     if lesions:
-        write_csv(lesions_path(path), ("image_id", "name", "kind", "points", "radius_px", "mask_path"), lesions)
+        write_csv(lesions_path(path), _LESION_COLUMNS, lesions)
     else:
         lesions_path(path).unlink(missing_ok=True)
 

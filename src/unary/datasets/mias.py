@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from unary.datasets.annotation import count_names, find_place
 from unary.datasets.manifest import find_entry
 from unary.errors import ImageError, ManifestError
 from unary.images.raster import read_raster
-from unary.images.reading import describe_outside
 from unary.records import Lesion, Manifest, ManifestRow
 
 SPACING_MM = 0.2
@@ -48,16 +48,24 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     """
     table = find_entry(folder, "Info.txt", "no Info.txt there; is it the mini-MIAS folder?")
     root = table.parent
-    images = {path.stem.lower(): path for path in sorted(root.glob("*.[pP][gG][mM]")) if _NAME.fullmatch(path.stem)}
-    if not images:
+    files: list[tuple[str, Path]] = []
+    foreign: list[str] = []
+    for path in sorted(root.iterdir()):
+        name = path.stem.lower()
+        if path.suffix.lower() == ".pgm" and path.is_file() and _NAME.fullmatch(name):
+            files.append((name, path))
+        elif path != table:
+            foreign.append(path.name)
+    if not files:
         raise ManifestError(f"{root}: no image mdbNNN.pgm there")
     lines, notices = _read_info(table)
+    unlisted: list[str] = []
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
-    for name, path in images.items():
+    for name, path in files:
         entries = lines.get(name)
         if entries is None:
-            notices.append(f"{path.name}: Info.txt does not list it, left out")
+            unlisted.append(path.name)
             continue
         abnormal = [entry for entry in entries if entry[2] != "NORM"]
         found, remarks = _read_lesions(name, abnormal, path)
@@ -77,9 +85,16 @@ def read_mias(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
                 spacing_mm=SPACING_MM,
             )
         )
-    notices += [f"{name}: listed in Info.txt, but there is no image" for name in sorted(set(lines) - set(images))]
+    images = {name for name, _ in files}
+    contradicted = [name for name in sorted(images) if len({entry[2] == "NORM" for entry in lines.get(name, ())}) > 1]
+    notices += [
+        *count_names("file", foreign, "not named mdbNNN.pgm, left out"),
+        *count_names("image", unlisted, "that Info.txt does not list, left out"),
+        *count_names("image", sorted(set(lines) - images), "listed in Info.txt, but not on disk"),
+        *count_names("image", contradicted, "listed as NORM and as abnormal, taken as abnormal"),
+    ]
     if not rows:
-        raise ManifestError(f"{root}: Info.txt lists none of the {len(images)} images")
+        raise ManifestError(f"{root}: Info.txt lists none of the {len(files)} images")
     return Manifest(tuple(rows), tuple(lesions)), tuple(notices)
 
 
@@ -116,11 +131,15 @@ def _read_lesions(name: str, entries: list[list[str]], path: Path) -> tuple[list
             continue
         row, col = pixels.shape[0] - 1 - int(numbers[1]), int(numbers[0])
         radius = float(numbers[2]) if len(numbers) > 2 else None
-        lesion = Lesion(name, kind, "point" if radius is None else "circle", ((float(row), float(col)),), radius)
+        try:
+            lesion = Lesion(name, kind, "point" if radius is None else "circle", ((float(row), float(col)),), radius)
+        except ManifestError as error:
+            remarks.append(f"{name}: {kind} in Info.txt: {error}; the image counts as incomplete")
+            continue
         lesions.append(lesion)
         place = f"{name}: {kind} at row {row}, column {col} lies"
         around = pixels[max(0, row - 5) : max(0, row + 6), max(0, col - 5) : max(0, col + 6)]
-        if describe_outside(lesion, (pixels.shape[0], pixels.shape[1])) is not None:
+        if find_place(lesion, (pixels.shape[0], pixels.shape[1])) != "inside":
             remarks.append(f"{place} outside the image; the image counts as incomplete")
         elif around.mean() < _BACKGROUND_BELOW:
             remarks.append(f"{place} on the background, outside the breast; the image counts as incomplete")

@@ -7,12 +7,13 @@ sides and flatters the result; a split by patient does not. Both are offered so 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unary.errors import SplitError
-from unary.records import Manifest
+from unary.records import Manifest, ManifestRow, count_words
 
 
 def split_by_patch(count: int, held_out: float, rng: np.random.Generator | int) -> NDArray[np.bool_]:
@@ -46,7 +47,10 @@ def split_by_patient(patients: NDArray[np.str_], held_out: float, rng: np.random
     """
     names = np.unique(patients)
     if len(names) < 2:
-        raise SplitError(f"a split by patient needs normal images of at least two patients; there are {len(names)}")
+        raise SplitError(
+            "a split by patient needs at least two patients who have nothing but normal images, or nobody is left to "
+            f"hold out; there {'is' if len(names) == 1 else 'are'} {len(names)}"
+        )
     number = min(math.ceil(held_out * len(names)), len(names) - 1)
     chosen = np.random.default_rng(rng).choice(names, number, replace=False)
     return np.isin(patients, chosen)
@@ -89,3 +93,28 @@ def split_manifest(manifest: Manifest, held_out: float, rng: np.random.Generator
         manifest.select(tuple(row for row in manifest.rows if row.patient_id in fitted)),
         manifest.select(tuple(row for row in manifest.rows if row.patient_id not in fitted)),
     )
+
+
+def describe_split(train: Manifest, test: Manifest) -> tuple[str, ...]:
+    """Return what a person should know of the two sides that `split_manifest` gives."""
+    other = {row.patient_id for row in test.rows if row.label != "negative"}
+    normal = [row for row in test.rows if row.label == "negative"]
+    with_others = [row for row in normal if row.patient_id in other]
+    held = [row for row in normal if row.patient_id not in other]
+    unknown = sum(row.label is None for row in test.rows)
+    positive = sum(row.label == "positive" for row in test.rows)
+    lines = [
+        f"to fit: {_count(train.rows)} who have nothing but negative images",
+        f"to test: {_count(held)} of the same kind; {count_words(positive, 'positive image')}; "
+        f"{count_words(len(with_others), 'negative image')} of patients who also have others",
+    ]
+    if unknown:
+        lines.append(f"{count_words(unknown, 'image')} without a label on the test side; no figure counts them")
+    if not positive:
+        lines.append("no positive image on the test side: `unary evaluate` needs both labels")
+    return tuple(lines)
+
+
+def _count(rows: Sequence[ManifestRow]) -> str:
+    patients = count_words(len({row.patient_id for row in rows}), "patient")
+    return f"{count_words(len(rows), 'image')} of {patients}"

@@ -12,7 +12,7 @@ from unary.images.checks import build_refusal
 from unary.images.dicom import read_dicom, read_header
 from unary.images.elements import looks_like_dicom
 from unary.images.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
-from unary.records import Image, Lesion
+from unary.records import Image
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
@@ -62,18 +62,6 @@ def check_pixels(image: Image) -> None:
 def is_image_file(path: Path) -> bool:
     """Return whether a file has an image's suffix or starts as DICOM files do; an OSError if it cannot be opened."""
     return path.suffix.lower() in RASTER_SUFFIXES + DICOM_SUFFIXES or looks_like_dicom(path)
-
-
-def describe_outside(lesion: Lesion, shape: tuple[int, int]) -> str | None:
-    """Return a sentence when a lesion's points leave an image of this (row, col) shape, else None.
-
-    Of a circle only the centre counts. Data sets put the origin at a pixel's centre or at its corner; either is inside.
-    """
-    for point in lesion.points:
-        if not all(-0.5 <= value <= size for value, size in zip(point, shape, strict=True)):
-            place = f"row {point[0]:g}, col {point[1]:g}"
-            return f"{lesion.image_id}: the {lesion.kind} {lesion.name!r} leaves the image at {place}; kept"
-    return None
 
 
 def is_dicom(path: Path) -> bool:

@@ -6,6 +6,7 @@ One unreadable image is reported and skipped; the others go on.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from unary.datasets.doubles import describe_copies
 from unary.errors import ImageError, ManifestError
 from unary.files import read_ahead
 from unary.images.reading import read_image, read_mask
@@ -26,7 +28,7 @@ from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
 from unary.patches.store import open_images, writing_images
 from unary.profiles import Reading
-from unary.records import Image, Lesion, Manifest, ManifestRow
+from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,8 @@ def collect_patches(
         If not one image could be used; the first causes are quoted.
     """
 
+    pictures: list[tuple[ManifestRow, bytes]] = []
+
     def read(row: ManifestRow) -> Collection | ImageError:
         try:
             prepared = prepare_image(read_row(row), preparation)
@@ -165,6 +169,7 @@ def collect_patches(
             labels = label_patches(row, manifest.lesions_of(row.image_id), prepared, origins, grid.size_px, reading)
         except ImageError as error:
             return error
+        pictures.append((row, hashlib.blake2b(np.ascontiguousarray(prepared.pixels).data).digest()))
         return Collection(
             build_patch_set(prepared.pixels, origins, size_px=grid.size_px, mask=prepared.mask),
             (row,),
@@ -192,6 +197,8 @@ def collect_patches(
         raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
     if skipped:
         logger.warning("%d of %d images were skipped", len(skipped), len(manifest.rows))
+    for notice in describe_copies(pictures):
+        logger.warning("%s", notice)
     return _join(found, tuple(skipped), None if store is None else store / _STORE_NAME)
 
 
@@ -290,6 +297,8 @@ def label_patches(
     reading
         The profile's, which groups lesions.
 
+    A lesion that has no pixel in the image leaves unknown where it is: any patch may touch it, and a warning says so.
+
     Raises
     ------
     ImageError
@@ -299,9 +308,14 @@ def label_patches(
     # In a partly annotated image everything may be touched by a lesion that nobody listed.
     touches = np.full(len(origins), not row.complete)
     sizes = {name: np.full(len(origins), np.nan) for name in reading.group_names}
+    outside = off = 0
     for lesion in lesions:
         mask = read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
         inside, corner = rasterise_lesion(lesion, prepared.shape, scale=prepared.scale, mask=mask)
+        if not inside.any():
+            outside += 1
+        elif not _meets(inside, corner, prepared.mask):
+            off += 1
         held, touched = judge_patches(inside, corner, origins, size_px=size_px)
         group = reading.find_group(lesion.name)
         contains[group] |= held
@@ -309,7 +323,20 @@ def label_patches(
         if prepared.stored_spacing_mm is not None:
             size = measure_lesion(lesion, prepared.stored_spacing_mm, mask=mask)
             sizes[group][held] = np.fmax(sizes[group][held], size)
+    if outside:
+        touches[:] = True
+        told = "outside the image, which counts as incomplete"
+        logger.warning("%s: %s %s", row.image_id, count_words(outside, "lesion"), told)
+    if off:
+        told = "off the tissue that was found, where no patch lies"
+        logger.warning("%s: %s %s", row.image_id, count_words(off, "lesion"), told)
     return PatchLabels(contains, touches, sizes)
+
+
+def _meets(inside: NDArray[np.bool_], corner: tuple[int, int], mask: NDArray[np.bool_]) -> bool:
+    """Whether a lesion has a pixel of tissue."""
+    rows, cols = (slice(start, start + size) for start, size in zip(corner, inside.shape, strict=True))
+    return bool((mask[rows, cols] & inside).any())
 
 
 def read_lesion_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
+from unary.datasets.annotation import find_place
 from unary.patches.grid import Origins, count_pixels
 from unary.records import Lesion
 
@@ -28,8 +29,8 @@ def rasterise_lesion(
 ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     """Return a bool array that just holds the lesion's pixels on the working grid, and the (row, col) of its corner.
 
-    Empty, of shape (0, 0), when the lesion lies outside the image. A lesion smaller than a pixel keeps the one pixel
-    that holds its centre.
+    Empty, of shape (0, 0), when the lesion lies outside the image (`unary.datasets.annotation.find_place`). A lesion
+    smaller than a pixel, or without area, keeps the one pixel that is nearest to its centre.
 
     Parameters
     ----------
@@ -58,11 +59,13 @@ def rasterise_lesion(
         low, high = (np.asarray(point) / factor - 0.5 for point in lesion.points)
     else:
         low, high = points.min(axis=0), points.max(axis=0)
-    first = np.clip(np.floor(low).astype(int), 0, None)
-    last = np.minimum(np.ceil(high).astype(int), np.asarray(shape) - 1)
-    centre = np.rint((low + high) / 2).astype(int)
-    if (last < first).any():
+    stored_rows, stored_cols = np.rint(np.multiply(shape, factor)).astype(int)
+    if find_place(lesion, (stored_rows, stored_cols)) == "outside":
         return np.zeros((0, 0), bool), (0, 0)
+    # whoever puts the origin at a pixel's corner may place a point one pixel beyond the last
+    border = np.asarray(shape) - 1
+    first, last = (np.clip(bound(end).astype(int), 0, border) for bound, end in ((np.floor, low), (np.ceil, high)))
+    centre = np.clip(np.rint((low + high) / 2).astype(int), first, last)
     extent = last - first + 1
     rows, cols = np.ogrid[first[0] : last[0] + 1, first[1] : last[1] + 1]
     if lesion.kind == "circle":
@@ -74,9 +77,8 @@ def rasterise_lesion(
         inside = (rows >= low[0]) & (rows < high[0]) & (cols >= low[1]) & (cols < high[1])
     else:
         inside = np.zeros(tuple(extent), bool)
-    held = centre - first
-    if not inside.any() and (held >= 0).all() and (held < extent).all():
-        inside[held[0], held[1]] = True
+    if not inside.any():
+        inside[tuple(centre - first)] = True
     return inside, (int(first[0]), int(first[1]))
 
 
