@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 import unary
 from unary.detectors.laplacian import Laplacian
@@ -14,11 +14,13 @@ from unary.detectors.protocol import DetectorState
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import BundleError
+from unary.models import bundle
 from unary.models.bundle import FORMAT, Model, hash_file, identify_model, read_model, require_model_folder, write_model
 from unary.models.examination import score
 from unary.models.fitting import FitConfig, fit
 from unary.records import NOTICE
 
+FILE = "model.json"
 EARLIER = Path(__file__).parent / "data" / "model_format_2"
 
 
@@ -35,16 +37,27 @@ def written(model, tmp_path_factory):
     return folder
 
 
+def write_edited(folder, document, weights):
+    """Write a model folder with another document, its hash made anew, as somebody would who edits a model by hand."""
+    if isinstance(document, dict) and isinstance(document.get("sha256"), str):
+        document = {**document, "sha256": bundle._hash_content(document)}
+    folder.mkdir(exist_ok=True)
+    (folder / FILE).write_text(document if isinstance(document, str) else json.dumps(document))
+    (folder / bundle.name_weights(bundle.hash_bytes(weights))).write_bytes(weights)
+
+
+def read_weights(folder):
+    (path,) = folder.glob("weights-*.safetensors")
+    return path.read_bytes()
+
+
 @pytest.fixture
 def change(written, tmp_path):
-    """Return what writes a changed ``model.json`` beside the weights, and reads it."""
+    """Return what writes a changed ``model.json`` beside the weights, with a hash of its own, and reads it."""
 
     def read_changed(document):
-        folder = tmp_path / "changed"
-        folder.mkdir(exist_ok=True)
-        (folder / "weights.safetensors").write_bytes((written / "weights.safetensors").read_bytes())
-        (folder / "model.json").write_text(document if isinstance(document, str) else json.dumps(document))
-        return read_model(folder)
+        write_edited(tmp_path / "changed", document, read_weights(written))
+        return read_model(tmp_path / "changed")
 
     return read_changed
 
@@ -89,7 +102,7 @@ def test_the_file_says_what_it_is_and_holds_the_whole_profile(written):
     document = json.loads((written / "model.json").read_text())
     assert (document["format"], document["notice"]) == (FORMAT, NOTICE)
     assert document["profile"]["lengths"]["rim_mm"] == 1.1
-    assert document["weights_sha256"] == hash_file(written / "weights.safetensors")
+    assert document["weights_sha256"] == bundle.hash_bytes(read_weights(written))
     assert identify_model(read_model(written), written).sha256 == hash_file(written / "model.json")
 
 
@@ -146,10 +159,37 @@ def test_every_field_of_another_type_or_not_finite_is_named(written, change, wro
         (("preparation", "mask"), "moon"),
         (("grid", "stride_px"), 0),
         (("findings", "strongest"), 0),
-        (("calibration", "scores", 0), 1e9),
-        (("calibration", "weights", 0), 0.0),
+        (("level",), 1e9),
+        (("peaks", 0), -1e9),
+        (("peaks", 3), 1e9),
+        (("calibration", "images", 0, "score"), 1e9),
+        (("calibration", "images", 0, "weight"), 0.0),
+        (("calibration", "operating_points"), []),
+        (("calibration", "operating_points", 0, "threshold"), 1e9),
+        (("calibration", "operating_points", 4, "threshold"), -1e9),
+        (("calibration", "operating_points", 1, "rate"), 0.4),
+        (("calibration", "operating_points", 1, "guaranteed"), True),
+        (("calibration", "operating_points", 2, "measured_rate"), 0.0001),
+        (("domain", "spacing_mm"), [1.0, 0.5]),
+        (("domain", "brightness"), [0.0, 1e9]),
+        (("domain", "bits", 0), 1000),
+        (("provenance", "seen", "key"), None),
+        (("provenance", "seen", "hashes"), []),
+        (("provenance", "seen", "hashes", 0), "P0001"),
+        (("provenance", "data_hash"), "0"),
+        (("provenance", "images"), 0),
+        (("provenance", "patches"), 0),
+        (("profile", "headers"), {"sop_classes": [], "capture_modalities": [], "refusal": ["A", "b"], "flags": []}),
+        (("profile", "noun"), "mummy"),
+        (("probe", "answer", "patches", 0), 1e9),
+        (("probe", "picture", "side_px"), 500),
+        (("grid", "size_px"), 1_000_000),
+        (("grid", "min_tissue"), 0.99),
+        (("findings", "merge_mm"), 1e9),
+        (("state", "config", "sigmas_px", 0), 30.0),
         (("calibration", "patients"), 1),
         (("calibration", "operating_points", 0, "unit"), "bone"),
+        (("preparation", "window"), [0.0, 2000.0]),
         (("profile", "lengths", "patch_mm"), -1.0),
         (("profile", "lengths", "rim_mm"), -1.0),
         (("profile", "lengths", "merge_px"), 0.0),
@@ -162,7 +202,7 @@ def test_every_field_of_another_type_or_not_finite_is_named(written, change, wro
 def test_values_out_of_range_are_named(written, change, place, value):
     document = json.loads((written / "model.json").read_text())
     at(document, place[:-1])[place[-1]] = value
-    with pytest.raises(BundleError, match=named(place)):
+    with pytest.raises(BundleError, match=f"{named(place).removesuffix('_px')}|probe"):
         change(document)
 
 
@@ -172,21 +212,25 @@ def test_missing_foreign_and_damaged_model_folders(normals, written, change, tmp
     text = (written / "model.json").read_text()
     for broken, cause in [
         ("{", "not readable as JSON"),
-        ("[]", "format 3 is needed, found None"),
-        (text.replace('"format": 3', '"format": 99'), "found 99; of a later version, or no model"),
-        (text.replace('"detector": "laplacian"', '"detector": "dream"'), "no detector is called 'dream'"),
-        (text.replace('"detector": "laplacian"', '"detector": "os:getcwd"'), "getcwd is no detector|is no detector"),
-        (text.replace('"detector": "laplacian"', '"detector": "nowhere.at_all:X"'), "no module"),
+        ("[]", "format 4 is needed, found None"),
+        (text.replace('"format": 4', '"format": 99'), "found 99; of a later version, or no model"),
     ]:
         with pytest.raises(BundleError, match=cause):
             change(broken)
+    for name, cause in (
+        ("dream", "no detector is called"),
+        ("os:getcwd", "is no detector"),
+        ("nowhere.at:X", "no module"),
+    ):
+        with pytest.raises(BundleError, match=cause):
+            change({**json.loads(text), "detector": name})
     (tmp_path / "changed" / "model.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BundleError, match="not readable as JSON"):
+    with pytest.raises(BundleError, match="cannot be read"):
         read_model(tmp_path / "changed")
     detector = Wei2018(Wei2018Config(training=TrainingConfig(epochs=1, batch_size=20)))
     folder = tmp_path / "learned"
     fit(normals, FitConfig(size_px=64), detector=detector, progress=False).save(folder)
-    weights = folder / "weights.safetensors"
+    (weights,) = folder.glob("weights-*.safetensors")
     original = weights.read_bytes()
     weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     with pytest.raises(BundleError, match="damaged or from another model"):
@@ -197,14 +241,11 @@ def test_missing_foreign_and_damaged_model_folders(normals, written, change, tmp
 
 
 def swap_weights(folder, change_tensors):
-    """Change tensors, and the hash with them, as somebody would who edits a model by hand."""
-    path = folder / "weights.safetensors"
-    tensors = load_file(path)
+    """Change tensors, and the hashes with them, as somebody would who edits a model by hand."""
+    tensors = load(read_weights(folder))
     change_tensors(tensors)
-    save_file(tensors, path)
-    document = json.loads((folder / "model.json").read_text())
-    document["weights_sha256"] = hash_file(path)
-    (folder / "model.json").write_text(json.dumps(document))
+    weights, document = save(tensors), json.loads((folder / FILE).read_text())
+    write_edited(folder, {**document, "weights_sha256": bundle.hash_bytes(weights)}, weights)
 
 
 def test_weights_that_do_not_fit_are_named(model, tmp_path):
@@ -214,6 +255,9 @@ def test_weights_that_do_not_fit_are_named(model, tmp_path):
             (lambda tensors: tensors.update({"baseline.deviations": np.zeros(6)}), "deviations"),
             (lambda tensors: tensors.update({"detector.means": np.full(6, np.nan)}), "means"),
             (lambda tensors: tensors.update({"detector.colours": np.zeros(6)}), "colours"),
+            (lambda tensors: tensors.update({"other": np.zeros(6)}), "other"),
+            (lambda tensors: tensors.update({"detector.means": np.zeros(6)}), "test picture"),
+            (lambda tensors: tensors.update({"baseline.means": np.zeros(6)}), "test picture"),
         ]
     ):
         model.save(tmp_path / str(number))
@@ -224,7 +268,7 @@ def test_weights_that_do_not_fit_are_named(model, tmp_path):
 
 def test_a_model_of_an_earlier_format_is_refused_in_one_clear_line():
     with pytest.raises(
-        BundleError, match=r"format 3 is needed, found 2; an earlier unary wrote this model: fit it again"
+        BundleError, match=r"format 4 is needed, found 2; an earlier unary wrote this model: fit it again"
     ):
         read_model(EARLIER)
 

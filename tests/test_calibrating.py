@@ -7,11 +7,11 @@ import pytest
 import unary.models.calibrating
 from unary.errors import CalibrationError, SplitError
 from unary.images.reading import read_image
-from unary.models.bundle import hash_patients
 from unary.models.calibrating import calibrate_model
 from unary.models.examination import examine_image
 from unary.models.findings import FindingsConfig
 from unary.models.fitting import FitConfig, fit
+from unary.models.patients import read_key
 from unary.records import Lesion
 
 QUICK = FitConfig(size_px=64, stride_px=32)
@@ -60,7 +60,7 @@ def test_positives_and_unknown_labels_are_refused(fitted, phantoms, others):
 
 
 def test_seen_patients_are_refused(fitted, normals):
-    with pytest.raises(SplitError, match=r"2 patient\(s\) .* --allow-seen"):
+    with pytest.raises(SplitError, match=r"trained on 2 patients .* --allow-seen"):
         calibrate_model(fitted, normals, progress=False)
     calibration = calibrate_model(fitted, normals, allow_seen=True, progress=False).calibration
     assert calibration.patients == 6
@@ -140,4 +140,4 @@ def test_no_patient_identifier_is_kept(fitted, others, tmp_path):
     model.save(tmp_path / "model")
     text = (tmp_path / "model" / "model.json").read_text()
     assert not any(patient in text for patient in patients_of(others))
-    assert not any(patient in text for patient in hash_patients(patients_of(others)))
+    assert not any(patient in text for patient in read_key().hash_patients(patients_of(others)))

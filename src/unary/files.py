@@ -49,11 +49,10 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
     ``mode`` is the file's, less what the system takes away.
     """
-    with replacing(path) as partial:
-        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as partial, open(partial, "wb", opener=lambda name, how: os.open(name, how, mode)) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     if os.name == "posix":  # elsewhere a folder cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -96,6 +96,8 @@ class Surprisal:
             raise ValueError(f"values and surprisals must be as many: {len(self.values)}, {len(self.surprisals)}")
         if not np.isfinite([*self.values, *self.surprisals, self.tail_start, self.tail_surprisal]).all():
             raise ValueError("a surprisal must be finite")
+        if any((np.diff(knots) < 0).any() for knots in (self.values, self.surprisals)):
+            raise ValueError("the values and surprisals of a surprisal must ascend")
         require_positive(self, "tail_scale")
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:

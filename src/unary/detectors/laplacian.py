@@ -29,6 +29,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
 _FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise
+_WIDEST_PX = 1000.0  # of a filter
 _FITTED_PATCHES = 4000  # more say nothing new
 
 
@@ -52,6 +53,11 @@ class LaplacianConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sigmas_px", "neighbourhood_px", "strongest")
+        if max(*self.sigmas_px, self.neighbourhood_px) > _WIDEST_PX:
+            raise ValueError(
+                f"sigmas_px and neighbourhood_px must not exceed {_WIDEST_PX:g} px, got {self.sigmas_px} and "
+                f"{self.neighbourhood_px}"
+            )
 
 
 COARSE_LAPLACIAN = LaplacianConfig((0.7, 1.0, 1.5, 2.0, 3.0, 4.0), 8.0, 4)

@@ -24,6 +24,7 @@ from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
+_WIDEST_PX = 10_000.0
 _COARSE = 4  # the mean over millimetres needs no fine grid
 
 
@@ -41,6 +42,8 @@ class ProminenceConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "region_px")
+        if self.region_px > _WIDEST_PX:
+            raise ValueError(f"region_px must not exceed {_WIDEST_PX:g}, got {self.region_px}")
 
 
 @dataclass(frozen=True, eq=False)

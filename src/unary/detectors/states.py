@@ -73,7 +73,7 @@ def describe_network(config: Any, network: nn.Module | None, name: str) -> Detec
 def restore_network(state: DetectorState, kind: type[C], build: Callable[[C], N]) -> tuple[C, N]:
     """Undo `describe_network`: the configuration, and what ``build`` makes of it, with its weights."""
     config = read_config(kind, state.settings["config"])
-    return config, import_network(build(config), state.tensors)
+    return config, rebuild_network(lambda: build(config), state.tensors)
 
 
 def join_states(config: Any, parts: Mapping[str, DetectorState]) -> DetectorState:
@@ -95,6 +95,16 @@ def export_network(network: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in network.state_dict().items()}
 
 
+def rebuild_network(build: Callable[[], N], tensors: Mapping[str, NDArray[Any]]) -> N:
+    """Return what ``build`` makes, with these weights, ready to examine; raises as `import_network`.
+
+    Sizes are compared before memory is taken: a number that was damaged may ask for any amount of it.
+    """
+    with torch.device("meta"):
+        _check_weights(build(), tensors)
+    return import_network(build(), tensors)
+
+
 def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
     """Put weights into a network of the same shape, in place, bit for bit; return it, ready to examine.
 
@@ -103,6 +113,13 @@ def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
     ValueError
         If a tensor is missing, foreign, of another shape or type, or not finite; the message names it.
     """
+    _check_weights(network, tensors)
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(torch.from_numpy(np.array(tensors[name], order="C")))  # keeps the memory layout as it was built
+    return network.eval()
+
+
+def _check_weights(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
     own = network.state_dict()
     wrong = sorted(set(own) ^ set(tensors))
     if wrong:
@@ -116,8 +133,6 @@ def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
             )
         if not bool(given.isfinite().all()):
             raise ValueError(f"the weights {name!r} are not finite")
-        tensor.copy_(given)  # keeps the memory layout that the network was built with
-    return network.eval()
 
 
 def require_fitted(part: T | None, name: str) -> T:

@@ -1,17 +1,27 @@
 """A fitted detector on disk: a folder with its numbers, how images are prepared, and where the model came from.
 
-``model.json`` holds configuration and provenance, ``weights.safetensors`` the tensors of a learned detector. Nothing is
-pickled. Every field is checked when it is read. A model of a detector that is not unary's own names its class, and the
-module of that name is imported; of any other model no code is run.
+``model.json`` holds configuration, calibration and provenance, ``weights-HASH.safetensors`` the tensors of a detector,
+under a name of their own content, so that either file belongs to the other at every moment. ``model.json`` bears one
+hash over all of it. What it replaces is kept beside it, as ``model-DATE.json``. Nothing is pickled. A model of a
+detector that is not unary's own names its class, and the module of that name is imported; of any other model no code is
+run.
+
+What is read is checked three times over: the hash; every field, its type and range, operating points by the scores that
+set them; and what the model says of a picture (`unary.models.probe`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, make_dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -20,25 +30,31 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from unary.detectors import find_detector_class, name_of
 from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import Detector, DetectorState
 from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
-from unary.files import replacing
+from unary.files import LOCK_FILE, locking, write_durably
 from unary.models.calibration import Calibration
+from unary.models.consistency import check_model
 from unary.models.findings import FindingsConfig
+from unary.models.patients import SeenPatients
+from unary.models.probe import Probe, ask, choose_picture, find_difference
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import Profile
 from unary.records import NOTICE, Domain, ModelIdentity
 
-FORMAT = 3
+logger = logging.getLogger(__name__)
+
+FORMAT = 4
 MODEL_FILE = "model.json"
-WEIGHTS_FILE = "weights.safetensors"
 _OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
+_PARTIAL = re.compile(r"\.\d+\.(model.*\.json|weights-.*\.safetensors)")  # as `unary.files.replacing` names them
+_OURS = re.compile(rf"{re.escape(LOCK_FILE)}|{_PARTIAL.pattern}|weights-[0-9a-f]+\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,9 +63,9 @@ class Provenance:
 
     Attributes
     ----------
-    patient_hashes
-        SHA-256 of each patient's identifier, sorted, those held out included: enough to refuse an evaluation on
-        patients that the model has seen, without naming them.
+    seen
+        The patients of the images, those held out included: enough to refuse an evaluation on patients that the model
+        has seen, where the site's key is, without naming them.
     data_hash
         Of the training patches (`unary.patches.collection.Collection.data_hash`).
     images, patches, held_out_patches, skipped
@@ -60,7 +76,7 @@ class Provenance:
         As `describe_versions`.
     """
 
-    patient_hashes: tuple[str, ...]
+    seen: SeenPatients
     data_hash: str
     images: int
     patches: int
@@ -68,6 +84,14 @@ class Provenance:
     skipped: int
     seed: int
     versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        least = {"images": self.seen.count, "patches": 1, "held_out_patches": 0, "skipped": 0, "seed": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(f"{name} must be at least {number}, got {getattr(self, name)}")
+        if not re.fullmatch("[0-9a-f]{64}", self.data_hash):
+            raise ValueError("data_hash must be a SHA-256, 64 hexadecimal digits")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,12 +103,13 @@ class Model:
     name
         Of the detector: one of `unary.detectors.DETECTORS`, or ``module:Class``.
     level
-        Findings are drawn where the map exceeds it; set on training images, and below every operating point that counts
-        findings.
+        Findings are drawn where the map exceeds it; set on training images.
     calibration
         Of held-out normal patients; None as long as there is none.
     baseline
         The detector without learning, fitted on the same patches, so that every evaluation can show both.
+    peaks
+        The highest values of training images, falling, the last of which is the level.
     """
 
     name: str
@@ -98,6 +123,7 @@ class Model:
     domain: Domain
     baseline: Laplacian
     provenance: Provenance
+    peaks: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
         spacing = self.preparation.working_spacing_mm
@@ -119,22 +145,21 @@ _Document: Any = make_dataclass(
     [
         ("format", int),
         ("notice", str),
+        ("sha256", str),  # of all else
         ("detector", str),
         ("weights_sha256", str),
         *((name, dict[str, Any]) for name in ("state", "baseline")),  # the settings alone, without tensors
+        ("probe", Probe | None),  # None of a detector that cannot examine the picture
         *_KEPT.items(),
     ],
 )
 """What ``model.json`` holds."""
 
 
-def hash_patients(patients: Iterable[str]) -> tuple[str, ...]:
-    """Return the sorted SHA-256 of distinct patient identifiers."""
-    return tuple(sorted(hashlib.sha256(patient.encode()).hexdigest() for patient in set(patients)))
-
-
 def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse a folder that a model must not be written to, before hours are spent on training it.
+
+    What a run that was killed has left there does not count.
 
     Raises
     ------
@@ -149,56 +174,116 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
                 f"{folder}: there is a model already; choose another folder, or replace it (overwrite=True, "
                 "--overwrite)"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not _OURS.fullmatch(path.name) for path in folder.iterdir()):
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
 
 
-def write_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
-    """Write a model folder; ``model.json`` comes last, so that a folder that has it is whole.
+def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bool = False) -> None:
+    """Write a model folder, so that at every moment it holds a whole model, the one before or this one.
+
+    The one before is kept as ``model-DATE.json``, with its weights. ``held`` says that the caller holds the folder
+    (`unary.files.locking`).
 
     Raises
     ------
     BundleError
-        As `require_model_folder`; if the class of an own detector could not be found again, or its state is not what
-        JSON and safetensors can hold.
+        As `require_model_folder`; if it could not be read again, such as one whose detector's class could not be found
+        or whose state is not what JSON and safetensors can hold; if the files cannot be written.
+    UnaryError
+        If another process holds the folder.
     """
     require_model_folder(folder, overwrite=overwrite)
+    with nullcontext() if held else locking(folder):
+        require_model_folder(folder, overwrite=overwrite)
+        text, weights = _describe_model(model, folder)
+        try:
+            _write_files(text, weights, folder)
+        except OSError as error:
+            raise BundleError(
+                f"{folder}: the model could not be written ({error.strerror or error}); a model that was there before "
+                "is there unchanged"
+            ) from error
+
+
+def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
+    """The content of ``model.json`` and of the weights, which have been read back."""
     own, name = model.detector, name_of(model.detector)
-    try:
-        found: object = find_detector_class(name)
-    except DetectorError:
-        found = None
-    if found is not type(own):
+    if not can_be_found(own):
         raise BundleError(
             f"a model of {name!r} could not be read again: define the class at the top level of a module that can be "
             "imported"
         )
     state, baseline = own.get_state(), model.baseline.get_state()
-    weights_hash = _write_weights(model.name, {_OWN: state.tensors, _BASELINE: baseline.tensors}, folder)
-    kept = {name: getattr(model, name) for name in _KEPT}
-    document = _Document(
-        FORMAT, NOTICE, model.name, weights_hash, dict(state.settings), dict(baseline.settings), **kept
-    )
+    weights = _describe_weights(model.name, {_OWN: state.tensors, _BASELINE: baseline.tensors}, folder)
     try:
-        text = json.dumps(describe_config(document), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        picture = choose_picture(model)
+        probe = Probe(picture, ask(model, picture))
+    except Exception as error:  # an own detector's may be any; its images may be of another kind than the picture
+        logger.warning("%s cannot examine a test picture, so that reading cannot try its model: %s", name, error)
+        probe = None
+    kept = {name: getattr(model, name) for name in _KEPT}
+    settings = (dict(state.settings), dict(baseline.settings))
+    document = _Document(FORMAT, NOTICE, "", model.name, hash_bytes(weights), *settings, probe, **kept)
+    try:
+        content = describe_config(document)
+        content["sha256"] = _hash_content(content)
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: settings of {model.name!r} are not what JSON can hold ({error})") from error
-    with replacing(folder / MODEL_FILE) as partial:
-        partial.write_text(text, encoding="utf-8")
+    _build_model(_parse(text, folder / MODEL_FILE), weights, folder / MODEL_FILE)
+    return text.encode(), weights
 
 
-def _write_weights(name: str, parts: Mapping[str, Mapping[str, NDArray[Any]]], folder: Path) -> str:
-    """Write the tensors of both detectors into one file, and return its hash."""
+def can_be_found(detector: object) -> bool:
+    """Say whether the class of a detector is found again by its name, as reading its model needs."""
+    try:
+        return find_detector_class(name_of(detector)) is type(detector)
+    except (DetectorError, ImportError):
+        return False
+
+
+def _describe_weights(name: str, parts: Mapping[str, Mapping[str, NDArray[Any]]], folder: Path) -> bytes:
+    """The tensors of both detectors as one file."""
     tensors = {f"{part}{key}": np.ascontiguousarray(parts[part][key]) for part in parts for key in parts[part]}
     for key, values in tensors.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise BundleError(f"{folder}: the tensor {key!r} of {name!r} is not finite; has training diverged?")
     try:
-        with replacing(folder / WEIGHTS_FILE) as partial:
-            save_file(tensors, partial)
+        return save(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder}: tensors of {name!r} are not what safetensors can hold ({error!r})") from error
-    return hash_file(folder / WEIGHTS_FILE)
+
+
+def _write_files(text: bytes, weights: bytes, folder: Path) -> None:
+    """Write weights, keep the ``model.json`` before, and write the new one, in that order, none of them twice."""
+    path, place = folder / MODEL_FILE, folder / name_weights(hash_bytes(weights))
+    if not place.is_file() or place.read_bytes() != weights:
+        write_durably(place, weights)
+    before = path.read_bytes() if path.is_file() else None
+    if before != text:
+        if before is not None:
+            _keep_version(before, path)
+        write_durably(path, text)
+    for leftover in folder.iterdir():  # of a process that was killed: this one holds the folder
+        if _PARTIAL.fullmatch(leftover.name):
+            leftover.unlink()
+
+
+def _keep_version(before: bytes, path: Path) -> None:
+    """Keep a ``model.json`` under the time when it was written, unless it is kept already."""
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    for number in itertools.count(1):
+        ending = "" if number == 1 else f"-{number}"
+        kept = path.with_name(f"model-{written:%Y%m%dT%H%M%SZ}{ending}.json")
+        if not kept.exists():
+            write_durably(kept, before)
+        if kept.read_bytes() == before:
+            return
+
+
+def name_weights(digest: str) -> str:
+    """Return the name of the file of weights with this SHA-256."""
+    return f"weights-{digest[:16]}.safetensors"
 
 
 def read_model(folder: Path | str) -> Model:
@@ -207,52 +292,83 @@ def read_model(folder: Path | str) -> Model:
     Raises
     ------
     BundleError
-        If the folder, its ``model.json`` or its weights are missing, damaged or of another program or version; the
-        field is named.
+        If the folder, its ``model.json`` or its weights are missing, damaged, edited, or of another program or version;
+        the field is named.
     """
-    folder = Path(folder)
-    path = folder / MODEL_FILE
-    document = _read_document(path)
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?")
     try:
-        own = find_detector_class(document.detector)
-    except DetectorError as error:
-        raise BundleError(f"{path}: detector: {error}") from error
-    tensors = _read_weights(folder / WEIGHTS_FILE, document.weights_sha256)
-    return Model(
-        name=document.detector,
-        detector=_restore(own, document.state, tensors, _OWN, f"{path}: state"),
-        baseline=_restore(Laplacian, document.baseline, tensors, _BASELINE, f"{path}: baseline"),
-        **{name: getattr(document, name) for name in _KEPT},
-    )
+        document = _parse(path.read_text(encoding="utf-8"), path)
+        place = path.with_name(name_weights(document.weights_sha256))
+        if not place.is_file():
+            raise BundleError(f"{place}: the weights are missing; copy the whole model folder")
+        weights = place.read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path.parent}: the model cannot be read ({error})") from error
+    if hash_bytes(weights) != document.weights_sha256:
+        raise BundleError(f"{place}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
+    return _build_model(document, weights, path)
 
 
-def _read_document(path: Path) -> Any:
+def _parse(text: str, path: Path) -> Any:
+    """What a ``model.json`` says, checked field by field."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         earlier = isinstance(found, int) and 1 <= found < FORMAT
         cause = "an earlier unary wrote this model: fit it again" if earlier else "of a later version, or no model?"
-        raise BundleError(f"{path}: format {FORMAT} is needed, found {found!r}; {cause}")
+        raise BundleError(f"{path}: format {FORMAT} is needed, found {repr(found)[:40]}; {cause}")
+    if content.get("sha256") != _hash_content(content):
+        raise BundleError(
+            f"{path}: its content is not what its hash (sha256) was made of: damaged, or edited; nothing in a model "
+            "may be changed by hand"
+        )
     try:
         return read_config(_Document, content)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path}: damaged, or of another version: {error}") from error
 
 
-def _read_weights(path: Path, expected: str) -> dict[str, NDArray[Any]]:
-    if not path.exists():
-        raise BundleError(f"{path}: the weights are missing; copy the whole model folder")
-    if hash_file(path) != expected:
-        raise BundleError(f"{path}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
+def _hash_content(content: Mapping[str, Any]) -> str:
+    """The SHA-256 over all that a ``model.json`` says, the hash of the weights included, but for the hash itself."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return hash_bytes(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _build_model(document: Any, weights: bytes, path: Path) -> Model:
+    """The model of what was read, checked as a whole."""
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path}: not readable as safetensors ({error})") from error
+        own = find_detector_class(document.detector)
+    except Exception as error:  # its module is imported, and may raise anything
+        raise BundleError(f"{path}: detector: {error}") from error
+    try:
+        tensors = load(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: the weights are not readable as safetensors ({error})") from error
+    if foreign := [name for name in tensors if not name.startswith((_OWN, _BASELINE))]:
+        raise BundleError(f"{path}: the tensor {foreign[0]!r} belongs to no part of the model")
+    model = Model(
+        name=document.detector,
+        detector=_restore(own, document.state, tensors, _OWN, f"{path}: state"),
+        baseline=_restore(Laplacian, document.baseline, tensors, _BASELINE, f"{path}: baseline"),
+        **{name: getattr(document, name) for name in _KEPT},
+    )
+    try:
+        check_model(model)
+        different = None if document.probe is None else find_difference(model, document.probe)
+    except Exception as error:  # as above
+        raise BundleError(f"{path}: damaged, or of another version: {error}") from error
+    if different is not None:
+        raise BundleError(
+            f"{path}: probe: the model does not say of a test picture what it said when it was written; {different}: "
+            "damaged, edited, or with other libraries than those that it was fitted with "
+            f"({', '.join(f'{name} {version}' for name, version in model.provenance.versions.items())})"
+        )
+    return model
 
 
 def _restore(
@@ -265,7 +381,7 @@ def _restore(
         again = restored.get_state()
     except KeyError as error:
         raise BundleError(f"{where}: {error} is missing; damaged, or of another version?") from error
-    except (TypeError, ValueError, RuntimeError, DetectorError) as error:
+    except Exception as error:  # an own detector's may be any
         raise BundleError(f"{where}: damaged, or of another version: {error}") from error
     foreign = next(chain(_find_foreign(settings, again.settings), _find_foreign(part, again.tensors)), None)
     if foreign is not None:
@@ -284,6 +400,11 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def identify_model(model: Model, folder: Path) -> ModelIdentity:

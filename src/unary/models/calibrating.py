@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from unary.datasets.manifest import build_manifest
 from unary.errors import CalibrationError, ImageError, SplitError, UnaryError
-from unary.models.bundle import Model, hash_patients
-from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, calibrate
+from unary.models.bundle import Model
+from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, Overlap, calibrate
 from unary.models.examination import AnyImage, examine_image
+from unary.models.patients import count_seen
 from unary.patches.collection import read_row
-from unary.records import Image, Manifest, ManifestRow
+from unary.records import Image, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
 
@@ -67,23 +68,19 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
             "%d images hold benign lesions, or are not completely annotated, and do not count as normal",
             len(manifest.rows) - len(rows),
         )
-    seen = set(hash_patients(row.patient_id for row in rows)) & set(model.provenance.patient_hashes)
+    seen = count_seen(model.provenance.seen, (row.patient_id for row in rows))
     if seen and not allow_seen:
         raise SplitError(
-            f"{len(seen)} patient(s) of the manifest were in the training set of the model, which would announce too "
-            "few false alarms; calibrate on other patients, or allow it with --allow-seen"
+            f"the model was trained on {count_words(seen, 'patient')} of the manifest, which would announce too few "
+            "false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
-    calibration = calibrate_rows(model, rows, progress=progress)
-    if seen:  # estimates alone
-        points = tuple(
-            dataclasses.replace(point, guaranteed=False, false_alarm_rate=1.0 if point.unit == "finding" else None)
-            for point in calibration.operating_points
-        )
-        calibration = dataclasses.replace(calibration, operating_points=points)
-    return dataclasses.replace(model, calibration=calibration)
+    overlap: Overlap = "unknown" if seen is None else "allowed" if seen else "excluded"
+    return dataclasses.replace(model, calibration=calibrate_rows(model, rows, overlap=overlap, progress=progress))
 
 
-def calibrate_rows(model: Model, rows: Sequence[ManifestRow], *, progress: bool = True) -> Calibration:
+def calibrate_rows(
+    model: Model, rows: Sequence[ManifestRow], *, overlap: Overlap = "excluded", progress: bool = True
+) -> Calibration:
     """Return how normal images score, whose patients the caller vouches for; raises as `calibrate`."""
 
     def examine(row: ManifestRow, image: Image) -> NormalScores:
@@ -91,9 +88,9 @@ def calibrate_rows(model: Model, rows: Sequence[ManifestRow], *, progress: bool 
         if scored.image_score is None:
             raise ImageError(f"{image.name}: no pixel of it could be scored; does it show hardly any tissue?")
         findings = tuple(scored.candidates.scores[:MOST_FINDINGS].tolist())
-        return NormalScores(hash_patients([row.patient_id])[0], findings, scored.image_score, scored.scores)
+        return NormalScores(row.patient_id, findings, scored.image_score, scored.scores)
 
-    return calibrate(list(examine_rows(rows, examine, title="calibrating", progress=progress)))
+    return calibrate(list(examine_rows(rows, examine, title="calibrating", progress=progress)), overlap=overlap)
 
 
 def examine_rows(

@@ -24,6 +24,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +38,9 @@ RATES = (0.1, 0.5, 1.0, 2.0)  # false findings per normal image
 SPECIFICITIES = (0.95, 0.99)  # shares of a normal image's patches that stay at or below a threshold
 _ROUNDING = 1e-12  # of sums of shares such as 1/3
 
+Overlap = Literal["excluded", "allowed", "unknown"]
+"""Whether patients of a calibration were trained on: none was; they were let in; or it could not be told."""
+
 
 @dataclass(frozen=True, eq=False)
 class NormalScores:
@@ -44,7 +49,7 @@ class NormalScores:
     Attributes
     ----------
     patient
-        Identifier, or a hash of it.
+        Any name; it is not kept.
     findings
         Scores of the findings, highest first; the first `MOST_FINDINGS` of them count.
     image_score
@@ -62,10 +67,47 @@ class NormalScores:
         falling = (self.image_score, *self.findings)
         if not (np.isfinite(falling).all() and np.isfinite(self.patches).all()):
             raise CalibrationError("scores of normal images must be finite; has the detector diverged?")
-        if any(later > earlier for earlier, later in itertools.pairwise(falling)):
+        if not _falls(*falling):
             raise CalibrationError(
                 "the findings of an image must come highest first, and none may score above the image"
             )
+
+
+@dataclass(frozen=True)
+class NormalImage:
+    """What is kept of a normal image: enough to set every operating point again, and nothing of its patient.
+
+    Attributes
+    ----------
+    score
+        Of the image.
+    weight
+        1 / (number of images of its patient).
+    findings
+        Scores of those that count, highest first.
+    patch_count
+        How many patches it has.
+    patches
+        Scores of the highest of them, falling: those from the lowest threshold of a point that counts patches on.
+    """
+
+    score: float
+    weight: float
+    findings: tuple[float, ...]
+    patch_count: int
+    patches: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
+        if not _falls(self.score, *self.findings) or len(self.findings) > MOST_FINDINGS:
+            raise ValueError(f"findings must be at most {MOST_FINDINGS}, fall, and not exceed the image's score")
+        if len(self.patches) > self.patch_count or not _falls(*self.patches):
+            raise ValueError("patches must fall, and be no more than patch_count")
+
+
+def _falls(*values: float) -> bool:
+    return all(later <= earlier for earlier, later in itertools.pairwise(values))
 
 
 @dataclass(frozen=True)
@@ -74,31 +116,37 @@ class Calibration:
 
     Attributes
     ----------
-    scores
-        Image scores, ascending.
-    weights
-        Of each, 1 / (number of images of its patient); they add up to ``patients``.
+    images
+        By rising score.
     patients
         How many patients; the smallest p-value is 1 / (patients + 1).
     operating_points
-        Those that count findings, one for each of `RATES`, by rising rate, so that thresholds never rise; then those
-        that count patches, one for each of `SPECIFICITIES`, by rising threshold.
+        What `set_points` makes of the images: those that count findings, one for each of `RATES`, by rising rate, so
+        that thresholds never rise; then those that count patches, one for each of `SPECIFICITIES`, by rising threshold.
+    overlap
+        Whether any of the patients were trained on. Where they were let in, nothing is guaranteed.
     """
 
-    scores: tuple[float, ...]
-    weights: tuple[float, ...]
+    images: tuple[NormalImage, ...]
     patients: int
-    operating_points: tuple[OperatingPoint, ...]
+    operating_points: tuple[OperatingPoint, ...] = ()
+    overlap: Overlap = "excluded"
 
     def __post_init__(self) -> None:
-        if len(self.scores) != len(self.weights):
-            raise ValueError(f"scores and weights must be as many, got {len(self.scores)} and {len(self.weights)}")
-        if any(later < earlier for earlier, later in itertools.pairwise(self.scores)):
-            raise ValueError("scores must ascend")
-        if any(not 0 < weight <= 1 for weight in self.weights):
-            raise ValueError("weights must lie in (0, 1]")
+        if not _falls(*reversed(self.scores)):
+            raise ValueError("the scores of images must ascend")
         if self.patients < 2 or not math.isclose(sum(self.weights), self.patients, rel_tol=1e-6):
             raise ValueError(f"patients must be 2 or more and what the weights add up to, got {self.patients}")
+
+    @cached_property
+    def scores(self) -> tuple[float, ...]:
+        """Image scores, ascending."""
+        return tuple(image.score for image in self.images)
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """Of each image; they add up to ``patients``."""
+        return tuple(image.weight for image in self.images)
 
     def find_p_value(self, score: float) -> float:
         """Return how often a normal image scores as high or higher, in [1 / (patients + 1), 1]."""
@@ -123,6 +171,7 @@ def calibrate(
     *,
     rates: Sequence[float] = RATES,
     specificities: Sequence[float] = SPECIFICITIES,
+    overlap: Overlap = "excluded",
 ) -> Calibration:
     """Set operating points on images of held-out normal patients.
 
@@ -135,6 +184,8 @@ def calibrate(
     specificities
         Shares of a normal image's patches that stay at or below a threshold, each in (0, 1). Without any patch in
         ``normals`` there are no operating points for them.
+    overlap
+        Whether patients of ``normals`` were trained on.
 
     Raises
     ------
@@ -152,16 +203,56 @@ def calibrate(
             f"{len(names)}; are patient identifiers missing?"
         )
     weights = 1.0 / np.bincount(patient)[patient]
-    scores = np.asarray([normal.image_score for normal in normals])
-    order = np.argsort(scores, kind="stable")
-    plain = Calibration(tuple(scores[order].tolist()), tuple(weights[order].tolist()), len(names), ())
-    counted = [normal.findings[:MOST_FINDINGS] for normal in normals]
-    points = _set_points(plain, "finding", counted, weights, rates)[::-1]
-    patches = [normal.patches for normal in normals]
-    if any(len(found) for found in patches):
-        weights = weights / np.asarray([max(len(found), 1) for found in patches])
-        points += _set_points(plain, "patch", patches, weights, [round(1 - share, 12) for share in specificities])
-    return replace(plain, operating_points=tuple(points))
+    images = [
+        NormalImage(
+            normal.image_score,
+            float(weight),
+            normal.findings[:MOST_FINDINGS],
+            len(normal.patches),
+            tuple(np.sort(normal.patches)[::-1].tolist()),
+        )
+        for normal, weight in zip(normals, weights, strict=True)
+    ]
+    plain = Calibration(tuple(sorted(images, key=lambda image: image.score)), len(names), overlap=overlap)
+    points = set_points(plain, rates=rates, specificities=specificities)
+    lowest = min((point.threshold for point in points if point.unit == "patch"), default=math.inf)
+    kept = (
+        replace(image, patches=tuple(score for score in image.patches if score >= lowest)) for image in plain.images
+    )
+    return replace(plain, images=tuple(kept), operating_points=points)
+
+
+def set_points(
+    plain: Calibration, *, rates: Sequence[float] = RATES, specificities: Sequence[float] = SPECIFICITIES
+) -> tuple[OperatingPoint, ...]:
+    """Return the operating points that the images of a calibration set; those that it has play no part."""
+    weights = np.asarray(plain.weights)
+    points = _set_points(plain, "finding", [image.findings for image in plain.images], weights, rates)[::-1]
+    if any(image.patch_count for image in plain.images):
+        weights = weights / np.asarray([max(image.patch_count, 1) for image in plain.images])
+        shares = [round(1 - share, 12) for share in specificities]
+        points += _set_points(plain, "patch", [image.patches for image in plain.images], weights, shares)
+    if plain.overlap == "allowed":  # estimates alone
+        points = [
+            replace(point, guaranteed=False, false_alarm_rate=1.0 if point.unit == "finding" else None)
+            for point in points
+        ]
+    return tuple(points)
+
+
+def check_points(calibration: Calibration) -> None:
+    """Refuse by a `CalibrationError` operating points that are not those that the calibration's images set."""
+    points, expected = calibration.operating_points, set_points(calibration)
+    if [point.name for point in points] != [point.name for point in expected]:
+        raise CalibrationError(f"operating_points must be {', '.join(point.name for point in expected)}")
+    for point, right in zip(points, expected, strict=True):
+        for name, value in vars(right).items():
+            found = getattr(point, name)
+            close = isinstance(value, float) and isinstance(found, float) and math.isclose(found, value, rel_tol=1e-9)
+            if not (close or found == value):
+                raise CalibrationError(
+                    f"the operating point {point.name} has the {name} {found}, where the stored scores give {value}"
+                )
 
 
 def _set_points(

@@ -24,11 +24,12 @@ from unary.detectors import check_detector, find_detector_class, name_of
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector, Grid
 from unary.errors import CalibrationError, ImageError, TrainingError
-from unary.models.bundle import Model, Provenance, describe_versions, hash_patients
+from unary.models.bundle import Model, Provenance, describe_versions
 from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_normals
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
+from unary.models.patients import make_key, note_patients
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig, prepare_image
@@ -157,13 +158,14 @@ def fit(
             f"than {grid.size_px} px, or is no tissue found? (size_px, min_tissue and mask of the configuration)"
         )
     context = FitContext(config.seed, checkpoint, progress)
+    key = make_key()
     baseline = Laplacian(COARSE_LAPLACIAN if chosen.grid == "working" else LaplacianConfig()).fit(normal, context)
     fitted = chosen.fit(normal, context)
     used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
     rows = collection.rows
     trained = [row for number, row in enumerate(rows) if number not in lesional | judging] or list(rows)
     provenance = Provenance(
-        patient_hashes=hash_patients(rows[number].patient_id for number in used),
+        seen=note_patients([rows[number].patient_id for number in used], key),
         data_hash=collection.data_hash,
         images=len(used),
         patches=len(normal),
@@ -227,7 +229,7 @@ def choose_grid(
             "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is in mm",
             grid.size_px,
         )
-    return config.prepare(profile.mask, default_mm), grid
+    return replace(config.prepare(profile.mask, default_mm), spacing_range_mm=profile.spacing_range_mm), grid
 
 
 def _states_spacing(manifest: Manifest) -> bool:
@@ -257,7 +259,7 @@ def hold_out(collection: Collection, config: FitConfig) -> NDArray[np.bool_]:
 def measure_images(model: Model, rows: list[ManifestRow], *, progress: bool = True) -> Model:
     """Return the model with the level at which findings are drawn, and the domain, of at most 24 training images.
 
-    They are evenly spread over the rows; raises as `find_level`.
+    They are evenly spread over the rows; raises as `find_peaks`.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, min(_LEVEL_IMAGES, len(rows))).round().astype(int))
     domains: list[Domain] = []
@@ -268,14 +270,15 @@ def measure_images(model: Model, rows: list[ManifestRow], *, progress: bool = Tr
         return map_prepared(model.detector, prepared, model.grid, model.profile.lengths)[2]
 
     chosen = [rows[place] for place in places]
-    level = find_level(examine_rows(chosen, examine, title="findings", progress=progress))
-    return replace(model, level=level, domain=join_domains(domains))
+    peaks = find_peaks(examine_rows(chosen, examine, title="findings", progress=progress))
+    return replace(model, level=peaks[-1], peaks=peaks, domain=join_domains(domains))
 
 
-def find_level(maps: Iterable[NDArray[np.float32]]) -> float:
-    """Return the level at which findings are drawn: about four regions of a training image lie above it.
+def find_peaks(maps: Iterable[NDArray[np.float32]]) -> tuple[float, ...]:
+    """Return the highest values of some maps, falling, the last of which is the level at which findings are drawn.
 
-    Counted without drawing any: the highest value of each block of 36 x 36 pixels stands for a region.
+    About four regions of a training image lie above it. Counted without drawing any: the highest value of each block of
+    36 x 36 pixels stands for a region.
 
     Raises
     ------
@@ -290,4 +293,4 @@ def find_level(maps: Iterable[NDArray[np.float32]]) -> float:
     blocks = blocks[np.isfinite(blocks)]
     if len(blocks) == 0:
         raise CalibrationError("no training image has a scored pixel; is no tissue found?")
-    return float(blocks[min(REGIONS_PER_IMAGE * len(highest), len(blocks) - 1)])
+    return tuple(blocks[: REGIONS_PER_IMAGE * len(highest) + 1].tolist())

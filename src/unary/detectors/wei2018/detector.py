@@ -17,8 +17,8 @@ from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge
 from unary.detectors.states import (
     describe_config,
     export_network,
-    import_network,
     read_config,
+    rebuild_network,
     require_fitted,
     require_size,
 )
@@ -61,7 +61,7 @@ def restore_sized(state: DetectorState, build: Callable[..., N], widths: tuple[i
     sizes = read_config(AutoencoderConfig, state.settings["network"])
     if (sizes.widths, sizes.bottleneck) != (widths, bottleneck):
         raise ValueError(f"the network's sizes must be those of the configuration: {sizes}, {widths}, {bottleneck}")
-    return import_network(build(sizes, seed=0), state.tensors)
+    return rebuild_network(lambda: build(sizes, seed=0), state.tensors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,13 @@ class History:
     mean_patch_error: float
     patch_mean_error: float
 
+    def __post_init__(self) -> None:
+        if not self.losses or len(self.losses) != len(self.dead_units):
+            raise ValueError("losses and dead_units must be as many, one at least")
+        require_positive(self, "mean_patch_error", "patch_mean_error")
+        if not all(0 <= loss < math.inf for loss in self.losses) or not all(0 <= dead <= 1 for dead in self.dead_units):
+            raise ValueError("losses must be finite and not negative, and dead_units lie in [0, 1]")
+
     @property
     def unexplained(self) -> float:
         """The last loss as a share of the patch-mean error: 1 or more means that no structure was learned."""
