@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import time
-
 import matplotlib as mpl
 import numpy as np
-import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
 from unary.evaluation.intervals import Estimate, Run
-from unary.outputs.detection_figures import plot_overlay
 from unary.outputs.figures import (
     figure_png,
     plot_histogram,
@@ -22,6 +17,7 @@ from unary.outputs.figures import (
     reduce_maximum,
     reduce_mean,
 )
+from unary.outputs.heat_map import plot_overlay
 from unary.records import NOTICE
 
 
@@ -42,7 +38,7 @@ def draw_all() -> dict[str, Figure]:
         "histogram": plot_histogram(run.scores, run.positive, threshold=1.0),
         "roc": plot_roc({"a": [run], "b": [run, draw_run(1)]}, estimates=dict.fromkeys("ab", Estimate(0.7, 0.6, 0.8))),
         "losses": plot_losses({0: [3.0, 2.0, 1.0], 7: [3.0, 2.5, 2.0]}, baselines={"own mean": 2.2}),
-        "overlay": plot_overlay(patches[0], patches[1], boxes=[(2, 2, 9, 9)], title="x"),
+        "overlay": plot_overlay(patches[0], patches[1], glowing=patches[1] > 0.5, level=0.5, boxes=[(2, 2, 9, 9)]),
     }
 
 
@@ -148,44 +144,3 @@ def test_reductions_equal_loops_over_blocks(shape: tuple[int, int], factor: int)
             assert means[r, c] == pytest.approx(pixels[block].astype(float).mean(), rel=1e-6)
             known = values[block][~np.isnan(values[block])]
             assert known.max() == largest[r, c] if known.size else np.isnan(largest[r, c])
-
-
-def test_a_single_hot_pixel_of_a_large_image_is_seen_in_its_place() -> None:
-    pixels = np.full((3000, 2000), 800, np.uint16)
-    heat = np.zeros(pixels.shape, np.float32)
-    heat[2100, 500] = 9.0
-    heat[:, 1990:] = np.nan
-    figure = plot_overlay(pixels, heat, limits=(1.0, 9.0))
-    picture = np.asarray(PIL.Image.open(io.BytesIO(figure_png(figure))).convert("RGB")).astype(int)
-    yellow = np.argwhere((picture[..., 0] > 150) & (picture[..., 2] < 100))
-    box = figure.axes[0].get_window_extent()
-    scale = 150 / figure.dpi
-    inside = yellow[yellow[:, 1] < box.x1 * scale]
-    assert len(inside) >= 1
-    row, col = inside.mean(axis=0)
-    top = picture.shape[0] - box.y1 * scale
-    assert (row - top) / (box.height * scale) == pytest.approx(2100 / 3000, abs=0.003)
-    assert (col - box.x0 * scale) / (box.width * scale) == pytest.approx(500 / 2000, abs=0.003)
-    assert max(picture.shape) < 1400
-
-
-def test_overlay_draws_half_open_boxes_in_image_coordinates() -> None:
-    figure = plot_overlay(
-        np.zeros((40, 30)),
-        np.full((40, 30), np.nan),
-        boxes=[(10, 5, 20, 15)],
-        title="$not$ maths",
-    )
-    (box,) = (line.get_xydata().tolist() for line in figure.axes[0].lines)
-    assert np.min(box, axis=0).tolist() == [4.5, 9.5]
-    assert np.max(box, axis=0).tolist() == [14.5, 19.5]
-    figure_png(figure)
-    with pytest.raises(ValueError, match="one shape"):
-        plot_overlay(np.zeros((4, 4)), np.zeros((4, 5)))
-
-
-def test_overlay_of_a_thirteen_megapixel_image_is_quick() -> None:
-    pixels = np.random.default_rng(0).integers(0, 4096, (4084, 3328), dtype=np.uint16)
-    start = time.process_time()
-    figure_png(plot_overlay(pixels, pixels.astype(np.float32)))
-    assert time.process_time() - start < 12

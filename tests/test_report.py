@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ScoreTable, summarise
 from unary.outputs.figures import figure_png, plot_losses
 from unary.outputs.report import (
@@ -21,7 +21,7 @@ from unary.outputs.report import (
     Table,
     build_report,
     build_results_section,
-    describe_outcome,
+    describe_units,
     write_report,
 )
 from unary.outputs.words import name_groups
@@ -91,7 +91,7 @@ def collect_floats(value: Any) -> list[float]:
         return [
             number
             for name, entry in value.items()
-            if not name.startswith("n_") and name not in ("note", "auroc_per_seed")
+            if not name.startswith("n_") and name not in ("note", "auroc_per_seed") and entry is not None
             for number in collect_floats(entry)
         ]
     return [float(entry) for entry in (value if isinstance(value, list) else [value])]
@@ -124,7 +124,8 @@ def test_rows_belong_to_their_detector_group_and_split() -> None:
     for part, group, title in zip(body[1:], order, titles, strict=True):
         assert title in part
         counts = detectors["wei2018"]["patch"][group]
-        assert f"{counts['n_positive']} against {counts['n_negative']} patches, {counts['n_patients']} patients" in part
+        assert f"{counts['n_positive']} against {counts['n_negative']} patches, of " in part
+        assert f"of {counts['n_positive_patients']} against {counts['n_negative_patients']} patients" in part
         rows = part.split('scope="row">')[1:]
         for row, name in zip(rows, ("wei2018", "flat"), strict=True):
             assert row.startswith(name)
@@ -152,12 +153,43 @@ def test_titles_are_those_of_the_profile() -> None:
     assert "Masses" not in page.text
 
 
-def test_outcome_of_images_speaks_of_images() -> None:
-    found = {"auroc": 0.9, "auroc_ci95": None, "sensitivity_at_specificity": {"0.95": 0.5}}
-    groups = {"one": found, "two": {**found, "auroc": 0.4}}
-    text = describe_outcome(groups, first="two", second="one", difference=None, unit="image")
-    assert "one separates positive images from normal ones better than two" in text
-    assert "patch" not in text
+def test_images_alone_are_never_called_patches() -> None:
+    """Nothing on the page of an evaluation without lesions speaks of patches or lesions."""
+    groups = {name: {"image": splits["patient"]["all"]} for name, splits in build_detectors().items()}
+    section = build_results_section("R", groups, titles=name_groups(GENERAL.reading), figures="of one run")
+    said = Page(build_report(build_sample(sections=(dataclasses.replace(section, terms=()),)))).text
+    for words in (
+        "images labelled positive",
+        "same images, of one run",
+        "30 against 160 images, of 10 against 20 patients",
+    ):
+        assert words in said
+    for words in ("patch", "lesion", "seeds"):
+        assert words not in said
+
+
+@pytest.mark.parametrize(
+    ("groups", "units"),
+    [
+        (["all"], "patches"),
+        (["all", "mass", "normal_looking"], "patches"),
+        (["image"], "images"),
+        (["all", "image"], "patches and images"),
+    ],
+)
+def test_what_is_compared_is_named(groups: list[str], units: str) -> None:
+    assert describe_units(groups) == units
+
+
+def test_the_highest_of_few_patients_is_not_bold() -> None:
+    detectors = build_detectors()
+    html = build_report(build_sample())
+    assert html.count(" best") == 2 * 3  # both splits, three groups of lesions; none of the control
+    for splits in detectors.values():
+        for found in splits["patch"].values():
+            found["n_positive_patients"] = 3
+    section = build_results_section("Results", detectors)
+    assert build_report(build_sample(sections=(section,))).count(" best") == 3
 
 
 def test_metrics_without_splits_have_one_column_group() -> None:
@@ -256,28 +288,6 @@ def test_plain_tables_show_numbers_right_and_in_full() -> None:
         assert f">{words}</td>" in html
     classes = [attrs.get("class") for tag, attrs in page.tags if tag == "th"]
     assert classes == [None, "number", "number"]
-
-
-def test_outcome_names_the_winner_whatever_the_order() -> None:
-    groups = {
-        name: {"auroc": area, "auroc_ci95": [area - 0.1, area + 0.05], "sensitivity_at_specificity": {"0.95": 0.61}}
-        for name, area in (("wei2018", 0.7), ("laplacian", 0.9))
-    }
-    one = describe_outcome(groups, first="wei2018", second="laplacian", difference=Estimate(-0.2, -0.3, -0.1))
-    other = describe_outcome(groups, first="laplacian", second="wei2018", difference=Estimate(0.2, 0.1, 0.3))
-    assert one == other
-    for words in (
-        "laplacian separates patches with a lesion from normal ones better than wei2018",
-        "0.900 (0.800 to 0.950), against 0.700 (0.600 to 0.750)",
-        "difference is 0.200 (95 % interval 0.100 to 0.300), which the choice of patients alone does not explain",
-        "flags 61 %",
-        "patches, not patients",
-    ):
-        assert words in one
-    unsure = describe_outcome(groups, first="laplacian", second="wei2018", difference=Estimate(0.2, -0.1, 0.3))
-    assert "does not settle" in unsure
-    silent = describe_outcome(groups, first="laplacian", second="wei2018", difference=None)
-    assert "difference" not in silent
 
 
 def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:

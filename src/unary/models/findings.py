@@ -72,6 +72,8 @@ class Candidates:
         Shape (n,), how many connected regions each consists of.
     highest
         The highest value of the map, or None where it holds none: the image's score where nothing exceeds the level.
+    level
+        What the map exceeds in them.
     """
 
     labels: NDArray[np.int32]
@@ -79,6 +81,7 @@ class Candidates:
     peaks: NDArray[np.intp]
     regions: NDArray[np.intp]
     highest: float | None
+    level: float
 
     @property
     def image_score(self) -> float | None:
@@ -106,7 +109,7 @@ def find_candidates(
     highest = None if math.isnan(top) else top
     if count == 0:
         nothing = np.zeros(0, np.intp)
-        return Candidates(labels, np.zeros(0), np.zeros((0, 2), np.intp), nothing, highest)
+        return Candidates(labels, np.zeros(0), np.zeros((0, 2), np.intp), nothing, highest, level)
     values, peaks = _find_peaks(anomaly_map, labels, count)
     if count > _MOST_REGIONS:
         kept = np.sort(np.argsort(-values, kind="stable")[:_MOST_REGIONS])
@@ -127,7 +130,7 @@ def find_candidates(
     rank = np.empty(len(scores), np.int32)
     rank[order] = np.arange(1, len(scores) + 1)
     _renumber(labels, rank[cluster])
-    return Candidates(labels, scores[order], peaks[strongest[first]][order], regions[order], highest)
+    return Candidates(labels, scores[order], peaks[strongest[first]][order], regions[order], highest, level)
 
 
 def _bands(rows: int) -> Iterator[slice]:

@@ -1,11 +1,11 @@
-"""Figures of detection: FROC curves, findings of one image beside its lesions, an anomaly map on its image.
+"""Figures of detection: FROC curves, and findings of one image beside its lesions.
 
 As in `unary.outputs.figures`, every function returns a new matplotlib `Figure` drawn off screen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +15,12 @@ from unary.evaluation.froc import FalseOn, FrocSummary, Outcomes, sensitivity_at
 from unary.outputs.figures import (
     FAINT,
     FIGURE_DPI,
-    add_colour_bar,
     find_factor,
     label_curve,
     line_style,
     new_figure,
     new_image_figure,
     plain_axes,
-    reduce_maximum,
     reduce_mean,
 )
 from unary.records import Finding
@@ -35,6 +33,7 @@ HIGHEST_RATE = 4.0
 _LOWEST_RATE = 0.02  # where a logarithmic axis begins
 _SMALL_PX = 12.0  # on the figure: what is smaller gets a ring, or nobody would see it
 _POINTS = 72 / FIGURE_DPI  # typographic points per pixel of the figure
+_LABEL_PT, _LABEL_ALPHA = 6.5, 0.8
 
 
 # colour, dash and ring
@@ -127,26 +126,12 @@ def plot_findings(
     tissue = grey[grey > grey.min()]
     shown = tissue if tissue.size else grey
     right = {rank for ranks in hits or () for rank in ranks}
-    frame = new_image_figure(pixels.shape, grey, shown, right=0.1, foot=0.6, title=title, least=3.2)
+    frame = new_image_figure(pixels.shape, grey, shown, right=0.1, foot=0.6, title=title)
     with frame as (figure, axes, _):
         for place, polygon in enumerate(lesions):
             name = "lesion" if hits is None else "lesion, found" if hits[place] else "lesion, missed"
             _draw_outline(axes, np.asarray(polygon, np.float64), factor, name=name)
-        for finding in sorted(findings, key=lambda each: -each.rank):
-            hit = finding.rank in right
-            name = "finding" if hits is None else "finding, hit" if hit else "finding, no hit"
-            outline = np.asarray(finding.outline, np.float64)
-            _draw_outline(axes, outline, factor, name=name)
-            axes.annotate(  # at the upper right of the outline, dark on its colour
-                str(finding.rank),
-                (float(outline[:, 1].max()), float(outline[:, 0].min())),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=6.5,
-                color="#000000",
-                annotation_clip=True,
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": _LOOKS[name][0], "edgecolor": "none"},
-            )
+        draw_findings(axes, findings, pixels.shape, hits=None if hits is None else right)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if handles:
             names, height = sorted(handles), figure.get_figheight()
@@ -156,59 +141,48 @@ def plot_findings(
     return figure
 
 
-def _draw_outline(axes: Axes, polygon: NDArray[np.float64], factor: int, *, name: str) -> None:
-    colour, dash, ring = _LOOKS[name]
+def draw_findings(
+    axes: Axes,
+    findings: Sequence[Finding],
+    shape: tuple[int, ...],
+    *,
+    hits: Collection[int] | None = None,
+    colours: Callable[[float], Any] | None = None,
+) -> None:
+    """Draw findings into the axes of an image of a shape, the first on top, each with its rank, always inside.
+
+    ``hits`` are the ranks of those that are right; None draws all alike. With ``colours``, of scores, each is drawn in
+    that of its score, which is written beside its rank.
+    """
+    points = 72 * axes.bbox.width / axes.figure.dpi / shape[1]  # typographic, per pixel of the image
+    for finding in sorted(findings, key=lambda each: -each.rank):
+        name = "finding" if hits is None else "finding, hit" if finding.rank in hits else "finding, no hit"
+        outline = np.asarray(finding.outline, np.float64)
+        colour = _LOOKS[name][0] if colours is None else colours(finding.score)
+        _draw_outline(axes, outline, _POINTS / points, name=name, colour=colour)
+        text = str(finding.rank) if colours is None else f"{finding.rank}: {finding.score:.3g}"
+        size = np.array([1.3 * _LABEL_PT, (0.65 * len(text) + 0.5) * _LABEL_PT]) / points
+        wanted = np.array([outline[:, 0].min() - size[0] - 3 / points, outline[:, 1].max() + 3 / points])
+        row, col = np.clip(wanted, 0, np.maximum(np.asarray(shape[:2]) - 1 - size, 0))
+        axes.text(  # at the upper right of the outline, dark on its colour
+            float(col + size[1] / 2),
+            float(row + size[0] / 2),
+            text,
+            fontsize=_LABEL_PT,
+            color="#000000",
+            ha="center",
+            va="center",
+            zorder=1.5,  # below the outlines, which it may meet
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none", "alpha": _LABEL_ALPHA},
+        )
+
+
+def _draw_outline(axes: Axes, polygon: NDArray[np.float64], factor: float, *, name: str, colour: Any = None) -> None:
+    own, dash, ring = _LOOKS[name]
+    colour = own if colour is None else colour
     closed = np.vstack([polygon, polygon[:1]])
     axes.plot(closed[:, 1], closed[:, 0], linewidth=1.1, label=name, color=colour, linestyle=dash)
     if float(np.ptp(polygon, axis=0).max()) / factor < _SMALL_PX:
         row, col = polygon.mean(axis=0)
         size = 1.4 * _SMALL_PX * _POINTS
         axes.plot([col], [row], ring, markersize=size, markerfacecolor="none", markeredgecolor=colour)
-
-
-def plot_overlay(
-    pixels: NDArray[Any],
-    anomaly_map: NDArray[np.floating[Any]],
-    *,
-    limits: tuple[float, float] | None = None,
-    boxes: Sequence[tuple[float, float, float, float]] = (),
-    title: str = "",
-) -> Figure:
-    """Lay a translucent anomaly map over its image.
-
-    Image and map are of one shape (rows, cols), the map NaN where nothing was scored. The colour begins at the first
-    limit and is full at the second, by default the median and the 99.9th percentile of the map as shown; half-open
-    boxes ``(r0, c0, r1, c1)`` are drawn as dashed frames. The title is the image id, never a patient's.
-    Notes
-    -----
-    The long side is reduced by a whole factor to 1200 px or a little less: the image by the mean of each block,
-    the map by its maximum, so that a hot speck of one pixel survives. The grey window spans the scored tissue.
-    """
-    if pixels.shape != anomaly_map.shape or pixels.ndim != 2:
-        raise ValueError(f"image and map must have one shape (rows, cols), got {pixels.shape} and {anomaly_map.shape}")
-    factor = find_factor(pixels.shape)
-    grey = reduce_mean(pixels, factor)
-    heat = np.asarray(reduce_maximum(anomaly_map, factor), np.float64)
-    scored = np.isfinite(heat)
-    low, high = limits or (tuple(np.percentile(heat[scored], [50, 99.9]).tolist()) if scored.any() else (0.0, 1.0))
-    top = max(high, low + 1e-12)
-    strength = np.nan_to_num(np.clip((heat - low) / (top - low), 0, 1), nan=0.0)
-    shown = grey[scored] if scored.any() else grey
-    with new_image_figure(pixels.shape, grey, shown, right=0.95, foot=0.3, title=title) as (figure, axes, extent):
-        axes.imshow(
-            np.where(scored, heat, low),
-            cmap="autumn",
-            vmin=low,
-            vmax=top,
-            alpha=0.75 * strength,
-            extent=extent,
-            interpolation="nearest",
-        )
-        axes.set_aspect("auto")
-        for r0, c0, r1, c1 in boxes:
-            frame_rows, frame_cols = np.array([r0, r0, r1, r1, r0]) - 0.5, np.array([c0, c1, c1, c0, c0]) - 0.5
-            axes.plot(frame_cols, frame_rows, color="#FFFFFF", linewidth=1, linestyle=(0, (4, 2)))
-        (width, height), down = figure.get_size_inches(), grey.shape[0] / FIGURE_DPI
-        bar = ((width - 0.8) / width, 0.3 / height, 0.1 / width, 0.5 * down / height)
-        add_colour_bar(figure, bar, colours="autumn", limits=(low, top), name="score")
-    return figure

@@ -8,9 +8,10 @@ tell apart (Okabe and Ito, 2008), and differ in more than colour.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FIGURE_DPI = 150
 OVERLAY_LONG_SIDE_PX = 1200
+_LEAST_INCHES = 3.2  # of a figure's width: room for the notice
+_TITLE_CHARACTER_PT = 5.9  # at most, on average, in bold of 9 points
 
 _POSITIVE, _NEGATIVE = "#009E73", "#0072B2"
 INK, FAINT = "#222222", "#767676"
@@ -231,23 +234,30 @@ def new_image_figure(
     right: float,
     foot: float,
     title: str,
-    least: float = 0.0,
 ) -> Iterator[tuple[Figure, Axes, tuple[float, float, float, float]]]:
     """Give a figure, its axes in pixels of a whole image of a shape, and the extent of reduced ones in them.
 
-    ``grey`` is the image, reduced, in a window over the values ``shown``. The margins ``right`` and ``foot``, and the
-    ``least`` width of the image, are in inches.
+    ``grey`` is the image, reduced, in a window over the values ``shown``. The margins ``right`` and ``foot`` are in
+    inches. A small image is enlarged; the title is broken into lines, and so is never cut.
     """
     factor = find_factor(shape)
     dark, bright = np.percentile(shown, [0.5, 99.8]).tolist()
-    across, down = max(grey.shape[1] / FIGURE_DPI, least), grey.shape[0] / FIGURE_DPI
-    width, height = across + right, down + round(foot + 0.35, 2)
-    extent = (-0.5, grey.shape[1] * factor - 0.5, grey.shape[0] * factor - 0.5, -0.5)
+    rows, cols = grey.shape
+    scale = max(1 / FIGURE_DPI, min(_LEAST_INCHES / rows, _LEAST_INCHES / cols))  # inches per reduced pixel
+    across, down = cols * scale, rows * scale
+    wide, tall = max(across, _LEAST_INCHES), max(down, 1.0)
+    lines = textwrap.wrap(title, max(int(72 * (wide + right - 0.1) / _TITLE_CHARACTER_PT), 8))
+    head = 0.2 + 0.15 * max(len(lines), 1)
+    width, height = wide + right, round(tall + foot + head, 2)
+    extent = (-0.5, cols * factor - 0.5, rows * factor - 0.5, -0.5)
+    place = (0.05 + (wide - across) / 2, foot + (tall - down) / 2, across, down)
     with new_figure(width, height) as figure:
-        axes = draw_picture(figure, (0.05, foot, across, down), grey, window=(dark, bright), extent=extent)
+        axes = draw_picture(figure, place, grey, window=(dark, bright), extent=extent)
         yield figure, axes, extent
         axes.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
-        figure.text(0.05 / width, 1 - 0.22 / height, title, fontsize=9, weight="bold", parse_math=False)
+        axes.set_aspect("auto")
+        left, top, said = 0.05 / width, 1 - 0.08 / height, "\n".join(lines)
+        figure.text(left, top, said, fontsize=9, weight="bold", va="top", parse_math=False)
 
 
 def draw_picture(
@@ -314,18 +324,23 @@ def add_colour_bar(
     limits: tuple[float, float],
     ticks: Sequence[float] | None = None,
     name: str = "",
-) -> None:
-    """Add a bar of a colour scale that goes on beyond its limits, at (left, bottom, width, height) of the figure."""
+    extend: Literal["both", "neither"] = "both",
+) -> Axes:
+    """Add a bar of a colour scale at (left, bottom, width, height) of the figure, and return its axes.
+
+    It shows whether the scale is cut at its limits: values may lie beyond ``"both"``, or beyond ``"neither"``.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     bar = figure.colorbar(
-        ScalarMappable(Normalize(*limits), colours), cax=figure.add_axes(place), extend="both", ticks=ticks
+        ScalarMappable(Normalize(*limits), colours), cax=figure.add_axes(place), extend=extend, ticks=ticks
     )
     if ticks is not None:
         bar.ax.set_yticklabels([f"{tick:+.2g}".replace("-", "\u2212") if tick else "0" for tick in ticks])
     bar.ax.tick_params(labelsize=7.5)
     bar.ax.set_title(name, fontsize=7.5, loc="left")
+    return bar.ax
 
 
 def label_curve(name: str, estimate: Estimate) -> str:
