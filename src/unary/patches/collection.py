@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.datasets.doubles import describe_copies
-from unary.errors import ImageError, ManifestError
+from unary.errors import ImageError, ManifestError, explain_unexpected
 from unary.files import read_ahead
 from unary.images.reading import read_image, read_mask
 from unary.patches.grid import GridConfig, Origins, tissue_origins
@@ -133,6 +133,19 @@ def read_row(row: ManifestRow) -> Image:
     return image
 
 
+def name_row(row: ManifestRow) -> str:
+    """Return what messages call an image of a manifest."""
+    return str(row.path or row.image_id)
+
+
+def warn_of_notes(notes: Sequence[str]) -> None:
+    """Warn of what was unusual about images, one line each, and say how many lines there are."""
+    for note in notes:
+        logger.warning("noted: %s", note)
+    if len(notes) > 1:
+        logger.warning("%d notes on images, see above; they are used all the same", len(notes))
+
+
 def collect_patches(
     manifest: Manifest,
     preparation: PreparationConfig,
@@ -161,14 +174,16 @@ def collect_patches(
     """
 
     pictures: list[tuple[ManifestRow, bytes]] = []
+    notes: list[str] = []
 
     def read(row: ManifestRow) -> Collection | ImageError:
         try:
             prepared = prepare_image(read_row(row), preparation)
             origins = tissue_origins(prepared.mask, grid)
             labels = label_patches(row, manifest.lesions_of(row.image_id), prepared, origins, grid.size_px, reading)
-        except ImageError as error:
-            return error
+        except Exception as error:  # of a library, on this file
+            return explain_unexpected(error, name_row(row))
+        notes.extend(f"{name_row(row)}: {note}" for note in prepared.notes)
         pictures.append((row, hashlib.blake2b(np.ascontiguousarray(prepared.pixels).data).digest()))
         return Collection(
             build_patch_set(prepared.pixels, origins, size_px=grid.size_px, mask=prepared.mask),
@@ -197,6 +212,7 @@ def collect_patches(
         raise ManifestError(f"none of {len(manifest.rows)} images could be used: {causes}")
     if skipped:
         logger.warning("%d of %d images were skipped", len(skipped), len(manifest.rows))
+    warn_of_notes(notes)
     for notice in describe_copies(pictures):
         logger.warning("%s", notice)
     return _join(found, tuple(skipped), None if store is None else store / _STORE_NAME)
