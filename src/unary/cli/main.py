@@ -10,12 +10,18 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from unary.cli import clinic, data, experiments, models
+from unary.cli import clinic, data, experiments, models, sending
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
 
-COMMANDS: tuple[Command, ...] = (*data.COMMANDS, *models.COMMANDS, *clinic.COMMANDS, *experiments.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *data.COMMANDS,
+    *models.COMMANDS,
+    *clinic.COMMANDS,
+    *sending.COMMANDS,
+    *experiments.COMMANDS,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
