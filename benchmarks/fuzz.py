@@ -1,200 +1,280 @@
-"""Does any damaged DICOM file crash or hang the reader, or pass for an image that it is not?
+"""Does any damaged input crash or hang unary, or pass for something that it is not?
 
-Starts from one small phantom in nine encodings, damages each copy in one of twenty ways, and reads it through
-`IsolatedReader`. Every mutation is made from the seed and its number alone, so one can be repeated by itself.
+    python benchmarks/fuzz.py --kind all --count 10000 [--seed 0] [--workers 2] [--keep FOLDER]
+    python benchmarks/fuzz.py --kind png --only NUMBER        # one case again, with its verdict
 
-    python benchmarks/fuzz.py --count 10000 [--seed 0] [--only NUMBER] [--keep FOLDER]
+Kinds: DICOM, PNG, TIFF, PGM, manifests and folders of models. Each case is made from the seed and its number alone, by
+generators and encoders of this folder, then damaged, in its structure (fields, tags, lengths, checksums made anew,
+leaves of JSON, tensors, cells) or in its bytes. What comes back is judged by an **oracle**, a second reading that
+shares no code with unary's: a success must be what the undamaged input held, or what the oracle finds in the damaged
+one. Anything else that is no `UnaryError` naming the file is a failure: a crash, a hang, a wrong value.
 
-**When is a success wrong?** A flipped bit inside pixel values, or inside entropy-coded data, makes another valid file,
-and nobody can tell. So an accepted image must either have the pixels of the undamaged phantom, or those that a second,
-independent and strict reader (`fuzz_oracle.py`) finds in the same bytes. If that one refuses the file, or sees another
-shape or other pixels, the success is *silent and wrong*: padding, a partly decoded image and a false size are all
-caught by this. What remains undetected by construction: damage that both readers take at face value, such as rows and
-columns exchanged in an uncompressed file.
+The cases are tried in processes of their own, with limits on memory and time; one that ends or stalls counts, and
+another one goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
+import os
+import shutil
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
-import gdcm
-import numpy as np
-import pydicom
-from fuzz_mutations import MUTATIONS, Sample
-from fuzz_oracle import read_strictly, walk
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    RLELossless,
-)
+from fuzz_common import LIMITS, Case, Kind, Outcome, limiting_memory
 
-from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.errors import ImageError
-from unary.images.isolation import IsolatedReader
-from unary.images.isolation_process import ReadingLimits
-
-LIMITS = ReadingLimits(timeout_s=10, memory_mib=1024, file_mib=64, megapixels=100)
-ROWS, COLS = 96, 80
+KINDS = ("dicom", "png", "tiff", "pgm", "manifest", "model")
+TIMEOUT_S = 30.0  # a case; the reader of images gives up earlier
+_START_S = 300.0
+_CHUNK = 16  # cases handed over at once
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one mutation."""
+def build_kind(name: str, folder: Path) -> Kind:
+    """Return what makes and judges the cases of one kind; slow where samples are made first."""
+    from unary.images.isolation import IsolatedReader
 
-    sample: str
-    mutation: str
-    verdict: str
-    reason: str
-    seconds: float
+    if name == "breaking":
+        return _Breaking()
+    if name == "manifest":
+        from fuzz_manifest import ManifestKind
 
+        return ManifestKind(folder)
+    if name == "model":
+        from fuzz_model import ModelKind
 
-def write_samples(folder: Path) -> list[Sample]:
-    """Write the phantom in all encodings and read each back with both readers."""
-    config = PhantomConfig(rows=128, cols=128, spacing_mm=0.2)
-    phantom = build_phantom(config, rng=np.random.default_rng(0))
-    phantom = replace(phantom, pixels=np.ascontiguousarray(phantom.pixels[16 : 16 + ROWS, :COLS]))
-    plain = folder / "explicit.dcm"
-    write_phantom(phantom, plain, image_id="fuzz", patient_id="fuzz")
-    for name, syntax in (("rle", RLELossless), ("jpeg2000", JPEG2000Lossless), ("jpegls", JPEGLSLossless)):
-        dataset = pydicom.dcmread(plain)
-        dataset.compress(syntax, generate_instance_uid=False)
-        dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
-    for name, syntax in (("implicit", ImplicitVRLittleEndian), ("big", ExplicitVRBigEndian)):
-        source = pydicom.dcmread(plain)
-        if name == "big":
-            source.PixelData = phantom.pixels.astype(">u2").tobytes()
-        dataset = pydicom.Dataset({element.tag: element for element in source})  # forgets how it was read
-        dataset.file_meta = source.file_meta
-        dataset.file_meta.TransferSyntaxUID = syntax
-        pydicom.dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
-    _write_with_gdcm(plain, folder / "jpeglossless.dcm", gdcm.TransferSyntax.JPEGLosslessProcess14_1)
-    _write_with_gdcm(plain, folder / "gdcm2000.dcm", gdcm.TransferSyntax.JPEG2000Lossless)
-    inverted = pydicom.dcmread(plain)
-    inverted.PixelData, inverted.PhotometricInterpretation = (4095 - phantom.pixels).tobytes(), "MONOCHROME1"
-    inverted.save_as(folder / "monochrome1.dcm", enforce_file_format=True)
-    samples = []
-    for path in sorted(folder.glob("*.dcm")):
-        content = path.read_bytes()
-        syntax, elements = walk(content)
-        pixels = read_strictly(content)
-        if not np.array_equal(pixels, phantom.pixels):
-            raise AssertionError(f"the second reader misreads {path.name}")
-        samples.append(Sample(path.stem, content, syntax, tuple(elements), pixels))
-    return samples
+        return ModelKind(folder)
+    reader = IsolatedReader(LIMITS)
+    if name == "dicom":
+        from fuzz_dicom import DicomKind
+
+        return DicomKind(reader, folder)
+    if name == "png":
+        from fuzz_png import PngKind
+
+        return PngKind(reader)
+    if name == "tiff":
+        from fuzz_tiff import TiffKind
+
+        return TiffKind(reader)
+    from fuzz_pgm import PgmKind
+
+    return PgmKind(reader)
 
 
-def _write_with_gdcm(source: Path, target: Path, syntax: int) -> None:
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(source))
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(target))
-    if not reader.Read():
-        raise AssertionError("gdcm cannot read the phantom")
-    change.SetInput(reader.GetImage())
-    changed = change.Change()
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    if not (changed and writer.Write()):
-        raise AssertionError("gdcm cannot write the phantom")
+class _Breaking:
+    """No kind of input, but what becomes of workers that end or stall; for the test of this file."""
+
+    def build_case(self, seed: int, number: int) -> Case:
+        """Return the case of one number."""
+        return Case("none", str(number), {}, None)
+
+    def judge(self, case: Case, folder: Path) -> tuple[str, str]:
+        """End, stall, raise, or be content."""
+        if case.mutation == "3":
+            os._exit(7)
+        if case.mutation == "7":
+            time.sleep(3600)
+        return ("equal", str(1 // (11 - int(case.mutation))))
 
 
-def mutate(samples: list[Sample], *, seed: int, number: int) -> tuple[Sample, str, bytes]:
-    """Return the sample, the name of the mutation and the damaged file of one number."""
-    rng = np.random.default_rng((seed, number))
-    sample = samples[number % len(samples)]
-    name = list(MUTATIONS)[number // len(samples) % len(MUTATIONS)]
-    return sample, name, MUTATIONS[name](sample, rng)
-
-
-def judge(reader: IsolatedReader, sample: Sample, content: bytes, path: Path) -> tuple[str, str]:
-    """Return the verdict on one file and, where it was refused, the reason."""
-    path.write_bytes(content)
+def try_case(kind: Kind, seed: int, number: int, folder: Path, keep: Path | None) -> Outcome:
+    """Make, write and judge one case; a failing one is kept."""
+    case = kind.build_case(seed, number)
+    place = folder / "case"
+    place.mkdir(exist_ok=True)
+    write_case(case, place)
+    start = time.perf_counter()
     try:
-        pixels = reader.read(path).pixels.astype(np.float64)
-    except ImageError as error:
-        return ("WRONG: names the patient", "") if "Phantom^" in str(error) else ("refused", str(error.reason))
-    if np.array_equal(pixels, sample.pixels):
-        return "equal", ""
-    try:
-        second = read_strictly(content)
-    except ValueError as error:
-        return "WRONG: second reader refuses", str(error)
-    if second.shape != pixels.shape:
-        return "WRONG: shapes differ", f"{second.shape} {pixels.shape}"
-    if not np.allclose(second, pixels, rtol=1e-6, atol=1e-6 * np.abs(second).max()):
-        return "WRONG: pixels differ", f"{np.mean(second != pixels):.3f} of them"
-    return "as stored", ""
-
-
-def run(folder: Path, *, count: int, seed: int, first: int = 0, keep: Path | None = None) -> list[Outcome]:
-    """Read ``count`` mutations."""
-    samples = write_samples(folder)
-    found, path = [], folder / "mutated.bin"
-    with IsolatedReader(LIMITS) as reader:
-        for number in range(first, first + count):
-            sample, mutation, content = mutate(samples, seed=seed, number=number)
-            start = time.perf_counter()
-            verdict, reason = judge(reader, sample, content, path)
-            found.append(Outcome(sample.name, mutation, verdict, reason, time.perf_counter() - start))
-            if verdict.startswith("WRONG") or reason in ("CRASH", "TIMEOUT"):
-                print(f"{number}: {sample.name}, {mutation}: {verdict} {reason}")
-                if keep is not None:
-                    keep.mkdir(parents=True, exist_ok=True)
-                    (keep / f"{number}.dcm").write_bytes(content)
+        verdict, reason = kind.judge(case, place)
+    except Exception as error:  # whatever unary lets out is what is looked for
+        verdict, reason = f"FAILED: {type(error).__name__}", "".join(traceback.format_exception(error)[-3:])
+    found = Outcome(number, case.sample, case.mutation, verdict, reason, time.perf_counter() - start)
+    if keep is not None and verdict.startswith("FAILED"):
+        target = keep / str(number)
+        target.mkdir(parents=True, exist_ok=True)
+        write_case(case, target)
+        (target / "verdict.txt").write_text(f"{found}\n", encoding="utf-8")
+    shutil.rmtree(place)
     return found
 
 
-def print_table(outcomes: list[Outcome]) -> None:
-    """Print what became of each kind of mutation, and of each encoding."""
-    for title, key in (("mutation", "mutation"), ("encoding", "sample")):
-        print(f"\n| {title} | files | refused | equal | as stored | silent and wrong |\n|---|---:|---:|---:|---:|---:|")
-        for name in dict.fromkeys(getattr(outcome, key) for outcome in outcomes):
-            verdicts = Counter(o.verdict.split(":")[0] for o in outcomes if getattr(o, key) == name)
-            cells = [verdicts[v] for v in ("refused", "equal", "as stored", "WRONG")]
-            print(f"| {name} | {sum(cells)} | " + " | ".join(map(str, cells)) + " |")
-    print("\n| reason | files |\n|---|---:|")
+def write_case(case: Case, folder: Path) -> None:
+    """Write the files of a case into a folder."""
+    for name, content in case.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def serve(pipe: Connection, name: str, seed: int, folder: Path, shared: Path, keep: Path | None) -> None:
+    """Be a worker: answer numbers by outcomes, until None comes."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what libraries complain of, thousands of times
+    kind = build_kind(name, shared)
+    pipe.send(None)
+    with limiting_memory():
+        while (numbers := pipe.recv()) is not None:
+            for number in numbers:
+                pipe.send(try_case(kind, seed, number, folder, keep))
+
+
+@dataclass
+class _Worker:
+    """A process, what it has yet to answer, and by when the next answer must be there."""
+
+    process: Any
+    pipe: Connection
+    waiting: list[int] = field(default_factory=list)
+    deadline: float = 0.0
+
+
+def run(
+    name: str, *, count: int, seed: int, first: int = 0, workers: int = 2, keep: Path | None = None
+) -> Iterator[Outcome]:
+    """Yield what became of ``count`` cases of one kind, in any order."""
+    context = multiprocessing.get_context("spawn")
+    numbers = iter(range(first, first + count))
+    with tempfile.TemporaryDirectory() as folder:
+        shared = Path(folder) / "shared"
+        shared.mkdir()
+
+        def start(place: int) -> _Worker:
+            ours, theirs = context.Pipe()
+            own = Path(folder) / f"worker{place}"
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir()
+            process = context.Process(target=serve, args=(theirs, name, seed, own, shared, keep), daemon=False)
+            process.start()
+            theirs.close()
+            if not ours.poll(_START_S):
+                process.kill()
+                raise SystemExit(f"the worker for {name} does not start")
+            try:
+                ours.recv()
+            except EOFError as error:
+                raise SystemExit(f"the worker for {name} ends at its start") from error
+            return _Worker(process, ours)
+
+        active = [start(place) for place in range(min(workers, max(count // _CHUNK, 1)))]
+        places = {id(worker): place for place, worker in enumerate(active)}
+        for worker in active:
+            _hand_over(worker, numbers)
+        while any(worker.waiting for worker in active):
+            ready = wait([worker.pipe for worker in active if worker.waiting], timeout=1.0)
+            for index, worker in enumerate(active):
+                if not worker.waiting or (worker.pipe not in ready and time.monotonic() < worker.deadline):
+                    continue
+                outcome = _take_answer(worker) if worker.pipe in ready else None
+                if outcome is not None:
+                    worker.waiting.remove(outcome.number)
+                    worker.deadline = time.monotonic() + TIMEOUT_S
+                    yield outcome
+                    if not worker.waiting:
+                        _hand_over(worker, numbers)
+                    continue
+                verdict = "FAILED: CRASH of the worker" if worker.pipe in ready else "FAILED: HANG"
+                worker.process.kill()
+                worker.process.join()
+                number, *rest = worker.waiting
+                yield Outcome(number, "?", "?", verdict, f"exit {worker.process.exitcode}", TIMEOUT_S)
+                place = places.pop(id(worker))
+                active[index] = start(place)
+                places[id(active[index])] = place
+                active[index].waiting = rest
+                if rest:
+                    active[index].pipe.send(rest)
+                    active[index].deadline = time.monotonic() + TIMEOUT_S
+                else:
+                    _hand_over(active[index], numbers)
+        for worker in active:
+            worker.pipe.send(None)
+            worker.process.join()
+
+
+def _hand_over(worker: _Worker, numbers: Iterator[int]) -> None:
+    worker.waiting = list(itertools.islice(numbers, _CHUNK))
+    if worker.waiting:
+        worker.pipe.send(worker.waiting)
+        worker.deadline = time.monotonic() + TIMEOUT_S
+
+
+def _take_answer(worker: _Worker) -> Outcome | None:
+    """The answer of a worker; None if it has ended."""
+    try:
+        found = worker.pipe.recv()
+    except (EOFError, OSError):
+        return None
+    return found if isinstance(found, Outcome) else None
+
+
+def print_tables(name: str, outcomes: list[Outcome]) -> None:
+    """Print what became of each way of damage, of each sample, and why what was refused was."""
+    columns = ("refused", "equal", "as stored", "FAILED")
+    for title, key in (("mutation", "mutation"), ("sample", "sample")):
+        print(f"\n| {name}: {title} | tried | refused | equal | as stored | failures |\n|---|---:|---:|---:|---:|---:|")
+        for group in sorted({getattr(outcome, key) for outcome in outcomes}):
+            verdicts = Counter(o.verdict.split(":")[0] for o in outcomes if getattr(o, key) == group)
+            cells = [verdicts[column] for column in columns]
+            print(f"| {group} | {sum(cells)} | " + " | ".join(map(str, cells)) + " |")
+    print(f"\n| {name}: refused as | tried |\n|---|---:|")
     for reason, number in Counter(o.reason for o in outcomes if o.verdict == "refused").most_common():
         print(f"| {reason} | {number} |")
 
 
-def main() -> None:
-    """Print tables, then one JSON line; exit with 1 if a success was silent and wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one number alone")
-    parser.add_argument("--keep", type=Path, help="where to keep the files that matter")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        first, count = (0, options.count) if options.only is None else (options.only, 1)
-        outcomes = run(Path(folder), count=count, seed=options.seed, first=first, keep=options.keep)
-    print_table(outcomes)
+def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return the figures of one kind."""
     verdicts = Counter(outcome.verdict.split(":")[0] for outcome in outcomes)
-    reasons = Counter(outcome.reason for outcome in outcomes if outcome.verdict == "refused")
-    summary = {
-        "files": len(outcomes),
-        "seed": options.seed,
+    return {
+        "tried": len(outcomes),
         "refused": verdicts["refused"],
         "equal": verdicts["equal"],
         "as_stored": verdicts["as stored"],
-        "silent_and_wrong": verdicts["WRONG"],
-        "reasons": dict(reasons.most_common()),
+        "failures": verdicts["FAILED"],
+        "reasons": dict(Counter(o.reason for o in outcomes if o.verdict == "refused").most_common()),
         "longest_s": round(max(outcome.seconds for outcome in outcomes), 2),
-        "total_s": round(time.perf_counter() - start),
     }
-    print(json.dumps(summary))
-    raise SystemExit(bool(verdicts["WRONG"]))
+
+
+def main() -> None:
+    """Print tables, then one JSON line; exit with 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=(*KINDS, "all"), default="all")
+    parser.add_argument("--count", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="one number alone")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where failing inputs are kept")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    found: dict[str, Any] = {"seed": options.seed}
+    for name in KINDS if options.kind == "all" else (options.kind,):
+        start, outcomes = time.perf_counter(), []
+        first, count = (0, options.count) if options.only is None else (options.only, 1)
+        keep = options.keep / f"{name}-seed{options.seed}"
+        for outcome in run(name, count=count, seed=options.seed, first=first, workers=options.workers, keep=keep):
+            outcomes.append(outcome)
+            if outcome.verdict.startswith("FAILED") or options.only is not None:
+                print(f"{name} {outcome.number}: {outcome.sample}, {outcome.mutation}: {outcome.verdict}")
+                print(f"    {outcome.reason}", flush=True)
+        print_tables(name, outcomes)
+        found[name] = summarise(outcomes) | {"total_s": round(time.perf_counter() - start)}
+    print("\n| kind | tried | refused | equal | as stored | failures |\n|---|---:|---:|---:|---:|---:|")
+    kinds = [(name, one) for name, one in found.items() if name != "seed"]
+    for name, one in kinds:
+        columns = ("tried", "refused", "equal", "as_stored", "failures")
+        print(f"| {name} | " + " | ".join(f"{one[column]:,}" for column in columns) + " |")
+    print(json.dumps(found))
+    raise SystemExit(any(one["failures"] for _, one in kinds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small run of ``benchmarks/fuzz.py``, and the second reader that it trusts."""
+"""Small runs of ``benchmarks/fuzz.py``, and the second readers that it trusts."""
 
 from pathlib import Path
 
@@ -7,53 +7,129 @@ import pytest
 
 from unary.errors import REASONS
 
-COUNT = 300
+COUNTS = {"dicom": 300, "png": 250, "tiff": 200, "pgm": 300, "manifest": 300}
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
 
 
 @pytest.fixture
-def fuzz(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    import fuzz
+def build(tmp_path):
+    """Return what makes a kind, with its samples in a folder of its own."""
+    from fuzz import build_kind
 
-    return fuzz
+    kinds = []
 
+    def build_one(name):
+        folder = tmp_path / "shared"
+        folder.mkdir()
+        kinds.append(build_kind(name, folder))
+        return kinds[-1]
 
-def test_no_damaged_file_crashes_hangs_or_passes_for_another_image(fuzz, tmp_path, capsys):
-    outcomes = fuzz.run(tmp_path, count=COUNT, seed=2018)
-    assert len(outcomes) == COUNT
-    assert [outcome for outcome in outcomes if outcome.verdict.startswith("WRONG")] == []
-    assert {outcome.reason for outcome in outcomes if outcome.verdict == "refused"} <= set(REASONS)
-    assert max(outcome.seconds for outcome in outcomes) < fuzz.LIMITS.timeout_s + 5
-    verdicts = {outcome.verdict for outcome in outcomes}
-    assert verdicts == {"refused", "equal", "as stored"}
-    assert len({outcome.mutation for outcome in outcomes}) == len(fuzz.MUTATIONS)
-    fuzz.print_table(outcomes)
-    assert "| CORRUPT_PIXELS |" in capsys.readouterr().out
+    yield build_one
+    for kind in kinds:
+        if hasattr(kind, "reader"):
+            kind.reader.close()
 
 
-def test_a_mutation_depends_on_seed_and_number_alone(fuzz, tmp_path):
-    samples = fuzz.write_samples(tmp_path)
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_damaged_input_crashes_hangs_or_passes_for_another(name, build, tmp_path, capsys):
+    from fuzz import print_tables, summarise, try_case
+
+    kind = build(name)
+    outcomes = [try_case(kind, 2018, number, tmp_path, None) for number in range(COUNTS[name])]
+    assert [outcome for outcome in outcomes if outcome.verdict.startswith("FAILED")] == []
+    assert {outcome.verdict for outcome in outcomes} == {"refused", "equal", "as stored"}
+    if name != "manifest":
+        assert {outcome.reason for outcome in outcomes if outcome.verdict == "refused"} <= set(REASONS)
+    assert summarise(outcomes)["tried"] == COUNTS[name]
+    print_tables(name, outcomes)
+    assert f"| {name}: refused as | tried |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_case_depends_on_seed_and_number_alone(name, build):
+    kind = build(name)
     for number in range(0, 230, 7):
-        first = fuzz.mutate(samples, seed=1, number=number)[2]
-        assert first == fuzz.mutate(samples, seed=1, number=number)[2]
+        first, again, other = (kind.build_case(seed, number) for seed in (1, 1, 2))
+        assert first.files == again.files
+        assert first.files != other.files or name == "dicom"
 
 
-def test_the_second_reader_is_strict(fuzz, tmp_path):
-    from fuzz_oracle import read_strictly
+@pytest.mark.parametrize("name", ["png", "tiff", "pgm"])
+def test_an_oracle_reads_what_the_generator_writes_and_refuses_what_is_cut(name):
+    from importlib import import_module
 
-    for sample in fuzz.write_samples(tmp_path):
+    module = import_module(f"fuzz_{name}")
+    kind = {"png": "PngKind", "tiff": "TiffKind", "pgm": "PgmKind"}[name]
+    made = getattr(module, kind)(None)
+    whole = [
+        case
+        for case in (made.build_case(7, number) for number in range(160))
+        if case.mutation.startswith("another enc")
+    ]
+    assert len(whole) > 20
+    for case in whole:
+        [content] = case.files.values()
+        if case.right is None:
+            with pytest.raises(ValueError):
+                module.read_strictly(content)
+            continue
+        found = module.read_strictly(content)
+        assert np.array_equal(found.pixels, case.right.pixels)
+        assert found.maximum == case.right.maximum
+        with pytest.raises(ValueError):
+            module.read_strictly(content[: len(content) // 3])
+
+
+def test_the_second_reader_of_dicom_is_strict(build):
+    from fuzz_dicom_oracle import read_strictly
+
+    for sample in build("dicom").samples:
         assert np.array_equal(read_strictly(sample.content), sample.pixels)
         for damaged in (sample.content[:-1], sample.content + b"\1\2", sample.content[:4000]):
             with pytest.raises(ValueError):
                 read_strictly(damaged)
 
 
-def test_a_forgiving_reader_would_be_caught(fuzz, tmp_path):
-    class Forgiving:
-        def read(self, path):
-            return type("Image", (), {"pixels": np.ones((96, 80), np.uint16)})
+class Forgiving:
+    """A reader that takes everything, and gives an image of its own."""
 
-    [sample] = [sample for sample in fuzz.write_samples(tmp_path) if sample.name == "jpeglossless"]
-    half = sample.content[: len(sample.content) // 2]
-    verdict, _ = fuzz.judge(Forgiving(), sample, half, tmp_path / "half.dcm")
-    assert verdict == "WRONG: second reader refuses"
+    def read(self, path):
+        return type("Image", (), {"pixels": np.ones((96, 80), np.uint16), "value_range": (0.0, 65535.0)})
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("name", ["dicom", "png", "tiff", "pgm"])
+def test_a_forgiving_reader_would_be_caught(name, build, tmp_path):
+    kind = build(name)
+    kind.reader.close()
+    kind.reader = Forgiving()
+    verdicts = {kind.judge(kind.build_case(3, number), tmp_path)[0] for number in range(80)}
+    assert verdicts <= {"FAILED: second reader refuses", "FAILED: shapes differ", "FAILED: pixels differ"}
+    assert {"FAILED: second reader refuses", "FAILED: shapes differ"} & verdicts
+
+
+def test_a_forgiving_manifest_would_be_caught(build, tmp_path, monkeypatch):
+    import fuzz_manifest
+
+    from unary.records import Manifest
+
+    kind = build("manifest")
+    monkeypatch.setattr(fuzz_manifest, "read_manifest", lambda path: Manifest(()))
+    verdicts = {kind.judge(kind.build_case(3, number), tmp_path)[0] for number in range(80)}
+    assert verdicts == {"FAILED: second reader refuses", "FAILED: rows differ"}
+
+
+def test_a_worker_that_ends_or_stalls_is_counted_and_replaced(monkeypatch, tmp_path):
+    import fuzz
+
+    monkeypatch.setattr(fuzz, "TIMEOUT_S", 2.0)
+    outcomes = list(fuzz.run("breaking", count=40, seed=0, workers=1))
+    assert sorted(outcome.number for outcome in outcomes) == list(range(40))
+    verdicts = {outcome.number: outcome.verdict for outcome in outcomes if outcome.verdict != "equal"}
+    assert verdicts == {3: "FAILED: CRASH of the worker", 7: "FAILED: HANG", 11: "FAILED: ZeroDivisionError"}

@@ -1,4 +1,4 @@
-"""A second, strict reader of DICOM for `fuzz.py`; shares no code with unary or pydicom.
+"""A second, strict reader of DICOM for `fuzz_dicom.py`; shares no code with unary or pydicom.
 
 It knows what the fuzzed files need: the four plain transfer syntaxes' three encodings, RLE, lossless JPEG (its own
 decoder), JPEG 2000 (Pillow decodes, the structure of the stream is checked here) and JPEG-LS (GDCM decodes). Anything
@@ -284,7 +284,10 @@ def _decode_jpeg_ls(stream: bytes, *, rows: int, cols: int) -> NDArray[np.int64]
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLSLossless))
     bits = 8 if precision <= 8 else 16
     image.SetPixelFormat(gdcm.PixelFormat(1, bits, precision, precision - 1, 0))
-    raw = image.GetBuffer().encode("utf-8", "surrogateescape")
+    buffer = image.GetBuffer()
+    if buffer is None:
+        raise ValueError("the stream cannot be decoded")
+    raw = buffer.encode("utf-8", "surrogateescape")
     return np.frombuffer(raw, np.uint8 if bits == 8 else "<u2").astype(np.int64).reshape(rows, cols)
 
 

@@ -1,4 +1,4 @@
-"""The ways in which `fuzz.py` damages a file."""
+"""The ways in which `fuzz_dicom.py` damages a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from fuzz_oracle import Element
+from fuzz_dicom_oracle import Element
 from numpy.typing import NDArray
 
 _NUMBERS = (0, 1, 2, 7, 8, 10, 12, 15, 16, 17, 32, 64, 79, 80, 81, 95, 96, 97, 255, 256, 768, 7680, 32767, 65535)
