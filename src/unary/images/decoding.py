@@ -196,6 +196,14 @@ def trim_words(
     low, high = form.limits
     if words.dtype.kind == "f" or (words.min() >= low and words.max() <= high):
         return words
+    top, above = words >> (form.bits_stored - 1) & 1, words >> form.bits_stored
+    ones = 2 ** (8 * words.dtype.itemsize - form.bits_stored) - 1
+    if not form.signed and padding is None and (above == top * above.dtype.type(ones)).all():
+        cause = (
+            f"PixelRepresentation is 0, unsigned, but all bits above the {form.bits_stored} of BitsStored repeat the "
+            "highest of these, as in negative values: which of both is right is unknown"
+        )
+        raise build_refusal(elements.path, cause, "CORRUPT_PIXELS")
     if elements.syntax in _CODECS:
         whole = (words >= low) & (words < 2**form.bits_stored)  # negative ones may come without their upper bits
         if not (whole if padding is None else whole | padding).all():

@@ -38,7 +38,7 @@ def find_padding(elements: Elements, words: NDArray[Any], form: PixelFormat) -> 
     if ends[0] is None:
         return None
     stated = [end for end in ends if end is not None]
-    low, high = sorted(stated) if words.dtype.kind == "f" else _fit_words(stated, elements, form)
+    low, high = (min(stated), max(stated)) if words.dtype.kind == "f" else _fit_words(stated, elements, form)
     padding = (words >= low) & (words <= high)
     return padding if padding.any() else None
 
@@ -50,6 +50,9 @@ def _fit_words(stated: list[float], elements: Elements, form: PixelFormat) -> tu
     ends = [int(end) + (span if end < lowest else -span if end > highest else 0) for end in stated]
     if not form.signed and min(stated) < 0 <= max(stated):  # from a negative number on: only the others can occur
         ends = [max(int(end), 0) for end in stated]
+    possible = form.limits
+    if min(ends) <= possible[0] and max(ends) >= possible[1]:  # not all is padding
+        ends = [end for end in ends if possible[0] <= end <= possible[1]][:1] or ends
     if ends != stated:
         found = " to ".join(f"{end:g}" for end in stated)
         meant = " to ".join(map(str, ends))
@@ -63,7 +66,7 @@ def apply_modality(
 ) -> tuple[NDArray[Any], tuple[float, float]]:
     """Return pixels after the modality table or rescale (PS3.3 C.11.1), and the range that the format can hold."""
     if stored.dtype.kind == "f" and padding is not None:
-        stored = np.where(padding, stored[~padding].min(initial=0), stored)  # which may be no number
+        stored = np.where(padding, 0 if padding.all() else stored[~padding].min(), stored)  # it may be no number
     tables = elements.read_items("ModalityLUTSequence")
     slope, intercept = elements.read_number("RescaleSlope"), elements.read_number("RescaleIntercept")
     if tables:
@@ -75,7 +78,8 @@ def apply_modality(
         elements.note(f"{missing} {elements.describe(missing)}; was taken as {taken}")
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if stored.dtype.kind == "f":
-        return convert_floats(stored.astype(np.float64) * slope + intercept, elements.path)
+        scaled = stored if (slope, intercept) == (1, 0) else stored.astype(np.float64) * slope + intercept
+        return convert_floats(scaled, elements.path)
     return _rescale(elements, stored, slope, intercept, form)
 
 
