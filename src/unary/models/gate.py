@@ -68,7 +68,8 @@ class Gate:
     @property
     def preparing(self) -> PreparationConfig:
         """How an image is prepared to see whether it can be."""
-        return self.preparation or PreparationConfig(mask=self.profile.mask)
+        profile = self.profile
+        return self.preparation or PreparationConfig(profile.mask, spacing_range_mm=profile.spacing_range_mm)
 
 
 @dataclass(frozen=True)
