@@ -85,14 +85,23 @@ def read_header(path: Path) -> DicomHeader:
     """Read the size of a DICOM image and whose it is; takes about a millisecond; an `ImageError` if it is none."""
     with reading_dicom(path):
         elements = open_dicom(path, _HEADER_ELEMENTS)
-        patient = elements.find_text("PatientID")
         return DicomHeader(
             find_shape(elements),
             _find_laterality(elements),
             _find_view(elements),
-            None if patient is None else hashlib.sha256(patient.encode("utf-8")).hexdigest()[:12],
+            _hash_patient(elements),
             elements.find_text("SOPInstanceUID"),
         )
+
+
+def _hash_patient(elements: Elements) -> str | None:
+    """The patient's key; bytes that the declared character set does not have all decode alike, and are taken raw."""
+    raw = elements.dataset.get_item("PatientID") if "PatientID" in elements else None
+    patient = elements.find_text("PatientID")
+    if patient is None or raw is None:
+        return None
+    undecodable = "\ufffd" in patient and isinstance(raw.value, bytes)
+    return hashlib.sha256(raw.value if undecodable else patient.encode("utf-8")).hexdigest()[:12]
 
 
 def read_dicom(path: Path) -> Image:
