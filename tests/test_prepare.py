@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from unary.patches.preparation import (
     FULL_SCALE,
     PreparationConfig,
     PreparedImage,
+    describe_unusual,
     enlarge,
     erode_mask,
     find_bright_region,
     prepare_image,
 )
+from unary.profiles import MAMMOGRAPHY
 from unary.records import Image
 
 
@@ -140,6 +143,7 @@ def test_useless_images_are_refused_by_name(pixels, config, cause):
         {"working_spacing_mm": -1},
         {"intensity": "window"},
         {"window": (0, 1)},
+        {"spacing_range_mm": (1, 0.1)},
         {"intensity": "window", "window": (5, 5)},
         {"intensity": "window", "window": (float("nan"), 5)},
         {"intensity": "window", "window": (0, float("inf"))},
@@ -248,3 +252,73 @@ def test_an_array_is_prepared_as_a_file_and_named_so():
     assert prepare_image(Image.from_array(pixels), config).shape == (40, 50)
     with pytest.raises(ImageError, match="the array: the tissue has one single value"):
         prepare_image(Image.from_array(np.zeros((40, 50))), config)
+
+
+@pytest.fixture(scope="module")
+def films():
+    config, rng = PhantomConfig(rows=384, cols=320), np.random.default_rng(8)
+    choices = [("CC", "L"), ("CC", "R"), ("MLO", "L"), ("MLO", "R")]
+    return [build_phantom(config, rng=rng, view=view, laterality=side).pixels for view, side in choices]
+
+
+UNUSUAL = {
+    "inverted": lambda p: p.max() - p,
+    "inverted and mirrored": lambda p: (p.max() - p)[::-1, ::-1],
+    "white frame": lambda p: np.pad(p, 20, constant_values=4095),
+    "grey frame": lambda p: np.pad(p, 20, constant_values=1500),
+    "white frame inside a black one": lambda p: np.pad(np.pad(p, 20, constant_values=4095), 8),
+    "white page": lambda p: np.pad(p, 120, constant_values=4095),
+    "frame on three sides": lambda p: np.pad(p, ((20, 0), (20, 20)), constant_values=4095),
+    "inverted in a white frame": lambda p: np.pad(p.max() - p, 20, constant_values=4095),
+}
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_an_inverted_film_and_a_bright_frame_are_noted(case, number, films):
+    pixels = UNUSUAL[case](films[number])
+    image = make_image(pixels - np.random.default_rng(0).integers(0, 2, pixels.shape, np.uint16) * (pixels > 0))
+    [note] = prepare_image(image, PreparationConfig()).notes
+    assert "inverted" in note
+    assert describe_unusual(image, PreparationConfig()) == (note,)
+    assert prepare_image(image, PreparationConfig(mask="none")).notes == ()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_nothing_is_noted_of_a_film_as_it_should_be(number, films):
+    film = films[number]
+    margin = np.pad(film, 30)
+    padding = np.ones(margin.shape, bool)
+    padding[30:-30, 30:-30] = False
+    white = np.where(padding, np.uint16(4095), margin)
+    raw = np.rint(15000 * np.linspace(1, 0.8, film.shape[1]) * np.exp(film / -1500.0))
+    for image in (
+        make_image(film),
+        make_image(margin),
+        make_image(white, padding=padding),
+        make_image((16383 - raw).astype(np.uint16)),
+    ):
+        assert prepare_image(image, PreparationConfig()).notes == ()
+    [note] = prepare_image(make_image(raw.astype(np.uint16)), PreparationConfig()).notes
+    assert "inverted" in note
+
+
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((0.07, 0.07), []),
+        ((0.7, 0.7), ["0.7 x 0.7 mm is outside the 0.02 to 0.5 mm"]),
+        ((0.007, 0.007), ["0.007 x 0.007 mm is outside"]),
+        ((0.07, 0.7), ["0.07 x 0.7 mm is outside", "0.07 x 0.7 mm differs much between rows and columns"]),
+        ((0.1, 0.2), ["differs much"]),
+        (None, []),
+    ],
+)
+def test_an_unlikely_pixel_spacing_is_noted(spacing, words, films):
+    image = make_image(films[0], spacing_mm=spacing)
+    image = replace(image, notes=("of the reader",))
+    assert MAMMOGRAPHY.spacing_range_mm == (0.02, 0.5)
+    notes = prepare_image(image, PreparationConfig(spacing_range_mm=MAMMOGRAPHY.spacing_range_mm)).notes
+    assert notes[0] == "of the reader"
+    assert len(notes[1:]) == len(words)
+    assert all(word in note for word, note in zip(words, notes[1:], strict=True))
