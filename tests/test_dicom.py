@@ -282,12 +282,13 @@ def test_header_tells_size_side_and_a_key_instead_of_the_identifier(original, tm
 
 @pytest.mark.parametrize("declared", ["ISO_IR 6", "ISO_IR 100", "ISO_IR 192", "ISO_IR 13", "GB18030", "ISO_IR 999"])
 def test_identifiers_in_bytes_that_contradict_their_character_set_are_not_one_patient(original, tmp_path, declared):
-    path = change(original, tmp_path, PatientID="@@@@@@@@", SpecificCharacterSet=declared)
-    stored, keys = path.read_bytes(), set()
-    for identifier in (b"M\xfcller-1", b"M\xf6ller-1", b"M\xff\xfeler-1", b"M\xfe\xffler-1"):
-        path.write_bytes(stored.replace(b"@" * 8, identifier))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    keys = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = change(original, tmp_path, PatientID="@@@@@@@@", SpecificCharacterSet=declared)
+        stored = path.read_bytes()
+        for identifier in (b"M\xfcller-1", b"M\xf6ller-1", b"M\xff\xfeler-1", b"M\xfe\xffler-1"):
+            path.write_bytes(stored.replace(b"@" * 8, identifier))
             keys.add(read_header(path).patient_key)
     assert len(keys) == 4
 
