@@ -20,8 +20,8 @@ from unary.evaluation.roc import auroc
 from unary.experiments.bench import BenchConfig, run_bench
 from unary.experiments.bench_data import collect_bench_data, draw_folds, name_size_groups
 from unary.experiments.bench_report import (
+    build_bench_report,
     build_markdown,
-    choose_detector,
     describe_bench,
     list_rows,
     rank_among_normals,
@@ -297,17 +297,49 @@ def test_reports_name_every_detector_but_no_patient(bench, phantoms):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(result.main_groups) - 1 + 2 + 1  # ROC, misses, alarms
     assert f"{result.metrics['laplacian']['all']['auroc']:.3f}" in page
-    assert len(list(describe_bench(result))) == len(result.main_groups) * len(result.contenders)
+    assert len(list(describe_bench(result))) == len(result.main_groups) * len(result.contenders) + 1
 
 
 def test_the_shown_detector_is_the_best_that_is_no_control(bench):
     result, _, _ = bench
-    assert choose_detector(result) == "perfect"
+    assert result.best == "perfect"
     controls = dataclasses.replace(
         result, contenders=tuple(dataclasses.replace(c, is_control=True) for c in result.contenders)
     )
-    assert choose_detector(controls) is None
-    assert "Bench" in build_markdown(controls)
+    assert controls.best is None
+    assert "Only controls took part" in build_markdown(controls)
+
+
+def with_patients(result, count):
+    """Return the result as if it rested on so many patients of either side."""
+    counts = {"n_positive_patients": count, "n_negative_patients": count}
+    metrics = {
+        name: {group: {**found, **counts} for group, found in groups.items()} for name, groups in result.metrics.items()
+    }
+    metrics["perfect"]["all"]["auroc_ci95"] = [0.74, 1.0]
+    return dataclasses.replace(result, metrics=metrics)
+
+
+def test_the_lead_claims_nothing_of_few_patients_and_names_controls_of_many(bench):
+    result, _, _ = bench
+    few = build_bench_report(result).lead
+    assert few.startswith("Too few patients to tell: ")
+    assert few == list(describe_bench(result))[-1]
+    assert few in build_markdown(result)
+    assert "perfect" in few
+    assert "1.000" not in few
+    many = build_bench_report(with_patients(result, 12)).lead
+    assert result.metrics["perfect"]["all"]["auroc_ci95"] == pytest.approx([0.025 ** (1 / 3), 1])  # of 3 pairs
+    for words in (
+        "The highest of 2 detectors, perfect, tells patches with a lesion",
+        "AUROC of 1.000 (0.740 to 1.000)",
+    ):
+        assert words in many
+    assert "It is better than laplacian (difference +" in many
+    assert "and mean_brightness (difference +" in many
+    page = str(build_bench_report(result))
+    assert "means over 4 runs (2 folds, seeds 0 and 1)" in page
+    assert "best detector" not in page
 
 
 def test_places_among_normals_count_those_below(bench):

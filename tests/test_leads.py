@@ -231,7 +231,7 @@ def test_one_class_is_ranked_by_all_of_its_runs(
     [
         (0, "The model was fitted on none of these 3 patients"),
         (2, "The model was fitted on 2 of these 3 patients: every figure is flattered"),
-        (None, "cannot be checked"),
+        (None, "cannot be told here"),
     ],
 )
 def test_what_the_model_has_seen_is_said(seen: int | None, words: str) -> None:

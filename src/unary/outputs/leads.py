@@ -187,8 +187,8 @@ def describe_seen(seen: int | None, patients: int) -> str:
     of_all = count_words(patients, "patient")
     if seen is None:
         return (
-            f"Whether the model was fitted on any of these {of_all} cannot be checked: the key is missing that tells "
-            "them. If it was, every figure is flattered."
+            f"Whether the model was fitted on any of these {of_all} cannot be told here, without the key for patients "
+            "of the site that fitted it. If it was, every figure is flattered."
         )
     if seen == 0:
         return f"The model was fitted on none of these {of_all}, by their identifiers."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,13 +231,15 @@ def _lay_out_group(
 
     lines = [[lay_out(found.get(split, {}).get(group)) for split in splits] for found in by_split.values()]
     rows = [{"name": name, "cells": cells} for name, cells in zip(by_split, lines, strict=True)]
-    columns = list(zip(*lines, strict=True))
-    best = [max((cell["found"]["auroc"] for cell in column if cell), default=None) for column in columns]
-    told_apart = [cell["found"] for column in columns for cell in column if cell]
-    if group == NORMAL_LOOKING or any(map(is_few, told_apart)):  # where none should win, or nobody can know
-        best = [None] * len(splits)
+    best = [_find_best(group, [cell["found"] for cell in column if cell]) for column in zip(*lines, strict=True)]
     title = titles.get(group, group.replace("_", " ").capitalize())
     return {"name": title, "counts": told, "rows": rows, "best": best}
+
+
+def _find_best(group: str, column: Sequence[Mapping[str, Any]]) -> float | None:
+    """The area to print bold: none where no detector should win, or nobody can know."""
+    told = group != NORMAL_LOOKING and not any(map(is_few, column))
+    return max((found["auroc"] for found in column), default=None) if told else None
 
 
 def _lowest(by_split: Mapping[str, Any]) -> float:
