@@ -171,8 +171,11 @@ def name_tag(tag, value, kind="H"):
         ("u1", name_tag(278, 0), "CORRUPT_PIXELS", "pixels"),
         ("u1", {"leave_out": (273,)}, "CORRUPT_PIXELS", "0 strips or tiles"),
         ("u1", {"leave_out": (279,)}, "CORRUPT_PIXELS", "0 lengths"),
-        ("u1", name_tag(273, 0, "I"), "CORRUPT_PIXELS", "missing"),
+        ("u1", name_tag(273, 0, "I"), "CORRUPT_PIXELS", "overlap at byte 0"),
         ("u1", {"segment": (5, COLS), "tags": {273: ("I", [8] * 4)}}, "CORRUPT_PIXELS", "4 strips"),
+        ("u1", {"segment": (12, COLS), "tags": {273: ("I", [8, 9])}}, "CORRUPT_PIXELS", "overlap at byte 9"),
+        ("u1", {"segment": (12, COLS), "tags": {273: ("I", [8, 8])}}, "CORRUPT_PIXELS", "overlap at byte 8"),
+        ("u1", name_tag(273, 4, "I"), "CORRUPT_PIXELS", "overlap at byte 4"),
     ],
 )
 def test_what_is_not_known_to_come_out_right_is_refused_by_its_tag(kind, options, reason, named, tmp_path):

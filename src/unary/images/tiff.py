@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION = 258, 2
 _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOUR_MAP, _SAMPLE_FORMAT = 277, 278, 284, 317, 320, 339
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _DEPTH, _SUBFILE, _SUBIFDS = 256, 257, 322, 323, 32997, 254, 330
 _STRIPS, _TILES = (273, 279), (324, 325)  # where they are, and their lengths
+_INTEGERS = (1, 3, 4, 13, 16, 18)  # types of values: BYTE, SHORT, LONG, IFD, LONG8, IFD8
 _CHANGING = {
     _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR,
     _COLOUR_MAP, _SAMPLE_FORMAT, _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _DEPTH, _SUBFILE, _SUBIFDS,
@@ -125,9 +127,11 @@ def _get(page: Any, code: int, default: Any) -> Any:
 def _read_form(page: Any) -> _Form:
     """Read the tags; the library leaves out those that it cannot parse, but here their defaults could be wrong."""
     codes = [code for code in _list_codes(page) if code in _CHANGING]
-    lost, twice = set(codes) - set(page.tags.keys()), {code for code in codes if codes.count(code) > 1}
-    if lost or twice:
-        raise ValueError(f"tag {min(lost)} is damaged" if lost else f"tag {min(twice)} is there twice")
+    for code in codes:
+        if codes.count(code) > 1:
+            raise ValueError(f"tag {code} is there twice")
+        if code not in page.tags or page.tags[code].dtype not in _INTEGERS:
+            raise ValueError(f"tag {code} is damaged")
     rows, cols, tiled = int(_get(page, _LENGTH, 0)), int(_get(page, _WIDTH, 0)), _TILE_WIDTH in page.tags
     tile = (int(_get(page, _TILE_LENGTH, 0)), int(_get(page, _TILE_WIDTH, 0)))
     photometric = _get(page, _PHOTOMETRIC, None)
@@ -165,38 +169,36 @@ def _check_form(form: _Form, path: Path) -> None:
     if form.samples - (3 if form.photometric == _RGB else 1) not in (0, 1):
         cause = f"SamplesPerPixel is {form.samples} with PhotometricInterpretation {form.photometric}"
         raise build_refusal(path, f"{cause}; grey values are needed, with an opacity at most", "COLOUR")
+    fault = _find_fault(form)
+    if fault is not None:
+        raise build_refusal(path, f"{fault}; such a TIFF is not read, save it in another way", "UNSUPPORTED_SYNTAX")
+
+
+def _find_fault(form: _Form) -> str | None:
     whole, compressed = form.sample_format in (_UNSIGNED, _SIGNED), form.compression in {*_DECODERS} - {_PACKBITS}
     predictable = (form.predictor == _DIFFERENCES and whole and form.bits in (8, 16, 32)) or (
         form.predictor == _FLOAT_DIFFERENCES and form.sample_format == _FLOAT
     )
-    stated = "is not stated" if form.photometric is None else f"is {form.photometric}"
-    for wrong, cause in (
-        (form.photometric not in (0, 1, 2, 3), f"PhotometricInterpretation {stated}; 0 to 3 are read"),
-        (
-            form.compression not in (_PLAIN, *_DECODERS),
-            f"Compression is {form.compression}; none, LZW, deflate, PackBits, LZMA and Zstandard are read",
-        ),
-        (
-            form.bits not in _BITS.get(form.sample_format, ()),
+    photometric = "not stated" if form.photometric is None else form.photometric
+    kind = f"SampleFormat {form.sample_format} and {form.bits} bits"
+    if form.photometric not in (0, 1, 2, 3):
+        return f"PhotometricInterpretation is {photometric}; 0 to 3 are read"
+    if form.compression not in (_PLAIN, *_DECODERS):
+        return f"Compression is {form.compression}; none, LZW, deflate, PackBits, LZMA and Zstandard are read"
+    if form.bits not in _BITS.get(form.sample_format, ()):
+        return (
             f"BitsPerSample is {form.bits} with SampleFormat {form.sample_format}; unsigned integers of 1 to 16 and 32 "
-            "bits, signed ones of 8, 16 and 32 and floats of 16, 32 and 64 are read",
-        ),
-        (
-            form.sample_format != _UNSIGNED and form.photometric in (_WHITE_IS_ZERO, _PALETTE),
-            f"PhotometricInterpretation is {form.photometric} with SampleFormat {form.sample_format}, which does not "
-            "say what value is white; unsigned integers are needed there",
-        ),
-        (form.photometric == _PALETTE and form.bits not in range(17), f"it has a palette of {form.bits} bits"),
-        (
-            form.predictor != 1 and not (compressed and predictable),
-            f"Predictor is {form.predictor} with Compression {form.compression}, SampleFormat {form.sample_format} and "
-            f"{form.bits} bits",
-        ),
-        (form.fill_order not in (1, 2), f"FillOrder is {form.fill_order}"),
-        (form.planar not in (1, 2), f"PlanarConfiguration is {form.planar}"),
-    ):
-        if wrong:
-            raise build_refusal(path, f"{cause}; such a TIFF is not read, save it in another way", "UNSUPPORTED_SYNTAX")
+            "bits, signed ones of 8, 16 and 32 and floats of 16, 32 and 64 are read"
+        )
+    if form.sample_format != _UNSIGNED and form.photometric in (_WHITE_IS_ZERO, _PALETTE):
+        return f"PhotometricInterpretation is {photometric} with {kind}, which does not say what value is white"
+    if form.photometric == _PALETTE and form.bits > 16:
+        return f"PhotometricInterpretation is {photometric}, a palette, with {kind}"
+    if form.predictor != 1 and not (compressed and predictable):
+        return f"Predictor is {form.predictor} with Compression {form.compression}, {kind}"
+    if form.fill_order not in (1, 2):
+        return f"FillOrder is {form.fill_order}; 1 and 2 are read"
+    return None if form.planar in (1, 2) else f"PlanarConfiguration is {form.planar}; 1 and 2 are read"
 
 
 def _decode(page: Any, form: _Form) -> NDArray[Any]:
@@ -207,6 +209,7 @@ def _decode(page: Any, form: _Form) -> NDArray[Any]:
     offsets, lengths = (page.tags.valueof(code) or () for code in (_TILES if form.tiled else _STRIPS))
     if not len(offsets) == len(lengths) == count:
         raise ValueError(f"{len(offsets)} strips or tiles with {len(lengths)} lengths, {count} are needed")
+    _check_places(page, offsets, lengths)
     kind = np.dtype({_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}[form.sample_format] + str(_count_bytes(form.bits)))
     pixels = np.empty((form.rows, form.cols, form.samples), kind)
     for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
@@ -221,6 +224,14 @@ def _decode(page: Any, form: _Form) -> NDArray[Any]:
         target = pixels[row : row + rows, col : col + cols, plane : plane + form.contiguous]
         target[...] = values[: target.shape[0], : target.shape[1]]
     return pixels
+
+
+def _check_places(page: Any, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+    """Refuse segments that overlap each other, the header or the directory: one of the places is wrong."""
+    places = sorted([*zip(offsets, lengths, strict=True), (0, 8), (page.offset, 2)])
+    for (place, length), (after, _) in pairwise(places):
+        if place + length > after:
+            raise ValueError(f"two strips or tiles overlap at byte {after}")
 
 
 def _count_bytes(bits: int) -> int:
