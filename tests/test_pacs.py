@@ -32,7 +32,7 @@ from test_outputs_dicom import RUN, make_detection, make_map
 from unary.cli.main import main
 from unary.clinic.pacs import describe_deliveries, store_files
 from unary.clinic.pacs_address import DimseAddress, Patience, Tls, WebAddress
-from unary.clinic.pacs_files import read_parcel, select_files
+from unary.clinic.pacs_files import read_parcel, read_whole, select_files
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import MissingPackageError, UnaryError
 from unary.outputs.dicom import KINDS
@@ -570,11 +570,17 @@ def test_files_that_are_no_certificates_are_named(files, certificates, names, wo
 
 
 def test_addresses_are_checked_and_hide_what_is_secret():
-    for changes in ({"called_title": ""}, {"called_title": "x" * 17}, {"port": 0}, {"port": 65536}):
+    for changes in (
+        {"called_title": ""},
+        {"called_title": "x" * 17},
+        {"port": 0},
+        {"port": 65536},
+        {"host": "pacs..local"},
+    ):
         with pytest.raises(ValueError):
             DimseAddress(**{"host": "pacs", "port": 104, "called_title": "PACS", **changes})
     for arguments in (
-        {"url": "ftp://x"}, {"url": "http://me:secret@x"}, {"url": "http://x", "user": "me"}, {"url": "https://"},
+        {"url": "ftp://x"}, {"url": "http://me:secret@x"}, {"url": "http://x", "user": "me"}, {"url": "https://"}, {"url": "https://pacs..local/"},
         {"url": "https://x:99999/"}, {"url": "https://x/?token=secret"}, {"url": "https://x", "token": "secret\n"},
         {"url": "https://x", "token": "sécret"}, {"url": "http://x", "tls": Tls()},
     ):  # fmt: skip
@@ -730,6 +736,47 @@ def test_the_command_sends_and_says_what_became_of_it(results, capsys, monkeypat
     assert "HTTP status 401, user, password or token refused" in err
     assert "sesame" not in out + err
     assert out == "0 of 5 objects stored\n"
+
+
+def test_an_interrupted_command_says_what_was_stored(results, capsys, monkeypatch):
+    calls = []
+
+    def interrupt(path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read_whole(path)
+
+    monkeypatch.setattr("unary.clinic.pacs_dimse.read_whole", interrupt)
+    monkeypatch.setattr("unary.clinic.pacs_web.read_whole", interrupt)
+    with dimse_peer(lambda _: 0) as (port, received):
+        code, out, err = run(capsys, results, "--dimse", f"PEER@127.0.0.1:{port}")
+    assert (code, out, len(received)) == (130, "", 2)
+    assert "2 of 5 objects stored" in err
+    assert f"not stored: interrupted before it was confirmed (not tried):\n  {results}/IM1/segmentation.dcm\n" in err
+    calls.clear()
+    with web_peer(lambda _, body: (200, confirm(body))) as (url, requests):
+        code, out, err = run(capsys, results, "--web", url)
+    assert (code, len(requests)) == (130, 2)
+    assert "2 of 5 objects stored" in err
+
+
+def test_folders_and_pipes_that_cannot_be_read_are_named(results, monkeypatch):
+    os.mkfifo(results / "IM1" / "pipe.dcm")
+    listed = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "IM2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    selection = select_files([results])
+    assert len(selection.parcels) == 3
+    assert dict(selection.unfit) == {
+        results / "IM1" / "pipe.dcm": "no file",
+        results / "IM2": "this folder cannot be read (Permission denied)",
+    }
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
 def _run_send(options: argparse.Namespace) -> int:
     from unary.clinic.pacs import describe_deliveries, store_files
     from unary.clinic.pacs_address import Patience
+    from unary.clinic.pacs_delivery import Interrupted
     from unary.clinic.pacs_files import select_files
 
     patience = read_config_options(options, Patience())
@@ -51,7 +52,11 @@ def _run_send(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UnaryError(f"{'--web' if options.dimse is None else '--dimse'}: {error}") from error
     selection = select_files(options.inputs)
-    report = describe_deliveries(selection, store_files(selection.parcels, address, patience))
+    try:
+        report = describe_deliveries(selection, store_files(selection.parcels, address, patience))
+    except Interrupted as error:
+        print(*describe_deliveries(selection, error.deliveries).lines, sep="\n", file=sys.stderr)
+        raise
     *details, total = report.lines
     for line in details:
         print(line, file=sys.stderr)
@@ -97,7 +102,7 @@ def _read_tls(options: argparse.Namespace) -> Tls | None:
     given = [flag for flag, path in files.items() if path is not None]
     if options.dimse is not None and given and not options.tls:
         raise UnaryError(f"{given[0]} needs --tls")
-    if options.web is not None and given and not options.web.startswith("https://"):
+    if options.web is not None and given and not options.web.lower().startswith("https://"):
         raise UnaryError(f"{given[0]} goes with --web https://... alone")
     if options.client_key is not None and options.client_cert is None:
         raise UnaryError("--client-key needs --client-cert")

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from unary.clinic.pacs_address import DimseAddress, Patience, WebAddress
-from unary.clinic.pacs_delivery import Delivery, Send
+from unary.clinic.pacs_delivery import Delivery, Interrupted, Send
 from unary.clinic.pacs_dimse import send_dimse
 from unary.clinic.pacs_files import Parcel, Selection
 from unary.clinic.pacs_web import send_web
@@ -31,7 +33,11 @@ _NOISY = ("pydicom", "pynetdicom", "urllib3", "requests", "charset_normalizer")
 
 
 def store_files(
-    parcels: Sequence[Parcel], address: DimseAddress | WebAddress, patience: Patience | None = None
+    parcels: Sequence[Parcel],
+    address: DimseAddress | WebAddress,
+    patience: Patience | None = None,
+    *,
+    progress: bool = True,
 ) -> tuple[Delivery, ...]:
     """Send files by C-STORE, over one association per attempt, or by STOW-RS, in one request each.
 
@@ -49,6 +55,8 @@ def store_files(
     ------
     UnaryError
         If a certificate or key cannot be read, or pynetdicom or requests is missing; nothing has been sent.
+    Interrupted
+        At a KeyboardInterrupt.
     """
     patience = patience or Patience()
     require("pynetdicom" if isinstance(address, DimseAddress) else "requests", extra="pacs")
@@ -61,15 +69,20 @@ def store_files(
             address.tls.build_context()  # says which file is of no use, and that a key is encrypted
         send = partial(send_web, address, patience)
     deliveries = [Delivery(parcel) for parcel in parcels]
-    with silenced(*_NOISY):
-        for attempt in range(patience.attempts):
-            waiting = [delivery for delivery in deliveries if delivery.transient]
-            if not waiting:
-                break
-            if attempt:
-                time.sleep(min(patience.pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
-            answers = iter(send(waiting))
-            deliveries = [next(answers) if delivery.transient else delivery for delivery in deliveries]
+    bar = tqdm(total=len(deliveries), desc="sending", unit="file", delay=2, disable=None if progress else True)
+    with silenced(*_NOISY), bar:
+        try:
+            for attempt in range(patience.attempts):
+                waiting = [number for number, delivery in enumerate(deliveries) if delivery.transient]
+                if attempt and waiting:
+                    time.sleep(min(patience.pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+                number_of = {deliveries[number].parcel: number for number in waiting}
+                for answer in send([deliveries[number] for number in waiting]) if waiting else ():
+                    deliveries[number_of[answer.parcel]] = answer
+                    bar.update(not answer.transient)
+        except KeyboardInterrupt:
+            broken = (one.refuse("interrupted before it was confirmed") if one.transient else one for one in deliveries)
+            raise Interrupted(tuple(broken)) from None
     _LOG.info("stored %d of %d files", sum(delivery.stored for delivery in deliveries), len(deliveries))
     return tuple(deliveries)
 

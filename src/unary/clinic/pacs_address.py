@@ -106,6 +106,7 @@ class DimseAddress:
         for title in (self.called_title, self.calling_title):
             if not (1 <= len(title.strip()) <= 16 and title.isascii() and title.isprintable() and "\\" not in title):
                 raise ValueError(f"an application entity title has 1 to 16 ASCII characters, not {title!r}")
+        _check_host(self.host)
         if not 0 < self.port < 65536:
             raise ValueError(f"port must lie between 1 and 65535, got {self.port}")
 
@@ -158,6 +159,7 @@ class WebAddress:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("the address of a DICOMweb service is http://HOST/... or https://HOST/...")
+        _check_host(parts.hostname)
         if "@" in parts.netloc:
             raise ValueError("user and password do not belong in the address, where logs would show them")
         if parts.query or parts.fragment:
@@ -193,6 +195,13 @@ class WebAddress:
         return urlsplit(self.url).netloc
 
 
+def _check_host(host: str) -> None:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"no host can be called {host!r}") from None
+
+
 def explain_failure(error: OSError, place: str, patience: Patience) -> tuple[str, bool]:
     """Say why a peer cannot be reached, and whether that may pass by itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -213,4 +222,4 @@ def explain_failure(error: OSError, place: str, patience: Patience) -> tuple[str
 
 
 def _reason(error: OSError) -> str:
-    return str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
+    return str(getattr(error, "reason", None) or error.strerror or error or type(error).__name__)

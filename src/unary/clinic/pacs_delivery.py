@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from unary.clinic.pacs_files import Parcel
@@ -76,5 +76,13 @@ class Delivery:
         return f" ({times})" if times else ""
 
 
-Send = Callable[[list[Delivery]], list[Delivery]]
-"""Try each once; return them in the same order."""
+class Interrupted(KeyboardInterrupt):
+    """Sending was interrupted; ``deliveries`` tells of each file what had become of it by then."""
+
+    def __init__(self, deliveries: tuple[Delivery, ...]) -> None:
+        super().__init__()
+        self.deliveries = deliveries
+
+
+Send = Callable[[list[Delivery]], Iterator[Delivery]]
+"""Try each once; yield each when its outcome is known."""

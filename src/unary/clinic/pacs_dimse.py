@@ -20,17 +20,14 @@ _LISTEN_S = 1.0
 
 def send_dimse(
     address: DimseAddress, patience: Patience, context: ssl.SSLContext | None, waiting: list[Delivery]
-) -> list[Delivery]:
+) -> Iterator[Delivery]:
     """Send all that waits over one association, or as many as its kinds of objects and transfer syntaxes need."""
     waiting = [replace(delivery, attempts=delivery.attempts + 1) for delivery in waiting]
     kinds = list(dict.fromkeys(_kind(delivery.parcel) for delivery in waiting))
-    done: dict[Parcel, Delivery] = {}
     for start in range(0, len(kinds), _MOST_CONTEXTS):
         offered = kinds[start : start + _MOST_CONTEXTS]
         group = [delivery for delivery in waiting if _kind(delivery.parcel) in offered]
-        answers = _send_group(address, patience, context, offered, group)
-        done |= {answer.parcel: answer for answer in answers}
-    return [done[delivery.parcel] for delivery in waiting]
+        yield from _send_group(address, patience, context, offered, group)
 
 
 def _kind(parcel: Parcel) -> tuple[str, str]:
@@ -43,24 +40,24 @@ def _send_group(
     context: ssl.SSLContext | None,
     offered: list[tuple[str, str]],
     waiting: list[Delivery],
-) -> list[Delivery]:
+) -> Iterator[Delivery]:
     try:
         places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        return _refuse_all(waiting, *explain_failure(error, address.place, patience))
+        note, transient = explain_failure(error, address.place, patience)
+        yield from (delivery.refuse(note, transient=transient) for delivery in waiting)
+        return
     for number, (*_, place) in enumerate(places, 1):
         with _associate(address, patience, context, offered, place) as link:
             if link.is_established:
                 accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in link.accepted_contexts}
-                return [_send_one(link, delivery, _kind(delivery.parcel) in accepted) for delivery in waiting]
+                for delivery in waiting:
+                    yield _send_one(link, delivery, _kind(delivery.parcel) in accepted)
+                return
             if link.connected or number == len(places):
-                refused = _explain_refusal(link)
-                return _refuse_all(waiting, *(refused or _probe(address, patience, context)))
-    raise AssertionError("getaddrinfo gives an address or raises")
-
-
-def _refuse_all(waiting: list[Delivery], note: str, transient: bool) -> list[Delivery]:
-    return [delivery.refuse(note, transient=transient) for delivery in waiting]
+                note, transient = _explain_refusal(link) or _probe(address, patience, context)
+                yield from (delivery.refuse(note, transient=transient) for delivery in waiting)
+                return
 
 
 @contextmanager
@@ -93,9 +90,11 @@ def _associate(
     wire = link.dul.socket.socket if link.dul.socket is not None else None
     try:
         yield link
-    finally:
         if link.is_established:
             link.release()
+    finally:
+        if link.is_established:  # interrupted
+            link.abort()
         if wire is not None:  # which pynetdicom leaves open when the peer was the first to close it
             if link.is_alive():
                 link.join(patience.answer_timeout_s)

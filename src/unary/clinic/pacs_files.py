@@ -64,7 +64,7 @@ def select_files(inputs: Sequence[Path]) -> Selection:
     for given in inputs:
         if not given.exists():
             raise UnaryError(f"{given}: no such file or folder")
-        for path in _walk(given, passed_over) if given.is_dir() else [given]:
+        for path in _walk(given, unfit, passed_over) if given.is_dir() else [given]:
             try:
                 parcel = read_parcel(path)
             except ImageError as error:
@@ -78,9 +78,13 @@ def select_files(inputs: Sequence[Path]) -> Selection:
     return Selection(chosen, tuple(unfit.items()), tuple((why, tuple(paths)) for why, paths in passed_over.items()))
 
 
-def _walk(folder: Path, passed_over: dict[str, list[Path]]) -> Iterator[Path]:
+def _walk(folder: Path, unfit: dict[Path, str], passed_over: dict[str, list[Path]]) -> Iterator[Path]:
     """The DICOM files of a folder, and what is called so; nothing that is hidden."""
-    for place, folders, names in os.walk(folder):
+
+    def tell(error: OSError) -> None:
+        unfit[Path(error.filename)] = f"this folder cannot be read ({error.strerror})"
+
+    for place, folders, names in os.walk(folder, onerror=tell):
         hidden = [name for name in (*folders, *names) if name.startswith(".")]
         passed_over[_UNFINISHED] += [Path(place, name) for name in sorted(hidden)]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -121,6 +125,8 @@ def _naming(path: Path) -> Iterator[None]:
 
 def read_parcel(path: Path) -> Parcel:
     """Return what is to be known of a file before it is sent; an ImageError says that it is no DICOM file."""
+    if not path.is_file():  # a pipe would be waited for without end
+        raise ImageError(f"{path}: no file")
     with _naming(path):
         meta = pydicom.filereader.read_file_meta_info(path)
         if meta.TransferSyntaxUID.is_deflated:

@@ -34,22 +34,20 @@ class _PeerError(Exception):
         self.transient = transient
 
 
-def send_web(address: WebAddress, patience: Patience, waiting: list[Delivery]) -> list[Delivery]:
+def send_web(address: WebAddress, patience: Patience, waiting: list[Delivery]) -> Iterator[Delivery]:
     """Send each file; after the first that shows that the service takes none, no other."""
     import requests
 
-    done: list[Delivery] = []
     with requests.Session() as session:
         session.auth = _authorise(address)
-        for delivery in waiting:
+        for number, delivery in enumerate(waiting, 1):
             tried = replace(delivery, attempts=delivery.attempts + 1)
             try:
-                done.append(_send_one(session, address, patience, tried))
+                yield _send_one(session, address, patience, tried)
             except _PeerError as error:
-                done.append(tried.refuse(str(error), transient=error.transient))
-                others = waiting[len(done) :]
-                return [*done, *(other.refuse(str(error), transient=error.transient) for other in others)]
-    return done
+                yield tried.refuse(str(error), transient=error.transient)
+                yield from (other.refuse(str(error), transient=error.transient) for other in waiting[number:])
+                return
 
 
 def _authorise(address: WebAddress) -> Callable[[Any], Any]:
@@ -101,7 +99,8 @@ def _send_one(session: Any, address: WebAddress, patience: Patience, delivery: D
     except requests.exceptions.RequestException as error:
         cause = next(_find_causes(error), None)
         if cause is None:
-            raise _PeerError(f"no connection with {address.place} ({type(error).__name__})", True) from None
+            lost = isinstance(error, requests.exceptions.ConnectionError)
+            raise _PeerError(f"no connection with {address.place} ({type(error).__name__})", lost) from None
         raise _PeerError(*explain_failure(cause, address.place, patience)) from None
     return _judge(delivery, answer)
 
