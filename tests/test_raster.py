@@ -94,6 +94,13 @@ def test_mask_is_what_is_not_zero(tmp_path):
     assert (read_mask(tmp_path / "m.png") == (RAMP > 2000)).all()
 
 
+def test_a_mask_with_lost_edges_is_refused(tmp_path):
+    PIL.Image.fromarray(((RAMP > 2000) * 255).astype(np.uint8)).save(tmp_path / "m.png", "JPEG")
+    with pytest.raises(ImageError, match=r"m\.png: a JPEG has lost the edges") as caught:
+        read_mask(tmp_path / "m.png")
+    assert caught.value.reason == "UNSUPPORTED_SYNTAX"
+
+
 def test_every_pgm_value_of_every_depth_comes_back(tmp_path):
     for maximum in (1, 2, 100, 254, 255, 256, 1000, 4095, 16383, 65534, 65535):
         values = np.arange(maximum + 1).astype("u1" if maximum < 256 else ">u2")

@@ -42,7 +42,7 @@ class Image:
     Attributes
     ----------
     pixels
-        Shape (rows, cols); uint8, uint16, int16, int32 or float32 as stored, larger values brighter (denser tissue):
+        Shape (rows, cols); integers of 8, 16 or 32 bits or float32 as stored, larger values brighter (denser tissue):
         MONOCHROME1 has been inverted. Never rescaled.
     value_range
         The lowest and highest value that the storage format can hold, for example ``(0, 4095)`` at 12 bits.

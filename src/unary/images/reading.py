@@ -11,7 +11,7 @@ from unary.errors import ImageError
 from unary.images.checks import build_refusal
 from unary.images.dicom import read_dicom, read_header
 from unary.images.elements import looks_like_dicom
-from unary.images.raster import RASTER_SUFFIXES, read_raster, read_raster_shape
+from unary.images.raster import RASTER_SUFFIXES, is_lossy, read_raster, read_raster_shape
 from unary.records import Image
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -34,9 +34,18 @@ def read_image(path: Path | str) -> Image:
 
 
 def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a lesion mask, shape (rows, cols), bool: True where the file is not zero; an `ImageError` if nowhere."""
+    """Read a lesion mask, shape (rows, cols), bool: True where the file is not zero.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, is zero everywhere, or is a JPEG: around an edge, JPEG makes small values of zeros.
+    """
     path = Path(path)
-    mask: NDArray[np.bool_] = (read_dicom(path) if is_dicom(path) else read_raster(path)).pixels > 0
+    dicom = is_dicom(path)
+    if not dicom and is_lossy(path):
+        raise build_refusal(path, "a JPEG has lost the edges of a mask; save it as PNG or TIFF", "UNSUPPORTED_SYNTAX")
+    mask: NDArray[np.bool_] = (read_dicom(path) if dicom else read_raster(path)).pixels != 0
     if not mask.any():
         raise ImageError(f"{path}: the mask marks no pixel; not a mask, or damaged?")
     return mask
