@@ -109,8 +109,12 @@ def _decode(header: _Header, data: bytes) -> NDArray[Any]:
     """Return the samples, shape (rows, cols, channels); of a palette, the indices."""
     import imagecodecs
 
-    needed = _count_bytes(header)
-    if _measure(data, needed) != needed:
+    needed = _count_bytes(header)  # of more, the decoder leaves some out in silence
+    try:
+        found = len(imagecodecs.deflate_decode(data, out=needed + 1))
+    except imagecodecs.DeflateError as error:
+        raise ValueError("its pixels are damaged, or not as many as its header declares") from error
+    if found != needed:
         raise ValueError("its pixels are not as many as its header declares")
     kind = _GREY if header.kind == _PALETTE else header.kind
     head = struct.pack(">IIBBBBB", header.cols, header.rows, header.depth, kind, 0, 0, header.interlaced)
@@ -132,19 +136,6 @@ def _count_bytes(header: _Header) -> int:
         rows, cols = -(-(header.rows - row) // down), -(-(header.cols - col) // right)
         total += rows * (1 + -(-cols * bits // 8)) if rows > 0 and cols > 0 else 0
     return total
-
-
-def _measure(data: bytes, needed: int) -> int:
-    """How many bytes the data unpack to, up to one more than needed; the decoder fills up and cuts off in silence."""
-    unpacker, count, step = zlib.decompressobj(), 0, 2**20
-    while count <= needed:
-        count += len(unpacker.decompress(data, step))
-        data = unpacker.unconsumed_tail
-        if unpacker.eof:
-            return count
-        if not data:
-            raise ValueError("its compressed pixels end early")
-    return count
 
 
 def _apply_palette(indices: NDArray[Any], palette: bytes, opacities: bytes) -> NDArray[Any]:
