@@ -580,7 +580,8 @@ def test_addresses_are_checked_and_hide_what_is_secret():
         with pytest.raises(ValueError):
             DimseAddress(**{"host": "pacs", "port": 104, "called_title": "PACS", **changes})
     for arguments in (
-        {"url": "ftp://x"}, {"url": "http://me:secret@x"}, {"url": "http://x", "user": "me"}, {"url": "https://"}, {"url": "https://pacs..local/"},
+        {"url": "ftp://x"}, {"url": "http://me:secret@x"}, {"url": "http://x", "user": "me"}, {"url": "https://"},
+        {"url": "https://pacs..local/"},
         {"url": "https://x:99999/"}, {"url": "https://x/?token=secret"}, {"url": "https://x", "token": "secret\n"},
         {"url": "https://x", "token": "sécret"}, {"url": "http://x", "tls": Tls()},
     ):  # fmt: skip

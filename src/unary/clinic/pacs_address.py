@@ -205,7 +205,8 @@ def _check_host(host: str) -> None:
 def explain_failure(error: OSError, place: str, patience: Patience) -> tuple[str, bool]:
     """Say why a peer cannot be reached, and whether that may pass by itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {place} is not trusted: {error.verify_message.strip().rstrip('.')} (own CA?)", False
+        why = error.verify_message.strip().rstrip(".")
+        return f"the certificate of {place} is not trusted: {why}; name the authority that signed it (--ca-file)", False
     if isinstance(error, ssl.SSLError):
         words = {"WRONG_VERSION_NUMBER": "it does not speak TLS there", "RECORD_LAYER_FAILURE": "not TLS"}
         reason = str(error.reason or type(error).__name__)
