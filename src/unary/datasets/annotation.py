@@ -81,7 +81,8 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
     Raises
     ------
     ManifestError
-        If more than half of the lesions lie outside their images: the others are then likely to be misplaced too.
+        If more than half of the lesions lie outside their images, for the others are then likely to be misplaced too;
+        or if all coordinates are fractions.
     """
     lesions = tuple(dict.fromkeys(manifest.lesions))
     shapes = _read_shapes(manifest.rows, lesions, progress=progress)
@@ -90,6 +91,8 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
     outside = [lesion for lesion, place in places.items() if place == "outside"]
     if 2 * len(outside) > len(places):
         raise ManifestError(_refuse_outside(outside, len(places), shapes))
+    if places and all(0 <= value <= 1 for lesion in places for point in lesion.points for value in point):
+        raise ManifestError("no lesion has a coordinate above 1: are they fractions of the image? pixels are needed")
     masks = {lesion: _try_shape(lesion) for lesion in judged if lesion.kind == "mask"}
     listed = {lesion.image_id for lesion in lesions}
     complete = [row.image_id for row in manifest.rows if row.complete and row.label == "positive"]
@@ -110,7 +113,7 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
             "lesion",
             (one for one in lesions if not has_area(one)),
             "without any area",
-            "each counts as the pixel in its middle",
+            "each counts as the pixels that it lies on",
         ),
         _tell("lesion", twice, "listed more than once", "each counts once"),
         _tell("image", bare, "labelled positive without a listed lesion", incomplete),

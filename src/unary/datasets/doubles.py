@@ -15,15 +15,30 @@ from tqdm import tqdm
 
 from unary.datasets.annotation import name_some
 from unary.errors import ImageError, ManifestError
-from unary.images.dicom import read_header
+from unary.images.dicom import DicomHeader, read_header
 from unary.images.reading import is_dicom, read_image
-from unary.records import Image, Manifest, ManifestRow, count_words
+from unary.records import Manifest, ManifestRow, count_words
 
 _SAMPLE_BYTES = 1 << 14
 _ROUNDED = re.compile(r"\d([.,]\d+)?e\+\d+", re.IGNORECASE)
 
 
-def keep_once(manifest: Manifest, places: Sequence[str], *, progress: bool = True) -> tuple[Manifest, tuple[str, ...]]:
+def read_headers(rows: Sequence[ManifestRow], *, progress: bool = True) -> list[DicomHeader | None]:
+    """Return the headers of DICOM files, None for whatever else or cannot be read; shows a bar after two seconds."""
+    bar = tqdm(rows, desc="headers", unit="image", delay=2, disable=None if progress else True)
+    return [_try_header(row) for row in bar]
+
+
+def _try_header(row: ManifestRow) -> DicomHeader | None:
+    try:
+        return None if row.path is None or row.image is not None or not is_dicom(row.path) else read_header(row.path)
+    except ImageError:
+        return None
+
+
+def keep_once(
+    manifest: Manifest, places: Sequence[str], headers: Sequence[DicomHeader | None]
+) -> tuple[Manifest, tuple[str, ...]]:
     """Leave out what lists an image again, and say so.
 
     Rows are of one image where their files are one file, by whatever path or link; where they are equal, byte by byte;
@@ -34,6 +49,8 @@ def keep_once(manifest: Manifest, places: Sequence[str], *, progress: bool = Tru
     ----------
     places
         What messages call each row: its line or its file.
+    headers
+        Of the rows, as `read_headers` gives them.
 
     Returns
     -------
@@ -45,7 +62,7 @@ def keep_once(manifest: Manifest, places: Sequence[str], *, progress: bool = Tru
     ManifestError
         If such rows contradict each other: by patient, label or lesions.
     """
-    groups, notices = _group_rows(manifest.rows, places, progress=progress)
+    groups, notices = _group_rows(manifest.rows, places, headers)
     left_out: dict[int, int] = {}
     for group in groups:
         kept = _choose_row(manifest, group, places)
@@ -91,7 +108,7 @@ def _contradict(rows: Sequence[ManifestRow]) -> bool:
 
 
 def _group_rows(
-    rows: Sequence[ManifestRow], places: Sequence[str], *, progress: bool
+    rows: Sequence[ManifestRow], places: Sequence[str], headers: Sequence[DicomHeader | None]
 ) -> tuple[list[list[int]], tuple[str, ...]]:
     """The rows of one image, positions ascending, wherever there are two; and notices."""
     owner = list(range(len(rows)))
@@ -111,12 +128,12 @@ def _group_rows(
         for alike in _group(apart, [_sample_file(rows[number].path) for number in apart]):
             unite(alike, [_hash_file(rows[number].path) for number in alike])
     different: list[int] = []
-    bar = tqdm(rows, desc="headers", unit="image", delay=2, disable=None if progress else True)
-    for group in _group(everything, map(_find_uid, bar)):
+    for group in _group(everything, [None if header is None else header.instance_uid for header in headers]):
         apart = list_apart(group)
         if len(apart) > 1:
             unite(apart, [_hash_pixels(rows[number]) for number in apart])
-            different += apart if len(list_apart(apart)) > 1 else []
+            apart = list_apart(apart)
+            different += apart if len(apart) > 1 else []
     told = f"{count_words(len(different), 'image')} share a SOP Instance UID with another that shows something else: "
     notices = (told + name_some(places[number] for number in different),) if different else ()
     return _group(everything, owner), notices
@@ -138,7 +155,7 @@ def _find_file(row: ManifestRow) -> Hashable:
     try:
         status = os.stat(row.path or "")
     except (OSError, ValueError):
-        return None
+        return None if row.path is None else os.path.abspath(row.path)
     return (status.st_dev, status.st_ino)
 
 
@@ -172,27 +189,14 @@ def _hash_file(path: Path | None) -> bytes | None:
         return None
 
 
-def _find_uid(row: ManifestRow) -> str | None:
-    """The SOP Instance UID of a DICOM file; None where there is none, or the file cannot be read."""
-    if row.image is not None or row.path is None:
-        return row.image.instance_uid if row.image is not None else None
-    try:
-        return read_header(row.path).instance_uid if is_dicom(row.path) else None
-    except ImageError:
-        return None
-
-
 def _hash_pixels(row: ManifestRow) -> bytes | None:
     try:
-        image = row.image if row.image is not None or row.path is None else read_image(row.path)
+        pixels = None if row.path is None else read_image(row.path).pixels
     except ImageError:
         return None
-    return None if image is None else hash_image(image)
-
-
-def hash_image(image: Image) -> bytes:
-    """Return a digest of the shape and the values of an image, whatever type holds them."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image.pixels, "<f8").tobytes()).digest()
+    if pixels is None:
+        return None
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels, "<f8").tobytes()).digest()
 
 
 def describe_copies(pictures: Sequence[tuple[ManifestRow, bytes]]) -> tuple[str, ...]:
@@ -211,25 +215,35 @@ def describe_copies(pictures: Sequence[tuple[ManifestRow, bytes]]) -> tuple[str,
     return tuple(notices)
 
 
-def describe_patients(rows: Sequence[ManifestRow], places: Sequence[str]) -> tuple[str, ...]:
-    """Return notices of patients who may be one, or several, by how their identifiers are spelt; none is quoted."""
-    spellings: dict[str, dict[str, int]] = {}
-    for number, row in enumerate(rows):
-        spellings.setdefault(_spell(row.patient_id), {}).setdefault(row.patient_id, number)
-    alike = [places[number] for found in spellings.values() if len(found) > 1 for number in found.values()]
-    rounded = [places[number] for number, row in enumerate(rows) if _ROUNDED.fullmatch(row.patient_id)]
-    notices = []
-    if alike:
-        notices.append(
-            "patients whose identifiers differ by case, spaces or leading zeros alone count as different ones: "
-            f"{name_some(alike)}; if they are not, correct the patient_id"
-        )
-    if rounded:
-        notices.append(
-            f"{count_words(len(rounded), 'patient identifier')} that a spreadsheet has rounded to powers of ten, so "
-            f"that different patients may have become one: {name_some(rounded)}"
-        )
-    return tuple(notices)
+def describe_patients(
+    rows: Sequence[ManifestRow], places: Sequence[str], headers: Sequence[DicomHeader | None]
+) -> tuple[str, ...]:
+    """Return notices of patients who may be one, or several, by spelling or by the Patient ID of DICOM; none is quoted.
+
+    One Patient ID in all files says nothing: anonymisation gives such.
+    """
+    keys = [None if header is None else header.patient_key for header in headers]
+    alike = _find_several(rows, [_spell(row.patient_id) for row in rows])
+    joined = _find_several(rows, keys) if len(set(keys) - {None}) > 1 else []
+    rounded = [number for number, row in enumerate(rows) if _ROUNDED.fullmatch(row.patient_id)]
+    so = "they count as different patients; if they are not, correct the patient_id"
+    notices = (
+        ("patients whose identifiers differ by case, spaces or leading zeros alone", alike, so),
+        ("images of one Patient ID, by their DICOM headers, under different patients", joined, so),
+        ("patients whose identifier a spreadsheet has rounded", rounded, "different patients may have become one"),
+    )
+    return tuple(
+        f"{what}: {name_some(places[number] for number in found)}; {so}" for what, found, so in notices if found
+    )
+
+
+def _find_several(rows: Sequence[ManifestRow], keys: Sequence[Hashable]) -> list[int]:
+    """Rows of equal keys but different patients, one of each patient."""
+    found: list[int] = []
+    for group in _group(range(len(rows)), keys):
+        first = {rows[number].patient_id: number for number in reversed(group)}
+        found += sorted(first.values()) if len(first) > 1 else []
+    return found
 
 
 def _spell(patient_id: str) -> str:

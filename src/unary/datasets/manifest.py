@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unary.datasets.annotation import check_lesions, name_some
-from unary.datasets.doubles import describe_patients, keep_once
+from unary.datasets.annotation import check_lesions, count_names, name_some
+from unary.datasets.doubles import describe_patients, keep_once, read_headers
 from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
 from unary.files import write_csv
@@ -85,12 +85,14 @@ def build_manifest(
     Returns
     -------
     Manifest
-        Its ``image_id`` are the files' stems, and numbers where there is no file or two have one stem.
+        Its ``image_id`` are the files' stems, and numbers where there is no file or two have one stem. A file, or an
+        image, that is there again is left out, and a warning says so.
 
     Raises
     ------
     ManifestError
-        If there is no image, or the other sequences differ in length or hold something else.
+        If there is no image, the other sequences differ in length or hold something else, or one file or image has two
+        patients or labels.
     ImageError
         If an array is no image.
     """
@@ -124,7 +126,11 @@ def build_manifest(
         )
         for number, (one, name) in enumerate(zip(given, names, strict=True))
     ]
-    return Manifest(tuple(rows))
+    places = [f"number {number} ({name})" for number, name in enumerate(names, 1)]
+    manifest, notices = keep_once(Manifest(tuple(rows)), places, [None] * len(rows))
+    for notice in notices:
+        logger.warning("%s", notice)
+    return manifest
 
 
 def _name_patient(image: Image | Path, name: str) -> str:
@@ -195,10 +201,14 @@ def check_manifest(
     repeated = [f"{name} ({', '.join(at[:4])})" for name, at in named.items() if len(at) > 1]
     if repeated:
         raise ManifestError(f"the image_id must be unique; repeated: {name_some(repeated)}")
-    about_patients = describe_patients(manifest.rows, places)
-    manifest, about_images = keep_once(manifest, places, progress=progress)
+    headers = read_headers(manifest.rows, progress=progress)
+    unlabelled = [place for row, place in zip(manifest.rows, places, strict=True) if row.label is None]
+    about_labels = count_names("image", unlabelled, "without a label, which no figure counts")
+    about_patients = describe_patients(manifest.rows, places, headers)
+    manifest, about_images = keep_once(manifest, places, headers)
     manifest, about_lesions = check_lesions(manifest, progress=progress)
-    return manifest, (*about_patients, *about_images, *about_lesions)
+    told = about_labels if len(unlabelled) < len(places) else ()
+    return manifest, (*told, *about_patients, *about_images, *about_lesions)
 
 
 def _check_files(manifest: Path, paths: Sequence[tuple[int, Path]]) -> None:

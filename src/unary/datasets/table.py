@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import itertools
 import logging
 import math
 import re
@@ -45,7 +46,7 @@ def read_table(path: Path, *, needed: Sequence[str], known: Sequence[str] = ()) 
         If it cannot be read, a column that is needed is missing, one is there twice or is likely to be misspelt, or a
         row has more or fewer values than there are columns; naming file and line.
     """
-    lines = _split_lines(path)
+    lines = list(itertools.dropwhile(lambda line: not any(line[1]), _split_lines(path)))
     if not lines:
         raise ManifestError(f"{path}: the column {needed[0]!r} is missing; the file is empty")
     names = [name.lower() for name in lines[0][1]]
@@ -81,19 +82,19 @@ def read_table(path: Path, *, needed: Sequence[str], known: Sequence[str] = ()) 
 def _split_lines(path: Path) -> list[tuple[int, list[str]]]:
     """The line on which each row begins, and its values."""
     text = _read_text(path)
-    first = re.match(r"[^\r\n]*", text)
+    first = re.search(r"\S[^\r\n]*", text)
     header = first.group() if first else ""
     declared = _SEPARATOR.fullmatch(header)
     delimiter = declared.group(1) if declared else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     table: list[tuple[int, list[str]]] = []
-    long: list[int] = []
     line = 1
     limit = csv.field_size_limit(len(text) + 1)  # an outline may have thousands of points
     try:
         for fields in reader:
-            if reader.line_num > line and any("\n" in value.strip() or "\r" in value.strip() for value in fields):
-                long.append(line)
+            inner = [part for value in fields for part in value.strip().splitlines()[1:]]
+            if any(part.count(delimiter) >= max(len(fields) - 1, 1) for part in inner):
+                raise ManifestError(f"{path}, line {line}: a value holds whole rows; a double quote that is not closed")
             table.append((line, [read_cell(value.strip()) for value in fields]))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -101,9 +102,6 @@ def _split_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {line}: not readable as CSV ({cause})") from error
     finally:
         csv.field_size_limit(limit)
-    if long:
-        lines = ", ".join(map(str, long[:_NAMED]))
-        logger.warning("%s: values that run over several lines (from line %s); a quote not closed?", path, lines)
     return table[1:] if declared else table
 
 
