@@ -119,8 +119,8 @@ def write_case(case: Case, folder: Path) -> None:
 
 def serve(pipe: Connection, name: str, seed: int, folder: Path, shared: Path, keep: Path | None) -> None:
     """Be a worker: answer numbers by outcomes, until None comes."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what libraries complain of, thousands of times
     kind = build_kind(name, shared)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what libraries complain of, thousands of times
     pipe.send(None)
     with limiting_memory():
         while (numbers := pipe.recv()) is not None:

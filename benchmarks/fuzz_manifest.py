@@ -108,9 +108,9 @@ def describe_refusal(message: str, folder: Path) -> str:
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "_", message.replace(str(folder), ""))
     known = (
         "is missing", "is there twice", "values for", "not readable as CSV", "UTF", "NUL", "must be unique",
-        "not there", "lists no image", "is empty", "birads", "label must", "complete must", "laterality", "spacing_mm", "kind must",
-        "needs", "radius", "mask", "does not list", "points read", "one image", "outside their", "header once more",
-        "without a name", "is not known", "cannot be read", "a number", "a finite", "line break",
+        "not there", "lists no image", "is empty", "birads", "label must", "complete must", "laterality", "spacing_mm",
+        "kind must", "needs", "radius", "mask", "does not list", "points read", "one image", "outside their",
+        "header once more", "without a name", "is not known", "cannot be read", "a number", "a finite", "line break",
     )  # fmt: skip
     return next((words for words in known if words in text), text[:60])
 

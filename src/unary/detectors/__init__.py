@@ -36,7 +36,7 @@ def find_detector_class(name: str) -> type[Any]:
     place = DETECTORS.get(name, name)
     if not re.fullmatch(r"[\w.]+:\w+", place):
         raise DetectorError(
-            f"no detector is called {name!r}; there are {', '.join(DETECTORS)}, and your own as module:Class"
+            f"no detector is called {name[:80]!r}; there are {', '.join(DETECTORS)}, and your own as module:Class"
         )
     module, _, attribute = place.partition(":")
     try:
