@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
 
+import unary
 from unary.clinic.acceptance import Check, Checks, check_file, check_files, format_checks, write_checks
+from unary.clinic.batch_detection import DetectConfig, detect_files
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.errors import REASONS
+from unary.errors import REASONS, ImageError, UnaryError
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image
+from unary.models.bundle import read_model, write_model
 from unary.models.domain import compare_domain, describe_image, join_domains
-from unary.models.gate import Gate
+from unary.models.fitting import FitConfig, fit
+from unary.models.gate import ACCEPTABLE, Gate, build_gate
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import Domain
@@ -100,6 +105,75 @@ def test_each_reason_is_named(original, domain, reader, name, tmp_path, caplog, 
     assert check.reason in REASONS
     said = format_checks(Checks((check,), {})) + repr(check) + caplog.text + "".join(capfd.readouterr())
     assert "Canary" not in said
+
+
+@pytest.fixture(scope="module")
+def model_folder(normals, tmp_path_factory):
+    """Return the folder of a model that needs the pixel spacing."""
+    folder = tmp_path_factory.mktemp("model") / "laplacian"
+    model = fit(normals, FitConfig(held_out=0.0, working_spacing_mm=0.2), detector="laplacian", progress=False)
+    write_model(model, folder)
+    return folder
+
+
+UNUSABLE = {
+    **REFUSED,
+    "no tissue": ({"PixelData": np.tile(np.uint16([900, 901]), 256 * 96).tobytes()}, "BLANK"),
+    "no spacing": ({"ImagerPixelSpacing": None}, "NO_SPACING"),
+    "micrometres": ({"ImagerPixelSpacing": [150.0, 150.0]}, "IMPLAUSIBLE_SPACING"),
+}
+
+
+def test_check_and_detect_agree_on_every_file_and_so_does_python(original, reader, model_folder, tmp_path):
+    model = read_model(model_folder)
+    expected = {"sound": None}
+    shutil.copy(original, tmp_path / "sound.dcm")
+    for name, (elements, reason) in UNUSABLE.items():
+        change(original, tmp_path / f"{name}.dcm", **elements)
+        expected[name] = reason
+    for name, content, reason in (("text", b"no image", "NOT_READABLE"), ("empty", b"", "NOT_READABLE")):
+        (tmp_path / f"{name}.dcm").write_bytes(content)
+        expected[name] = reason
+    PIL.Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(50, 80)).save(tmp_path / "raster.png")
+    expected["raster"] = "NO_SPACING"
+    checked = {check.path.stem: check for check in check_files([tmp_path], build_gate(model), progress=False).files}
+    assert {name: check.reason for name, check in checked.items()} == expected
+    config = DetectConfig(dicom=())
+    summary = detect_files(model, [tmp_path], tmp_path / "out", config, model_folder=model_folder, progress=False)
+    detected = {Path(failure.file).stem: failure for failure in summary.failed}
+    assert summary.done == ("sound",)
+    for name, failure in detected.items():
+        assert (failure.reason, failure.detail) == (checked[name].reason, checked[name].detail)
+        with pytest.raises(ImageError) as caught:
+            unary.detect(model, Path(failure.file))
+        assert caught.value.reason in (failure.reason, "CORRUPT_PIXELS"), "unlimited here, a huge image is a cut one"
+
+
+@pytest.mark.parametrize("reason", [reason for reason in ACCEPTABLE if reason in {one for _, one in REFUSED.values()}])
+def test_a_reason_that_is_accepted_by_name_lets_pass_and_is_noted_everywhere(
+    original, reader, model_folder, tmp_path, reason
+):
+    model = read_model(model_folder)
+    elements = next(elements for elements, each in REFUSED.values() if each == reason)
+    path = change(original, tmp_path / "a.dcm", **elements)
+    if reason == "NOT_MG":  # of a CT slice, what its values mean must be stated
+        path = change(path, path, RescaleSlope="1", RescaleIntercept="0")
+    gate = build_gate(model, accept=(reason,))
+    check = check_file(path, reader, gate)
+    assert check.accepted, check
+    assert check.notes[0].startswith(f"accepted despite {reason}: ")
+    assert check.notes[0] in unary.detect(model, path, accept=(reason,)).notes
+    config = DetectConfig(dicom=(), accept=(reason,))
+    detect_files(model, [path], tmp_path / "out", config, model_folder=model_folder, progress=False)
+    result = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
+    assert result["accepted_despite"] == [reason]
+    assert check.notes[0] in result["notes"]
+
+
+def test_what_cannot_be_read_cannot_be_accepted():
+    for reason in ("MULTIFRAME", "CORRUPT_PIXELS", "anything"):
+        with pytest.raises(UnaryError, match=f"'{reason}' cannot be accepted; these can: NOT_MG"):
+            Gate(accept=(reason,))
 
 
 ACCEPTED = {

@@ -5,11 +5,13 @@ import errno
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -20,7 +22,10 @@ from unary.clinic.inputs import list_inputs
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import DetectorError, ImageError, UnaryError
 from unary.files import locking
+from unary.images.attributes import read_attributes
 from unary.images.isolation import IsolatedReader
+from unary.images.isolation_process import ReadingLimits
+from unary.images.reading import read_image
 from unary.models.gate import Gate
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.training.threads import count_threads, using_threads
@@ -413,6 +418,65 @@ def test_tables_and_record_tell_of_the_whole_folder_after_every_end(small, tmp_p
     run([paths[0]], out)
     assert [row["image"] for row in read_rows(out / "summary.csv")] == ["0", "1", "bad"]
     assert read_record(out)["earlier_runs"][-1]["state"] == "killed"
+
+
+class HereReader:
+    """Reads in this process, since a helper takes longer to start than all the rest takes."""
+
+    def __init__(self, limits=None):
+        self.limits = limits or ReadingLimits()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    close = __exit__
+    read = staticmethod(read_image)
+    read_attributes = staticmethod(read_attributes)
+
+
+def test_kills_at_random_moments_lose_nothing_and_end_with_the_same_bytes(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("unary.clinic.batch.IsolatedReader", HereReader)
+    for number in range(15):
+        (tmp_path / f"{number:02d}.dcm").write_bytes(small.read_bytes()[:-1] + bytes([number]))
+    (tmp_path / "bad.dcm").write_bytes(b"")
+    paths = [*sorted(tmp_path.glob("*.dcm")), tmp_path / "gone.dcm"]
+
+    def read_all(out):
+        return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    with using_threads(1):
+        run(paths, tmp_path / "unbroken")
+        expected = read_all(tmp_path / "unbroken")
+        rng, before, most_s = np.random.default_rng(0), {}, 0.1
+        for _ in range(15):
+            child = os.fork()
+            if child == 0:
+                try:
+                    run(paths, tmp_path / "killed")
+                finally:
+                    os._exit(0)
+            time.sleep(rng.uniform(0.0, most_s))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            now = {name: content for name, content in read_all(tmp_path / "killed").items() if len(name.parts) == 2}
+            shown = {name: content for name, content in now.items() if not str(name).startswith(".")}
+            assert before.keys() <= shown.keys()
+            assert all(expected[name] == content for name, content in shown.items())
+            most_s *= 1.3 if len(shown) == len(before) else 0.8  # so that kills fall into the work
+            before = shown
+        assert before, "some were done before the end"
+        run(paths, tmp_path / "killed")
+    found = read_all(tmp_path / "killed")
+    record = json.loads(found[Path("run.json")])
+    states = [each["state"] for each in record["earlier_runs"]]
+    assert "killed" in states
+    assert set(states) <= {"killed", "finished"}
+    assert found.keys() == expected.keys()
+    timed = {Path("run.json"), Path(".unary.lock")}
+    assert {name for name in found if found[name] != expected[name]} <= timed
 
 
 class LibraryError(Exception):

@@ -2,8 +2,11 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -23,6 +26,7 @@ from unary.images.reading import read_image
 from unary.models.bundle import read_model, write_model
 from unary.models.examination import examine_image
 from unary.models.fitting import FitConfig, fit
+from unary.training.threads import using_threads
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +213,66 @@ def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, nor
     assert findings
     assert all(found["diameter_mm"] > 0 for found in findings)
     assert all(found["p_value"] is None for found in findings)  # this one is not calibrated
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_end_leaves_what_is_done_and_says_so(model_folder, phantoms, tmp_path, capsys, monkeypatch, end):
+    paths = [str(row.path) for row in phantoms.rows[:3]]
+    before, calls = signal.getsignal(end), []
+
+    def examine_then_end(model, image):
+        calls.append(image)
+        if len(calls) == 2:
+            os.kill(os.getpid(), end)
+        return examine_image(model, image)
+
+    monkeypatch.setattr("unary.clinic.batch_detection.examine_image", examine_then_end)
+    arguments = ["detect", str(model_folder), *paths, "--out", str(tmp_path / "out"), "--dicom", "none"]
+    with using_threads(1):
+        assert main(arguments) == 130
+    assert signal.getsignal(end) == before
+    told = capsys.readouterr().err
+    assert "what was done is there, and summary.csv lists it" in told
+    assert "run the same command again to go on" in told
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == folders == {phantoms.rows[0].path.stem}
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "interrupted"
+    assert main(arguments) == 0
+    assert "3 images (1 of them done before)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["no SOP Instance UID", "a library's error", "a full disk"])
+def test_where_dicom_objects_cannot_be_made_findings_are_kept_with_a_word_why(
+    model_folder, lesional, tmp_path, capsys, monkeypatch, kind
+):
+    dataset = pydicom.dcmread(lesional.path)
+    if kind == "no SOP Instance UID":
+        del dataset.SOPInstanceUID
+    dataset.save_as(tmp_path / "image.dcm", enforce_file_format=False)
+    errors = {"a library's error": KeyError("Canary^Tweety"), "a full disk": OSError(errno.ENOSPC, "No space left")}
+    if kind in errors:
+
+        def fail(path, detection, run, folder, **options):
+            (folder / "report.dcm").write_bytes(b"half")
+            raise errors[kind]
+
+        monkeypatch.setattr("unary.clinic.batch_detection.write_dicom_results", fail)
+    status = main(["detect", str(model_folder), str(tmp_path / "image.dcm"), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr()
+    if kind == "a full disk":
+        assert status == 2
+        assert "no more results can be written (No space left); 0 are there" in told.err
+        return
+    assert status == 0
+    folder = tmp_path / "out" / "image"
+    assert sorted(path.name for path in folder.iterdir()) == ["findings.csv", "findings.png", "result.json"]
+    missing = read_result(folder)["dicom_missing"]
+    assert ("SOPInstanceUID" if kind == "no SOP Instance UID" else "an unexpected KeyError (") in missing
+    assert f"image: findings, but DICOM results are missing: {missing}" in told.err
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["dicom_missing"] == missing
+    assert "Canary" not in told.err + told.out + missing
 
 
 def test_an_unknown_operating_point_and_kind_are_refused(model_folder, lesional, tmp_path, capsys):

@@ -222,7 +222,7 @@ def test_a_file_larger_than_allowed_is_not_opened(reader, tmp_path):
 
 def test_memory_has_a_limit(tmp_path):
     path = write_raster(tmp_path / "m.png", np.arange(8000, dtype=np.uint8)[:, None] + np.zeros(8000, np.uint8))
-    with IsolatedReader(ReadingLimits(memory_mib=70)) as reader:
+    with IsolatedReader(ReadingLimits(memory_mib=50)) as reader:
         with pytest.raises(ImageError) as caught:
             reader.read(path)
         assert caught.value.reason == "MEMORY_LIMIT"
