@@ -1,3 +1,4 @@
+import sys
 import zlib
 
 import numpy as np
@@ -153,6 +154,20 @@ def test_a_photograph_is_told_by_its_content(tmp_path):
     assert not is_lossy(tmp_path / "a.png")
     PIL.Image.fromarray(SMOOTH).save(tmp_path / "b.png", "JPEG")
     assert is_lossy(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "package"), [("png", "imagecodecs"), ("tif", "tifffile"), ("tif", "imagecodecs"), ("jpg", "PIL")]
+)
+def test_a_library_that_is_not_installed_is_a_reason_to_refuse(suffix, package, tmp_path, monkeypatch):
+    path = tmp_path / f"a.{suffix}"
+    PIL.Image.fromarray(SMOOTH).save(path, **({"compression": "tiff_lzw"} if suffix == "tif" else {}))
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImageError, match=rf"a\.{suffix}: .*not installed here.*{package}") as caught:
+        read_image(path)
+    assert caught.value.reason == "UNSUPPORTED_SYNTAX"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP", "ICO"])

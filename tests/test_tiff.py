@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -249,14 +247,6 @@ def test_a_tag_that_says_two_things_is_refused(tmp_path):
     assert refuse(bytes(content), tmp_path) == (
         "CORRUPT_PIXELS", "not readable as TIFF (tag 258 is there twice); truncated or damaged?",
     )  # fmt: skip
-
-
-def test_a_decoder_that_is_not_installed_is_a_reason_to_refuse(tmp_path, monkeypatch):
-    (tmp_path / "a.tif").write_bytes(build_tiff(make("u2"), compression=50000))
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(ImageError, match="imagecodecs") as caught:
-        read_image(tmp_path / "a.tif")
-    assert caught.value.reason == "UNSUPPORTED_SYNTAX"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from unary.images.checks import build_refusal, check_size
 from unary.images.samples import Samples, describe_orientation, find_orientation
@@ -34,8 +33,14 @@ def read_jpeg_shape(path: Path) -> tuple[int, int]:
 
 def read_jpeg(path: Path) -> Samples:
     """Read the one picture of a JPEG file; an orientation that EXIF states is noted, not applied."""
+    import PIL.Image
+
     shape = read_jpeg_shape(path)
-    with PIL.Image.open(path, formats=("JPEG",)) as file:
+    try:
+        file = PIL.Image.open(path, formats=("JPEG",))
+    except PIL.Image.DecompressionBombError as error:
+        raise build_refusal(path, f"too large ({error})", "TOO_LARGE") from error
+    with file:
         if file.mode not in ("L", "RGB"):
             raise build_refusal(path, f"it is in colour ({file.mode}); grey values are needed", "COLOUR")
         notes = describe_orientation(find_orientation(file.info.get("exif", b"")))

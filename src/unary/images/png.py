@@ -51,7 +51,9 @@ def read_png(path: Path) -> Samples:
         raise build_refusal(path, "not readable as PNG: it holds no pixels", "CORRUPT_PIXELS")
     if "fdAT" in chunks or chunks.get("acTL", b"\0\0\0\1")[:4] != b"\0\0\0\1":
         raise build_refusal(path, "it holds several pictures (an animated PNG); one is needed", "MULTIFRAME")
-    notes = _describe_rest(content[end:], path) + describe_orientation(find_orientation(chunks.get("eXIf", b"")))
+    notes = _describe_rest(content[end:], path)
+    if "eXIf" in chunks:
+        notes += describe_orientation(find_orientation(chunks["eXIf"]))
     values = _decode(header, chunks["IDAT"])
     if header.kind == _PALETTE:
         values = _apply_palette(values, chunks.get("PLTE", b""), chunks.get("tRNS", b""))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from unary.errors import ImageError
@@ -50,8 +49,6 @@ def reading_raster(path: Path, kind: str) -> Iterator[None]:
     except ImportError as error:
         cause = f"this {kind} needs a decoder that is not installed here ({error})"
         raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise build_refusal(path, f"too large ({error})", "TOO_LARGE") from error
     except MemoryError as error:
         raise build_refusal(path, f"no memory to read this {kind}", "MEMORY_LIMIT") from error
     except DAMAGE as error:
@@ -100,7 +97,9 @@ def describe_orientation(orientation: object) -> tuple[str, ...]:
 
 def find_orientation(block: bytes) -> object:
     """Return the orientation that a block of EXIF states; None where it states none, or is damaged."""
-    exif = PIL.Image.Exif()
+    from PIL.Image import Exif
+
+    exif = Exif()
     try:
         exif.load(block)
         return exif.get(_ORIENTATION)
