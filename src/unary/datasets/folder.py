@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unary.datasets.annotation import count_names
 from unary.errors import ImageError, ManifestError
 from unary.images.dicom import read_header
 from unary.images.elements import looks_like_dicom
@@ -129,7 +130,8 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     if not classes:
         raise ManifestError(f"{folder}: a sub-folder 'normal' or 'abnormal' is needed, and there is none")
     images: dict[Path, list[Path]] = {}
-    notices: list[str] = []
+    beside = sorted(path.name for path in folder.iterdir() if path not in classes)
+    notices = list(count_names("name", beside, "beside 'normal' and 'abnormal', left out with all that lies below"))
     for base in classes:
         images[base], left_out = list_files(base)
         notices += [f"{base}: {describe_left_out(left_out)}"] if left_out else []

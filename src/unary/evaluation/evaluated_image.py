@@ -88,6 +88,8 @@ def evaluate_image(
     }
     spacing = prepared.stored_spacing_mm
     targets = group_targets(lesions, prepared.stored_shape, reading=reading, spacing_mm=spacing, masks=masks)
+    if sum(len(target.lesions) for target in targets) < len(lesions):  # one lies outside: nobody knows where
+        row = dataclasses.replace(row, complete=False)
     tissue_px = round(float(prepared.mask.sum()) * prepared.scale[0] * prepared.scale[1])
     match = match_findings(detection, targets, spacing_mm=spacing, tissue_px=tissue_px)
     evaluated = EvaluatedImage(
