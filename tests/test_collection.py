@@ -157,6 +157,33 @@ def test_labels_follow_the_groups_of_the_profile():
     assert partly.touches.all()
 
 
+def test_a_lesion_that_no_patch_can_hold_is_named(caplog):
+    pixels = np.random.default_rng(0).integers(2000, 4000, (64, 64), dtype=np.uint16)
+    pixels[:, 40:] = 0
+    prepared = prepare_image(Image.from_array(pixels), PreparationConfig())
+    origins = tissue_origins(prepared.mask, GridConfig(16, 16))
+    row = ManifestRow(None, "film", "p", "positive")
+    inside, off, outside = (Lesion("film", "Mass", "point", (at,)) for at in ((20.0, 10.0), (20.0, 60.0), (99.0, 10.0)))
+    found = label_patches(row, (inside,), prepared, origins, 16, READING)
+    assert found.touches.sum() == 1
+    assert not caplog.text
+    assert label_patches(row, (inside, off), prepared, origins, 16, READING).touches.sum() == 1
+    assert "film: 1 lesion off the tissue that was found" in caplog.text
+    assert label_patches(row, (inside, outside), prepared, origins, 16, READING).touches.all(), "nobody knows where"
+    assert "film: 1 lesion outside the image, which counts as incomplete" in caplog.text
+
+
+def test_one_picture_under_two_patients_is_named_whatever_its_file(phantoms, tmp_path, caplog):
+    image = read_image(phantoms.rows[0].path)
+    for name, level in (("a", 1), ("b", 9)):
+        PIL.Image.fromarray(image.pixels.astype(np.uint16)).save(tmp_path / f"{name}.png", compress_level=level)
+    assert (tmp_path / "a.png").stat().st_size != (tmp_path / "b.png").stat().st_size
+    manifest = build_manifest([tmp_path / "a.png", tmp_path / "b.png", *(row.path for row in phantoms.rows[1:3])])
+    collect_patches(manifest, PreparationConfig(), GRID, READING)
+    assert "the same picture under different patients" in caplog.text
+    assert "a = b" in caplog.text
+
+
 def test_a_lesion_mask_has_the_shape_of_its_image(tmp_path):
     inside = np.zeros((20, 30), np.uint8)
     inside[4:9, 5:7] = 255

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unary.datasets.splits import require_disjoint, split_by_patch, split_by_patient, split_manifest
+from unary.datasets.splits import describe_split, require_disjoint, split_by_patch, split_by_patient, split_manifest
 from unary.errors import SplitError
 from unary.records import Manifest, ManifestRow
 
@@ -27,7 +27,10 @@ def test_by_patient_never_divides_one():
 def test_too_little_to_split():
     with pytest.raises(SplitError, match="two normal patches"):
         split_by_patch(1, 0.1, np.random.default_rng(0))
-    with pytest.raises(SplitError, match="two patients"):
+    with pytest.raises(
+        SplitError,
+        match="at least two patients who have nothing but normal images, or nobody is left to hold out; there is 1",
+    ):
         split_by_patient(np.array(["a", "a"]), 0.5, np.random.default_rng(0))
 
 
@@ -63,3 +66,22 @@ def test_a_seed_stands_for_a_generator():
         assert np.array_equal(split_by_patient(patients, 0.3, seed), same)
         of_generator = split_manifest(Manifest(rows), 0.3, np.random.default_rng(seed))
         assert split_manifest(Manifest(rows), 0.3, seed) == of_generator
+
+
+def test_who_is_on_which_side_is_said_and_counted():
+    labels = {"a": "nn", "b": "np", "c": "n", "d": "p", "e": "n", "f": "u", "g": "nu"}
+    words = {"n": "negative", "p": "positive", "u": None}
+    rows = tuple(
+        ManifestRow(Path("x"), f"{patient}{k}", patient, words[label])
+        for patient, text in labels.items()
+        for k, label in enumerate(text)
+    )
+    train, test = split_manifest(Manifest(rows), 0.3, 0)
+    fitted = {row.patient_id for row in train.rows}
+    assert len(fitted) == 2
+    lines = describe_split(train, test)
+    assert lines[0] == f"to fit: {len(train.rows)} images of 2 patients who have nothing but negative images"
+    assert " of 1 patient of the same kind; 2 positive images; 2 negative images of patients who also have" in lines[1]
+    assert lines[2] == "2 images without a label on the test side; no figure counts them"
+    only = Manifest(tuple(row for row in rows if row.label == "negative"))
+    assert describe_split(*split_manifest(only, 0.3, 0))[-1].startswith("no positive image on the test side")

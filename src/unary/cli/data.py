@@ -28,10 +28,13 @@ def _run_manifest(options: argparse.Namespace) -> int:
     manifest, notices = read_data_set(options.kind, options.folder, annotation=options.annotation)
     for notice in notices:
         print(f"unary: {notice}", file=sys.stderr)
+    with_others = 0
     if options.only is not None:
+        others = {row.patient_id for row in manifest.rows if row.label != options.only}
         manifest = manifest.select(tuple(row for row in manifest.rows if row.label == options.only))
         if not manifest.rows:
             raise ManifestError(f"{options.folder}: no image is labelled {options.only}")
+        with_others = sum(row.patient_id in others for row in manifest.rows)
     write_manifest(manifest, options.out)
     labels = [row.label or "unlabelled" for row in manifest.rows]
     counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
@@ -42,6 +45,7 @@ def _run_manifest(options: argparse.Namespace) -> int:
     incomplete = sum(not row.complete for row in manifest.rows)
     for count, what in (
         (benign, "labelled negative with lesions, taken as benign: no patch that touches one is taken as normal"),
+        (with_others, "kept of patients who also have others (`unary split` puts such patients to the test side)"),
         (incomplete, "not completely annotated: nothing outside the listed lesions is taken as normal"),
     ):
         if count:
