@@ -20,7 +20,7 @@ _LARGEST_PIXELS = 400_000_000
 # What readers and codecs raise on files that are damaged in one way or another; RecursionError is a RuntimeError.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-    MemoryError, struct.error, zlib.error,
+    MemoryError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
 
 
