@@ -263,6 +263,17 @@ def test_stacks_are_refused_by_their_number_of_pages(options, tmp_path):
     assert caught.value.reason == "MULTIFRAME"
 
 
+@pytest.mark.parametrize("place", ["itself", "outside"])
+def test_a_further_page_that_is_not_there_is_a_sign_of_damage(place, tmp_path):
+    content = build_tiff(make("u1"), compression=5)
+    first = int.from_bytes(content[4:8], "little")
+    at = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    following = first if place == "itself" else len(content) + 50
+    reason, told = refuse(content[:at] + following.to_bytes(4, "little") + content[at + 4 :], tmp_path)
+    assert reason == "CORRUPT_PIXELS"
+    assert "a further page" in told
+
+
 def test_smaller_copies_beside_the_picture_do_no_harm_and_other_pictures_do(tmp_path):
     pixels = make("u2")
     for copy, smaller in (({"subfiletype": 1}, True), ({}, False)):

@@ -152,11 +152,14 @@ def _read_form(page: Any) -> _Form:
 
 
 def _list_codes(page: Any) -> list[int]:
-    file = page.parent
-    file.filehandle.seek(page.offset)
-    (count,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
-    entries = file.filehandle.read(count * file.tiff.tagsize)
-    return [struct.unpack_from(f"{file.byteorder}H", entries, i * file.tiff.tagsize)[0] for i in range(count)]
+    """Return the codes of a page's tags, as they stand in its directory."""
+    file, form = page.parent.filehandle, page.parent.tiff
+    file.seek(page.offset)
+    (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    entries = file.read(count * form.tagsize)
+    if any(file.read(form.offsetsize)):
+        raise ValueError("a further page is declared and is not there")
+    return [struct.unpack_from(f"{form.byteorder}H", entries, i * form.tagsize)[0] for i in range(count)]
 
 
 def _check_form(form: _Form, path: Path) -> None:
