@@ -12,6 +12,7 @@ from typing import Any
 
 from unary.datasets.annotation import count_names
 from unary.errors import ImageError, ManifestError
+from unary.files import LOCK_FILE
 from unary.images.dicom import read_header
 from unary.images.elements import looks_like_dicom
 from unary.images.isolation import show_path
@@ -62,7 +63,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
             folders.clear()
             yield Path(root), reason
             continue
-        yield from ((Path(root, name), "hidden") for name in (*files, *folders) if name.startswith("."))
+        hidden = [name for name in (*files, *folders) if name.startswith(".") and name != LOCK_FILE]
+        yield from ((Path(root, name), "hidden") for name in hidden)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from ((Path(root, name), None) for name in files if not name.startswith("."))
     yield from ((Path(path), "folder that cannot be opened") for path in shut)
