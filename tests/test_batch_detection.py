@@ -209,8 +209,11 @@ def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, nor
         progress=False,
     )
     assert summary.done == ("no_spacing",)
-    findings = read_result(tmp_path / "out" / "no_spacing")["findings"]
+    result = read_result(tmp_path / "out" / "no_spacing")
+    findings, note = result["findings"], result["notes"][-1]
     assert findings
+    assert note == "the pixel spacing of 0.2 mm was given by hand: the file states none, and sizes rest on it"
+    assert note.encode() in (tmp_path / "out" / "no_spacing" / "report.dcm").read_bytes()
     assert all(found["diameter_mm"] > 0 for found in findings)
     assert all(found["p_value"] is None for found in findings)  # this one is not calibrated
 

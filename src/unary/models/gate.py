@@ -125,7 +125,8 @@ def complete_spacing(image: Image, gate: Gate) -> Image:
     """Return an image with the pixel spacing that it does not state itself, where one is given."""
     if image.spacing_mm is not None or gate.spacing_mm is None:
         return image
-    return replace(image, spacing_mm=(gate.spacing_mm, gate.spacing_mm))
+    note = f"the pixel spacing of {gate.spacing_mm:g} mm was given by hand: the file states none, and sizes rest on it"
+    return replace(image, spacing_mm=(gate.spacing_mm, gate.spacing_mm), notes=(*image.notes, note))
 
 
 def _weigh(gate: Gate, found: list[Flag], flags: list[Flag], notes: tuple[str, ...]) -> Verdict:
