@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import errno
 import json
 import math
 from pathlib import Path
@@ -13,11 +14,14 @@ from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import DetectorState
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
-from unary.errors import BundleError
+from unary.errors import BundleError, UnaryError
+from unary.files import locking
+from unary.images.reading import read_image
 from unary.models import bundle
 from unary.models.bundle import FORMAT, Model, hash_file, identify_model, read_model, require_model_folder, write_model
-from unary.models.examination import score
+from unary.models.examination import build_detection, choose_point, examine_image, score
 from unary.models.fitting import FitConfig, fit
+from unary.models.probe import Probe, ask, choose_picture, find_difference
 from unary.records import NOTICE
 
 FILE = "model.json"
@@ -330,3 +334,175 @@ def test_what_could_not_be_read_again_is_not_written(model, tmp_path):
 def test_the_package_reads_models_and_knows_its_version(written):
     assert unary.read_model(written).name == "laplacian"
     assert unary.__version__ == unary.read_model(str(written)).provenance.versions["unary"]
+
+
+def test_nothing_may_be_edited_by_hand(written, tmp_path):
+    text, weights = (written / FILE).read_text(), read_weights(written)
+    document = json.loads(text)
+    for edited in (
+        text.replace("negative", "positive").replace('"level": ', '"level": 1'),
+        json.dumps({**document, "level": math.nan}),
+        json.dumps({**document, "notice": "For diagnosis."}),
+        json.dumps({**document, "sha256": "0" * 64}),
+        json.dumps({**document, "calibration": None}),
+    ):
+        write_edited(tmp_path / "edited", edited, weights)
+        with pytest.raises(BundleError, match="damaged, or edited"):
+            read_model(tmp_path / "edited")
+    write_edited(tmp_path / "edited", json.dumps(document, indent=7), weights)
+    assert read_model(tmp_path / "edited").name == "laplacian", "the hash is of what it says, not of how it is laid out"
+
+
+WRONG = [None, math.nan, math.inf, -1, 0, True, "", "x", "\ud800", "\x1b[2J", [], {}, 1e9, 10**30, 1e308, 10**400]
+
+
+def examine(model, image):
+    scored = examine_image(model, image)
+    points = [choose_point(model, name) for name in (None, "0.1")]
+    found = [build_detection(scored, model, point) for point in points]
+    return found[0].out_of_domain, [(one.score, one.p_value) for each in found for one in each.findings]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "removed"], ids=lambda wrong: repr(wrong)[:9])
+def test_whatever_is_edited_the_model_is_refused_or_says_the_same(written, wrong, phantoms):
+    document, weights = json.loads((written / FILE).read_text()), read_weights(written)
+    image = read_image(phantoms.rows[-1].path)
+    domain, right = examine(read_model(written), image)
+    assert right
+    messages = []
+    # Each value for every fourth field, so that every field gets four of them: all for all would take minutes.
+    places = list(list_places(document))[[*map(repr, WRONG), "'removed'"].index(repr(wrong)) % 4 :: 4]
+    for place in places:
+        edited = copy.deepcopy(document)
+        parent = at(edited, place[:-1])
+        parent[place[-1]] = wrong
+        if wrong == "removed":
+            del parent[place[-1]]
+        if place != ("sha256",):
+            edited["sha256"] = bundle._hash_content(edited)
+        try:
+            text = json.dumps(edited)
+            changed = bundle._build_model(bundle._parse(text, written / FILE), weights, written / FILE)
+        except BundleError as error:
+            messages.append(str(error))
+            continue
+        assert examine(changed, image) == (domain, [pytest.approx(pair, rel=0.05) for pair in right]), place
+    assert len(messages) > 0.9 * len(places)
+    assert all(message.isprintable() for message in messages)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_whatever_becomes_of_a_tensor_the_model_is_refused_or_says_the_same(model, normals, learned, tmp_path):
+    if learned:
+        detector = Wei2018(Wei2018Config((2, 4), None, TrainingConfig(epochs=2, batch_size=40)))
+        model = fit(normals, FitConfig(size_px=64, held_out=0), detector=detector, progress=False)
+    text, weights = bundle._describe_model(model, tmp_path)
+    document, tensors, picture = json.loads(text), load(weights), choose_picture(model)
+    changes = {
+        "zero": np.zeros_like,
+        "not finite": lambda values: np.full_like(values, np.nan),
+        "huge": lambda values: np.full_like(values, 1e30),
+        "of the other sign": lambda values: -values,
+        "of another type": lambda values: values.astype(np.float16),
+        "shorter": lambda values: values.reshape(-1)[:-1].copy(),
+        "of another shape": lambda values: values[None].copy(),
+        "of integers": lambda values: values.astype(np.int64),
+    }
+    some, how = (["detector.encoder.1.weight"], [*changes][:3]) if learned else ([*tensors], changes)
+    edited = [save({**tensors, key: changes[change](tensors[key])}) for key in some for change in how]
+    edited += [] if learned else [weights[:cut] for cut in (0, 7, 8, 9, len(weights) // 2, len(weights) - 1)]
+    refused = 0
+    for other in edited:
+        changed = {**document, "weights_sha256": bundle.hash_bytes(other)}
+        changed["sha256"] = bundle._hash_content(changed)
+        try:
+            again = bundle._build_model(bundle._parse(json.dumps(changed), tmp_path / FILE), other, tmp_path / FILE)
+        except BundleError:
+            refused += 1
+            continue
+        assert find_difference(again, Probe(picture, ask(model, picture))) is None
+    assert refused > 0.9 * len(edited)
+
+
+def test_what_is_replaced_is_kept_and_can_be_put_back(model, tmp_path):
+    folder = tmp_path / "model"
+    model.save(folder)
+    before = (folder / FILE).read_bytes()
+    assert write_model(model, folder, overwrite=True) is None, "the same model is not written again"
+    kept = write_model(dataclasses.replace(model, calibration=None), folder, overwrite=True)
+    assert kept.parent == folder
+    assert kept.read_bytes() == before
+    assert write_model(model, folder, overwrite=True) is not None
+    assert len(list(folder.glob("model-*.json"))) == 2
+    other = fit_other(model)
+    write_model(other, folder, overwrite=True)
+    assert len(list(folder.glob("weights-*.safetensors"))) == 2
+    kept.replace(folder / FILE)
+    assert read_model(folder).calibration == model.calibration
+
+
+def fit_other(model):
+    """The same with other weights, which say the same of every picture."""
+    means = tuple(mean + 1e-9 for mean in model.detector.means)
+    return dataclasses.replace(model, detector=dataclasses.replace(model.detector, means=means))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])  # weights, the version before, model.json
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_whatever_interrupts_writing_leaves_a_whole_model(model, tmp_path, monkeypatch, error, stop):
+    folder, real, calls = tmp_path / "model", bundle.write_durably, []
+    model.save(folder)
+    before = (folder / FILE).read_bytes()
+    other = dataclasses.replace(fit_other(model), calibration=None)
+
+    def write(path, content):
+        calls.append(path)
+        if len(calls) == stop:
+            (path.parent / f".77.{path.name}").write_bytes(content[:20])  # as a kill leaves it
+            raise error
+        real(path, content)
+
+    monkeypatch.setattr(bundle, "write_durably", write)
+    with pytest.raises((BundleError, KeyboardInterrupt), match=r"No space left.*unchanged|^$"):
+        write_model(other, folder, overwrite=True)
+    assert (folder / FILE).read_bytes() == before
+    assert read_model(folder).calibration == model.calibration
+    monkeypatch.setattr(bundle, "write_durably", real)
+    kept = write_model(other, folder, overwrite=True)
+    assert kept.read_bytes() == before
+    assert read_model(folder).calibration is None
+    assert not list(folder.glob(".77.*")), "what was left half-written is gone"
+
+
+def test_leftovers_of_a_first_run_that_was_killed_are_no_model_and_no_hindrance(model, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in (".unary.lock", f".123.{FILE}", ".123.weights-ab12.safetensors", "weights-ab12.safetensors"):
+        (folder / name).write_text("")
+    with pytest.raises(BundleError, match=r"no model\.json"):
+        read_model(folder)
+    model.save(folder)
+    assert read_model(folder).name == "laplacian"
+
+
+def test_a_folder_that_another_process_holds_is_left_alone(model, tmp_path):
+    with locking(tmp_path / "model"):
+        with pytest.raises(UnaryError, match="in use by"):
+            model.save(tmp_path / "model")
+        write_model(model, tmp_path / "model", held=True)
+    assert read_model(tmp_path / "model").name == "laplacian"
+
+
+def test_a_model_that_answers_otherwise_than_it_did_is_refused(written, monkeypatch):
+    monkeypatch.setattr("unary.detectors.laplacian.pool_strongest", lambda response, _: response.mean(axis=(1, 2)))
+    with pytest.raises(BundleError, match=r"does not say of a test picture .* with other libraries .*numpy"):
+        read_model(written)
+
+
+def test_a_level_of_ones_own_is_not_written(model, tmp_path):
+    with pytest.raises(BundleError, match="level must be the last of peaks"):
+        dataclasses.replace(model, level=0.5).save(tmp_path / "model")
+    profile = dataclasses.replace(model.profile, noun="cat")
+    with pytest.raises(BundleError, match="a name of its own"):
+        dataclasses.replace(model, profile=profile).save(tmp_path / "model")
+    dataclasses.replace(model, profile=dataclasses.replace(profile, name="cats")).save(tmp_path / "model")

@@ -1,11 +1,15 @@
 import dataclasses
 import logging
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import unary
+from unary.detectors.blind_spot import BlindSpotConfig
+from unary.detectors.fusion import Fusion, FusionConfig, FusionPrior
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
 from unary.detectors.scoring import measure_controls
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
@@ -15,11 +19,15 @@ from unary.images.reading import read_image
 from unary.models.examination import score
 from unary.models.fitting import FitConfig, choose_grid, find_peaks, fit, measure_images
 from unary.models.patients import read_key
+from unary.models.requirements import check_detector_here
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig, extract_patches
+from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import Image
+from unary.training.context import FitContext
+from unary.training.engine import StepsConfig
 
 QUICK = FitConfig(size_px=64, stride_px=32)
 WEI2018 = Wei2018(Wei2018Config(training=TrainingConfig(epochs=3, batch_size=20)))
@@ -139,7 +147,9 @@ def test_images_smaller_than_a_patch_and_of_any_aspect_are_scored(model, shape, 
 
 def test_every_field_is_chosen_on_its_own(normals):
     def choose_for(config, detector_grid="working", profile=MAMMOGRAPHY):
-        return choose_grid(normals, config, detector_grid=detector_grid, profile=profile)
+        preparation, grid = choose_grid(normals, config, detector_grid=detector_grid, profile=profile)
+        assert preparation.spacing_range_mm == profile.spacing_range_mm
+        return dataclasses.replace(preparation, spacing_range_mm=None), grid
 
     assert choose_for(FitConfig()) == (PreparationConfig(working_spacing_mm=0.14), GridConfig(64, 64))
     assert choose_for(FitConfig(), "stored") == (PreparationConfig(), GridConfig(128, 128))
@@ -220,9 +230,14 @@ def test_the_baseline_of_a_detector_of_the_working_grid_has_finer_filters(normal
     assert model.baseline.config == COARSE_LAPLACIAN
 
 
-def test_too_few_patches_are_told_before_training(normals):
-    with pytest.raises(TrainingError, match=r"normal patches were found .* smaller than 4000 px"):
+def test_too_few_patches_are_told_before_training_and_where_headers_say_so_before_reading(normals, monkeypatch):
+    with pytest.raises(TrainingError, match=r"2 normal patches are needed, .* can hold 0 of 4000 .* --min-tissue"):
         fit(normals, FitConfig(size_px=4000), detector=WEI2018, progress=False)
+    with pytest.raises(TrainingError, match=r"only 0 normal patches were found .* --mask none .*"):
+        fit(normals, FitConfig(size_px=300, min_tissue=0.9), detector=WEI2018, progress=False)
+    monkeypatch.setattr("unary.models.fitting.collect_patches", None)
+    with pytest.raises(TrainingError, match=r"100 normal patches are needed, .* can hold 54 .* --stride-px"):
+        fit(normals, FitConfig(size_px=80), detector="fusion", progress=False)
 
 
 def test_arrays_images_and_paths_are_fitted_alike(normals):
@@ -315,3 +330,93 @@ def test_patients_are_known_by_hashes_alone(laplacian, parts, tmp_path):
 def test_a_blank_array_is_refused_by_name():
     with pytest.raises(ManifestError, match="the array"):
         fit([Image.from_array(np.zeros((200, 200), np.uint8))], QUICK, detector="laplacian")
+
+
+def test_too_few_patches_for_a_fusion_are_told_before_any_part_is_trained_with_what_helps(normals, monkeypatch):
+    monkeypatch.setattr("unary.models.fitting.Laplacian", None)
+    config = FitConfig(size_px=48, stride_px=48)
+    with pytest.raises(
+        TrainingError, match=r"at least 100 .*there are \d+: .*--stride-px.*would be free with --held-out 0"
+    ):
+        fit(normals, config, detector="fusion", progress=False)
+
+
+def test_images_smaller_than_a_parts_crops_are_told_before_any_part_is_trained(normals, monkeypatch):
+    patches = build_patch_set(np.full((90, 90), 9, np.uint16), np.zeros((120, 2), np.int32), size_px=16)
+    fusion = FusionPrior()
+    monkeypatch.setattr("unary.detectors.blind_spot.BlindSpot.fit", None)
+    with pytest.raises(TrainingError, match="at least 96 px a side"):
+        fusion.fit(patches, FitContext(progress=False))
+    with pytest.raises(TrainingError, match=r"needs patches of 16 px or more, these have 8 px"):
+        Fusion(FusionConfig((("wei2018", 1.0),))).check_patches(dataclasses.replace(patches, size_px=8))
+
+
+def test_what_a_detector_needs_of_the_machine_is_told_before_images_are_read(normals, monkeypatch):
+    monkeypatch.setattr("unary.models.fitting.collect_patches", None)
+    fusion = Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(device="cuda:99"))))
+    with pytest.raises(TrainingError, match="cannot use 'cuda:99'"):
+        fit(normals, detector=fusion)
+    monkeypatch.setattr("unary.models.requirements.is_joined", lambda: True)
+    with pytest.raises(TrainingError, match="blind_spot is trained in one process"):
+        fit(normals, detector="fusion")
+    check_detector_here(WEI2018)
+    with pytest.raises(DetectorError, match="take it into fusion_prior"):
+        fit(normals, detector=Fusion(FusionConfig((("segmentation", 1.0),))))
+
+
+def test_a_disk_too_small_for_the_store_is_told_before_images_are_read(normals, tmp_path, monkeypatch):
+    monkeypatch.setattr("unary.models.fitting.collect_patches", None)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1e5))
+    with pytest.raises(
+        TrainingError, match=r"up to 0\.0 GB there, and 0\.0 GB are free; give another folder with --store"
+    ):
+        fit(normals, QUICK, detector="laplacian", store=tmp_path / "new" / "store")
+
+
+def test_a_class_that_nobody_finds_again_is_told_before_training(normals, caplog):
+    class Local(Laplacian):
+        """Defined where nobody finds it again."""
+
+    fit(normals, QUICK, detector=Local(), progress=False)
+    assert "its model can be used, but not saved" in caplog.text
+
+
+def test_nobody_to_hold_out_is_said_before_images_are_read(normals, caplog, monkeypatch):
+    monkeypatch.setattr("unary.models.fitting.collect_patches", None)
+    one = normals.select(normals.rows[:1])
+    for config, cause in ((QUICK, "5 patients or more .* there are 1"), (FitConfig(held_out=0), "held_out is 0")):
+        caplog.clear()
+        with pytest.raises(TypeError):
+            fit(one, config, detector="laplacian", progress=False)
+        assert re.search(f"nobody is held out, since {cause}", caplog.text)
+
+
+def test_a_library_that_fails_on_one_image_ends_nothing(normals, caplog, monkeypatch):
+    real = unary.patches.collection.read_image
+
+    def read(path):
+        if path == normals.rows[0].path:
+            raise IndexError("of patient Doe")
+        image = real(path)
+        return dataclasses.replace(image, notes=("the film is inverted",)) if path == normals.rows[1].path else image
+
+    monkeypatch.setattr("unary.patches.collection.read_image", read)
+    with caplog.at_level(logging.WARNING):
+        model = fit(normals, dataclasses.replace(QUICK, held_out=0), detector="laplacian", progress=False)
+    assert model.provenance.skipped == 1
+    assert f"skipped: {normals.rows[0].path}: an unexpected IndexError" in caplog.text
+    assert "Doe" not in caplog.text
+    assert caplog.text.count("the film is inverted") == 1
+    assert f"noted: {normals.rows[1].path}: the film is inverted" in caplog.text
+
+
+def test_a_model_is_fitted_where_no_key_can_be_kept(normals, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNARY_PATIENT_KEY", str(tmp_path / "file" / "key"))
+    model = fit(normals, QUICK, detector="laplacian", progress=False)
+    assert "will not be able to tell whom it has seen" in caplog.text
+    assert (model.provenance.seen.key, model.provenance.seen.count) == (None, 6)
+    model.save(tmp_path / "model")
+    again = unary.calibrate_model(unary.read_model(tmp_path / "model"), normals, progress=False)
+    assert again.calibration.overlap == "unknown"
+    assert "cannot be told here: it was fitted without a key" in caplog.text

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unary.cli.options import EXIT_PARTLY, Command, add_config_options, add_notes, find_options, read_config_options
-from unary.errors import UnaryError
-from unary.records import NOTICE, OperatingPoint
+from unary.errors import BundleError, UnaryError
+from unary.records import NOTICE, OperatingPoint, count_words
 
 if TYPE_CHECKING:
     from unary.models.bundle import Model
@@ -70,12 +73,17 @@ def _explain_unknown(unknown: Sequence[str], options: argparse.Namespace) -> Non
     owners = [
         name for name in DETECTORS if any(option.flag == flag for option in find_options(_build_default(name).config))
     ]
+    own = [option.flag for option in find_options(_build_default(options.detector).config)]
+    meant = [each for each in own if given and each.endswith(f"-{flag[2:]}")]
+    if meant:
+        raise UnaryError(f"{given} is no option of {options.detector}; is one of these meant: {', '.join(meant)}?")
     if owners:
         raise UnaryError(f"{given} is no option of {options.detector}; it belongs to {', '.join(owners)}")
 
 
 def _run_fit(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
+    from unary.files import locking
     from unary.models.bundle import require_model_folder, write_model
     from unary.models.fitting import FitConfig, fit
     from unary.training.distributed import is_first, joining_processes
@@ -84,20 +92,62 @@ def _run_fit(options: argparse.Namespace) -> int:
     require_model_folder(options.out, overwrite=options.overwrite)
     out = Path(os.path.abspath(options.out))
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with joining_processes():
+    with ExitStack() as held:
+        held.enter_context(joining_processes())
+        if is_first():
+            for folder in filter(None, (out, options.store)):
+                held.enter_context(locking(folder))
+            _require_writable(out.parent)
+            _forget_partials(out.parent, checkpoint.name)
         manifest, profile, store = read_manifest(options.manifest), options.profile, options.store
         model = fit(manifest, config, detector=detector, profile=profile, checkpoint=checkpoint, store=store)
         if not is_first():
             return 0
-    write_model(model, options.out, overwrite=options.overwrite)
-    for file in checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*"):
-        file.unlink(missing_ok=True)
+        try:
+            write_model(model, out, overwrite=options.overwrite, held=True)
+        except BundleError as error:
+            raise BundleError(f"{error}. {_describe_checkpoints(checkpoint)}") from error
+        for file in _find_checkpoints(checkpoint):
+            file.unlink(missing_ok=True)
     _print_model(model, options.out)
     if model.provenance.skipped:
         print(f"unary: {model.provenance.skipped} images of the manifest were skipped", file=sys.stderr)
         return EXIT_PARTLY
     return 0
+
+
+def _find_checkpoints(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*"))
+
+
+def _describe_checkpoints(checkpoint: Path) -> str:
+    """Say what is left of a training whose model could not be written."""
+    files = _find_checkpoints(checkpoint)
+    if not files:
+        return "Nothing of it is kept; it is fitted again by the same command"
+    return (
+        f"No training is lost: its state is in {', '.join(map(str, files))}; remove the cause and run the same command "
+        "again, which goes on from there"
+    )
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder in which the state of training could not be kept, before hours are spent on it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnaryError(
+            f"{folder}: the state of training is kept there while it lasts, and nothing can be written "
+            f"({error.strerror or error}); choose another place for --out"
+        ) from error
+
+
+def _forget_partials(folder: Path, name: str) -> None:
+    """Remove what earlier processes have left half-written, while no other may be writing it."""
+    for path in folder.glob(f".*.{glob.escape(name)}.*"):
+        if re.fullmatch(rf"\.\d+\.{re.escape(name)}\..*", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _read_detector(options: argparse.Namespace) -> Any:
@@ -120,8 +170,9 @@ def _print_model(model: Model, out: Path) -> None:
     print(f"{out}: {model.name}, {made.patches} patches of {made.images} images, profile {model.profile.name}")
     point = choose_point(model, None)
     if model.calibration is None or point is None:
-        print(NOT_CALIBRATED)
+        print(NOT_CALIBRATED if made.held_out_patches else f"Nobody was held out. {NOT_CALIBRATED}")
     else:
+        print(f"held out: {count_words(model.calibration.patients, 'normal patient')}, who set what follows")
         print(f"operating point {point.name}: {describe_guarantee(point)}")
         _print_points(point for point in model.calibration.operating_points if point.unit == "patch")
     print(NOTICE)
@@ -165,19 +216,40 @@ def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) ->
 
 def _run_calibrate(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
-    from unary.models.bundle import read_model, require_model_folder, write_model
+    from unary.files import locking
+    from unary.models.bundle import MODEL_FILE, read_model, require_model_folder, write_model
     from unary.models.calibrating import calibrate_model
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None
-    model = read_model(options.model)
     require_model_folder(out, overwrite=overwrite)
-    model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    write_model(model, out, overwrite=overwrite)
-    _print_points(() if model.calibration is None else model.calibration.operating_points)
-    if options.allow_seen:
-        print("Patients that the model was trained on were allowed: no guarantee holds.")
+    model = read_model(options.model)
+    with locking(out):
+        model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
+        model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+        kept = write_model(model, out, overwrite=overwrite, held=True)
+    _print_calibration(model)
+    if kept is not None:
+        print(f"what was there before: {kept}; put it in the place of {MODEL_FILE} to have it back")
     print(NOTICE)
     return 0
+
+
+def _print_calibration(model: Model) -> None:
+    from unary.models.patients import describe_unknown
+
+    calibration = model.calibration
+    assert calibration is not None
+    images, patients = (
+        count_words(len(calibration.images), "image"),
+        count_words(calibration.patients, "normal patient"),
+    )
+    print(f"calibrated on {images} of {patients}")
+    _print_points(calibration.operating_points)
+    if calibration.overlap == "allowed":
+        print("Patients that the model was trained on were allowed: no guarantee holds.")
+    if calibration.overlap == "unknown":
+        unknown = describe_unknown(model.provenance.seen)
+        print(f"What is guaranteed holds of patients that the model has not seen; {unknown}")
 
 
 COMMANDS = (

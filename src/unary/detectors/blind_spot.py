@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.crops import draw_batch, draw_crop, find_sources
+from unary.detectors.crops import draw_batch, draw_crop, find_sources, require_crops
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_network, require_fitted, restore_network
@@ -212,7 +212,8 @@ class BlindSpot:
     def fit(self, normals: PatchSet, context: FitContext) -> BlindSpot:
         """Learn to predict normal tissue from its surroundings; see `unary.detectors.protocol.Detector.fit`."""
         # The crops are of the fine structure, taken once per image rather than once per crop.
-        config, sources = self.config, find_sources(normals, _describe_structure, size_px=_CROP_PX)
+        title = context.name_bar("reading tissue")
+        config, sources = self.config, find_sources(normals, _describe_structure, size_px=_CROP_PX, title=title)
         network = build_blind_spot(config, seed=context.seed)
 
         def draw(rng: np.random.Generator, count: int) -> Sequence[Tensor]:
@@ -227,6 +228,10 @@ class BlindSpot:
             network, draw, compute_loss, config.training, context, name="blind_spot", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_crops(normals, _CROP_PX)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unary.detectors.protocol import View
+from unary.detectors.scoring import show_views
 from unary.detectors.tissue import Tissue, measure_noise
 from unary.errors import TrainingError
 from unary.patches.patch_set import PatchSet
@@ -30,12 +31,17 @@ class Source:
 
 
 def find_sources(
-    normals: PatchSet, describe: Callable[[Tissue], tuple[NDArray[Any], ...]], *, size_px: int
+    normals: PatchSet,
+    describe: Callable[[Tissue], tuple[NDArray[Any], ...]],
+    *,
+    size_px: int,
+    title: str | None = None,
 ) -> tuple[Source, ...]:
     """Return the images that crops of a size can be drawn from; ``describe`` returns the planes of one, (rows, cols).
 
     The tissue near patches that are left out, since a benign lesion is there, is drawn from all the same, which a few
-    pixels in a million do not change. A `TrainingError` says that no image is as large as a crop.
+    pixels in a million do not change. With a title, a bar is shown. A `TrainingError` says that no image is as large as
+    a crop.
     """
 
     def find(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Any, Any]) -> Source | None:
@@ -46,10 +52,22 @@ def find_sources(
         places = (np.argwhere(tissue.mask[::_THINNED, ::_THINNED]) * _THINNED).astype(np.int32)
         return Source(describe(tissue), places) if len(places) else None
 
-    sources = tuple(source for source in map_in_threads(find, normals.views()) if source is not None)
+    require_crops(normals, size_px)
+    views = show_views(normals, title)
+    sources = tuple(source for source in map_in_threads(find, views) if source is not None)
     if not sources:
         raise TrainingError(f"no image of normal tissue is at least {size_px} px a side on the working grid")
     return sources
+
+
+def require_crops(normals: PatchSet, size_px: int) -> None:
+    """Refuse by a `TrainingError` images of which none is as large as a crop."""
+    largest = max((min(normals.images[number].shape) for number in np.unique(normals.index[:, 0])), default=0)
+    if largest < size_px:
+        raise TrainingError(
+            f"no image of normal tissue is at least {size_px} px a side on the working grid, the largest is {largest} "
+            "px; a smaller --working-spacing-mm makes them larger"
+        )
 
 
 def describe_with_noise(tissue: Tissue) -> tuple[NDArray[Any], ...]:

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from unary.detectors.crops import Plane, Source, describe_with_noise, draw_batch, draw_crop, draw_exposure, find_sources
+from unary.detectors.crops import (
+    Plane,
+    Source,
+    describe_with_noise,
+    draw_batch,
+    draw_crop,
+    draw_exposure,
+    find_sources,
+    require_crops,
+)
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_network, require_fitted, restore_network
 from unary.detectors.tissue import examine_answer
@@ -121,7 +130,8 @@ class Denoising:
         The loss is the squared difference between the restored and the clean crop, in units of the local noise, inside
         the mask: its minimum is the expected corruption given the crop, which stays proportionate for faint blobs.
         """
-        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        title = context.name_bar("reading tissue")
+        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX, title=title)
         network = build_unet(config.widths, seed=context.seed)
         _start_lively(network)
 
@@ -139,6 +149,10 @@ class Denoising:
             network, draw, compute_loss, config.training, context, name="denoising", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_crops(normals, _CROP_PX)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""

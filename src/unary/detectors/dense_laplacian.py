@@ -93,7 +93,7 @@ class DenseLaplacian:
                 for response in measure_responses(view.tissue, self.config)
             ]
 
-        pooled = measure_normals(pool, normals)
+        pooled = measure_normals(pool, normals, title=context.name_bar("dense_laplacian"))
         scales = tuple(Scale(float(values.mean()), float(values.std())) for values in pooled)
         if not all(scale.deviation > 0 for scale in scales):
             raise TrainingError("dense_laplacian: the normal patches all answer alike; are the images blank?")

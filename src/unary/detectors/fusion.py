@@ -72,7 +72,11 @@ class FusionConfig:
                 raise ValueError(f"the weights of a fusion must be positive, that of {name} is {weight}")
         for field in dataclasses.fields(self)[1:]:
             if field.name not in names and getattr(self, field.name) != field.default:
-                raise ValueError(f"{field.name} has settings but is no part of this fusion, whose parts are {names}")
+                parts = ",".join(f"{name}={weight:g}" for name, weight in (*self.parts, (field.name, 1.0)))
+                raise ValueError(
+                    f"{field.name} has settings but is no part of this fusion, whose parts are {', '.join(names)}; to "
+                    f"let it take part: parts, or --parts, {parts}"
+                )
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,8 @@ def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
 def _require_enough(count: int) -> None:
     if count < _FEWEST:
         raise TrainingError(
-            f"calibrating a fusion needs at least {_FEWEST} normal patches, there are {count}: give more images, or a "
-            "smaller --stride-px"
+            f"calibrating a fusion needs at least {_FEWEST} normal patches, there are {count}: give more images, a "
+            "smaller --stride-px or --min-tissue, or --held-out 0"
         )
 
 
@@ -163,12 +167,21 @@ class Fusion:
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals only"
+    fewest_patches: ClassVar[int] = _FEWEST
     config: FusionConfig = FusionConfig()
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> Fusion:
         """Fit each part, and calibrate it; see `unary.detectors.protocol.Detector.fit`."""
-        return dataclasses.replace(self, parts=_fit_parts(self.config, self.knowledge, normals, context))
+        return dataclasses.replace(self, parts=_fit_parts(self.build_parts(), self.config, normals, context))
+
+    def build_parts(self) -> list[Detector]:
+        """Return the parts, not fitted; a `DetectorError` says that one may not take part."""
+        return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        _check_patches(self.build_parts(), normals)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
@@ -190,13 +203,20 @@ class FusionPrior:
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
+    fewest_patches: ClassVar[int] = _FEWEST
     config: FusionConfig = FusionConfig(
         (("dense_laplacian", 1.0), ("blind_spot", 1.0), ("segmentation", 1.0), ("prominence", 1.0))
     )
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:
-        return dataclasses.replace(self, parts=_fit_parts(self.config, self.knowledge, normals, context))
+        return dataclasses.replace(self, parts=_fit_parts(self.build_parts(), self.config, normals, context))
+
+    def build_parts(self) -> list[Detector]:
+        return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
+
+    def check_patches(self, normals: PatchSet) -> None:
+        _check_patches(self.build_parts(), normals)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         parts = require_fitted(self.parts, "fusion_prior")
@@ -210,16 +230,23 @@ class FusionPrior:
         return cls(*_restore_parts(state))
 
 
-def _fit_parts(config: FusionConfig, knowledge: Knowledge, normals: PatchSet, context: FitContext) -> Parts:
-    """Train all parts, then calibrate them on the same patches."""
+def _check_patches(parts: Sequence[Detector], normals: PatchSet) -> None:
+    """Ask all parts, before the first of them is trained."""
     _require_enough(len(normals))
-    prepared = [_build_part(config, name, knowledge) for name, _ in config.parts]
+    for part in parts:
+        if hasattr(part, "check_patches"):
+            part.check_patches(normals)
+
+
+def _fit_parts(prepared: Sequence[Detector], config: FusionConfig, normals: PatchSet, context: FitContext) -> Parts:
+    """Train all parts, then calibrate them on the same patches."""
+    _check_patches(prepared, normals)
     fitted = [part.fit(normals, context) for part in prepared]
 
     def score(view: View, origins: Origins) -> list[NDArray[np.float64]]:
         return [part.examine(view, origins, size_px=normals.size_px, with_map=False).scores for part in fitted]
 
-    scores = measure_normals(score, normals)
+    scores = measure_normals(score, normals, title=context.name_bar("calibrating parts"))
     return tuple(
         FusedPart(name, part, weight, fit_surprisal(values))
         for (name, weight), part, values in zip(config.parts, fitted, scores, strict=True)

@@ -82,14 +82,19 @@ class Laplacian:
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
         """Estimate the response of normal tissue on at most 4,000 evenly spaced patches."""
-        return self.fit_values(normals, to_intensity, name="laplacian")
+        return self.fit_values(normals, to_intensity, name="laplacian", title=context.name_bar("laplacian"))
 
     def fit_values(
-        self, normals: PatchSet, convert: Callable[[NDArray[np.uint16]], NDArray[np.float32]], *, name: str
+        self,
+        normals: PatchSet,
+        convert: Callable[[NDArray[np.uint16]], NDArray[np.float32]],
+        *,
+        name: str,
+        title: str | None = None,
     ) -> Self:
         """Do the same to what is made of patches, (n, rows, cols), such as the error of a reconstruction.
 
-        ``name`` is that of the detector, for messages.
+        ``name`` is that of the detector, for messages; with a title, a bar is shown.
 
         Raises
         ------
@@ -102,6 +107,7 @@ class Laplacian:
             lambda patches: pool_values(convert(patches), self.config),
             normals.gather,
             spread_evenly(len(normals), _FITTED_PATCHES),
+            title=title,
         )
         if not np.isfinite(pooled).all():
             raise TrainingError(f"{name}: normal patches do not answer with finite numbers; has training diverged?")

@@ -80,6 +80,9 @@ class Detector(Protocol):
         What it has been told: nothing that is learned, normal images alone, or also what a lesion may look like.
     config
         A frozen dataclass of settings, each with a default. ``type(config)`` is where the command line finds options.
+
+    A detector may also have ``check_patches(normals)``, which refuses in a moment, by a `TrainingError`, what `fit`
+    would refuse after a while; and one of parts ``build_parts()``, which returns them.
     """
 
     grid: ClassVar[Grid]

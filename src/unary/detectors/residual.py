@@ -21,6 +21,7 @@ from unary.detectors.laplacian import Laplacian, LaplacianConfig, local_rms, poo
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import join_states, pick_state, read_config, require_fitted
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
+from unary.detectors.wei2018.learning import require_patch_size
 from unary.detectors.windows import PatchExamination, examine_windows, to_intensity
 from unary.errors import TrainingError
 from unary.patches.grid import Origins
@@ -70,12 +71,16 @@ class Residual:
             If there are fewer than two patches, all are reconstructed alike, or training diverges.
         """
         trained = dataclasses.replace(self, reconstruction=Wei2018(self.config.network).fit(normals, context))
-        return trained.calibrate(normals)
+        return trained.calibrate(normals, title=context.name_bar("residual"))
 
-    def calibrate(self, normals: PatchSet) -> Self:
-        """Measure how normal patches answer through the network as it is."""
-        bank = Laplacian(self.config.bank).fit_values(normals, self.whiten_error, name="residual")
+    def calibrate(self, normals: PatchSet, *, title: str | None = None) -> Self:
+        """Measure how normal patches answer through the network as it is; with a title, show a bar."""
+        bank = Laplacian(self.config.bank).fit_values(normals, self.whiten_error, name="residual", title=title)
         return dataclasses.replace(self, bank=bank)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_patch_size(normals.size_px, self.config.network.widths)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the largest standardised pooled response over scales; see `unary.detectors.laplacian`."""
@@ -154,6 +159,10 @@ class Dssim:
                 f"a window of {self.config.window_px} px does not fit into patches of {normals.size_px} px"
             )
         return dataclasses.replace(self, reconstruction=Wei2018(self.config.network).fit(normals, context))
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_patch_size(normals.size_px, self.config.network.widths)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the mean of the most dissimilar pixels; the map is (1 - SSIM) / 2, in [0, 1]."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +15,24 @@ from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
 from unary.training.threads import map_in_threads
 
+ImageView = tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, NDArray[np.int64]]
+"""What `PatchSet.views` yields."""
+
 
 def measure_normals(
-    measure: Callable[[View, Origins], Sequence[NDArray[np.float64]]], normals: PatchSet
+    measure: Callable[[View, Origins], Sequence[NDArray[np.float64]]], normals: PatchSet, *, title: str | None = None
 ) -> list[NDArray[np.float64]]:
-    """Return what is measured of each image's patches, one array after the other, of all images joined."""
+    """Return what is measured of each image's patches, one array after the other, of all images joined.
 
-    def measure_one(image: tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, Any]) -> Sequence[NDArray[np.float64]]:
+    With a title, a bar is shown, as by `score_patches`.
+    """
+
+    def measure_one(image: ImageView) -> Sequence[NDArray[np.float64]]:
         pixels, mask, origins, _ = image
         return measure(View(pixels, mask), origins)
 
     # An image each keeps more threads busy than pieces of one.
-    found = map_in_threads(measure_one, normals.views())
+    found = map_in_threads(measure_one, show_views(normals, title))
     return [np.concatenate(values) for values in zip(*found, strict=True)]
 
 
@@ -37,11 +42,18 @@ def score_patches(detector: Detector, patches: PatchSet, *, title: str | None = 
     With a title, a bar of that name is shown on standard error when that is a terminal.
     """
     scores = np.empty(len(patches))
-    count, hidden = len(np.unique(patches.index[:, 0])), None if title else True
-    views = tqdm(patches.views(), total=count, desc=title, unit="image", delay=2, disable=hidden, leave=False)
-    for pixels, mask, origins, which in views:
+    for pixels, mask, origins, which in show_views(patches, title):
         scores[which] = detector.examine(View(pixels, mask), origins, size_px=patches.size_px, with_map=False).scores
     return scores
+
+
+def show_views(patches: PatchSet, title: str | None) -> Iterable[ImageView]:
+    """Go over images as `PatchSet.views` does; with a title, show a bar."""
+    count, hidden = len(np.unique(patches.index[:, 0])), None if title else True
+    views: Iterable[ImageView] = tqdm(
+        patches.views(), total=count, desc=title, unit="image", delay=2, disable=hidden, leave=False
+    )
+    return views
 
 
 def measure_controls(patches: PatchSet) -> dict[str, NDArray[np.float64]]:

@@ -19,7 +19,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unary.detectors.crops import Source, describe_with_noise, draw_batch, draw_crop, draw_exposure, find_sources
+from unary.detectors.crops import (
+    Source,
+    describe_with_noise,
+    draw_batch,
+    draw_crop,
+    draw_exposure,
+    find_sources,
+    require_crops,
+)
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
 from unary.detectors.states import describe_network, require_fitted, restore_network
@@ -80,7 +88,8 @@ class Segmentation:
 
     def fit(self, normals: PatchSet, context: FitContext) -> Segmentation:
         """Learn to find simulated calcifications; see `unary.detectors.protocol.Detector.fit`."""
-        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX)
+        title = context.name_bar("reading tissue")
+        config, sources = self.config, find_sources(normals, describe_with_noise, size_px=_CROP_PX, title=title)
         library = build_library(config.simulation, np.random.default_rng(context.seed))
         model = _WithCalibration(build_unet(config.widths, seed=context.seed))
 
@@ -97,6 +106,10 @@ class Segmentation:
             model, draw, compute_loss, config.training, context, name="segmentation", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=model.network)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_crops(normals, _CROP_PX)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""

@@ -24,7 +24,7 @@ from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge
 from unary.detectors.states import describe_config, export_network, read_config, require_fitted, require_size
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
 from unary.detectors.wei2018.detector import restore_sized
-from unary.detectors.wei2018.learning import shape_network
+from unary.detectors.wei2018.learning import require_patch_size, shape_network
 from unary.detectors.windows import PatchExamination, examine_windows
 from unary.errors import require_positive
 from unary.patches.grid import Origins
@@ -142,6 +142,10 @@ class Variational:
             network, draw, compute_loss, config.training, context, name="variational", settings=settings, data=normals
         )
         return dataclasses.replace(self, network=network)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_patch_size(normals.size_px, self.config.widths)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the RMSE, in intensity units, or by the bound; the map is the absolute error."""

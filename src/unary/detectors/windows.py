@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from unary.detectors.protocol import Examination, View
 from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
@@ -115,8 +116,16 @@ def examine_in_batches(
     measure: Callable[[NDArray[np.uint16]], NDArray[np.float64]],
     gather: Callable[[NDArray[np.int64]], NDArray[np.uint16]],
     positions: Sequence[int] | NDArray[np.int64],
+    *,
+    title: str | None = None,
 ) -> NDArray[np.float64]:
-    """Return what is measured of patches, shape (n, ...), a batch at a time, side by side."""
+    """Return what is measured of patches, shape (n, ...), a batch at a time, side by side.
+
+    With a title, a bar of that name is shown on standard error when that is a terminal.
+    """
     chosen = np.asarray(positions, np.int64)
     batches = [chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH)]
-    return np.concatenate(list(map_in_threads(lambda batch: measure(gather(batch)), batches)))
+    found = map_in_threads(lambda batch: measure(gather(batch)), batches)
+    hidden = None if title else True
+    bar = tqdm(found, total=len(batches), desc=title, unit="batch", delay=2, disable=hidden, leave=False)
+    return np.concatenate(list(bar))

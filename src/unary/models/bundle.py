@@ -39,7 +39,7 @@ from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
 from unary.files import LOCK_FILE, locking, write_durably
 from unary.models.calibration import Calibration
-from unary.models.consistency import check_model
+from unary.models.consistency import check_model, check_texts
 from unary.models.findings import FindingsConfig
 from unary.models.patients import SeenPatients
 from unary.models.probe import Probe, ask, choose_picture, find_difference
@@ -178,11 +178,11 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
 
 
-def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bool = False) -> None:
+def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bool = False) -> Path | None:
     """Write a model folder, so that at every moment it holds a whole model, the one before or this one.
 
-    The one before is kept as ``model-DATE.json``, with its weights. ``held`` says that the caller holds the folder
-    (`unary.files.locking`).
+    The one before is kept as ``model-DATE.json``, with its weights; returns where, or None without one. ``held`` says
+    that the caller holds the folder (`unary.files.locking`).
 
     Raises
     ------
@@ -197,7 +197,7 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bo
         require_model_folder(folder, overwrite=overwrite)
         text, weights = _describe_model(model, folder)
         try:
-            _write_files(text, weights, folder)
+            return _write_files(text, weights, folder)
         except OSError as error:
             raise BundleError(
                 f"{folder}: the model could not be written ({error.strerror or error}); a model that was there before "
@@ -254,23 +254,24 @@ def _describe_weights(name: str, parts: Mapping[str, Mapping[str, NDArray[Any]]]
         raise BundleError(f"{folder}: tensors of {name!r} are not what safetensors can hold ({error!r})") from error
 
 
-def _write_files(text: bytes, weights: bytes, folder: Path) -> None:
+def _write_files(text: bytes, weights: bytes, folder: Path) -> Path | None:
     """Write weights, keep the ``model.json`` before, and write the new one, in that order, none of them twice."""
     path, place = folder / MODEL_FILE, folder / name_weights(hash_bytes(weights))
     if not place.is_file() or place.read_bytes() != weights:
         write_durably(place, weights)
     before = path.read_bytes() if path.is_file() else None
+    kept = None
     if before != text:
-        if before is not None:
-            _keep_version(before, path)
+        kept = None if before is None else _keep_version(before, path)
         write_durably(path, text)
     for leftover in folder.iterdir():  # of a process that was killed: this one holds the folder
         if _PARTIAL.fullmatch(leftover.name):
             leftover.unlink()
+    return kept
 
 
-def _keep_version(before: bytes, path: Path) -> None:
-    """Keep a ``model.json`` under the time when it was written, unless it is kept already."""
+def _keep_version(before: bytes, path: Path) -> Path:
+    """Keep a ``model.json`` under the time when it was written, unless it is kept already; return where."""
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     for number in itertools.count(1):
         ending = "" if number == 1 else f"-{number}"
@@ -278,7 +279,8 @@ def _keep_version(before: bytes, path: Path) -> None:
         if not kept.exists():
             write_durably(kept, before)
         if kept.read_bytes() == before:
-            return
+            return kept
+    raise AssertionError("there is always a next number")
 
 
 def name_weights(digest: str) -> str:
@@ -315,6 +317,7 @@ def _parse(text: str, path: Path) -> Any:
     """What a ``model.json`` says, checked field by field."""
     try:
         content = json.loads(text)
+        check_texts(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from error
     found = content.get("format") if isinstance(content, dict) else None
@@ -359,7 +362,8 @@ def _build_model(document: Any, weights: bytes, path: Path) -> Model:
     )
     try:
         check_model(model)
-        different = None if document.probe is None else find_difference(model, document.probe)
+        with np.errstate(all="ignore"):
+            different = None if document.probe is None else find_difference(model, document.probe)
     except Exception as error:  # as above
         raise BundleError(f"{path}: damaged, or of another version: {error}") from error
     if different is not None:

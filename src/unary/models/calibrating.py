@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from unary.datasets.manifest import build_manifest
-from unary.errors import CalibrationError, ImageError, SplitError, UnaryError
+from unary.errors import CalibrationError, DetectorError, ImageError, SplitError, UnaryError, explain_unexpected
 from unary.models.bundle import Model
-from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, Overlap, calibrate
+from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, Overlap, calibrate, require_patients
 from unary.models.examination import AnyImage, examine_image
 from unary.models.patients import count_seen
-from unary.patches.collection import read_row
+from unary.patches.collection import name_row, read_row, warn_of_notes
 from unary.records import Image, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
             "%d images hold benign lesions, or are not completely annotated, and do not count as normal",
             len(manifest.rows) - len(rows),
         )
+    require_patients(len({row.patient_id for row in rows}))  # before images are scored for nothing
     seen = count_seen(model.provenance.seen, (row.patient_id for row in rows))
     if seen and not allow_seen:
         raise SplitError(
@@ -79,18 +80,31 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
 
 
 def calibrate_rows(
-    model: Model, rows: Sequence[ManifestRow], *, overlap: Overlap = "excluded", progress: bool = True
+    model: Model,
+    rows: Sequence[ManifestRow],
+    *,
+    overlap: Overlap = "excluded",
+    known: bool = False,
+    progress: bool = True,
 ) -> Calibration:
-    """Return how normal images score, whose patients the caller vouches for; raises as `calibrate`."""
+    """Return how normal images score, whose patients the caller vouches for; raises as `calibrate`.
+
+    ``known`` says that what is unusual about the images has been told.
+    """
+    notes: list[str] = []
 
     def examine(row: ManifestRow, image: Image) -> NormalScores:
         scored = examine_image(model, image)
         if scored.image_score is None:
             raise ImageError(f"{image.name}: no pixel of it could be scored; does it show hardly any tissue?")
         findings = tuple(scored.candidates.scores[:MOST_FINDINGS].tolist())
+        notes.extend(f"{name_row(row)}: {note}" for note in scored.prepared.notes)
         return NormalScores(row.patient_id, findings, scored.image_score, scored.scores)
 
-    return calibrate(list(examine_rows(rows, examine, title="calibrating", progress=progress)), overlap=overlap)
+    found = list(examine_rows(rows, examine, title="calibrating", progress=progress))
+    if not known:
+        warn_of_notes(notes)
+    return calibrate(found, overlap=overlap)
 
 
 def examine_rows(
@@ -100,5 +114,7 @@ def examine_rows(
     for row in tqdm(rows, desc=title, unit="image", delay=2, disable=None if progress else True):
         try:
             yield examine(row, read_row(row))
-        except ImageError as error:
-            logger.warning("skipped: %s", error)
+        except (DetectorError, CalibrationError):  # which are no image's fault
+            raise
+        except Exception as error:  # of a library, on this image
+            logger.warning("skipped: %s", explain_unexpected(error, name_row(row)))

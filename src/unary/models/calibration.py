@@ -197,11 +197,7 @@ def calibrate(
     if any(not 0 < specificity < 1 for specificity in specificities):
         raise CalibrationError(f"specificities must lie between 0 and 1, got {tuple(specificities)}")
     names, patient = np.unique([normal.patient for normal in normals], return_inverse=True)
-    if len(names) < 2:
-        raise CalibrationError(
-            "a calibration needs normal images of at least two patients that were not trained on, there are "
-            f"{len(names)}; are patient identifiers missing?"
-        )
+    require_patients(len(names))
     weights = 1.0 / np.bincount(patient)[patient]
     images = [
         NormalImage(
@@ -220,6 +216,15 @@ def calibrate(
         replace(image, patches=tuple(score for score in image.patches if score >= lowest)) for image in plain.images
     )
     return replace(plain, images=tuple(kept), operating_points=points)
+
+
+def require_patients(count: int) -> None:
+    """Refuse by a `CalibrationError` fewer normal patients than a calibration takes."""
+    if count < 2:
+        raise CalibrationError(
+            "a calibration needs normal images of at least two patients that were not trained on, there are "
+            f"{count}; are patient identifiers missing?"
+        )
 
 
 def set_points(

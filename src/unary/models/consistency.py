@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unary.models.calibration import Calibration, check_points
 from unary.profiles import PROFILES
@@ -40,13 +40,13 @@ def check_model(model: Model) -> None:
         raise ValueError(
             f"level must be the last of peaks, the falling highest values of training images; it is {model.level:g}"
         )
+    if model.preparation.spacing_range_mm not in (None, model.profile.spacing_range_mm):
+        raise ValueError("spacing_range_mm of the preparation must be that of the profile")
     _check_profile(model)
     _check_domain(model.domain)
     if model.calibration is not None:
         _check_scores(model.calibration, model.level)
         check_points(model.calibration)
-    if not all(text.isprintable() for text in _list_texts(model)):
-        raise ValueError("it holds text with characters that cannot be printed")
 
 
 def _check_profile(model: Model) -> None:
@@ -92,14 +92,12 @@ def _ascends(values: tuple[float, ...]) -> bool:
     return all(earlier <= later for earlier, later in itertools.pairwise(values))
 
 
-def _list_texts(value: Any) -> Iterator[str]:
-    """Every text of a value's fields, at any depth, that of its detectors apart."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for pair in value.items() for part in pair for text in _list_texts(part))
-    elif isinstance(value, tuple):
-        yield from (text for part in value for text in _list_texts(part))
-    elif hasattr(value, "__dataclass_fields__"):
-        fields = {name: part for name, part in vars(value).items() if name not in ("detector", "baseline")}
-        yield from _list_texts(fields)
+def check_texts(content: object) -> None:
+    """Refuse by a `ValueError` what JSON gave, if a text in it, which messages may quote, cannot be printed."""
+    if isinstance(content, str) and not content.isprintable():
+        raise ValueError("it holds text with characters that cannot be printed")
+    if isinstance(content, dict):
+        check_texts([*content, *content.values()])
+    elif isinstance(content, list):
+        for part in content:
+            check_texts(part)

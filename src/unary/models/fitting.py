@@ -23,19 +23,26 @@ from unary.datasets.splits import split_by_patient
 from unary.detectors import check_detector, find_detector_class, name_of
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector, Grid
-from unary.errors import CalibrationError, ImageError, TrainingError
-from unary.models.bundle import Model, Provenance, describe_versions
+from unary.errors import CalibrationError, TrainingError
+from unary.models.bundle import Model, Provenance, can_be_found, describe_versions
 from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_normals
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
 from unary.models.patients import make_key, note_patients
+from unary.models.requirements import (
+    FEWEST_PATIENTS_TO_HOLD_OUT,
+    check_detector_here,
+    check_images,
+    check_patches,
+    warn_of_few_patients,
+)
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.profiles import DEFAULT, Profile, find_profile
 from unary.profiles.profile import TissueRule
-from unary.records import Domain, Image, Manifest, ManifestRow
+from unary.records import Domain, Image, Manifest, ManifestRow, count_words
 from unary.training.context import FitContext
 
 logger = logging.getLogger(__name__)
@@ -44,7 +51,6 @@ REGIONS_PER_IMAGE = 4
 STORED_PATCH_PX = 128  # as in Wei et al. 2018
 _LEVEL_IMAGES = 24
 _BLOCK_PX = 36
-_FEWEST_PATIENTS_TO_HOLD_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -146,19 +152,22 @@ def fit(
     """
     kind = find_profile(profile)
     chosen = find_detector(kind.detector if detector is None else detector)
+    check_detector_here(chosen)
+    if not can_be_found(chosen):
+        logger.warning("%s is not at the top level of a module: its model can be used, but not saved", name_of(chosen))
     manifest = take_normals(images, TrainingError, "unary learns from")
+    warn_of_few_patients(len({row.patient_id for row in manifest.rows}), config.held_out)
+    key = make_key()
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
+    fewest = getattr(chosen, "fewest_patches", 2)
+    check_images(manifest, preparation, grid, fewest=fewest, store=store, progress=progress)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
     usable = ~collection.touches
     normal = collection.patches.subset(np.flatnonzero(usable & ~held))
-    if len(normal) < 2:
-        raise TrainingError(
-            f"only {len(normal)} normal patches were found in {len(collection.rows)} images; are the images smaller "
-            f"than {grid.size_px} px, or is no tissue found? (size_px, min_tissue and mask of the configuration)"
-        )
+    count = int((usable & held).sum())
+    check_patches(chosen, normal, held_out=count, images=len(collection.rows), size_px=grid.size_px)
     context = FitContext(config.seed, checkpoint, progress)
-    key = make_key()
     baseline = Laplacian(COARSE_LAPLACIAN if chosen.grid == "working" else LaplacianConfig()).fit(normal, context)
     fitted = chosen.fit(normal, context)
     used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
@@ -169,7 +178,7 @@ def fit(
         data_hash=collection.data_hash,
         images=len(used),
         patches=len(normal),
-        held_out_patches=int((usable & held).sum()),
+        held_out_patches=count,
         skipped=len(collection.skipped),
         seed=config.seed,
         versions=describe_versions(),
@@ -178,13 +187,14 @@ def fit(
     name, level = name_of(fitted), math.nan  # until it is measured
     model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
     model = measure_images(model, trained, progress=progress)
+    judged = [rows[number] for number in sorted(judging - lesional)]
     try:  # without them a fitted model is still worth keeping
-        judged = [rows[number] for number in sorted(judging - lesional)]
-        return replace(model, calibration=calibrate_rows(model, judged, progress=progress))
+        return replace(model, calibration=calibrate_rows(model, judged, known=True, progress=progress))
     except CalibrationError:
         logger.warning(
-            "no operating points: images of fewer than two normal patients were held out and could be used (held_out "
-            "is %g, and takes five patients or more); see `unary calibrate`",
+            "no operating points: images of %s were held out and could be used, and two normal patients at least are "
+            "needed (held_out is %g, and takes five patients or more); see `unary calibrate`",
+            count_words(len({row.patient_id for row in judged}), "patient"),
             config.held_out,
         )
         return model
@@ -237,7 +247,7 @@ def _states_spacing(manifest: Manifest) -> bool:
     for row in manifest.rows:
         try:
             return read_row(row).spacing_mm is not None
-        except ImageError:
+        except Exception:  # of a library, on this file
             continue
     return True
 
@@ -250,7 +260,7 @@ def hold_out(collection: Collection, config: FitConfig) -> NDArray[np.bool_]:
     patients = collection.column("patient_id")
     held = np.zeros(len(collection), bool)
     candidates = ~np.isin(patients, np.unique(patients[collection.touches]))
-    if config.held_out > 0 and len(np.unique(patients[candidates])) >= _FEWEST_PATIENTS_TO_HOLD_OUT:
+    if config.held_out > 0 and len(np.unique(patients[candidates])) >= FEWEST_PATIENTS_TO_HOLD_OUT:
         rng = np.random.default_rng(config.seed)
         held[candidates] = split_by_patient(patients[candidates], config.held_out, rng)
     return held

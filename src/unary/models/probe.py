@@ -8,6 +8,7 @@ is not the one that was fitted.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 
 from unary.detectors.scoring import score_patches
 from unary.models.examination import examine_image
+from unary.patches.grid import tissue_origins
 from unary.patches.patch_set import build_patch_set
+from unary.patches.preparation import prepare_image
 from unary.records import Image
 
 if TYPE_CHECKING:
@@ -48,14 +51,17 @@ class Picture:
 class Answer:
     """What a model says of a picture: scores of patches, of the strongest candidates, and of patches by the baseline.
 
-    ``scored_px`` is how much of it was scored, and ``highest`` the image's score.
+    ``highest`` is the image's score, ``p_value`` its p-value, ``scored_px`` how much of it was scored, and
+    ``out_of_domain`` how it differs from the images that the model has learned from.
     """
 
     patches: tuple[float, ...]
     findings: tuple[float, ...]
     highest: float | None
+    p_value: float | None
     scored_px: int
     baseline: tuple[float, ...]
+    out_of_domain: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,14 @@ def draw_picture(picture: Picture) -> Image:
     values += 0.12 * (np.hypot(row - 0.6 * side, col - 0.45 * side) < 0.1 * side)
     for number in range(1, 6):
         place = (side * (0.15 * number), side * (0.3 + 0.11 * (number * 2 % 5)))
-        values += 0.4 * np.exp(-((row - place[0]) ** 2 + (col - place[1]) ** 2) / (0.7 * number))
+        values += 0.1 * number * np.exp(-((row - place[0]) ** 2 + (col - place[1]) ** 2) / (0.7 * number))
+    values[(7 * row + 13 * col) % 331 == 0] = 0.15
     values[:, : side // 8] = 0.01
     values[0, 0] = 0.0
     scaled = picture.low + np.clip(values, 0, 1) * (picture.high - picture.low)
     limits = (picture.low, picture.high)
-    return Image.from_array(scaled.astype(np.float32), spacing_mm=picture.spacing_mm, value_range=limits)
+    image = Image.from_array(scaled.astype(np.float32), spacing_mm=picture.spacing_mm, value_range=limits)
+    return dataclasses.replace(image, intent="TEST", manufacturer="test picture", model_name="test picture")
 
 
 def _draw_noise(side: int) -> NDArray[np.float64]:
@@ -105,18 +113,27 @@ def ask(model: Model, picture: Picture) -> Answer:
     scored = examine_image(model, draw_picture(picture))
     size_px = model.grid.size_px
     patches = build_patch_set(scored.prepared.pixels, scored.origins, size_px=size_px, mask=scored.prepared.mask)
+    highest, calibration = scored.image_score, model.calibration
     return Answer(
         tuple(scored.scores.tolist()),
         tuple(scored.candidates.scores[:_FINDINGS].tolist()),
-        scored.image_score,
+        highest,
+        None if calibration is None or highest is None else calibration.find_p_value(highest),
         scored.scored_px,
         tuple(score_patches(model.baseline, patches).tolist()),
+        scored.out_of_domain,
     )
 
 
 def find_difference(model: Model, probe: Probe) -> str | None:
     """Return in words how a model answers otherwise than when it was written; None where it does not."""
-    then, now = probe.answer, ask(model, probe.picture)
+    then = probe.answer
+    mask = prepare_image(draw_picture(probe.picture), model.preparation).mask
+    if (count := len(tissue_origins(mask, model.grid))) != len(then.patches):  # before a grid too fine takes hours
+        return f"it had {len(then.patches)} patches, and now has {count}"
+    now = ask(model, probe.picture)
+    if (now.out_of_domain, now.p_value is None) != (then.out_of_domain, then.p_value is None):
+        return "the domain or the calibration is another"
     level = [model.level] * _FINDINGS  # stands for the findings that there are not
     compared = {
         "patches": (then.patches, now.patches),

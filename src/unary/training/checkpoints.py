@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from unary.errors import TrainingError
-from unary.files import replacing
+from unary.files import write_durably
 
 
 def save_checkpoint(
@@ -23,13 +23,21 @@ def save_checkpoint(
 ) -> None:
     """Write weights, optimiser state and curves to one file, through a temporary name.
 
-    ``fingerprint`` is text that describes the run: what a checkpoint must share with the run that goes on from it.
+    ``fingerprint`` is text that describes the run: what a checkpoint must share with the run that goes on from it. A
+    `TrainingError` says that the file cannot be written, and that the one before is there.
     """
     tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
-    with replacing(path) as partial:
-        save_file(tensors, partial, {"fingerprint": fingerprint, "curves": json.dumps(curves)})
+    content = save(tensors, {"fingerprint": fingerprint, "curves": json.dumps(curves)})
+    try:
+        write_durably(path, content)
+    except OSError as error:
+        kept = "the state written before is there" if path.exists() else "nothing was kept before"
+        raise TrainingError(
+            f"{path}: the state of training cannot be written ({error.strerror or error}); {kept}: make room and run "
+            "the same command again to go on from it"
+        ) from error
 
 
 def load_checkpoint(

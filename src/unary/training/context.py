@@ -21,6 +21,10 @@ class FitContext:
     progress: bool = True
     title: str = "training"
 
+    def name_bar(self, what: str) -> str | None:
+        """Return the title of a bar, or None where none is to be shown."""
+        return what if self.progress else None
+
     def find_checkpoint(self, name: str, fingerprint: str) -> Path | None:
         """Return the file of one network: another for another fingerprint, text of all that the weights depend on."""
         if self.checkpoint is None:

@@ -23,7 +23,7 @@ from unary.detectors.states import (
     require_size,
 )
 from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, to_tensor
-from unary.detectors.wei2018.learning import History, TrainingConfig, train_autoencoder
+from unary.detectors.wei2018.learning import History, TrainingConfig, require_patch_size, train_autoencoder
 from unary.detectors.wei2018.native import CompiledErrors, compile_errors
 from unary.detectors.windows import PatchExamination, examine_windows
 from unary.errors import require_positive
@@ -86,6 +86,10 @@ class Wei2018:
             normals, config.training, context, widths=config.widths, bottleneck=config.bottleneck
         )
         return dataclasses.replace(self, network=network, history=history)
+
+    def check_patches(self, normals: PatchSet) -> None:
+        """Refuse by a `TrainingError` what could not be learned from."""
+        require_patch_size(normals.size_px, self.config.widths)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by RMSE (Wei et al. 2018, section 5); the map is the absolute error, in intensity units."""

@@ -104,6 +104,15 @@ class History:
         return self.losses[-1] / self.patch_mean_error
 
 
+def require_patch_size(size_px: int, widths: tuple[int, ...]) -> None:
+    """Refuse by a `TrainingError` patches that are too small to be halved so often."""
+    if size_px < (least := 2 ** (len(widths) - 1)):
+        raise TrainingError(
+            f"a network of {len(widths)} widths needs patches of {least} px or more, these have {size_px} px; "
+            "give it fewer widths, or a larger --size-px"
+        )
+
+
 def shape_network(
     patches: PatchSet, widths: tuple[int, ...], bottleneck: int | None
 ) -> tuple[AutoencoderConfig, float]:
@@ -114,11 +123,7 @@ def shape_network(
     TrainingError
         If the patches are too small to be halved so often, too few, or of one single intensity.
     """
-    if patches.size_px < (least := 2 ** (len(widths) - 1)):
-        raise TrainingError(
-            f"a network of {len(widths)} widths needs patches of {least} px or more, these have {patches.size_px} px; "
-            "give it fewer widths"
-        )
+    require_patch_size(patches.size_px, widths)
     if len(patches) < 2:
         raise TrainingError(f"training needs at least two normal patches, there are {len(patches)}")
 

@@ -1,0 +1,181 @@
+"""What can be known before training is refused before training, with the option that helps."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unary.detectors import name_of
+from unary.detectors.protocol import Detector
+from unary.errors import TrainingError
+from unary.images.attributes import read_attributes
+from unary.patches.grid import GridConfig, grid_origins
+from unary.patches.preparation import PreparationConfig
+from unary.profiles.profile import Headers
+from unary.records import Manifest, ManifestRow, count_words
+from unary.training.devices import require_device
+from unary.training.distributed import is_joined
+from unary.training.engine import StepsConfig
+
+logger = logging.getLogger(__name__)
+
+FEWEST_PATIENTS_TO_HOLD_OUT = 5
+_TISSUE = 0.25  # of an image, roughly, that a store keeps at the least
+
+
+def check_detector_here(detector: Detector) -> None:
+    """Refuse a detector that cannot be trained on this machine, or in these processes, before any image is read.
+
+    Raises
+    ------
+    TrainingError
+        If its device cannot be used, or it is trained in one process and there are several.
+    DetectorError
+        If one of its parts may not take part.
+    """
+    for part in _list_parts(detector):
+        for config in _list_configs(part.config):
+            if hasattr(config, "device"):
+                require_device(config.device)
+            if isinstance(config, StepsConfig) and is_joined():
+                raise TrainingError(f"{name_of(part)} is trained in one process; start it without torchrun")
+
+
+def _list_parts(detector: Detector) -> Iterator[Detector]:
+    """The detector, or the detectors that it is made of."""
+    if hasattr(detector, "build_parts"):
+        for part in detector.build_parts():
+            yield from _list_parts(part)
+    else:
+        yield detector
+
+
+def _list_configs(config: Any) -> Iterator[Any]:
+    """A configuration and those inside it."""
+    if dataclasses.is_dataclass(config):
+        yield config
+        for field in dataclasses.fields(config):
+            yield from _list_configs(getattr(config, field.name))
+
+
+def warn_of_few_patients(count: int, held_out: float) -> None:
+    """Say before training that nobody will be held out, where that is so."""
+    if held_out == 0:
+        why = "held_out is 0"
+    elif count < FEWEST_PATIENTS_TO_HOLD_OUT:
+        why = f"{FEWEST_PATIENTS_TO_HOLD_OUT} patients or more are needed for that, there are {count}"
+    else:
+        return
+    logger.warning(
+        "nobody is held out, since %s: the model will have no operating points, and nothing is guaranteed of it, until "
+        "`unary calibrate` sets them on other patients",
+        why,
+    )
+
+
+def check_images(
+    manifest: Manifest,
+    preparation: PreparationConfig,
+    grid: GridConfig,
+    *,
+    fewest: int,
+    store: Path | None,
+    progress: bool,
+) -> None:
+    """Refuse images that cannot hold so many patches, or a store that cannot hold the images, by their headers alone.
+
+    Raises
+    ------
+    TrainingError
+        If so.
+    """
+    rows, hidden = manifest.rows, None if progress else True
+    bar = tqdm(rows, desc="reading headers", unit="image", delay=2, disable=hidden, leave=False)
+    shapes = [shape for shape in (_find_shape(row, preparation) for row in bar) if shape is not None]
+    if not shapes:  # whoever reads the images says why
+        return
+    most = sum(count * _count_patches(shape, grid) for shape, count in Counter(shapes).items())
+    if most < fewest and len(shapes) == len(rows):
+        largest = max(shapes, key=math.prod)
+        raise TrainingError(
+            f"{fewest} normal patches are needed, and {count_words(len(rows), 'image')} of at most {largest[0]} x "
+            f"{largest[1]} working pixels can hold {most} of {grid.size_px} x {grid.size_px} px with "
+            f"{grid.min_tissue:.0%} of tissue; give more or larger images, or a smaller --size-px, --stride-px or "
+            "--min-tissue"
+        )
+    if store is not None:
+        _check_room(store, 2 * sum(map(math.prod, shapes)), preparation)
+
+
+def _find_shape(row: ManifestRow, preparation: PreparationConfig) -> tuple[int, int] | None:
+    """Rows and columns of the working grid; None where the header does not say, or not well."""
+    spacing = None if row.spacing_mm is None else (row.spacing_mm, row.spacing_mm)
+    try:
+        if row.image is not None:
+            shape, spacing = row.image.shape, row.image.spacing_mm or spacing
+        elif row.path is not None:
+            attributes = read_attributes(row.path, Headers())
+            shape, spacing = attributes.shape, attributes.spacing_mm or spacing
+        else:
+            return None
+    except Exception:  # of a library: whoever reads the pixels says so
+        return None
+    working_mm = preparation.working_spacing_mm
+    if working_mm is None:
+        return shape
+    if spacing is None:
+        return None
+    return (math.ceil(shape[0] * spacing[0] / working_mm), math.ceil(shape[1] * spacing[1] / working_mm))
+
+
+def _count_patches(shape: tuple[int, int], grid: GridConfig) -> int:
+    """How many patches an image has if all of it is tissue."""
+    if min(shape) < 1:
+        return 0
+    inside = np.minimum(grid_origins(shape, grid) + grid.size_px, shape) - grid_origins(shape, grid)
+    return int((inside.prod(axis=1, dtype=np.int64) >= grid.min_tissue * grid.size_px**2).sum())
+
+
+def _check_room(store: Path, size: int, preparation: PreparationConfig) -> None:
+    """Compare what is free with what the images take: all of them, or the part that is tissue."""
+    place = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
+    free, least = shutil.disk_usage(place).free, size if preparation.mask == "none" else _TISSUE * size
+    if free < least:
+        raise TrainingError(
+            f"{store}: the prepared images take up to {size / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; "
+            "give another folder with --store, or make room"
+        )
+
+
+def check_patches(detector: Detector, normals: Any, *, held_out: int, images: int, size_px: int) -> None:
+    """Refuse too few or unsuitable patches, once they have been counted and before any training.
+
+    ``held_out`` is how many patches are held out, ``images`` how many images were read.
+
+    Raises
+    ------
+    TrainingError
+        If so.
+    """
+    helps = "--min-tissue, --stride-px or --size-px of less give more"
+    if held_out:
+        helps += f"; {count_words(held_out, 'patch')} of patients that are held out would be free with --held-out 0"
+    if len(normals) < 2:
+        raise TrainingError(
+            f"only {len(normals)} normal patches were found in {count_words(images, 'image')}; are the images smaller "
+            f"than {size_px} px, or is no tissue found? ({helps}; --mask none takes everything for tissue)"
+        )
+    if hasattr(detector, "check_patches"):
+        try:
+            detector.check_patches(normals)
+        except TrainingError as error:
+            raise TrainingError(f"{error} ({helps})") from error
