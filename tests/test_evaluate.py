@@ -222,6 +222,71 @@ def test_seen_patients_one_label_and_unreadable_sets_are_refused(model, parts, p
         evaluate(model, dataclasses.replace(partly, rows=rows), progress=False)
 
 
+@pytest.fixture(scope="module")
+def seven(model, phantoms, tmp_path_factory):
+    """Return the folder that was written for four positive and three negative images without lesions, all seen."""
+    some = [
+        [row for row in phantoms.rows if row.label == label][:count]
+        for label, count in (("positive", 4), ("negative", 3))
+    ]
+    unlisted = dataclasses.replace(phantoms.select((*some[0], *some[1])), lesions=())
+    out = tmp_path_factory.mktemp("seven")
+    found = evaluate(model, unlisted, allow_seen=True, progress=False)
+    lines = write_evaluation(found, model, out, resamples=50, progress=False)
+    return found, lines, out
+
+
+def test_few_images_without_lesions_make_no_claim_and_no_patches(seven):
+    _, lines, out = seven
+    lead = lines[-2]
+    assert lead.startswith(
+        "Too few patients to tell: 4 images labelled positive (2 patients) against 3 images labelled"
+    )
+    report = (out / "report.html").read_text()
+    assert lead in report
+    results = report.split("<h2>Results</h2>")[1].split("</section>")[0].split("<dl")[0]
+    for words in ("patch", "lesion", "seeds"):
+        assert words not in lead + results
+    assert "on the same images" in results
+    assert "4 against 3 images, of 2 against 2 patients" in results
+    areas = [line for line in lines if line.startswith(("images", "laplacian", "mean", "standard"))]
+    assert len(areas) >= 4
+    assert all("too few patients to tell: 2 against 2" in line for line in areas)
+    assert "Nothing is said of findings: no lesion is listed to be found." in report
+
+
+def test_the_image_area_is_one_everywhere(seven, written):
+    """In both parts of metrics.json, in the table of detectors, in that of images, and on the terminal."""
+    for out in (seven[2], written):
+        metrics = json.loads((out / "metrics.json").read_text())
+        ranked = metrics["detectors"]["laplacian"]["image"]
+        alone = metrics["detection"]["image_auroc"]["label_negative_against_positive"]
+        for key in alone:
+            assert ranked[key] == alone[key], key
+        report = (out / "report.html").read_text()
+        assert report.count(f"{ranked['auroc']:.3f} (too few patients to tell") >= 1
+        assert f'data-value="{ranked["auroc"]}"' in report
+    told = [line for line in seven[1] if line.startswith(("laplacian", "images, label"))]
+    assert len({line.split("AUROC ")[1] for line in told}) == 1
+
+
+def test_what_the_model_has_seen_heads_the_report(seven, written):
+    found, lines, out = seven
+    assert 0 < found.seen <= 4
+    said = f"The model was fitted on {found.seen} of these 4 patients: every figure is flattered."
+    assert said in lines
+    assert f'<p class="banner" role="note">{said}</p>' in (out / "report.html").read_text()
+    report = (written / "report.html").read_text()
+    assert "The model was fitted on none of these" in report
+    assert "every figure is flattered" not in report
+
+
+def test_a_model_that_cannot_tell_whom_it_has_seen_says_so(evaluation, model, tmp_path):
+    lines = write_evaluation(dataclasses.replace(evaluation, seen=None), model, tmp_path, resamples=20, progress=False)
+    assert any("cannot be told here" in line for line in lines)
+    assert "cannot be told here" in (tmp_path / "report.html").read_text().split("<nav")[0]
+
+
 def test_scores_are_written_for_patches_and_images(written, evaluation):
     frame = parquet.read_table(written / "scores.parquet").to_pydict()
     assert frame["split"].count("image") == len(evaluation.images)
@@ -377,3 +442,14 @@ def test_means_over_patients_against_arithmetic():
     values = rng.normal(size=400)
     (many,) = estimate_patient_means(values, [str(k) for k in range(400)], rng=rng, resamples=4000)
     assert many.high - many.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
+
+
+def test_a_lesion_outside_its_image_leaves_it_incomplete(model, partly, caplog):
+    row = next(row for row in partly.rows if row.label == "positive" and row.complete)
+    outside = Lesion(row.image_id, "Mass", "point", ((9000.0, 5.0),))
+    found, _ = evaluate_image(
+        model, row, (outside, *partly.lesions_of(row.image_id)), examine_image(model, read_row(row))
+    )
+    assert not found.row.complete
+    assert found.match.targets
+    assert not build_outcomes([found], QUERIES["all"])[0].complete

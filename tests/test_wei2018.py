@@ -82,8 +82,34 @@ def test_report_shows_the_numbers_and_every_figure(result, tmp_path):
     assert "Synthetic data." in text
     assert text.count("data:image/png;base64,") == 8
     assert len(list((tmp_path / "figures").glob("*.png"))) == 8
+    assert (
+        "<h1>Wei et al. 2018, not as published: 2 of 500 epochs, 2 runs, 12 negative and 6 positive images in" in text
+    )
+    assert "batch_size 20" in text.split("</h1>")[0]
+    assert "reproduced" not in text
+    assert "means over 2 runs" in text
+    assert "Too few patients to tell" in text.split('class="lead">')[1].split("</p>")[0]
     lines = list(describe_result(result))
     assert any("wei2018" in line and "AUROC" in line for line in lines)
+
+
+def test_one_run_is_called_one_run_and_controls_stand_in_the_lead(result, tmp_path):
+    """As if of twelve patients a side: with them the lead makes claims, and names every control."""
+    counts = {"n_positive_patients": 12, "n_negative_patients": 12}
+    metrics = {
+        name: {split: {group: {**found, **counts} for group, found in groups.items()} for split, groups in of.items()}
+        for name, of in result.metrics.items()
+    }
+    runs = {split: of[:1] for split, of in result.runs.items()}
+    meta = {**result.meta, "config": {**result.meta["config"], "seeds": (0,)}}
+    write_wei2018_report(dataclasses.replace(result, runs=runs, metrics=metrics, meta=meta), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "2 of 500 epochs, one run," in text
+    assert "of one run" in text
+    assert "means over" not in text
+    lead = text.split('class="lead">')[1].split("</p>")[0]
+    for name in ("laplacian", "mean_brightness", "standard_deviation"):
+        assert name in lead or "chance" in lead
 
 
 def test_stability_is_reported_per_seed(result):

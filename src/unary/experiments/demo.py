@@ -22,7 +22,7 @@ from unary.models.bundle import write_model
 from unary.models.fitting import FitConfig, fit
 from unary.outputs.evaluation_report import write_evaluation
 from unary.patches.grid import GridConfig
-from unary.records import NOTICE
+from unary.records import NOTICE, count_words
 from unary.training.engine import StepsConfig
 
 BANNER = (
@@ -55,7 +55,8 @@ def run_demo(
     )
     write_manifest(made, out / "manifest.csv")
     manifest = read_manifest(out / "manifest.csv")
-    yield f"{len(manifest.rows)} phantoms with {len(manifest.lesions)} lesions in {out / 'phantoms'}"
+    counted = f"{count_words(len(manifest.rows), 'phantom')} with {count_words(len(manifest.lesions), 'lesion')}"
+    yield f"{counted} in {out / 'phantoms'}"
     training = TrainingConfig(epochs=epochs, batch_size=50)
     config = PaperConfig(training=training, grid=GridConfig(stride_px=64), seeds=(seed, seed + 1), held_out=0.3)
     result = run_wei2018(manifest, out, config, notices=[BANNER])
@@ -73,5 +74,6 @@ def run_demo(
     score_files(model, shown, out / "scores", model_folder=out / "model")
     summary = detect_files(model, shown, out / "detections", DetectConfig(maps=True), model_folder=out / "model")
     findings = sum(row["findings"] for row in summary.rows)
-    yield f"{findings} findings in {len(summary.rows)} images: {out / 'detections'} (findings.png, report.dcm, ...)"
+    counted = f"{count_words(findings, 'finding')} in {count_words(len(summary.rows), 'image')}"
+    yield f"{counted}: {out / 'detections'} (findings.png, report.dcm, ...)"
     yield f"{out / 'report.html'} ({time.monotonic() - started:.0f} s)"
