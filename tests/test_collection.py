@@ -130,6 +130,10 @@ def test_an_image_in_memory_wins_over_a_path_and_its_spacing_over_the_rows(phant
     assert read_row(row).spacing_mm == (0.3, 0.3)
     known = dataclasses.replace(row, image=Image.from_array(pixels, spacing_mm=(0.1, 0.2)))
     assert read_row(known).spacing_mm == (0.1, 0.2)
+    assert not read_row(row).notes
+    assert read_row(known).notes == (
+        "its own pixel spacing, 0.1 x 0.2 mm, is taken, and not the 0.3 mm of the manifest",
+    )
     with pytest.raises(ImageError, match="'empty' of the manifest has neither a path nor an image"):
         read_row(ManifestRow(None, "empty", "p"))
 
@@ -171,6 +175,8 @@ def test_a_lesion_that_no_patch_can_hold_is_named(caplog):
     assert "film: 1 lesion off the tissue that was found" in caplog.text
     assert label_patches(row, (inside, outside), prepared, origins, 16, READING).touches.all(), "nobody knows where"
     assert "film: 1 lesion outside the image, which counts as incomplete" in caplog.text
+    label_patches(row, (Lesion("film", "Mass", "box", ((0, 0), (60, 60))),), prepared, origins, 16, READING)
+    assert "film: 1 lesion over more than half of the image; is a mask inverted?" in caplog.text
 
 
 def test_one_picture_under_two_patients_is_named_whatever_its_file(phantoms, tmp_path, caplog):

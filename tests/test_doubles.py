@@ -179,3 +179,10 @@ def test_a_list_of_paths_is_checked_as_a_manifest_is(folder, caplog):
         build_manifest(paths, patients=["P", "Q", "R"])
     with pytest.raises(ManifestError, match="both negative and positive"):
         build_manifest(paths, labels=["negative", "negative", "positive"])
+
+
+def test_a_name_of_nobody_is_pointed_at_where_several_images_bear_it():
+    rows = [ManifestRow(None, str(number), name) for number, name in enumerate(("nan", "NaN", "0", "0", "Unknown"))]
+    notices = describe_patients(rows, list("abcde"), [None] * 5)
+    assert "a patient_id that names nobody: a, b, e; all of them count as one patient" in notices
+    assert not any("c" in notice.partition(": ")[2].partition(";")[0].split(", ") for notice in notices)

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -317,3 +318,66 @@ def test_a_manifest_cannot_be_made_of_everything(images, more, cause):
         build_manifest(images, **more)
     with pytest.raises(ImageError, match="two-dimensional"):
         build_manifest(np.zeros((4, 4)))
+
+
+def test_images_without_a_patient_among_others_are_counted(folder, caplog):
+    rows = read_manifest(write(folder, "path,patient_id\na.png,P\nb.png,\n")).rows
+    assert [row.patient_id for row in rows] == ["P", "b"]
+    assert "1 image without a patient_id, each of which counts as a patient of its own: line 3" in caplog.text
+
+
+def test_a_table_of_lesions_by_another_name_is_pointed_at(folder, caplog):
+    for name in ("M.Lesions.csv", "lesions.csv", "other.csv", "other.lesions.csv"):
+        (folder / name).touch()
+    read_manifest(write(folder, "path\na.png\n"))
+    told = [record.getMessage() for record in caplog.records if "meant?" in record.getMessage()]
+    assert [text.rpartition("is ")[2] for text in told] == ["M.Lesions.csv meant?", "lesions.csv meant?"]
+    lesions_path(folder / "m.csv").write_text("image_id,kind,points\na,point,1 1\n")
+    caplog.clear()
+    read_manifest(folder / "m.csv")
+    assert "meant?" not in caplog.text
+
+
+def test_lesions_of_images_that_are_not_listed_are_refused_all_at_once(folder):
+    path = write(folder, "path\na.png\n", "image_id,kind,points\na,point,1 1\nA,point,1 1\nz,point,2 2\n")
+    with pytest.raises(ManifestError, match=r"m\.lesions\.csv: lesions of images which .* line 3 'A', line 4 'z'"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("spacing", ["0", "-0.07", "70", "7e-5", "nan", "inf", "wide", "1,070", "0x1"])
+def test_a_spacing_of_another_unit_is_refused_by_line_and_column(folder, spacing):
+    with pytest.raises(ManifestError, match="line 2: spacing_mm"):
+        read_manifest(write(folder, f'path,spacing_mm\na.png,"{spacing}"\n'))
+
+
+def test_rows_that_contradict_themselves_or_their_image_are_named(phantoms, tmp_path, caplog):
+    rows = phantoms.rows[:3]
+    other = {"L": "R", "R": "L"}[rows[1].laterality]
+    changed = (
+        dataclasses.replace(rows[0], label="positive", assessment="1"),
+        dataclasses.replace(rows[1], laterality=other),
+        dataclasses.replace(rows[2], label=None, assessment=None),
+    )
+    write_manifest(Manifest(changed), tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv").rows == changed
+    assert "1 image whose label is not the one that its BI-RADS implies; the label counts: line 2" in caplog.text
+    assert (
+        "1 image of the other breast, by the DICOM header, than the laterality says; the right file?: line 3"
+        in caplog.text
+    )
+    assert "1 image without a label, which no figure counts: line 4" in caplog.text
+
+
+def test_places_that_are_no_files_are_told_apart(folder, caplog):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "sub").mkdir()
+    lines = ["a.png", "sub", "pipe.png", r"films\b.png", f"{'x' * 300}.png"]
+    assert len(read_manifest(write(folder, "\n".join(["path", *lines]) + "\n")).rows) == 5
+    for told in (
+        "4 of 5 images are not there",
+        "folders: line 3",
+        "pipes or devices: line 4",
+        "backslashes in the path: line 5",
+        "too long: line 6",
+    ):
+        assert told in caplog.text

@@ -20,6 +20,7 @@ from unary.images.reading import is_dicom, read_image
 from unary.records import Manifest, ManifestRow, count_words
 
 _SAMPLE_BYTES = 1 << 14
+_NOBODY = ("-", "?", "nan", "none", "null", "na", "n/a", "unknown", "removed", "anon", "anonymous", "anonymized")
 _ROUNDED = re.compile(r"\d([.,]\d+)?e\+\d+", re.IGNORECASE)
 
 
@@ -226,11 +227,13 @@ def describe_patients(
     alike = _find_several(rows, [_spell(row.patient_id) for row in rows])
     joined = _find_several(rows, keys) if len(set(keys) - {None}) > 1 else []
     rounded = [number for number, row in enumerate(rows) if _ROUNDED.fullmatch(row.patient_id)]
+    nobody = [number for number, row in enumerate(rows) if row.patient_id.casefold() in _NOBODY]
     so = "they count as different patients; if they are not, correct the patient_id"
     notices = (
         ("patients whose identifiers differ by case, spaces or leading zeros alone", alike, so),
         ("images of one Patient ID, by their DICOM headers, under different patients", joined, so),
         ("patients whose identifier a spreadsheet has rounded", rounded, "different patients may have become one"),
+        ("a patient_id that names nobody", nobody if len(nobody) > 1 else [], "all of them count as one patient"),
     )
     return tuple(
         f"{what}: {name_some(places[number] for number in found)}; {so}" for what, found, so in notices if found

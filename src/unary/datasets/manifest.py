@@ -24,6 +24,7 @@ from unary.datasets.doubles import describe_patients, keep_once, read_headers
 from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
 from unary.files import write_csv
+from unary.images.dicom import DicomHeader
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Image, Label, Lesion, Manifest, ManifestRow
 
@@ -34,6 +35,7 @@ _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false
 _PLAIN = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
 _COLUMNS = ("path", *_PLAIN, "birads", "complete", "spacing_mm")
 _LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
+_ALONE = "without a patient_id, each of which counts as a patient of its own"
 _SPACINGS_MM = (1e-4, 10.0)  # from microscopes to scintigrams
 
 
@@ -167,10 +169,15 @@ def read_manifest(path: Path | str, *, progress: bool = True) -> Manifest:
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
     _check_files(path, [(line, row.path) for (line, _), row in zip(lines, rows, strict=True) if row.path is not None])
-    if not any(fields.get("patient_id") for _, fields in lines):
+    unnamed = [f"line {line}" for line, fields in lines if not fields.get("patient_id")]
+    if len(unnamed) == len(lines):
         logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
+    for notice in count_names("image", unnamed if len(unnamed) < len(lines) else (), _ALONE):
+        logger.warning("%s: %s", path, notice)
     beside = lesions_path(path)
     lesions = _read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
+    for other in [] if beside.exists() else _find_other_lesions(path):
+        logger.warning("%s: no lesion is read, for %s is not there; is %s meant?", path, beside.name, other)
     try:
         manifest, notices = check_manifest(
             Manifest(rows, lesions), [f"line {line}" for line, _ in lines], progress=progress
@@ -202,13 +209,48 @@ def check_manifest(
     if repeated:
         raise ManifestError(f"the image_id must be unique; repeated: {name_some(repeated)}")
     headers = read_headers(manifest.rows, progress=progress)
-    unlabelled = [place for row, place in zip(manifest.rows, places, strict=True) if row.label is None]
-    about_labels = count_names("image", unlabelled, "without a label, which no figure counts")
+    about_rows = _describe_rows(manifest.rows, places, headers)
     about_patients = describe_patients(manifest.rows, places, headers)
     manifest, about_images = keep_once(manifest, places, headers)
     manifest, about_lesions = check_lesions(manifest, progress=progress)
-    told = about_labels if len(unlabelled) < len(places) else ()
-    return manifest, (*told, *about_patients, *about_images, *about_lesions)
+    return manifest, (*about_rows, *about_patients, *about_images, *about_lesions)
+
+
+def _describe_rows(
+    rows: Sequence[ManifestRow], places: Sequence[str], headers: Sequence[DicomHeader | None]
+) -> tuple[str, ...]:
+    """Notices of rows without a label, and of those that contradict themselves or their image's header."""
+    found = list(zip(rows, places, headers, strict=True))
+    unlabelled = [place for row, place, _ in found if row.label is None]
+    against = [
+        place
+        for row, place, _ in found
+        if row.label and row.assessment in BIRADS and label_of_birads(row.assessment) != row.label
+    ]
+    turned = [
+        place
+        for row, place, header in found
+        if header is not None and header.laterality and row.laterality and header.laterality != row.laterality
+    ]
+    return (
+        *count_names(
+            "image", unlabelled if len(unlabelled) < len(rows) else (), "without a label, which no figure counts"
+        ),
+        *count_names("image", against, "whose label is not the one that its BI-RADS implies; the label counts"),
+        *count_names(
+            "image", turned, "of the other breast, by the DICOM header, than the laterality says; the right file?"
+        ),
+    )
+
+
+def _find_other_lesions(path: Path) -> list[str]:
+    """Tables beside a manifest that are named like lesions, and are not those of another manifest."""
+    try:
+        files = {name for name in os.listdir(path.parent) if name.lower().endswith(".csv")}
+    except OSError:
+        return []
+    others = {lesions_path(Path(name)).name for name in files}
+    return sorted(name for name in files - others if "lesion" in name.lower() and name != path.name)
 
 
 def _check_files(manifest: Path, paths: Sequence[tuple[int, Path]]) -> None:

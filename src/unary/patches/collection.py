@@ -128,8 +128,13 @@ def read_row(row: ManifestRow) -> Image:
         image = read_image(row.path)
     else:
         raise ImageError(f"the row {row.image_id!r} of the manifest has neither a path nor an image")
-    if image.spacing_mm is None and row.spacing_mm is not None:
-        image = dataclasses.replace(image, spacing_mm=(row.spacing_mm, row.spacing_mm))
+    stated = row.spacing_mm
+    if image.spacing_mm is None and stated is not None:
+        return dataclasses.replace(image, spacing_mm=(stated, stated))
+    if image.spacing_mm is not None and stated is not None and not np.allclose(image.spacing_mm, stated, rtol=0.01):
+        own = " x ".join(f"{length:g}" for length in image.spacing_mm)
+        note = f"its own pixel spacing, {own} mm, is taken, and not the {stated:g} mm of the manifest"
+        image = dataclasses.replace(image, notes=(*image.notes, note))
     return image
 
 
@@ -324,7 +329,7 @@ def label_patches(
     # In a partly annotated image everything may be touched by a lesion that nobody listed.
     touches = np.full(len(origins), not row.complete)
     sizes = {name: np.full(len(origins), np.nan) for name in reading.group_names}
-    outside = off = 0
+    outside = off = vast = 0
     for lesion in lesions:
         mask = read_lesion_mask(lesion.mask_path, prepared.stored_shape) if lesion.mask_path else None
         inside, corner = rasterise_lesion(lesion, prepared.shape, scale=prepared.scale, mask=mask)
@@ -332,6 +337,7 @@ def label_patches(
             outside += 1
         elif not _meets(inside, corner, prepared.mask):
             off += 1
+        vast += 2 * int(inside.sum()) > prepared.mask.size
         held, touched = judge_patches(inside, corner, origins, size_px=size_px)
         group = reading.find_group(lesion.name)
         contains[group] |= held
@@ -341,11 +347,13 @@ def label_patches(
             sizes[group][held] = np.fmax(sizes[group][held], size)
     if outside:
         touches[:] = True
-        told = "outside the image, which counts as incomplete"
-        logger.warning("%s: %s %s", row.image_id, count_words(outside, "lesion"), told)
-    if off:
-        told = "off the tissue that was found, where no patch lies"
-        logger.warning("%s: %s %s", row.image_id, count_words(off, "lesion"), told)
+    for count, told in (
+        (outside * row.complete, "outside the image, which counts as incomplete"),  # else it has been said
+        (off, "off the tissue that was found, where no patch lies"),
+        (vast, "over more than half of the image; is a mask inverted?"),
+    ):
+        if count:
+            logger.warning("%s: %s %s", row.image_id, count_words(count, "lesion"), told)
     return PatchLabels(contains, touches, sizes)
 
 
