@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from unary.errors import ImageError
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
+from unary.profiles.mammography import MAMMOGRAPHY
+from unary.records import Image
 
 LIMITS = ReadingLimits(timeout_s=10, memory_mib=1024, file_mib=64, megapixels=100)
 MEMORY_MIB = 3072  # of a worker, on top of what it has after starting
@@ -94,15 +96,38 @@ def judge_image(
     *,
     names: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Judge the one file of a case by an oracle, whose ValueError refuses; ``names`` must not stand in a message."""
+    """Judge the one file of a case by an oracle, whose ValueError refuses; ``names`` must not stand in a message.
+
+    The header, which `unary check` reads, must not contradict the pixels, and its refusal keeps the same rules.
+    """
     [(name, content)] = case.files.items()
     path = folder / name
+
+    def refuse(error: ImageError) -> tuple[str, str]:
+        told = any(patient in str(error) for patient in names)
+        return ("FAILED: names the patient", "") if told else judge_refusal(str(error), error.reason, name, case)
+
     try:
         image = reader.read(path)
     except ImageError as error:
-        told = any(patient in str(error) for patient in names)
-        return ("FAILED: names the patient", "") if told else judge_refusal(str(error), error.reason, name, case)
-    found, right = image.pixels.astype(np.float64), case.right
+        verdict, shape = refuse(error), None
+    else:
+        verdict, shape = _judge_pixels(image, case.right, content, read_strictly), image.shape
+    if verdict[0].startswith("FAILED"):
+        return verdict
+    try:
+        attributes = reader.read_attributes(path, MAMMOGRAPHY.headers)
+    except ImageError as error:
+        return refuse(error) if shape is None else ("FAILED: pixels without a header", str(error))
+    if shape is not None and attributes.shape != shape:
+        return "FAILED: the header contradicts", f"{attributes.shape} {shape}"
+    return verdict
+
+
+def _judge_pixels(
+    image: Image, right: Grey | None, content: bytes, read_strictly: Callable[[bytes], Grey]
+) -> tuple[str, str]:
+    found = image.pixels.astype(np.float64)
     if right is not None and np.array_equal(found, right.pixels) and right.maximum in (None, image.value_range[1]):
         return "equal", ""
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unary.images.isolation import IsolatedReader
 
-MAGICS = (b"P5", b"P2", b"P5", b"P2", b"P6", b"P3", b"P4", b"P1")
+MAGICS = (b"P5", b"P2", b"P5", b"P2", b"P5", b"P2", b"P6", b"P5", b"P2", b"P4", b"P3", b"P1")
 _BLANKS = b" \t\n\v\f\r"
 _MAXIMA = (1, 2, 3, 7, 15, 100, 127, 254, 255, 256, 257, 1000, 1023, 4095, 16383, 32768, 65534, 65535)
 
@@ -62,8 +62,8 @@ class PgmKind:
         content = write_header(plan.tokens, rng) + write_values(plan, rng)
         if name in STRUCTURAL:
             content = STRUCTURAL[name](plan, rng)
-        elif name in BYTES:
-            content = BYTES[name](content, rng) or b"\0"
+        if name in BYTES or (name in STRUCTURAL and rng.random() < 0.1):
+            content = BYTES.get(name, pick(rng, tuple(BYTES.values())))(content, rng) or b"\0"
         valid = name == "another encoding"
         file_name = "fuzzed.pgm" if valid else draw_name(rng, ".pgm")
         ordinary = valid and magic in (b"P2", b"P5")

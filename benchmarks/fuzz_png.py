@@ -74,8 +74,8 @@ class PngKind:
         content = join(chunks)
         if name in STRUCTURAL:
             content = STRUCTURAL[name](chunks, plan, rng)
-        elif name in BYTES:
-            content = BYTES[name](content, rng) or b"\0"
+        if name in BYTES or (name in STRUCTURAL and rng.random() < 0.1):
+            content = BYTES.get(name, pick(rng, tuple(BYTES.values())))(content, rng) or b"\0"
         file_name = "fuzzed.png" if name == "another encoding" else draw_name(rng, ".png")
         valid = name == "another encoding" and plan.right is not None and plan.colour_type != 3
         return Case(plan.name, name, {file_name: content}, plan.right, valid and plan.transparency is None)

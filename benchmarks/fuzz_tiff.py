@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from fuzz_common import BYTES, Case, Grey, Rng, draw_name, draw_picture, flip, judge_image, pick
-from fuzz_tiff_oracle import DEFLATE, LZMA, LZW, NONE, OLD_DEFLATE, PACKBITS, TYPES, read_strictly
+from fuzz_tiff_oracle import DEFLATE, LZMA, LZW, NONE, OLD_DEFLATE, PACKBITS, TYPES, ZSTD, read_strictly
 from numpy.typing import NDArray
 
 from unary.images.isolation import IsolatedReader
@@ -25,7 +25,8 @@ from unary.images.isolation import IsolatedReader
 _SHORT, _LONG, _TEXT, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 2, 5, 7, 16
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _COMPRESSIONS = {
-    NONE: "none", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "old deflate", PACKBITS: "PackBits", LZMA: "LZMA"
+    NONE: "none", LZW: "LZW", DEFLATE: "deflate", OLD_DEFLATE: "old deflate", PACKBITS: "PackBits", LZMA: "LZMA",
+    ZSTD: "Zstandard",
 }  # fmt: skip
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _OFFSETS, _COUNTS = (273, 324), (279, 325)
@@ -62,7 +63,7 @@ class Plan:
     def is_ordinary(self) -> bool:
         """Whether it must be read: 8 or 16 bits of grey, in a compression that everybody writes."""
         plain = self.form == _UNSIGNED and self.bits in (8, 16) and self.photometric in (0, 1)
-        return plain and self.samples.shape[2] == 1 and self.compression != LZMA and self.fill_order == 1
+        return plain and self.samples.shape[2] == 1 and self.compression not in (LZMA, ZSTD) and self.fill_order == 1
 
 
 @dataclass
@@ -94,8 +95,8 @@ class TiffKind:
         if name in STRUCTURAL:
             STRUCTURAL[name](draft, plan, rng)
         content = lay_out(draft, rng)
-        if name in BYTES:
-            content = BYTES[name](content, rng) or b"\0"
+        if name in BYTES or (name in STRUCTURAL and rng.random() < 0.1):
+            content = BYTES.get(name, pick(rng, tuple(BYTES.values())))(content, rng) or b"\0"
         valid = name == "another encoding"
         suffix = pick(rng, (".tif", ".tiff"))
         file_name = f"fuzzed{suffix}" if valid else draw_name(rng, suffix)
@@ -257,6 +258,8 @@ def compress(data: bytes, plan: Plan) -> bytes:
         data = b"".join(_encode_packbits(data[start : start + length]) for start in range(0, len(data), length))
     elif plan.compression == LZMA:
         data = lzma.compress(data)
+    elif plan.compression == ZSTD:
+        data = _encode_zstd(data)
     return data.translate(_REVERSED) if plan.fill_order == 2 else data
 
 
@@ -291,6 +294,16 @@ def encode_lzw(data: bytes) -> bytes:
     text = "".join(codes)
     text += "0" * (-len(text) % 8)
     return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def _encode_zstd(data: bytes) -> bytes:
+    """A frame of plain blocks, and of repeated bytes where a block holds one byte alone."""
+    frame = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", len(data))
+    for start in range(0, len(data), 500):
+        block, last = data[start : start + 500], start + 500 >= len(data)
+        same = len(set(block)) == 1
+        frame += struct.pack("<I", int(last) | int(same) << 1 | len(block) << 3)[:3] + (block[:1] if same else block)
+    return frame
 
 
 def _encode_packbits(data: bytes) -> bytes:
@@ -515,6 +528,8 @@ def _build_bomb(compression: int) -> bytes:
     if compression == LZMA:
         return lzma.compress(bytes(60_000_000), preset=0)
     data = bytes(200_000)
+    if compression == ZSTD:
+        return _encode_zstd(data)
     return encode_lzw(data) if compression == LZW else _encode_packbits(data) if compression == PACKBITS else data
 
 

@@ -19,7 +19,7 @@ from fuzz_common import Grey
 from numpy.typing import NDArray
 
 TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q"}
-NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA = 1, 5, 8, 32946, 32773, 34925
+NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
 RELEVANT = (
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 32997, 32998,
 )  # fmt: skip
@@ -170,6 +170,8 @@ def _decode(raw: bytes, rows: int, cols: int, layout: _Layout) -> NDArray[Any]:
         data = one.decompress(raw, size + 1)
         if not one.eof or one.unused_data:
             raise ValueError("an LZMA segment that does not end where it should")
+    elif layout.compression == ZSTD:
+        data = _decode_zstd(raw)
     elif layout.compression == PACKBITS:
         data = _decode_packbits(raw, size)
     else:
@@ -222,6 +224,23 @@ def decode_lzw(raw: bytes, size: int) -> bytes:
             table.append(before + word[:1])
         before = word
         width = min(max((len(table) + 1).bit_length(), 9), 12)
+    return bytes(found)
+
+
+def _decode_zstd(raw: bytes) -> bytes:
+    """One frame with its size and without checksum, of plain and repeated blocks (RFC 8878): what is written here."""
+    if raw[:5] != b"\x28\xb5\x2f\xfd\xa0":
+        raise ValueError("no frame of this kind")
+    found, place, last = bytearray(), 9, 0
+    while not last:
+        head = int.from_bytes(raw[place : place + 3], "little")
+        last, kind, size = head & 1, head >> 1 & 3, head >> 3
+        if kind > 1 or len(raw) < place + 3 + (1 if kind else size):
+            raise ValueError("blocks of another kind, or no end")
+        found += raw[place + 3 : place + 4] * size if kind else raw[place + 3 : place + 3 + size]
+        place += 3 + (1 if kind else size)
+    if place != len(raw) or len(found) != int.from_bytes(raw[5:9], "little"):
+        raise ValueError("a frame of another size")
     return bytes(found)
 
 

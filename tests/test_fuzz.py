@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unary.errors import REASONS
+from unary.records import Image
 
 COUNTS = {"dicom": 230, "png": 150, "tiff": 120, "pgm": 200, "manifest": 150, "model": 40}
 
@@ -106,7 +107,7 @@ class Forgiving:
     """A reader that takes everything, and gives an image of its own."""
 
     def read(self, path):
-        return type("Image", (), {"pixels": np.ones((96, 80), np.uint16), "value_range": (0.0, 65535.0)})
+        return Image(np.ones((96, 80), np.uint16), (0.0, 65535.0))
 
 
 @pytest.mark.parametrize("name", ["dicom", "png", "tiff", "pgm"])
