@@ -269,6 +269,7 @@ UNUSUAL = {
     "white frame inside a black one": lambda p: np.pad(np.pad(p, 20, constant_values=4095), 8),
     "white page": lambda p: np.pad(p, 120, constant_values=4095),
     "frame on three sides": lambda p: np.pad(p, ((20, 0), (20, 20)), constant_values=4095),
+    "inverted in a black frame": lambda p: np.pad(p.max() - p, 20),
     "inverted in a white frame": lambda p: np.pad(p.max() - p, 20, constant_values=4095),
 }
 

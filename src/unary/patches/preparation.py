@@ -205,8 +205,23 @@ def describe_unusual(image: Image, config: PreparationConfig) -> tuple[str, ...]
         if high > _MOST_ANISOTROPIC * low:
             notes.append(f"{stated} differs much between rows and columns; are its two values right?")
     if config.mask == "bright_region" and 0 not in image.shape:
-        notes += _describe_tissue(_survey(image.pixels, image.padding))
+        survey = _survey(image.pixels, image.padding)
+        notes += _describe_tissue(survey) or _describe_tissue(_leave_dark_frame(survey))
     return tuple(notes)
+
+
+def _leave_dark_frame(survey: _Survey) -> _Survey:
+    """Return the survey of what a dark frame surrounds on all four sides, where there is one."""
+    values = np.where(survey.valid, survey.means, survey.means[survey.valid].min(initial=np.inf))
+    low, high = float(values.min()), float(values.max())
+    seen = values > low + 0.01 * (high - low)
+    rows, cols = (np.flatnonzero(seen.mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not (rows.size and cols.size and min(rows[0], cols[0]) > 0):
+        return survey
+    if rows[-1] == len(values) - 1 or cols[-1] == values.shape[1] - 1:
+        return survey
+    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    return _survey(survey.means[box], ~survey.valid[box])
 
 
 def _describe_tissue(survey: _Survey) -> list[str]:
