@@ -249,7 +249,10 @@ def test_a_result_is_known_by_what_it_was_made_from(small, tmp_path):
     out = tmp_path / "out"
     run([path], out, made_from={"model_sha256": "a"})
     assert run([path], out, made_from={"model_sha256": "a"}).kept == ("image",)
-    assert run([path], out, made_from={"model_sha256": "b"}).done == ("image",), "replaced: another model's"
+    summary = run([path], out, made_from={"model_sha256": "b"})
+    assert (summary.done, summary.replaced) == (("image",), 1), "another model's"
+    (out / "image" / "mean.txt").unlink()
+    assert run([path], out, made_from={"model_sha256": "b"}).done == ("image",), "a part was missing"
     changed = bytearray(path.read_bytes())
     changed[-1] ^= 1  # same name, same size
     path.write_bytes(bytes(changed))

@@ -96,6 +96,8 @@ class BatchSummary:
         What is odd about the folder of results as a whole.
     held
         How many results the folder has, former runs' included.
+    replaced
+        How many earlier results, made by another model or with other options, gave way to new ones.
     """
 
     done: tuple[str, ...]
@@ -106,6 +108,7 @@ class BatchSummary:
     left_out: LeftOut = field(repr=False, default_factory=dict)
     remarks: tuple[str, ...] = ()
     held: int = 0
+    replaced: int = 0
 
 
 def run_batch(
@@ -214,6 +217,7 @@ def _summarize(settled: Sequence[_Outcome], found: Inputs, results: ResultFolder
         left_out=found.left_out,
         remarks=tuple(results.list_remarks()),
         held=results.count(),
+        replaced=results.replaced,
     )
 
 

@@ -110,6 +110,7 @@ class ResultFolder:
         for name, entry in self._entries.items():
             self._by_content.setdefault(str(entry.made_from.get("sha256")), []).append(name)
         self._given: set[str] = set()
+        self.replaced = 0  # results of other options or another model
         for path in [out / _PARTIAL, *(path for path in out.iterdir() if _LITTER.fullmatch(path.name))]:
             _remove(path)  # of a run that was killed: none goes on, for this one holds the folder
 
@@ -165,6 +166,7 @@ class ResultFolder:
                 os.rename(target, old)
                 os.rename(partial, target)
                 shutil.rmtree(old, ignore_errors=True)
+                self.replaced += 1
             else:
                 os.rename(partial, target)
         finally:
