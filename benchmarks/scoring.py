@@ -39,9 +39,10 @@ from unary.images.reading import read_image
 from unary.models.bundle import Model, read_model
 from unary.models.examination import ScoredImage, build_detection, choose_point, map_prepared
 from unary.models.findings import find_candidates
+from unary.patches.bright_region import find_bright_region
 from unary.patches.grid import GridConfig, tissue_origins
 from unary.patches.patch_set import cut_window, find_window
-from unary.patches.preparation import FULL_SCALE, PreparedImage, find_bright_region, prepare_image
+from unary.patches.preparation import FULL_SCALE, PreparedImage, prepare_image
 from unary.patches.stitching import taper_window
 
 SPACING_MM = 0.07

@@ -17,9 +17,9 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from unary.datasets.phantom import Phantom, PhantomConfig, build_phantom, write_phantom, write_phantom_dataset
+from unary.patches.bright_region import find_bright_region
 from unary.patches.grid import GridConfig, extract_patches, tissue_origins
 from unary.patches.lesions import judge_patches, rasterise_lesion
-from unary.patches.preparation import find_bright_region
 
 SMALL = PhantomConfig(rows=384, cols=320)
 

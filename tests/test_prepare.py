@@ -8,6 +8,7 @@ from skimage.transform import resize
 
 from unary.datasets.phantom import PhantomConfig, build_phantom
 from unary.errors import ImageError
+from unary.patches.bright_region import find_bright_region
 from unary.patches.preparation import (
     FULL_SCALE,
     PreparationConfig,
@@ -15,7 +16,6 @@ from unary.patches.preparation import (
     describe_unusual,
     enlarge,
     erode_mask,
-    find_bright_region,
     prepare_image,
 )
 from unary.profiles import MAMMOGRAPHY
@@ -113,7 +113,7 @@ def test_the_tissue_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
     padding = np.zeros(phantom.pixels.shape, bool)
     padding[:, :30] = True
     whole = find_bright_region(phantom.pixels, padding)
-    monkeypatch.setattr("unary.patches.preparation._BAND_PX", 7)
+    monkeypatch.setattr("unary.patches.bright_region._BAND_PX", 7)
     assert np.array_equal(find_bright_region(phantom.pixels, padding), whole)
 
 
