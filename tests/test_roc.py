@@ -254,14 +254,25 @@ def test_clustered_intervals_cover_and_independent_ones_do_not() -> None:
 
 
 def test_every_resample_keeps_both_classes() -> None:
-    """One patient with a positive among many: plain resampling would lose it in a third of the draws."""
-    scores, truth = np.arange(20.0), np.arange(20) == 10
+    """Two patients with a positive among many: plain resampling would lose both in an eighth of the draws."""
+    scores, truth = np.arange(20.0), np.isin(np.arange(20), [9, 11])
     low, high = bound(scores, truth, patients=np.arange(20), rng=np.random.default_rng(0))
-    assert 0 <= low < 10 / 19 < high <= 1
+    assert 0 <= low < 19 / 36 < high <= 1
     both = np.tile([True, False], 40)
     scores = np.random.default_rng(0).normal(size=80) + both
     low, high = bound(scores, both, patients=np.arange(80) // 2, rng=np.random.default_rng(0))
     assert low < auroc(scores, both) < high
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 20), (20, 1)])
+def test_one_patient_of_a_side_has_no_interval(positives: int, negatives: int) -> None:
+    """Whatever the other side is, nobody can know how another such patient would score."""
+    patients = np.repeat(np.arange(positives + negatives), 6)
+    truth, scores = patients < positives, np.random.default_rng(0).normal(size=len(patients))
+    run = Run(scores + truth, truth, patients)
+    assert estimate_over_seeds([run], rng=np.random.default_rng(0), resamples=20).interval is None
+    with pytest.raises(FewPatientsError, match="at least two on either side"):
+        difference_over_seeds([run], [Run(scores, truth, patients)], rng=np.random.default_rng(0), resamples=20)
 
 
 def test_too_few_patients_have_no_interval() -> None:

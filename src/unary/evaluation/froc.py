@@ -180,8 +180,8 @@ def summarise_froc(
     or no such image in a resample is left out of that resample's mean.
 
     There is one run per fold, seed or model, each of one outcome per image and with a threshold of its own. Rates and
-    images to count ``on`` are as for `sensitivity_at_rates`. No intervals where no kind of patient has two members;
-    those of 0 and 1 are exact, over the patients with targets.
+    images to count ``on`` are as for `sensitivity_at_rates`. No intervals with fewer than two patients on either
+    side; those of 0 and 1 are exact, over the patients with targets.
 
     Raises
     ------
@@ -193,7 +193,12 @@ def summarise_froc(
     counting = [outcome for run in runs for outcome in run if outcome.counts_false(on)]
     holding = [outcome for run in runs for outcome in run if outcome.target_scores]
     patients = len({outcome.patient for outcome in holding})
-    estimates = estimate(plain, lambda: _resample([runs], allowed, on=on, resamples=resamples, rng=rng)[0], patients)
+    normals = len({outcome.patient for outcome in counting})
+    estimates = tuple(Estimate(float(value), None, None) for value in plain)
+    if min(patients, normals) >= 2:
+        estimates = estimate(
+            plain, lambda: _resample([runs], allowed, on=on, resamples=resamples, rng=rng)[0], patients
+        )
     return FrocSummary(
         tuple(allowed.tolist()),
         estimates[:-1],
@@ -201,7 +206,7 @@ def summarise_froc(
         sum(len(outcome.target_scores) for outcome in holding),
         len(counting),
         patients,
-        len({outcome.patient for outcome in counting}),
+        normals,
     )
 
 

@@ -86,20 +86,27 @@ def estimate_over_seeds(
     models that were trained; the spread over seeds is a different matter and is best shown as it is.
 
     There is at least one run. The statistic is the AUROC, or another of `unary.evaluation.roc`, whose errors may come
-    of any seed. There is no interval where no kind of patient has two members. Of an area or sensitivity of 0 or 1,
+    of any seed. There is no interval with fewer than two patients on either side. Of an area or sensitivity of 0 or 1,
     which every draw repeats, it is the exact one of as many pairs of patients as `count_pairs` finds.
     """
     rankings = _rank_runs(runs)
     value = float(np.mean(_compute_plain(rankings, compute)))
+    if min(_count_sides(runs)) < 2:
+        return Estimate(value, None, None)
     units = None if compute is weighted_average_precisions else count_pairs(runs)  # which is no share of pairs
     return estimate([value], lambda: _resample(runs, [rankings], compute, resamples=resamples, rng=rng)[0], units)[0]
 
 
 def count_pairs(runs: Sequence[Run]) -> int:
     """Return how many pairs of a patient with positives and another with negatives can be formed, none used twice."""
+    everybody = np.unique(np.concatenate([run.patients for run in runs]))
+    return min(*_count_sides(runs), len(everybody) // 2)
+
+
+def _count_sides(runs: Sequence[Run]) -> tuple[int, int]:
+    """How many patients have positives, and how many have negatives."""
     patients, positive = (np.concatenate([getattr(run, name) for run in runs]) for name in ("patients", "positive"))
-    positives, negatives = (len(np.unique(patients[which])) for which in (positive, ~positive))
-    return min(positives, negatives, len(np.unique(patients)) // 2)
+    return len(np.unique(patients[positive])), len(np.unique(patients[~positive]))
 
 
 def difference_over_seeds(
@@ -113,7 +120,7 @@ def difference_over_seeds(
     Raises
     ------
     EvaluationError
-        If the pairs do not share patients and truth, if no kind of patient has two members, and as
+        If the pairs do not share patients and truth, if there are fewer than two patients on either side, and as
         `estimate_over_seeds`.
     """
     pairs = [_rank_runs(runs) for runs in (first, second)]
@@ -122,6 +129,8 @@ def difference_over_seeds(
         for one, other in zip(first, second, strict=True)
     ):
         raise EvaluationError("a paired difference needs both detectors' scores of the same patches, in the same order")
+    if min(sides := _count_sides(first)) < 2:
+        raise FewPatientsError(f"an interval over patients needs at least two on either side, there are {sides}")
     plain = [_compute_plain(rankings, weighted_aurocs) for rankings in pairs]
     resampled = _resample(first, pairs, weighted_aurocs, resamples=resamples, rng=rng)
     return attach_intervals([np.mean(plain[0] - plain[1])], resampled[0] - resampled[1])[0]

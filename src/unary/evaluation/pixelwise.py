@@ -118,7 +118,7 @@ def summarise_pixels(
 ) -> PixelSummary:
     """Return AUROC and average precision over the pixels of all images, with patient-clustered 95 % intervals.
 
-    Patients are drawn as in `unary.evaluation.intervals`; without intervals where no kind of them has two members. For
+    Patients are drawn as in `unary.evaluation.intervals`; without intervals for fewer than two on either side. For
     the intervals, and only there, scores are further put into some thousands of bins, whose pixels count as tied.
 
     Without positive or negative pixels there is a OneClassError.
@@ -140,9 +140,11 @@ def summarise_pixels(
         table = _count_bins(scores, positive, weights, owners)
         return average_resamples(draws, [(table.shape[2], lambda drawn: _compute_areas(table, drawn))])
 
-    areas = estimate(values, resample)
+    patients = [len(np.unique(owners[chosen])) for chosen in (positive, ~positive)]
+    areas = tuple(Estimate(value, None, None) for value in values)
+    if min(patients) >= 2:
+        areas = estimate(values, resample)
     unscored = sum(sample.unscored for sample in samples)
-    patients = (len(np.unique(owners[chosen])) for chosen in (positive, ~positive))
     return PixelSummary(areas[0], areas[1], counts[0], counts[1], unscored, *patients)
 
 

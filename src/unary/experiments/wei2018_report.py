@@ -28,11 +28,12 @@ _ELSEWHERE = ("epochs", "compiled", "device")  # said otherwise, or without infl
 
 
 def describe_result(result: PaperResult) -> Iterator[str]:
-    """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group."""
+    """Yield the outcome as lines for a terminal: AUROC with interval per detector, split and group; then what ran."""
     for split in result.runs:
         for name, splits in result.metrics.items():
             for group, found in splits[split].items():
                 yield f"by {split:7s} {name:18s} {group:14s} AUROC {describe_auroc(found)}"
+    yield head_run(result, "Wei et al. 2018")
 
 
 def write_wei2018_report(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
+from tqdm import tqdm
 
 from unary.errors import ImageError
 from unary.evaluation.evaluated_image import EvaluatedImage
@@ -88,7 +89,8 @@ def list_lesions(
 def plot_places(places: Sequence[Place]) -> Figure | None:
     """Show places of images beside each other, about 20 mm a side, the box framed; None if no image can be read."""
     crops: dict[int, tuple[NDArray[np.uint16], Box]] = {}
-    for row in dict.fromkeys(place.image.row for place in places):
+    rows = dict.fromkeys(place.image.row for place in places)
+    for row in tqdm(rows, desc="pictures", unit="image", delay=2, disable=None, leave=False):
         try:
             image = read_row(row)
         except ImageError as error:
