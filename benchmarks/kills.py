@@ -2,10 +2,11 @@
 
     python benchmarks/kills.py detect --kills 100
 
-starts the work again and again in a process that is killed (SIGKILL) after a random time, then lets it end. After each
-kill, what is there must be what an unbroken run has made, whole, and nothing that was there before may be gone; at the
-end all must be there. Processes are forked from this one, which has done the work once, so that kills fall into the
-work and not into imports. Prints a line per kill and, last, one JSON line; ends with 1 unless all is right.
+(or fit, fit-unlearned, calibrate) starts the work again and again in a process that is killed (SIGKILL) after a random
+time, then lets it end. After each kill, what is there must be what an unbroken run has made, whole, and nothing that
+was there before may be gone; at the end all must be there. Processes are forked from this one, which has imported
+everything, so that kills fall into the work and not into imports. Prints a line per kill or run and, last, one JSON
+line; ends with 1 unless all is right.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from batch_failures import write_small_model
+from killing import run_killed
+from kills_of_models import kill_calibrate, kill_fit, kill_fit_unlearned
 
 from unary.clinic.batch_detection import detect_files
 from unary.models.bundle import read_model
@@ -37,26 +37,6 @@ def read_all(folder: Path) -> dict[str, bytes]:
     """Every file of the folders of results, and the tables."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("[!.]*/*")}
     return found | {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
-
-
-def run_killed(work: Callable[[], object], after_s: float | None) -> bool:
-    """Do the work in a process of its own, killed after so many seconds; return whether it had ended by itself."""
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + (after_s if after_s is not None else 3600)
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
 
 
 def find_faults(expected: dict[str, bytes], before: dict[str, bytes], now: dict[str, bytes]) -> Iterator[str]:
@@ -112,7 +92,12 @@ def kill_detect(folder: Path, kills: int, rng: np.random.Generator) -> dict[str,
     }
 
 
-PARTS = {"detect": kill_detect}
+PARTS = {
+    "detect": kill_detect,
+    "fit": kill_fit,
+    "fit-unlearned": kill_fit_unlearned,
+    "calibrate": kill_calibrate,
+}
 
 
 def main() -> int:
