@@ -4,6 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from unary.datasets import read_data_set
 from unary.datasets.annotation import check_lesions, find_place, has_area, name_some
 from unary.datasets.manifest import read_manifest, write_manifest
 from unary.errors import ManifestError
@@ -135,6 +136,13 @@ def test_a_positive_image_without_a_lesion_is_incomplete_where_others_have_some(
     assert check_lesions(by_image) == (by_image, ()), "labels of whole images are no annotation of lesions"
 
 
+def test_negative_images_with_lesions_are_counted():
+    rows = [row("a"), row("b", "negative"), row("c", "negative")]
+    manifest, (notice,) = check([point("a", (5, 5)), point("b", (5, 5))], rows)
+    assert notice.startswith("1 image labelled negative with lesions: b; they are taken as benign")
+    assert manifest.rows == tuple(rows)
+
+
 def test_sizes_come_from_headers_and_a_mask_has_that_of_its_image(tmp_path):
     for name, shape in (("a", SHAPE), ("b", SHAPE), ("right", SHAPE), ("turned", SHAPE[::-1])):
         pixels = np.random.default_rng(len(name)).integers(0, 255, shape, dtype=np.uint8)
@@ -156,6 +164,7 @@ def test_every_command_reads_manifests_that_are_checked(tmp_path, caplog):
     write_manifest(Manifest(rows, (point("a", (5, 5)), point("a", (70, 5)))), tmp_path / "m.csv")
     assert not read_manifest(tmp_path / "m.csv").rows[0].complete
     assert "1 lesion outside the image: a" in caplog.text
+    assert any("1 lesion outside the image: a" in notice for notice in read_data_set("manifest", tmp_path / "m.csv")[1])
     write_manifest(Manifest(rows, (point("a", (70, 5)),)), tmp_path / "m.csv")
     with pytest.raises(ManifestError, match=r"m\.csv and m\.lesions\.csv: 1 of 1 lesion"):
         read_manifest(tmp_path / "m.csv")

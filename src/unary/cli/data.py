@@ -40,11 +40,8 @@ def _run_manifest(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
     patients = len({row.patient_id for row in manifest.rows})
     print(f"{options.out}: {len(labels)} images ({counts}) of {patients} patients, {len(manifest.lesions)} lesions")
-    listed = {lesion.image_id for lesion in manifest.lesions}
-    benign = sum(row.label == "negative" and row.image_id in listed for row in manifest.rows)
     incomplete = sum(not row.complete for row in manifest.rows)
     for count, what in (
-        (benign, "labelled negative with lesions, taken as benign: no patch that touches one is taken as normal"),
         (with_others, "kept of patients who also have others (`unary split` puts such patients to the test side)"),
         (incomplete, "not completely annotated: nothing outside the listed lesions is taken as normal"),
     ):

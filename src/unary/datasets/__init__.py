@@ -45,16 +45,16 @@ def read_data_set(kind: str, path: Path, *, annotation: Path | None = None) -> t
     """
     from unary.datasets.manifest import check_manifest
 
-    place = {**READERS, "manifest": "unary.datasets.manifest:read_manifest"}.get(kind.replace("-", "_"))
+    place = {**READERS, "manifest": "unary.datasets.manifest:read_manifest_noted"}.get(kind.replace("-", "_"))
     if place is None:
         raise ManifestError(f"no data set is called {kind!r}; there are {', '.join(READERS)}")
     module, _, name = place.partition(":")
     read: Any = getattr(importlib.import_module(module), name)
     if annotation is not None and "annotation" not in inspect.signature(read).parameters:
         raise ManifestError(f"--annotation goes with {DEFAULT_DATA_SET} alone, not with {kind}")
-    if kind == "manifest":
-        return read(path), ()
     manifest, notices = read(path) if annotation is None else read(path, annotation=annotation)
+    if kind == "manifest":  # which is checked in reading
+        return manifest, notices
     files = [os.path.relpath(row.path or row.image_id, path) for row in manifest.rows]
     manifest, more = check_manifest(manifest, files)
     return manifest, (*notices, *more)

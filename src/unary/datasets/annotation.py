@@ -97,6 +97,7 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
     listed = {lesion.image_id for lesion in lesions}
     complete = [row.image_id for row in manifest.rows if row.complete and row.label == "positive"]
     bare = [name for name in complete if lesions and name not in listed]
+    benign = [row.image_id for row in manifest.rows if row.label == "negative" and row.image_id in listed]
     twice = [lesion for lesion, times in Counter(manifest.lesions).items() if times > 1]
     incomplete = "the rest of these images is not taken as normal (complete: no)"
     leaving = [lesion for lesion, place in places.items() if place == "leaving"]
@@ -116,6 +117,12 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
             "each counts as the pixels that it lies on",
         ),
         _tell("lesion", twice, "listed more than once", "each counts once"),
+        _tell(
+            "image",
+            benign,
+            "labelled negative with lesions",
+            "they are taken as benign, and what they touch as not normal",
+        ),
         _tell("image", bare, "labelled positive without a listed lesion", incomplete),
     )
     unplaced = {*bare, *(lesion.image_id for lesion in outside)}

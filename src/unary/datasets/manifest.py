@@ -35,7 +35,6 @@ _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false
 _PLAIN = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
 _COLUMNS = ("path", *_PLAIN, "birads", "complete", "spacing_mm")
 _LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
-_ALONE = "without a patient_id, each of which counts as a patient of its own"
 _SPACINGS_MM = (1e-4, 10.0)  # from microscopes to scintigrams
 
 
@@ -163,30 +162,33 @@ def read_manifest(path: Path | str, *, progress: bool = True) -> Manifest:
         Naming file, line and cause: nothing in it, not one image where it says, an id twice, a value out of range, a
         lesion of an unknown image; or as `check_manifest`.
     """
-    path = Path(path)
+    return read_manifest_noted(Path(path), progress=progress)[0]
+
+
+def read_manifest_noted(path: Path, *, progress: bool = True) -> tuple[Manifest, tuple[str, ...]]:
+    """Return what `read_manifest` does, and the warnings that it gives."""
     lines = read_table(path, needed=("path",), known=_COLUMNS)
     rows = tuple(_parse_row(fields, path, line) for line, fields in lines)
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    _check_files(path, [(line, row.path) for (line, _), row in zip(lines, rows, strict=True) if row.path is not None])
-    unnamed = [f"line {line}" for line, fields in lines if not fields.get("patient_id")]
+    places = [f"line {line}" for line, _ in lines]
+    notices = list(_check_files(path, rows, places))
+    unnamed = [place for place, (_, fields) in zip(places, lines, strict=True) if not fields.get("patient_id")]
     if len(unnamed) == len(lines):
-        logger.warning("%s: no patient_id: every image counts as a patient of its own", path)
-    for notice in count_names("image", unnamed if len(unnamed) < len(lines) else (), _ALONE):
-        logger.warning("%s: %s", path, notice)
+        notices.append("no patient_id: every image counts as a patient of its own")
+    else:
+        notices += count_names("image", unnamed, "without a patient_id, each of which counts as a patient of its own")
     beside = lesions_path(path)
     lesions = _read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
     for other in [] if beside.exists() else _find_other_lesions(path):
-        logger.warning("%s: no lesion is read, for %s is not there; is %s meant?", path, beside.name, other)
+        notices.append(f"no lesion is read, for {beside.name} is not there; is {other} meant?")
     try:
-        manifest, notices = check_manifest(
-            Manifest(rows, lesions), [f"line {line}" for line, _ in lines], progress=progress
-        )
+        manifest, more = check_manifest(Manifest(rows, lesions), places, progress=progress)
     except ManifestError as error:
         raise ManifestError(f"{path}{f' and {beside.name}' if lesions else ''}: {error}") from error
-    for notice in notices:
+    for notice in (*notices, *more):
         logger.warning("%s: %s", path, notice)
-    return manifest
+    return manifest, (*notices, *more)
 
 
 def check_manifest(
@@ -253,20 +255,20 @@ def _find_other_lesions(path: Path) -> list[str]:
     return sorted(name for name in files - others if "lesion" in name.lower() and name != path.name)
 
 
-def _check_files(manifest: Path, paths: Sequence[tuple[int, Path]]) -> None:
-    """Name images that are not there; whoever reads the others skips and counts them."""
-    wrong = [(line, path, cause) for line, path in paths if (cause := _find_fault(path))]
+def _check_files(manifest: Path, rows: Sequence[ManifestRow], places: Sequence[str]) -> tuple[str, ...]:
+    """A notice that names images which are not there; whoever reads the others skips and counts them."""
+    found = [(f"{place} {row.path}", row.path) for row, place in zip(rows, places, strict=True) if row.path is not None]
+    wrong = [(named, cause) for named, path in found if (cause := _find_fault(path))]
     if not wrong:
-        return
-    causes = dict.fromkeys(cause for _, _, cause in wrong)
+        return ()
     told = "; ".join(
-        f"{cause}: {name_some(f'line {line} {path}' for line, path, each in wrong if each == cause)}"
-        for cause in causes
+        f"{cause}: {name_some(named for named, other in wrong if other == cause)}"
+        for cause in dict.fromkeys(cause for _, cause in wrong)
     )
-    told = f"{manifest}: {len(wrong)} of {len(paths)} images are not there: {told}"
-    if len(wrong) == len(paths):
-        raise ManifestError(told)
-    logger.warning("%s", told)
+    told = f"{len(wrong)} of {len(rows)} images are not there: {told}"
+    if len(wrong) == len(rows):
+        raise ManifestError(f"{manifest}: {told}")
+    return (told,)
 
 
 def _find_fault(path: Path) -> str:
