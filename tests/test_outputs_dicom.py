@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import DicomResultError, ImageError, MissingPackageError
+from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS
 from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
@@ -34,7 +35,7 @@ from unary.outputs.dicom.report import (
     build_report,
 )
 from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
-from unary.outputs.dicom.source import extract_source, silenced
+from unary.outputs.dicom.source import extract_source
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import NOTICE, Detection, Finding, ModelIdentity, OperatingPoint
@@ -624,7 +625,7 @@ def test_dates_and_times_are_those_of_the_run_in_one_stated_time_zone(sources, t
         if stated is not None:
             dataset.TimezoneOffsetFromUTC = stated
 
-    with silenced():
+    with silencing():
         path = change_source(sources, tmp_path, change)
         paths = write(path, make_detection((192, 160)), tmp_path / "out", run=replace(RUN, moment=moment))
     date, time, offset = expected
@@ -697,7 +698,7 @@ def test_text_of_the_source_is_carried_to_the_byte(sources, tmp_path, name, synt
         dataset.OtherPatientIDsSequence[0].PatientID = marks["PatientID"]
         dataset.file_meta.TransferSyntaxUID = syntax
 
-    with silenced("pydicom"):
+    with silencing("pydicom"):
         path = change_source(sources, tmp_path, change)
         stored = path.read_bytes()
         for mark in marks.values():
@@ -706,7 +707,7 @@ def test_text_of_the_source_is_carried_to_the_byte(sources, tmp_path, name, synt
         path.write_bytes(stored)
     paths = write(path, make_detection((192, 160), count=1), tmp_path / "out", kinds=("report", "segmentation"))
     assert len(paths) == 2
-    with silenced("pydicom"):
+    with silencing("pydicom"):
         source = pydicom.dcmread(path)
         for result in map(pydicom.dcmread, paths):
             for keyword in TEXTS:
@@ -802,6 +803,15 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(sources, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("start", [0, 132])
+def test_a_file_without_preamble_has_the_same_results(sources, tmp_path, start):
+    path = tmp_path / "source.dcm"
+    path.write_bytes(sources["awkward"].read_bytes()[start:])
+    for written in write(path, make_detection((192, 160), count=1), tmp_path / "out"):
+        assert find_errors(written) == []
+        assert CANARY.encode() in written.read_bytes()
+
+
 def remove(*keywords):
     def change(dataset):
         for keyword in keywords:
@@ -820,7 +830,7 @@ def test_an_image_that_cannot_be_referred_to_has_no_results_and_says_why(sources
             dataset[keyword].value = wrong
 
     path = tmp_path / "changed.dcm"
-    with silenced("pydicom"):
+    with silencing("pydicom"):
         dataset = pydicom.dcmread(sources["L CC"])
         change(dataset)
         dataset.save_as(path)
@@ -856,7 +866,7 @@ def test_a_table_of_values_without_content_is_passed_over(sources, tmp_path, tab
         dataset.VOILUTSequence = [item]
         dataset.VOILUTFunction = "linear"
 
-    with silenced("pydicom"):
+    with silencing("pydicom"):
         path = change_source(sources, tmp_path, change)
     written = write(path, make_detection((192, 160), count=1), tmp_path / "out", kinds=("capture", "presentation"))
     assert [find_errors(each) for each in written] == [[], []]

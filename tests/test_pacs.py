@@ -430,7 +430,8 @@ def test_a_web_server_is_reached_by_ipv6(files):
     assert delivery.stored, delivery.note
 
 
-def test_no_password_comes_from_a_file_and_none_goes_to_a_proxy(files, tmp_path, monkeypatch):
+def test_no_password_comes_from_a_file_and_none_goes_to_a_proxy_or_a_log(files, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password from-netrc\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{find_port()}")
@@ -438,6 +439,7 @@ def test_no_password_comes_from_a_file_and_none_goes_to_a_proxy(files, tmp_path,
         assert send(files[:1], WebAddress(url))[0].stored
         assert send(files[:1], WebAddress(url, user="mé", password="pässword"))[0].stored
     assert [authorization for _, authorization, _ in requests] == [None, "Basic bcOpOnDDpHNzd29yZA=="]
+    assert [record.getMessage() for record in caplog.records] == 2 * ["stored 1 of 1 files"]
 
 
 # --- secure connections ---------------------------------------------------------------------------------------------

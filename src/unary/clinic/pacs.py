@@ -24,7 +24,7 @@ from unary.clinic.pacs_dimse import send_dimse
 from unary.clinic.pacs_files import Parcel, Selection
 from unary.clinic.pacs_web import send_web
 from unary.errors import require
-from unary.outputs.dicom.source import silenced
+from unary.images.checks import silencing
 from unary.records import count_words
 
 _LOG = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def store_files(
         send = partial(send_web, address, patience)
     deliveries = [Delivery(parcel) for parcel in parcels]
     bar = tqdm(total=len(deliveries), desc="sending", unit="file", delay=2, disable=None if progress else True)
-    with silenced(*_NOISY), bar:
+    with silencing(*_NOISY), bar:
         try:
             for attempt in range(patience.attempts):
                 waiting = [number for number, delivery in enumerate(deliveries) if delivery.transient]

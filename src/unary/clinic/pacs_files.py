@@ -16,8 +16,9 @@ from pydicom.pixels.utils import get_expected_length
 
 from unary.errors import ImageError, UnaryError
 from unary.files import LOCK_FILE
+from unary.images.checks import silencing
 from unary.models.bundle import hash_file
-from unary.outputs.dicom.source import UNDECODABLE, silenced
+from unary.outputs.dicom.source import UNDECODABLE
 
 _WANTED = ["SOPClassUID", "SOPInstanceUID", "Manufacturer", "ManufacturerModelName"]
 _FOREIGN = "DICOM files that are not unary's results; name them themselves to send them"
@@ -118,7 +119,7 @@ def _drop_twins(
 def _naming(path: Path) -> Iterator[None]:
     """Let what is no whole DICOM file be an ImageError, which says no more of what is in it."""
     try:
-        with silenced("pydicom"):
+        with silencing("pydicom"):
             yield
     except (InvalidDicomError, OSError, *UNDECODABLE) as error:
         raise ImageError(f"{path}: not a DICOM file that can be sent ({type(error).__name__})") from None

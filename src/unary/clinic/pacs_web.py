@@ -101,6 +101,8 @@ def _send_one(session: Any, address: WebAddress, patience: Patience, delivery: D
         if cause is None:
             lost = isinstance(error, requests.exceptions.ConnectionError)
             raise _PeerError(f"no connection with {address.place} ({type(error).__name__})", lost) from None
+        if isinstance(cause, TimeoutError):
+            raise _PeerError(f"{address.place} took no more of the file", True) from None
         raise _PeerError(*explain_failure(cause, address.place, patience)) from None
     return _judge(delivery, answer)
 

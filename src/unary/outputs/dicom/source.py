@@ -6,16 +6,11 @@ A PACS files a result by it: patient and study must be those of the image, to th
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -23,8 +18,9 @@ from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
-from unary.errors import DicomResultError, ImageError
-from unary.images.dicom import read_header
+from unary.errors import DicomResultError
+from unary.images.decoding import reading_dicom
+from unary.images.elements import open_dicom
 
 # Type 1 or 2 in every result (PS3.3 C.7.1.1, C.7.2.1): there even when the source lacks them, then empty.
 ALWAYS = (
@@ -61,8 +57,8 @@ PLACE = {
 }  # fmt: skip
 # What pydicom raises on an element whose bytes are not of its kind.
 UNDECODABLE = (
-    AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, ArithmeticError,
-    EOFError, MemoryError, struct.error, BytesLengthException,
+    AttributeError, LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, EOFError, MemoryError,
+    struct.error, BytesLengthException,
 )  # fmt: skip
 _DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _ZONE = re.compile(r"\+(0\d|1[0-4])[0-5]\d|-(0\d|1[0-2])[0-5]\d")
@@ -71,34 +67,16 @@ _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
 
-@contextmanager
-def silenced(*loggers: str) -> Iterator[None]:
-    """Keep packages silent whose warnings and logs quote patients' names, identifiers and dates."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
 def read_source(path: Path) -> Dataset:
     """Return the part of a DICOM file's header that its results need.
 
     An ImageError says that it is no readable DICOM image, a DicomResultError what it lacks; they quote no value.
     """
-    read_header(path)
     try:
-        with silenced("pydicom"):
-            return extract_source(pydicom.dcmread(path, stop_before_pixels=True))
+        with reading_dicom(path):
+            return extract_source(open_dicom(path, (*ALWAYS, *CARRIED, *IMAGE, *PLACE)).dataset)
     except DicomResultError as error:
         raise DicomResultError(f"{path}: {error}") from None
-    except UNDECODABLE as error:  # from None: what pydicom raises quotes the value, which may be a name or a date
-        raise ImageError(f"{path}: its header is damaged ({type(error).__name__})") from None
 
 
 def extract_source(source: Dataset) -> Dataset:

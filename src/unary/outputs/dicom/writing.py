@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from unary.errors import DicomResultError, require
 from unary.files import replacing
+from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
 from unary.outputs.dicom.capture import build_capture, find_window
@@ -23,7 +24,7 @@ from unary.outputs.dicom.header import Case, Run, build_result, check_arrays, ha
 from unary.outputs.dicom.presentation import build_presentation
 from unary.outputs.dicom.report import build_report
 from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
-from unary.outputs.dicom.source import UNDECODABLE, read_source, silenced
+from unary.outputs.dicom.source import UNDECODABLE, read_source
 from unary.records import Detection, Image
 
 
@@ -91,7 +92,7 @@ def write_dicom_results(
         if result is None:
             path.unlink(missing_ok=True)
             continue
-        with replacing(path) as partial, silenced("pydicom"):
+        with replacing(path) as partial, silencing("pydicom"):
             result.save_as(partial, enforce_file_format=True)
         written.append(path)
     if failed:
@@ -105,7 +106,7 @@ def write_dicom_results(
 def _build(case: Case, *, image: Image | None, anomaly_map: NDArray[np.float32] | None) -> Dataset | None:
     hd = require("highdicom", extra="dicom")
     body: Dataset | None
-    with silenced("highdicom", "pydicom"):
+    with silencing("highdicom", "pydicom"):
         if case.kind == "report":
             body = build_report(hd, case)
         elif case.kind == "segmentation":
