@@ -178,6 +178,14 @@ def test_a_simple_filter_finds_most_calcifications_but_not_all() -> None:
     assert 0.82 < roc_auc_score(np.concatenate(truth), np.concatenate(scores)) < 0.99
 
 
+def test_other_pixels_are_another_object(tmp_path: Path) -> None:
+    uids = set()
+    for seed in (0, 1):
+        write_phantom(build(seed), tmp_path / "a.dcm", image_id="a", patient_id="P1")
+        uids.add(pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID)
+    assert len(uids) == 2
+
+
 @pytest.mark.parametrize("laterality", ["L", "R"])
 @pytest.mark.parametrize("view", ["CC", "MLO"])
 def test_written_dicom_passes_the_validator_and_reads_back_equal(tmp_path: Path, laterality: str, view: str) -> None:

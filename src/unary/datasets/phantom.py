@@ -8,6 +8,7 @@ the chest wall at column 0 and mirrored at the end for a right one.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,12 +265,13 @@ def _stamp_marker(signal: Field, mask: NDArray[np.bool_], *, text: str, dot_px: 
 def write_phantom(phantom: Phantom, path: Path, *, image_id: str, patient_id: str, seed: int = 0) -> None:
     """Write a Digital Mammography X-Ray Image - For Presentation (DICOM PS3.3 A.27), uncompressed.
 
-    The same arguments give the same bytes: the identifiers come from ``seed``, ``patient_id`` and ``image_id``, the
-    dates are fixed. All images of a patient are one study. The folder must exist; a file there is replaced.
+    The same arguments give the same bytes: the identifiers come from ``seed``, ``patient_id`` and ``image_id``, that of
+    the object from its pixels too; the dates are fixed. All images of a patient are one study. The folder must exist; a file there is replaced.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["unary image", str(seed), patient_id, image_id])
+    parts = ["unary image", str(seed), patient_id, image_id, hashlib.sha256(phantom.pixels.tobytes()).hexdigest()]
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=parts)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = Dataset()
     dataset.file_meta = meta
