@@ -266,7 +266,8 @@ def write_phantom(phantom: Phantom, path: Path, *, image_id: str, patient_id: st
     """Write a Digital Mammography X-Ray Image - For Presentation (DICOM PS3.3 A.27), uncompressed.
 
     The same arguments give the same bytes: the identifiers come from ``seed``, ``patient_id`` and ``image_id``, that of
-    the object from its pixels too; the dates are fixed. All images of a patient are one study. The folder must exist; a file there is replaced.
+    the object from its pixels too; the dates are fixed. All images of a patient are one study. The folder must exist; a
+    file there is replaced.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
