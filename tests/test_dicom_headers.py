@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from unary.errors import ImageError
+from unary.images import attributes, dicom
 from unary.images.attributes import read_attributes
 from unary.images.dicom import read_header
 from unary.images.elements import looks_like_dicom
@@ -28,8 +29,13 @@ from unary.images.reading import is_image_file, read_image
 from unary.profiles import MAMMOGRAPHY
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (12, 10)).astype(np.uint16)
-PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+PRESENTATION, PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
+MORE = (
+    "HighBit", "BitsAllocated", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "VOILUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelIntensityRelationship",
+    "PixelIntensityRelationshipSign", "PresentationLUTShape", "BreastImplantPresent", "PartialView", "BodyPartExamined",
+)  # fmt: skip
 LONG = ("OB", "OW", "OF", "OD", "OV", "SQ", "UN", "UT")
 
 
@@ -58,7 +64,7 @@ def encode(keyword, value, explicit=True, order="<"):
 def build(pixels=PIXELS, syntax=ExplicitVRLittleEndian, *, meta=True, preamble=True, **elements):
     """The bytes of a minimal mammogram; None leaves an element out."""
     stated = {
-        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
+        "SOPClassUID": PRESENTATION,
         "SOPInstanceUID": "1.2.3",
         "Modality": "MG",
         "PatientName": "Canary^Secret",
@@ -342,13 +348,15 @@ POLARITIES = [  # intent, photometric, relationship, sign, inverted, words of th
     ("FOR PRESENTATION", "MONOCHROME2", "LOG", 1, False, None),
     ("FOR PRESENTATION", "MONOCHROME1", "LOG", -1, True, None),
     ("FOR PRESENTATION", "MONOCHROME2", None, None, False, None),
+    (None, "MONOCHROME2", "LIN", 1, False, "does not say FOR PROCESSING"),
+    (None, "MONOCHROME1", "LIN", 1, True, None),
 ]
 
 
 @pytest.mark.parametrize(("intent", "photometric", "relation", "sign", "inverted", "words"), POLARITIES)
 def test_raw_images_are_turned_by_their_sign(intent, photometric, relation, sign, inverted, words, tmp_path):
     content = build(
-        SOPClassUID=PROCESSING if intent == "FOR PROCESSING" else "1.2.840.10008.5.1.4.1.1.1.2",
+        SOPClassUID={"FOR PROCESSING": PROCESSING, None: "1.2.840.10008.5.1.4.1.1.7"}.get(intent, PRESENTATION),
         PhotometricInterpretation=photometric,
         PixelIntensityRelationship=relation,
         PixelIntensityRelationshipSign=None if sign is None else ("SS", struct.pack("<h", sign)),
@@ -426,6 +434,43 @@ def test_a_damaged_modality_table_is_refused_by_name(sequence, words, tmp_path):
 def test_a_table_for_display_does_not_matter_even_if_it_is_empty(sequence, tmp_path):
     path = put(tmp_path / "i.dcm", build(VOILUTSequence=("SQ", sequence)))
     assert np.array_equal(read_image(path).pixels, PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["US", "OW"])
+def test_a_table_for_display_that_inverts_is_noted(kind, tmp_path):
+    for entries, words in ((np.arange(9), []), (np.arange(9)[::-1], ["VOILUTSequence shows low values bright"])):
+        image = read_image(put(tmp_path / "i.dcm", build(VOILUTSequence=("SQ", table(entries, kind=kind)))))
+        assert np.array_equal(image.pixels, PIXELS)
+        assert [note[:38] for note in image.notes] == words
+
+
+ODD = [
+    ("OB", b"Canary"),
+    ("LO", b"Canary^Secret"),
+    ("US", b"\1\0\2\0\3\0"),
+    ("SQ", b""),
+    ("SQ", b"Canary^Secret!!!"),
+    ("FD", b"\1\2"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_value_representation_makes_a_crash_or_quotes_a_name(odd, tmp_path):
+    raw = {"SOPClassUID": PROCESSING, "PixelIntensityRelationshipSign": ("SS", b"\xff\xff")}
+    for keyword in dict.fromkeys([*attributes._ELEMENTS, *dicom._HEADER_ELEMENTS, *MORE]):
+        path = put(tmp_path / "i.dcm", build(**(raw | {keyword: odd})))
+        for read in (read_image, read_header, lambda path: read_attributes(path, MAMMOGRAPHY.headers)):
+            said = listen(read, path)
+            assert "Canary" not in said
+            assert not said or keyword in said or keyword == "SOPClassUID"
+
+
+def listen(read, path):
+    """What is said of a file, in a refusal or a note."""
+    try:
+        return " ".join(getattr(read(path), "notes", ()))
+    except ImageError as error:
+        return str(error)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])

@@ -127,6 +127,7 @@ def read_format(elements: Elements) -> PixelFormat:
     }
     if keyword == "PixelData":
         checked |= {"BitsStored": stored, "HighBit": stored - 1, "PixelRepresentation": int(signed)}
+    dataset.pop("PlanarConfiguration", None)  # which means nothing in grey
     for name, value in checked.items():
         if name in dataset:  # its value representation may be another one
             del dataset[name]

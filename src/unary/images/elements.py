@@ -196,11 +196,19 @@ def open_dicom(path: Path, keywords: Sequence[str] | None = None) -> Elements:
     if bare:
         notes.append("without the preamble of a DICOM file; was read from its first element on")
     meta = Dataset() if bare else pydicom.filereader.read_file_meta_info(path)
+    if not isinstance(meta.get("TransferSyntaxUID", ""), str):
+        cause = "TransferSyntaxUID is no single identifier; the file meta information is damaged"
+        raise build_refusal(path, cause, "NOT_READABLE")
     if str(meta.get("TransferSyntaxUID")) in DEFLATED or (bare and any(code.encode() in start for code in DEFLATED)):
         cause = "compressed by deflate (TransferSyntaxUID), which is not accepted: such a file can unpack to gigabytes"
         raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
     tags: list[Any] | None = None if keywords is None else list(keywords)
-    dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=tags is not None, specific_tags=tags)
+    try:
+        dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=tags is not None, specific_tags=tags)
+    except (TypeError, ValueError, BytesLengthException) as error:
+        kind = type(error).__name__
+        cause = f"its header cannot be taken apart ({kind}); damaged, perhaps in SpecificCharacterSet?"
+        raise build_refusal(path, cause, "NOT_READABLE") from error
     elements = Elements(dataset, path, notes)
     if not str(dataset.file_meta.get("TransferSyntaxUID") or ""):
         _find_syntax(elements)

@@ -106,25 +106,28 @@ def _rescale(
 
 def _apply_table(table: Elements, stored: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]]:
     """Look every value up: the first entry is for its descriptor's second number and below, the last for all above."""
-    needed = "as many entries, the first value mapped and 8 or 16 bits are needed, and as many LUTData"
+    needed = "ModalityLUTSequence needs in it the number of entries, the first value mapped, and 8 to 16 bits"
     described = table.read_numbers("LUTDescriptor", needed)
     if len(described) != 3 or described[2] not in range(8, 17) or stored.dtype.kind == "f":
         table.refuse("LUTDescriptor", needed)
     count, first, bits = int(described[0]) or 2**16, int(described[1]), int(described[2])
-    data = table.dataset.get("LUTData")
-    if isinstance(data, bytes):
-        wide = len(data) >= 2 * count
-        little = table.dataset.is_little_endian is not False
-        entries = np.frombuffer(data, ("<u2" if little else ">u2") if wide else np.uint8)
-    else:
-        entries = np.asarray([] if data is None else data, np.int64).ravel() % 2**16
+    entries = _read_entries(table, count)
     if len(entries) < count:
-        cause = f"LUTData has {len(entries)} values, LUTDescriptor says {count}; the modality table is incomplete"
+        cause = f"LUTData has {len(entries)} values, LUTDescriptor says {count}; ModalityLUTSequence is incomplete"
         raise build_refusal(table.path, cause, "BAD_HEADER")
     if first > np.iinfo(stored.dtype).max:  # signed, but written as unsigned
         first -= 2**16
     places = np.clip(stored.astype(np.int64) - first, 0, count - 1)
     return entries[:count].astype(np.uint16)[places], (0.0, float(2**bits - 1))
+
+
+def _read_entries(table: Elements, count: int) -> NDArray[Any]:
+    """Return the entries of a table, which some write as bytes, some two to a word."""
+    data = table.dataset.get("LUTData")
+    if isinstance(data, bytes):
+        order = "<" if table.dataset.is_little_endian is not False else ">"
+        return np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
+    return np.asarray([] if data is None else data, np.int64).ravel() % 2**16
 
 
 def is_inverted(elements: Elements, photometric: str, intent: str | None) -> bool:
@@ -139,13 +142,19 @@ def is_inverted(elements: Elements, photometric: str, intent: str | None) -> boo
         elements.note(
             f"PresentationLUTShape {shape} contradicts PhotometricInterpretation {photometric}, which was used"
         )
-    if intent != "FOR PROCESSING":
-        return photometric == "MONOCHROME1"
+    _note_inverting_display(elements)
     relation = elements.find_code("PixelIntensityRelationship")
     try:
         sign = elements.read_integer("PixelIntensityRelationshipSign")
     except ImageError:
         sign = 0
+    if intent != "FOR PROCESSING":
+        if intent is None and sign == 1 and photometric == "MONOCHROME2":
+            elements.note(
+                "PixelIntensityRelationshipSign is 1, air is bright, but PresentationIntentType does not say FOR "
+                "PROCESSING: it was not inverted"
+            )
+        return photometric == "MONOCHROME1"
     if sign not in (1, -1):
         elements.note(
             f"PixelIntensityRelationshipSign {elements.describe('PixelIntensityRelationshipSign')} in a FOR PROCESSING "
@@ -163,3 +172,14 @@ def is_inverted(elements: Elements, photometric: str, intent: str | None) -> boo
             "shows those white: they contradict each other in this FOR PROCESSING image; it was inverted as MONOCHROME1"
         )
     return sign == 1 or photometric == "MONOCHROME1"
+
+
+def _note_inverting_display(elements: Elements) -> None:
+    """Note a table for display, otherwise not used, that shows low values bright."""
+    for item in elements.read_items("VOILUTSequence"):
+        entries = _read_entries(Elements(item, elements.path), 1)
+        if len(entries) > 1 and entries[0] > entries[-1]:
+            elements.note(
+                "VOILUTSequence shows low values bright; it is not applied, and what is dense was taken from "
+                "PhotometricInterpretation"
+            )
