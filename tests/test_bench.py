@@ -20,7 +20,6 @@ from unary.evaluation.roc import auroc
 from unary.experiments.bench import BenchConfig, run_bench
 from unary.experiments.bench_data import collect_bench_data, draw_folds, name_size_groups
 from unary.experiments.bench_report import (
-    build_bench_report,
     build_markdown,
     describe_bench,
     list_rows,
@@ -321,14 +320,14 @@ def with_patients(result, count):
 
 
 def test_the_lead_claims_nothing_of_few_patients_and_names_controls_of_many(bench):
-    result, _, _ = bench
-    few = build_bench_report(result).lead
+    result, out, _ = bench
+    few, page = list(describe_bench(result))[-1], (out / "report.html").read_text()
     assert few.startswith("Too few patients to tell: ")
-    assert few == list(describe_bench(result))[-1]
-    assert few in build_markdown(result)
+    assert few in (out / "bench.md").read_text()
+    assert f'<p class="lead">{few}</p>' in page
     assert "perfect" in few
     assert "1.000" not in few
-    many = build_bench_report(with_patients(result, 12)).lead
+    many = list(describe_bench(with_patients(result, 12)))[-1]
     assert result.metrics["perfect"]["all"]["auroc_ci95"] == pytest.approx([0.025 ** (1 / 3), 1])  # of 3 pairs
     for words in (
         "The highest of 2 detectors, perfect, tells patches with a lesion",
@@ -337,8 +336,8 @@ def test_the_lead_claims_nothing_of_few_patients_and_names_controls_of_many(benc
         assert words in many
     assert "It is better than laplacian (difference +" in many
     assert "and mean_brightness (difference +" in many
-    page = str(build_bench_report(result))
     assert "means over 4 runs (2 folds, seeds 0 and 1)" in page
+    assert "too few patients to tell" in page
     assert "best detector" not in page
 
 
@@ -468,7 +467,15 @@ def test_without_lesions_images_are_ranked_by_the_score_of_a_model(phantoms, tmp
     assert (found["n_positive"], found["n_negative"]) == (6, 12)
     write_bench_report(result, tmp_path)
     assert [row["group"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == ["image"] * 2
-    assert "patches that" not in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "abnormal by" not in report  # no pictures of patches
+    lead = report.split('class="lead">')[1].split("</p>")[0]
+    assert "6 images labelled positive (3 patients) against 12 images labelled negative (6 patients)" in lead
+    results = report.split("<h2>Results</h2>")[1].split("</section>")[0]
+    for words in ("patch", "lesion", "highest patch"):
+        assert words not in lead
+        assert words not in results.split("<dl")[0].replace("lesions</th>", "")
+    assert "means over 2 runs (2 folds, seed 0)" in results
 
 
 def test_another_profile_names_no_lesions(phantoms, tmp_path):

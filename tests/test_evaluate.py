@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import PIL.Image
@@ -93,6 +94,9 @@ def test_evaluate_adds_to_the_schema_and_names_the_broken_image(written):
     for heading in ("Lesions found", "False alarms: guaranteed and measured", "What alarms falsely", "What is found"):
         assert f"<h2>{heading}</h2>" in report
     assert "broken" not in {row["image_id"] for row in read_csv(written / "images.csv")}
+    words = re.findall(r'<img alt="([^"]*)"', report)
+    assert len(words) == report.count("<img ") >= 6
+    assert all(words)
 
 
 def test_froc_is_what_the_tables_give_by_hand(written):

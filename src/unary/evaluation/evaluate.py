@@ -128,7 +128,8 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         else:
             parts.append(part)
     if not parts:
-        raise ManifestError(f"none of {len(manifest.rows)} images could be used: {'; '.join(skipped[:3])}")
+        of_all = count_words(len(manifest.rows), "image")
+        raise ManifestError(f"none of {of_all} could be used: {'; '.join(skipped[:3])}")
     digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
     names = dict.fromkeys(name for part in parts for name in part.samples)
     samples = {name: tuple(part.samples[name] for part in parts if name in part.samples) for name in names}

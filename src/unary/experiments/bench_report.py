@@ -164,13 +164,20 @@ def _size_table(result: BenchResult, notes: list[str]) -> Table:
 
 
 def _difference_tables(result: BenchResult) -> list[Table]:
-    def judge(group: str, name: str, found: Estimate) -> str:
-        return "too few patients" if is_few(result.metrics[name][group]) else judge_difference(found)
+    def judge(group: str, name: str, reference: str, found: Estimate) -> str:
+        few = is_few(result.metrics[name][group])
+        return "too few patients to tell" if few else f"{judge_difference(found)} {reference}"
 
     tables = []
     for reference, by_name in result.differences.items():
         lines = tuple(
-            (name_group(result, group), name, f"{found.value:+.3f}", describe_range(found), judge(group, name, found))
+            (
+                name_group(result, group),
+                name,
+                f"{found.value:+.3f}",
+                describe_range(found),
+                judge(group, name, reference, found),
+            )
             for group in result.main_groups
             for name, groups in by_name.items()
             if (found := groups.get(group)) is not None
@@ -300,10 +307,10 @@ def _picture_sections(result: BenchResult, name: str) -> tuple[Section, ...]:
         member = result.data.groups.get(group, result.data.positive)
         chosen = _pick(result, np.flatnonzero(member & ~np.isnan(place)), place, count=_MISSES)
         if len(chosen):
-            text = f"{name_group(result, group)}: the {len(chosen)} patches that {name} finds least abnormal"
+            text = f"{name_group(result, group)}: {count_words(len(chosen), 'patch')}, least abnormal by {name}"
             pictures.append(_gallery(result, chosen, place, text))
     alarms = _pick(result, np.flatnonzero(result.data.normal & ~np.isnan(place)), -place, count=_FALSE_ALARMS)
-    text = f"The {len(alarms)} normal patches that {name} finds most abnormal"
+    text = f"{count_words(len(alarms), 'normal patch')}, most abnormal by {name}"
     said = (
         f"Above each patch stands its image and the share of normal patches that {name} finds less abnormal. At most "
         f"{_PER_IMAGE} patches of an image are shown. Annotated lesions are framed; each patch has a grey window of "

@@ -110,7 +110,7 @@ def head_run(result: PaperResult, title: str) -> str:
 
 def _difference_section(result: PaperResult) -> Section:
     rows = tuple(
-        (split, group, name, estimate.value, describe_range(estimate), judge_difference(estimate))
+        (split, group, name, estimate.value, describe_range(estimate), f"{judge_difference(estimate)} {name}")
         for split, of in result.advantage.items()
         for name, groups in of.items()
         for group, estimate in groups.items()
