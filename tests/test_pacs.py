@@ -528,13 +528,15 @@ def test_a_server_that_cannot_be_trusted_gets_nothing_and_is_not_tried_again(fil
     tls = Tls(certificates / f"{trusted}.pem") if trusted else Tls()
     for delivery in try_both(files, tls, serve_with(certificates, name)):
         assert words in delivery.note
+        assert ("--ca-file" in delivery.note) == (words == "is not trusted")
         assert (delivery.stored, delivery.attempts) == (False, 1)
 
 
 def test_a_server_that_asks_for_a_certificate_is_said_to(files, certificates):
     by_dimse, by_web = try_both(files, Tls(certificates / "ca.pem"), serve_with(certificates, "server", ask=True))
-    assert "client certificate" in by_dimse.note
-    assert not by_web.stored
+    for delivery in (by_dimse, by_web):
+        assert "client certificate" in delivery.note, delivery.note
+        assert not delivery.stored
 
 
 def test_a_server_that_does_not_speak_tls_is_named(files, certificates):

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from unary.errors import UnaryError
 
+_OTHER_NAME = (62, 63, 64)  # of OpenSSL: the certificate is another host's
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -206,7 +208,8 @@ def explain_failure(error: OSError, place: str, patience: Patience) -> tuple[str
     """Say why a peer cannot be reached, and whether that may pass by itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.strip().rstrip(".")
-        return f"the certificate of {place} is not trusted: {why}; name the authority that signed it (--ca-file)", False
+        hint = "" if error.verify_code in _OTHER_NAME else "; name the authority that signed it (--ca-file)"
+        return f"the certificate of {place} is not trusted: {why}{hint}", False
     if isinstance(error, ssl.SSLError):
         words = {"WRONG_VERSION_NUMBER": "it does not speak TLS there", "RECORD_LAYER_FAILURE": "not TLS"}
         reason = str(error.reason or type(error).__name__)
