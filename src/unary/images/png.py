@@ -56,7 +56,10 @@ def read_png(path: Path) -> Samples:
         notes += describe_orientation(find_orientation(chunks["eXIf"]))
     values = _decode(header, chunks["IDAT"])
     if header.kind == _PALETTE:
-        values = _apply_palette(values, chunks.get("PLTE", b""), chunks.get("tRNS", b""))
+        palette = chunks.get("PLTE", b"")
+        if len(palette) % 3 or len(palette) > 3 * 2**header.depth:
+            raise ValueError(f"{len(palette)} bytes are no palette for {header.depth} bits")
+        values = _apply_palette(values, palette, chunks.get("tRNS", b""))
     elif "tRNS" in chunks:
         clear = struct.unpack(f">{values.shape[2]}H", chunks["tRNS"])
         if (values == np.array(clear)).all(axis=2).any():
