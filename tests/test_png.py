@@ -88,7 +88,8 @@ def test_a_palette_of_greys_gives_its_values(bits, tmp_path):
     painted = (b"PLTE", bytes(range(3 * count))) if count < 86 else (b"PLTE", bytes(768 - 1) + b"\1")
     assert refuse(build(make(bits), bits, 3, before=[painted]), tmp_path)[0] == "COLOUR"
     for wrong in (palette[1] + b"\0" * 3, palette[1] + b"\0"):  # as of a header whose depth is damaged
-        assert f"no palette for {bits} bits" in refuse(build(make(bits), bits, 3, before=[(b"PLTE", wrong)]), tmp_path)[1]
+        told = refuse(build(make(bits), bits, 3, before=[(b"PLTE", wrong)]), tmp_path)[1]
+        assert f"no palette for {bits} bits" in told
     short = (b"PLTE", palette[1][:-3])
     assert f"of a palette of {count - 1}" in refuse(build(make(bits), bits, 3, before=[short]), tmp_path)[1]
     assert refuse(build(make(bits), bits, 3), tmp_path)[0] == "CORRUPT_PIXELS"
