@@ -105,7 +105,7 @@ class ModelKind:
         sample = self.samples[number % len(self.samples)]
         name = "another form" if rng.random() < 0.1 else pick(rng, [*LEAVES, *TENSORS, *FILES, "bytes"])
         sealed = bool(rng.random() < 0.6)
-        files, document, right = dict(sample.files), copy.deepcopy(sample.document), EXACT
+        files, document, right = dict(sample.files), copy.deepcopy(sample.document), SANE
         others = [one for one in self.samples if one is not sample]
         if name == "another form":
             files["model.json"] = write_json(document, rng)
@@ -117,6 +117,7 @@ class ModelKind:
             right = TENSORS[name](header, body, rng)
             files[sample.weights] = join_weights(header, bytes(body))
         elif name in FILES:
+            right = OTHER
             FILES[name](files, sample, pick(rng, others), rng)
         else:
             damaged = pick(rng, ("model.json", sample.weights))
