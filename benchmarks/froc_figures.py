@@ -41,7 +41,7 @@ def write_figures(runs: Mapping[str, Sequence[RunResult]], groups: Mapping[str, 
     for name, own in runs.items():
         for run in own:
             if run.plan.seed == own[0].plan.seed:
-                places = list_false_alarms(run.images, count=_CROPS)
+                places = list_false_alarms(run.images, threshold=-np.inf, count=_CROPS)
                 _write(plot_places(places), out / f"alarms-{name}-fold{run.plan.fold}.png")
         for group, query in groups.items():
             for found in (False, True):

@@ -337,7 +337,7 @@ def test_partial_annotations_count_lesions_and_no_false_alarm(evaluation, partly
     strict = build_outcomes(evaluation.evaluated, LesionQuery(complete_only=True))
     assert len(strict) == len(outcomes) - 1
     assert partial[0].row.image_id not in {
-        place.image.row.image_id for place in list_false_alarms(evaluation.evaluated, count=99)
+        place.image.row.image_id for place in list_false_alarms(evaluation.evaluated, threshold=-np.inf, count=99)
     }
 
 
@@ -423,12 +423,17 @@ def test_lesions_are_either_missed_or_found(evaluation):
 
 
 def test_false_alarms_are_shown_strongest_first(evaluation):
-    places = list_false_alarms(evaluation.evaluated, count=7)
+    places = list_false_alarms(evaluation.evaluated, threshold=-np.inf, count=7)
     scores = [max(f.score for f in place.image.findings if f.box == place.box) for place in places]
     assert scores == sorted(scores, reverse=True)
     assert all(place.image.normal for place in places)
     strongest = max(finding.score for image in evaluation.evaluated if image.normal for finding in image.findings)
     assert scores[0] == strongest
+    above = list_false_alarms(evaluation.evaluated, threshold=scores[2], count=7)  # no alarm is below its threshold
+    assert [place.title for place in above] == [
+        p.title for p, score in zip(places, scores, strict=True) if score > scores[2]
+    ]
+    assert list_false_alarms(evaluation.evaluated, threshold=strongest, count=7) == []
     assert plot_places(places) is not None
     gone = dataclasses.replace(places[0].image, row=dataclasses.replace(places[0].image.row, path="gone.dcm"))
     assert plot_places([dataclasses.replace(places[0], image=gone)]) is None

@@ -49,9 +49,9 @@ class Place:
     title: str
 
 
-def list_false_alarms(images: Sequence[EvaluatedImage], *, count: int) -> list[Place]:
-    """Return the strongest findings in normal images, at most two of each."""
-    found = [(image, finding) for image in images if image.normal for finding in image.findings]
+def list_false_alarms(images: Sequence[EvaluatedImage], *, threshold: float, count: int) -> list[Place]:
+    """Return the strongest findings in normal images above a threshold, at most two of each."""
+    found = [(image, each) for image in images if image.normal for each in image.findings if each.score > threshold]
     found.sort(key=lambda pair: -pair[1].score)
     return _thin(
         (

@@ -27,6 +27,7 @@ from unary.profiles import Reading
 from unary.records import count_words
 
 _CROPS, _WHOLE = 12, 2
+_ALARMS = "What alarms falsely"
 
 
 def write_tables(evaluation: Evaluation, out: Path) -> None:
@@ -242,8 +243,8 @@ def _build_ranking_section(summary: EvaluationSummary, reading: Reading) -> Sect
 def _build_picture_sections(
     images: Sequence[EvaluatedImage], threshold: float, reading: Reading
 ) -> tuple[Section, ...]:
-    above = "above the operating point 1" if np.isfinite(threshold) else "at all: the model has no operating points"
-    alarms = list_false_alarms(images, count=_CROPS)
+    above = f"above the operating point {DEFAULT_POINT}" if np.isfinite(threshold) else "(there is no operating point)"
+    alarms = list_false_alarms(images, threshold=threshold, count=_CROPS)
     queries = list_queries(reading)
     # clusters alone, where a group has them: single specks are common
     main = [queries[name] for name in queries if name != ALL_LESIONS and f"{name}_clusters" not in queries]
@@ -257,13 +258,15 @@ def _build_picture_sections(
     missed += [p for p in others if (p.image.row.image_id, p.box) not in listed][: _CROPS // 2]
     found = found or list_some(queries[ALL_LESIONS], found=True, count=_CROPS)
     parts = (
-        ("What alarms falsely", alarms, "The strongest findings in normal images"),
+        (_ALARMS, alarms, f"The strongest findings in normal images {above}"),
         ("What is missed", missed, f"Lesions without a finding {above}"),
         ("What is found", found, f"Some lesions with a finding {above}"),
     )
     sections = []
     for heading, places, text in parts:
         figure = plot_places(places)
+        if not places and heading == _ALARMS and any(image.normal for image in images):
+            sections.append(Section(heading, (f"No normal image has a finding {above}.",)))
         if figure is not None:
             pictures = (Picture(figure_png(figure), text, text), *_draw_whole_images(places, threshold))
             sections.append(Section(heading, pictures=pictures))
