@@ -104,7 +104,7 @@ class ModelKind:
         rng = np.random.default_rng((seed, number))
         sample = self.samples[number % len(self.samples)]
         name = "another form" if rng.random() < 0.1 else pick(rng, [*LEAVES, *TENSORS, *FILES, "bytes"])
-        sealed = bool(rng.random() < 0.6)
+        sealed = bool(rng.random() < 0.5)
         files, document, right = dict(sample.files), copy.deepcopy(sample.document), SANE
         others = [one for one in self.samples if one is not sample]
         if name == "another form":
@@ -346,7 +346,7 @@ def _edit_text(document: dict[str, Any], other: dict[str, Any], rng: Rng) -> str
     options = (
         value[:-1], value + "x", value.upper(), "none", "bright_region", "percentile", "general", "mammography",
         "laplacian", "os:system", "unary.detectors.laplacian:Laplacian", "no_such_module:Thing", "../../x", "wei2018",
-        "0" * 64, "\u202e" + value, value + "\n", "json:loads", "unary.models.bundle:Model", "a.b:c:d", "antigravity:x",
+        "0" * 64, "\u202e" + value, value + "\n", "json:loads", "unary.models.bundle:Model", "a.b:c:d", "this:x",
     )  # fmt: skip
     _put(document, place, pick(rng, options))
     return SANE
