@@ -151,6 +151,19 @@ def test_a_lead_says_no_more_than_its_numbers(
         assert words not in text
 
 
+def test_a_control_that_is_ahead_turned_over_is_named() -> None:
+    """A score that ranks all images the wrong way round tells them apart as well as its opposite."""
+    groups = {
+        "model": entry(0.7, 0.6, 0.8),
+        "mean_brightness": entry(0.19, 0.1, 0.3),
+        "laplacian": entry(0.1, 0.0, 0.2),
+    }
+    text = describe_outcome(groups, subject="model", differences={"mean_brightness": BETTER, "laplacian": BETTER})
+    assert "Turned over, mean_brightness (0.810) would do as well or better, knowing nothing of lesions." in text
+    groups["mean_brightness"] = entry(0.31, 0.1, 0.4)
+    assert "Turned over" not in describe_outcome(groups, subject="model", differences={"mean_brightness": BETTER})
+
+
 def test_the_highest_of_several_is_called_that_and_no_more() -> None:
     groups = {"laplacian": entry(0.477, 0.4, 0.55), "mean_brightness": entry(0.81, 0.7, 0.9)}
     text = describe_outcome(groups, subject="laplacian", differences={"mean_brightness": WORSE}, among=5)

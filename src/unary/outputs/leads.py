@@ -4,7 +4,7 @@
 2. With fewer than `FEW_PATIENTS` patients on either side nothing is claimed, and no figure is put into words.
 3. A detector tells two sides apart only where the interval of its AUROC lies above chance.
 4. One detector is better than another only where the paired interval of their difference lies above 0.
-5. A control that is not beaten is named, whatever else is said.
+5. A control that is not beaten is named, whatever else is said; so is one that would be ahead turned over.
 6. A run that is shorter, smaller or set otherwise than what it repeats is headed so.
 """
 
@@ -111,6 +111,9 @@ def describe_outcome(
     above = interval is not None and interval[0] > CHANCE
     words = [f"Compared were {compared}.", _describe_level(subject, found, sides, among=among)]
     words += _describe_rivals(differences, controls, above=above)
+    turned = {name: 1 - groups[name]["auroc"] for name in differences if name in controls}
+    if found_too := [f"{name} ({area:.3f})" for name, area in turned.items() if area >= found["auroc"]]:
+        words.append(f"Turned over, {join_words(found_too)} would do as well or better, knowing nothing of lesions.")
     if above:
         share = 100 * found["sensitivity_at_specificity"]["0.95"]
         words.append(
