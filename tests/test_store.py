@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from unary.errors import ImageError
+from unary.errors import ImageError, UnaryError
 from unary.patches import store
 from unary.patches.store import (
     Buffer,
@@ -147,3 +147,14 @@ def test_other_tiffs_are_refused_by_name(tmp_path):
         tifffile.imwrite(path, page, **options)
         with pytest.raises(ImageError, match=r"other\.tif: a store holds uncompressed"):
             open_images(path)
+
+
+def test_a_full_disk_is_told_with_what_helps_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", fail)
+    told = r"prepared\.tif: .* \(No space left on device\); make room, .* --store"
+    with pytest.raises(UnaryError, match=told), writing_images(tmp_path / "prepared.tif") as write:
+        write(np.ones((5, 5), np.uint16))
+    assert not list(tmp_path.iterdir())

@@ -1,10 +1,12 @@
 import dataclasses
+import errno
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from scipy import ndimage
 
 from unary.detectors.protocol import View
@@ -16,7 +18,7 @@ from unary.errors import DetectorError, TrainingError
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
-from unary.training import engine
+from unary.training import checkpoints, engine
 from unary.training.context import FitContext
 from unary.training.engine import Rounds, StepsConfig, compute_gradient, train, train_steps
 
@@ -344,3 +346,37 @@ def test_steps_warm_up_and_fall_along_a_cosine():
     assert rates == pytest.approx(expected)
     assert len(means) == 4
     assert not network.training
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_full_disk_stops_training_and_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch, first):
+    patches, config, checkpoint = make_patches(), TrainingConfig(epochs=5, batch_size=8), tmp_path / "state"
+    whole = fit(patches, config)
+    real, saved = checkpoints.write_durably, []
+
+    def write(path, content):
+        saved.append(path)
+        if len(saved) == (1 if first else 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoints, "write_durably", write)
+    kept = "nothing was kept before" if first else "the state written before is there"
+    with pytest.raises(TrainingError, match=f"No space left on device.*{kept}: make room and run the same command"):
+        fit(patches, config, checkpoint=checkpoint)
+    saved.clear()
+    monkeypatch.setattr(checkpoints, "write_durably", lambda path, content: (saved.append(path), real(path, content)))
+    resumed = fit(patches, config, checkpoint=checkpoint)
+    assert len(saved) == (5 if first else 3), "what was trained before is not trained again"
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_nothing_of_a_patient_is_in_a_checkpoint(tmp_path):
+    fit(make_patches(), TrainingConfig(epochs=1), checkpoint=tmp_path / "state")
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, "np") as file:
+        kept = file.metadata()
+    assert set(kept) == {"fingerprint", "curves"}
+    name, settings, seed, digest = json.loads(kept["fingerprint"])
+    assert (name, seed, digest) == ("wei2018", 0, make_patches().digest())
+    assert "path" not in json.dumps(settings)

@@ -86,6 +86,7 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.files import locking
     from unary.models.bundle import require_model_folder, write_model
     from unary.models.fitting import FitConfig, fit
+    from unary.patches.collection import STORE_NAME
     from unary.training.distributed import is_first, joining_processes
 
     config, detector = read_config_options(options, FitConfig()), _read_detector(options)
@@ -99,6 +100,8 @@ def _run_fit(options: argparse.Namespace) -> int:
                 held.enter_context(locking(folder))
             _require_writable(out.parent)
             _forget_partials(out.parent, checkpoint.name)
+            if options.store is not None:
+                _forget_partials(options.store, STORE_NAME)
         manifest, profile, store = read_manifest(options.manifest), options.profile, options.store
         model = fit(manifest, config, detector=detector, profile=profile, checkpoint=checkpoint, store=store)
         if not is_first():
@@ -145,8 +148,8 @@ def _require_writable(folder: Path) -> None:
 
 def _forget_partials(folder: Path, name: str) -> None:
     """Remove what earlier processes have left half-written, while no other may be writing it."""
-    for path in folder.glob(f".*.{glob.escape(name)}.*"):
-        if re.fullmatch(rf"\.\d+\.{re.escape(name)}\..*", path.name):
+    for path in folder.glob(f".*.{glob.escape(name)}*"):
+        if re.fullmatch(rf"\.\d+\.{re.escape(name)}(\..*)?", path.name):
             path.unlink(missing_ok=True)
 
 

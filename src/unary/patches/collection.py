@@ -33,7 +33,7 @@ from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-_STORE_NAME = "prepared.tif"
+STORE_NAME = "prepared.tif"
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ def collect_patches(
 
     found: list[Collection] = []
     skipped: list[str] = []
-    with nullcontext() if store is None else writing_images(store / _STORE_NAME) as write:
+    with nullcontext() if store is None else writing_images(store / STORE_NAME) as write:
         for one in _read_all(read, manifest.rows, "reading images", progress=progress):
             if isinstance(one, ImageError):
                 skipped.append(str(one))
@@ -220,7 +220,7 @@ def collect_patches(
     warn_of_notes(notes)
     for notice in describe_copies(pictures):
         logger.warning("%s", notice)
-    return _join(found, tuple(skipped), None if store is None else store / _STORE_NAME)
+    return _join(found, tuple(skipped), None if store is None else store / STORE_NAME)
 
 
 def _read_all(

@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unary.errors import ImageError
+from unary.errors import ImageError, UnaryError
 from unary.files import replacing
 
 Images = tuple[NDArray[np.uint16], ...]
@@ -37,13 +37,20 @@ class _Mapping(mmap.mmap):
 def writing_images(path: Path) -> Iterator[Callable[[NDArray[np.uint16]], None]]:
     """Yield a function that adds one image, shape (rows, cols), uint16; the file stands whole when the block ends.
 
-    An image without pixels keeps its number, as a page of one black pixel.
+    An image without pixels keeps its number, as a page of one black pixel. A `UnaryError` says that the disk does not
+    take them.
     """
     with replacing(path) as partial, tifffile.TiffWriter(partial, bigtiff=True) as writer:
 
         def write(image: NDArray[np.uint16]) -> None:
             page = np.ascontiguousarray(image) if image.size else np.zeros((1, 1), np.uint16)
-            writer.write(page, photometric="minisblack", metadata=None, align=mmap.ALLOCATIONGRANULARITY)
+            try:
+                writer.write(page, photometric="minisblack", metadata=None, align=mmap.ALLOCATIONGRANULARITY)
+            except OSError as error:
+                raise UnaryError(
+                    f"{path}: the prepared images cannot be written there ({error.strerror or error}); make room, or "
+                    "give another folder with --store"
+                ) from error
 
         yield write
 
