@@ -436,6 +436,18 @@ def test_a_table_for_display_does_not_matter_even_if_it_is_empty(sequence, tmp_p
     assert np.array_equal(read_image(path).pixels, PIXELS)
 
 
+def test_a_damaged_item_costs_what_it_says_alone(tmp_path):
+    view = item(encode("CodeValue", "399162004"), encode("ViewModifierCodeSequence", ("ZZ", b"1234")))
+    display = item(encode("LUTData", ("ZZ", b"1234")), encode("LUTDescriptor", ("US", b"1")))
+    path = put(tmp_path / "i.dcm", build(ViewCodeSequence=("SQ", view), VOILUTSequence=("SQ", display)))
+    image = read_image(path)
+    assert np.array_equal(image.pixels, PIXELS)
+    assert image.view == "CC"
+    assert read_attributes(path, MAMMOGRAPHY.headers).flags == ()
+    path = put(tmp_path / "i.dcm", build(ViewCodeSequence=("LO", b"Canary^Secret")))
+    assert read_image(path).notes == ("ViewCodeSequence is damaged, and what it says is unknown",)
+
+
 @pytest.mark.parametrize("kind", ["US", "OW"])
 def test_a_table_for_display_that_inverts_is_noted(kind, tmp_path):
     for entries, words in ((np.arange(9), []), (np.arange(9)[::-1], ["VOILUTSequence shows low values bright"])):

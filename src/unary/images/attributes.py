@@ -117,10 +117,10 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
 def _bears(elements: Elements, flag: HeaderFlag) -> bool:
     """Whether the header has any of the flag's signs."""
     views = elements.read_items("ViewCodeSequence")
-    coded = [*views, *(item for view in views for item in view.get("ViewModifierCodeSequence") or [])]
+    coded = [*views, *(item for view in views for item in view.read_items("ViewModifierCodeSequence"))]
     return (
         any(_is_stated(elements, keyword) for keyword in flag.keywords)
-        or not set(flag.codes).isdisjoint(str(item.get("CodeValue")) for item in coded)
+        or not set(flag.codes).isdisjoint(item.find_text("CodeValue") for item in coded)
         or not set(flag.image_types).isdisjoint(text.upper() for text in elements.read_texts("ImageType"))
         or any(re.search(pattern, text, re.I) for name, pattern in flag.patterns for text in elements.read_texts(name))
         or (flag.magnified_from is not None and (find_magnification(elements) or 1.0) >= flag.magnified_from)

@@ -240,5 +240,5 @@ def _find_laterality(elements: Elements) -> str | None:
 
 
 def _find_view(elements: Elements) -> str | None:
-    codes = [str(item.get("CodeValue")) for item in elements.read_items("ViewCodeSequence")]
+    codes = [item.find_text("CodeValue") for item in elements.read_items("ViewCodeSequence")]
     return next((_VIEWS[code] for code in codes if code in _VIEWS), elements.find_code("ViewPosition"))

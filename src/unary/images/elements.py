@@ -154,9 +154,20 @@ class Elements:
         """Return all values as text."""
         return [str(value) for value in self._read_values(keyword) if not isinstance(value, bytes)]
 
-    def read_items(self, keyword: str) -> list[Dataset]:
-        """Return the items of a sequence; none where it is absent, empty, or no sequence."""
-        return [item for item in self._read_values(keyword) if isinstance(item, Dataset)]
+    def read_words(self, keyword: str) -> bytes | list[int]:
+        """Return whole numbers, or the bytes that they are written as."""
+        values = self._read_values(keyword)
+        return values[0] if values and isinstance(values[0], bytes) else [n for n in values if isinstance(n, int)]
+
+    def read_items(self, keyword: str) -> list[Elements]:
+        """Return the items of a sequence; none where it is absent or empty, with a note where it is no sequence."""
+        values = self._read_values(keyword)
+        items = [Elements(value, self.path) for value in values if isinstance(value, Dataset)]
+        if len(items) < len(values):
+            self.note(f"{keyword} is damaged, and what it says is unknown")
+        for item in items:
+            item.notes = self.notes
+        return items
 
 
 def _is_text(keyword: str) -> bool:

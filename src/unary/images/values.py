@@ -72,7 +72,7 @@ def apply_modality(
     if tables:
         if (slope, intercept) not in ((None, None), (1, 0)):
             elements.note("ModalityLUTSequence and RescaleSlope are both stated; the table was used")
-        return _apply_table(Elements(tables[0], elements.path), stored)
+        return _apply_table(tables[0], stored)
     if (slope is None) != (intercept is None):
         missing, taken = ("RescaleSlope", 1) if slope is None else ("RescaleIntercept", 0)
         elements.note(f"{missing} {elements.describe(missing)}; was taken as {taken}")
@@ -123,11 +123,11 @@ def _apply_table(table: Elements, stored: NDArray[Any]) -> tuple[NDArray[Any], t
 
 def _read_entries(table: Elements, count: int) -> NDArray[Any]:
     """Return the entries of a table, which some write as bytes, some two to a word."""
-    data = table.dataset.get("LUTData")
+    data = table.read_words("LUTData")
     if isinstance(data, bytes):
         order = "<" if table.dataset.is_little_endian is not False else ">"
         return np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
-    return np.asarray([] if data is None else data, np.int64).ravel() % 2**16
+    return np.asarray(data, np.int64) % 2**16
 
 
 def is_inverted(elements: Elements, photometric: str, intent: str | None) -> bool:
@@ -177,7 +177,7 @@ def is_inverted(elements: Elements, photometric: str, intent: str | None) -> boo
 def _note_inverting_display(elements: Elements) -> None:
     """Note a table for display, otherwise not used, that shows low values bright."""
     for item in elements.read_items("VOILUTSequence"):
-        entries = _read_entries(Elements(item, elements.path), 1)
+        entries = _read_entries(item, 1)
         if len(entries) > 1 and entries[0] > entries[-1]:
             elements.note(
                 "VOILUTSequence shows low values bright; it is not applied, and what is dense was taken from "

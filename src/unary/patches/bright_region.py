@@ -75,7 +75,8 @@ def describe_tissue(pixels: NDArray[Any], padding: NDArray[np.bool_] | None = No
     every k-th row tells the same.
     """
     sparse = slice(None, None, max(1, max(pixels.shape) // (2 * _LONG_SIDE_PX)))
-    survey = _survey(pixels[sparse, sparse], None if padding is None else padding[sparse, sparse])
+    few = np.ascontiguousarray(pixels[sparse, sparse])
+    survey = _survey(few, None if padding is None else padding[sparse, sparse])
     return _describe(survey) or _describe(_leave_dark_frame(survey))
 
 
