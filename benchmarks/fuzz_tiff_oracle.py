@@ -84,8 +84,8 @@ def read_tags(content: bytes) -> tuple[str, dict[int, list[Any]]]:
         raw = content[value_place : value_place + size]
         if len(raw) != size:
             raise ValueError(f"tag {tag} lies outside the file")
-        if TYPES[kind] == "s":
-            raise ValueError(f"tag {tag} is no number")
+        if TYPES[kind] not in "BHIbhiQ":
+            raise ValueError(f"tag {tag} is no whole number")
         tags[tag] = list(struct.unpack(f"{order}{TYPES[kind] * number}", raw))
     (following,) = struct.unpack_from(order + word, content, place + entry * count)
     if following:
