@@ -180,9 +180,7 @@ class WebAddress:
             raise ValueError("certificates go with https:// alone")
         secret = self.password is not None or self.token is not None
         if secret and parts.scheme == "http" and not (self.is_local or self.plain_http):
-            raise ValueError(
-                "password or token over plain http can be read on the way by anybody; use https:// (or --allow-plain-http)"
-            )
+            raise ValueError("over plain http anybody can read password or token; use https:// (or --allow-plain-http)")
 
     @property
     def is_local(self) -> bool:
