@@ -12,9 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from unary.clinic.batch import BatchSummary, Job, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
 from unary.clinic.result_folder import Result, Source, Write
@@ -108,10 +105,12 @@ def detect_files(
     moment = moment or datetime.now().astimezone().replace(microsecond=0)
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
 
+    wanted = _Wanted(run, kinds, config.maps)
+
     def examine(image: Image, source: Source) -> Write:
         scored = examine_image(model, image)
-        detection = build_detection(scored, model, point)
-        return functools.partial(_write_detection, scored, detection, run, image, source, kinds, config.maps)
+        examined = _Examined(image, source, scored, build_detection(scored, model, point))
+        return functools.partial(_write_detection, examined, wanted)
 
     made_from = {
         "model_sha256": run.identity.sha256,
@@ -124,29 +123,34 @@ def detect_files(
     return run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
 
 
-def _write_detection(
-    scored: ScoredImage,
-    detection: Detection,
-    run: Run,
-    image: Image,
-    source: Source,
-    kinds: tuple[Kind, ...],
-    maps: bool,
-    folder: Path,
-) -> Result:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is written of every image."""
+
+    run: Run
+    kinds: tuple[Kind, ...]
+    maps: bool
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """One image, and what was found in it."""
+
+    image: Image
+    source: Source
+    scored: ScoredImage
+    detection: Detection
+
+
+def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
     """Write everything of one image into a folder; return the summary's row, and what ``result.json`` says."""
+    detection, scored = examined.detection, examined.scored
     found = detection.findings
-    _write_pictures(scored, detection, folder, maps=maps)
+    _write_pictures(scored, detection, folder, maps=wanted.maps)
     rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in found]
     write_csv(folder / "findings.csv", _COLUMNS, rows)
-    objects: tuple[Path, ...] = ()
-    missing = None
-    if kinds and source.raster:
-        missing = "the image is no DICOM object; its results would have no study to lie in"
-    elif kinds:
-        anomaly_map = scored.stored_map if "heat_map" in kinds else None
-        objects, missing = _write_objects(source.path, detection, run, folder, kinds, anomaly_map, image)
-    document = _describe(detection, run.identity, scored) | {
+    objects, missing = _write_objects(examined, wanted, folder) if wanted.kinds else ((), None)
+    document = _describe(detection, wanted.run.identity, scored) | {
         "dicom": [path.name for path in objects],
         "dicom_missing": missing,
     }
@@ -155,32 +159,27 @@ def _write_detection(
         "image_score": detection.image_score,
         "image_p_value": detection.image_p_value,
         "out_of_domain": "; ".join(detection.out_of_domain),
-        "dicom_missing": "" if source.raster else missing,
+        "dicom_missing": "" if examined.source.raster else missing,
     }
     return row, document
 
 
-def _write_objects(
-    path: Path,
-    detection: Detection,
-    run: Run,
-    folder: Path,
-    kinds: tuple[Kind, ...],
-    anomaly_map: NDArray[np.float32] | None,
-    image: Image,
-) -> tuple[tuple[Path, ...], str | None]:
+def _write_objects(examined: _Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
     """Write the DICOM objects that can be made, and return them, and why others cannot; a disk's error goes through."""
+    path, kinds = examined.source.path, wanted.kinds
+    if examined.source.raster:
+        return (), "the image is no DICOM object; its results would have no study to lie in"
+    anomaly_map = examined.scored.stored_map if "heat_map" in kinds else None
+    options: dict[str, Any] = {"kinds": kinds, "anomaly_map": anomaly_map, "image": examined.image}
     try:
-        objects = write_dicom_results(path, detection, run, folder, kinds=kinds, anomaly_map=anomaly_map, image=image)
+        return write_dicom_results(path, examined.detection, wanted.run, folder, **options), None
     except OSError:
         raise
     except Exception as error:
-        found = explain_unexpected(error, str(path))
         objects = error.written if isinstance(error, DicomResultError) else ()
         for left in set(folder.glob("*.dcm")) - set(objects):
             left.unlink()
-        return objects, str(found).removeprefix(f"{path}: ")
-    return objects, None
+        return objects, str(explain_unexpected(error, str(path))).removeprefix(f"{path}: ")
 
 
 def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
