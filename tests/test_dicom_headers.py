@@ -207,19 +207,22 @@ BARE = {
     "no syntax": {"meta": encode("MediaStorageSOPInstanceUID", "1.2.3")},
     "implicit, no meta": {"meta": False, "preamble": False, "syntax": ImplicitVRLittleEndian},
     "implicit, no syntax": {"meta": False, "syntax": ImplicitVRLittleEndian},
+    "no preamble, big": {"meta": False, "preamble": False, "syntax": ExplicitVRBigEndian},
 }
 
 
 @pytest.mark.parametrize("case", BARE)
 def test_what_plainly_is_dicom_is_read_without_its_beginning(case, tmp_path):
-    path = put(tmp_path / "IM0001", build(**BARE[case]))
+    big = BARE[case].get("syntax") == ExplicitVRBigEndian
+    content = build(**BARE[case], PixelData=("OW", PIXELS.astype(">u2" if big else "<u2").tobytes()))
+    path = put(tmp_path / "IM0001", content)
     assert looks_like_dicom(path)
     assert is_image_file(path)
     image = read_image(path)
     assert np.array_equal(image.pixels, PIXELS)
     assert ("preamble" in " ".join(image.notes)) == ("no preamble" in case or case == "implicit, no meta")
     assert ("TransferSyntaxUID" in " ".join(image.notes)) == (case != "no preamble")
-    assert read_attributes(path, MAMMOGRAPHY.headers).decodable
+    assert read_attributes(path, MAMMOGRAPHY.headers).missing_decoder is None
 
 
 def test_a_file_without_a_syntax_whose_pixels_are_compressed_is_refused_by_it(tmp_path):
@@ -249,6 +252,18 @@ def test_a_syntax_that_the_pixels_contradict_is_named(syntax, content, words, tm
         read_image(put(tmp_path / "i.dcm", build(syntax=syntax, PixelData=content)))
 
 
+@pytest.mark.parametrize("trailing", [None, ("OB", b"ab")])
+@pytest.mark.parametrize(
+    ("real", "said"),
+    [(ImplicitVRLittleEndian, ExplicitVRLittleEndian), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)],
+)
+def test_value_representations_that_the_syntax_contradicts_are_noted(real, said, trailing, tmp_path):
+    content = build(syntax=real, meta=encode("TransferSyntaxUID", said), DataSetTrailingPadding=trailing)
+    image = read_image(put(tmp_path / "i.dcm", content))
+    assert np.array_equal(image.pixels, PIXELS)
+    assert "TransferSyntaxUID" in image.notes[0]
+
+
 def test_a_missing_decoder_names_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.available_plugins", ())
     packages = {JPEGLSLossless: "pyjpegls", JPEGLosslessSV1: "python-gdcm", JPEG2000Lossless: "python-gdcm"}
@@ -257,7 +272,7 @@ def test_a_missing_decoder_names_its_package(tmp_path, monkeypatch):
         with pytest.raises(ImageError, match=f"pip install {package}") as caught:
             read_image(path)
         assert caught.value.reason == "UNSUPPORTED_SYNTAX"
-        assert not read_attributes(path, MAMMOGRAPHY.headers).decodable
+        assert f"pip install {package}" in read_attributes(path, MAMMOGRAPHY.headers).missing_decoder
 
 
 PADDINGS = {  # sign of the pixels, padded word, padding value, range limit

@@ -38,8 +38,8 @@ class Attributes:
         What kind of DICOM object it is, a UID.
     modality
         DICOM's word for it, such as ``"CT"``; None when it is not a code of two to sixteen capitals.
-    decodable
-        Whether there is a decoder for the transfer syntax.
+    missing_decoder
+        Why the transfer syntax cannot be decoded here, with the package that would; None where it can.
     bits
         Bits of a stored value.
     magnification
@@ -59,7 +59,7 @@ class Attributes:
     sop_class: str | None = None
     modality: str | None = None
     frames: int = 1
-    decodable: bool = True
+    missing_decoder: str | None = None
     intent: str | None = None
     manufacturer: str | None = None
     model_name: str | None = None
@@ -101,7 +101,7 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             sop_class=sop_class if re.fullmatch(r"[0-9.]{1,64}", sop_class) else None,
             modality=elements.find_code("Modality"),
             frames=read_frames(elements),
-            decodable=find_missing_decoder(elements) is None,
+            missing_decoder=find_missing_decoder(elements),
             intent=find_intent(elements),
             manufacturer=clean_text(elements.find_text("Manufacturer") or ""),
             model_name=clean_text(elements.find_text("ManufacturerModelName") or ""),

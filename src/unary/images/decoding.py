@@ -51,7 +51,7 @@ _CODECS: dict[str, tuple[Family | None, str]] = {
     uid.HTJ2KLosslessRPCL: ("JPEG 2000", "pylibjpeg"),
     uid.HTJ2K: ("JPEG 2000", "pylibjpeg"),
 }
-_PACKAGES = {"gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg and pylibjpeg-openjpeg"}
+_PACKAGES = {"gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
 _PLAIN = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian)
 _PIXELS = {"PixelData": (1, 8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 
@@ -280,9 +280,12 @@ def _find_stray(elements: Elements) -> str | None:
     encapsulated = raw.length == _UNDEFINED_LENGTH
     if not encapsulated and raw.length != len(raw.value):
         return "the file ends within the pixels; truncated?"
-    implicit, little = elements.dataset.original_encoding
     end = raw.value_tell + len(raw.value)
-    return find_stray(elements.path, end, explicit=not implicit, little=bool(little), encapsulated=encapsulated)
+    explicit, little = not raw.is_implicit_VR, raw.is_little_endian
+    if explicit == elements.syntax.is_implicit_VR:
+        found = "explicit" if explicit else "implicit"
+        elements.note(f"TransferSyntaxUID is {elements.syntax.name}, but value representations are {found}")
+    return find_stray(elements.path, end, explicit=explicit, little=little, encapsulated=encapsulated)
 
 
 def find_missing_decoder(elements: Elements) -> str | None:

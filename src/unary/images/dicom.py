@@ -158,7 +158,7 @@ def _check_kind(elements: Elements) -> None:
         cause = f"a grey image is needed, not an object of Modality {named}; a report, a segmentation or an annotation?"
         raise build_refusal(path, cause, "NOT_AN_IMAGE")
     if not any(keyword in elements for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        cause = "a DICOM object without pixels (no PixelData); truncated, or a report or annotation?"
+        cause = "a DICOM object without pixels (no PixelData); truncated, a false TransferSyntaxUID, or a report?"
         raise build_refusal(path, cause, "CORRUPT_PIXELS" if "Rows" in elements else "NOT_AN_IMAGE")
     frames, kind = read_frames(elements), elements.find_text("SOPClassUID") or ""
     if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in elements:

@@ -23,6 +23,7 @@ from unary.images.checks import DAMAGE, build_refusal
 
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1")
 _START = re.compile(rb"\x08\x00[\x00\x01\x05\x08\x12-\x18]\x00(CS|DA|OB|TM|UI|UL|[\x00-\xff]\x00\x00\x00)", re.DOTALL)
+_BIG_START = re.compile(rb"\x00\x08\x00[\x00\x01\x05\x08\x12-\x18](CS|DA|OB|TM|UI|UL)")
 _META_START = re.compile(rb"\x02\x00[\x00\x01\x02\x03\x10]\x00(OB|UI|UL)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -188,7 +189,7 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def _is_bare(start: bytes) -> bool:
-    return _START.match(start) is not None or _META_START.match(start) is not None
+    return any(pattern.match(start) for pattern in (_START, _BIG_START, _META_START))
 
 
 def open_dicom(path: Path, keywords: Sequence[str] | None = None) -> Elements:

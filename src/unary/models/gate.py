@@ -144,8 +144,8 @@ def _find_refusals(attributes: Attributes, gate: Gate) -> Iterator[Flag]:
     if attributes.is_multiframe:
         yield "MULTIFRAME", f"{attributes.frames} frames; tomosynthesis and other multi-frame images are not supported"
     yield from _check_kind(attributes, headers)
-    if not attributes.decodable:
-        yield "UNSUPPORTED_SYNTAX", "no decoder for its transfer syntax"
+    if attributes.missing_decoder is not None:
+        yield "UNSUPPORTED_SYNTAX", attributes.missing_decoder
     yield from _find_flags(attributes, headers, refused=True)
     intent = attributes.intent
     if domain is not None and domain.intents and intent not in (None, *domain.intents):
