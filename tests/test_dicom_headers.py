@@ -463,6 +463,16 @@ def test_a_damaged_item_costs_what_it_says_alone(tmp_path):
     assert read_image(path).notes == ("ViewCodeSequence is damaged, and what it says is unknown",)
 
 
+@pytest.mark.parametrize("kind", ["Sq", "\x53\x11"])
+def test_an_element_of_a_kind_that_does_not_exist_costs_what_it_says_alone(kind, tmp_path):
+    for keyword in ("ViewModifierCodeSequence", "ViewCodeSequence", "PartialView", "SpecimenDescriptionSequence"):
+        path = put(tmp_path / "i.dcm", build(**{keyword: (kind, b"")}))
+        assert np.array_equal(read_image(path).pixels, PIXELS)
+        assert read_attributes(path, MAMMOGRAPHY.headers).shape == PIXELS.shape
+    with pytest.raises(ImageError, match="BitsAllocated"):
+        read_image(put(tmp_path / "i.dcm", build(BitsAllocated=(kind, b""))))
+
+
 @pytest.mark.parametrize("kind", ["US", "OW"])
 def test_a_table_for_display_that_inverts_is_noted(kind, tmp_path):
     for entries, words in ((np.arange(9), []), (np.arange(9)[::-1], ["VOILUTSequence shows low values bright"])):

@@ -68,9 +68,9 @@ class Elements:
         values = self._read_values(keyword)
         if not values:
             return "is empty"
-        kind, known = self.dataset.get_item(keyword).VR, dictionary_VR(keyword)
+        kind, known = self._find_raw(keyword)[0], dictionary_VR(keyword)
         if any(isinstance(value, bytes) for value in values):
-            return f"is stored as {kind if str(kind).isalpha() else 'bytes'} in place of {known}"
+            return f"is stored as {kind if kind.isalpha() else 'bytes'} in place of {known}"
         return "is " + "\\".join(_show(str(value)) for value in values[:6]) + ("\\..." if len(values) > 6 else "")
 
     def _read_values(self, keyword: str) -> list[Any]:
@@ -78,11 +78,19 @@ class Elements:
         try:
             value = self.dataset.get(keyword)
         except (*DAMAGE, BytesLengthException):
-            raw = self.dataset.get_item(keyword).value
+            raw = self._find_raw(keyword)[1]
             value = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) and _is_text(keyword) else raw
         several = isinstance(value, (pydicom.multival.MultiValue, pydicom.Sequence, list, tuple))
         values = [part.strip(" \0") if isinstance(part, str) else part for part in (value if several else [value])]
         return [] if all(part is None or part == "" for part in values) else values
+
+    def _find_raw(self, keyword: str) -> tuple[str, Any]:
+        """Return how an element is stored, and its bytes; none of either where pydicom cannot even tell its length."""
+        try:
+            element = self.dataset.get_item(keyword)
+        except (*DAMAGE, BytesLengthException):
+            return "", b""
+        return str(element.VR), element.value
 
     def read_numbers(self, keyword: str, needed: str) -> list[float]:
         """Return all values of an element as finite numbers; decimal commas are understood, and noted."""
