@@ -7,12 +7,14 @@ import math
 import re
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from unary.errors import UnaryError
 
+_LISTEN_S = 1.0
 _OTHER_NAME = (62, 63, 64)  # of OpenSSL: the certificate is another host's
 
 
@@ -204,12 +206,28 @@ def _check_host(host: str) -> None:
         raise ValueError(f"no host can be called {host!r}") from None
 
 
+def connect_once(host: str, port: int, context: ssl.SSLContext | None, patience: Patience) -> None:
+    """Connect, send nothing, and let the OSError through that tells what is wrong with the connection, if anything is.
+
+    Over TLS it also listens for a moment: TLS 1.3 says only after the handshake that a client certificate is wanted.
+    """
+    with socket.create_connection((host, port), patience.connect_timeout_s) as plain:
+        if context is None:
+            return
+        with context.wrap_socket(plain, server_hostname=host) as secure:
+            secure.settimeout(min(_LISTEN_S, patience.answer_timeout_s))
+            with suppress(TimeoutError):
+                secure.recv(1)
+
+
 def explain_failure(error: OSError, place: str, patience: Patience) -> tuple[str, bool]:
     """Say why a peer cannot be reached, and whether that may pass by itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.strip().rstrip(".")
         hint = "" if error.verify_code in _OTHER_NAME else "; name the authority that signed it (--ca-file)"
         return f"the certificate of {place} is not trusted: {why}{hint}", False
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return f"{place} broke off the secure connection", True
     if isinstance(error, ssl.SSLError):
         words = {"WRONG_VERSION_NUMBER": "it does not speak TLS there", "RECORD_LAYER_FAILURE": "not TLS"}
         reason = str(error.reason or type(error).__name__)

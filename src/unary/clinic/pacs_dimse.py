@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from unary.clinic.pacs_address import DimseAddress, Patience, explain_failure
+from unary.clinic.pacs_address import DimseAddress, Patience, connect_once, explain_failure
 from unary.clinic.pacs_delivery import Delivery
 from unary.clinic.pacs_files import Parcel, read_whole
 from unary.errors import ImageError
 
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2: presentation context identifiers are odd and fit a byte
-_LISTEN_S = 1.0
 
 
 def send_dimse(
@@ -114,23 +113,11 @@ def _explain_refusal(link: Any) -> tuple[str, bool] | None:
 def _probe(address: DimseAddress, patience: Patience, context: ssl.SSLContext | None) -> tuple[str, bool]:
     """Why there was no association, which pynetdicom does not tell: connect once more, and look."""
     try:
-        with socket.create_connection((address.host, address.port), patience.connect_timeout_s) as plain:
-            if context is not None:
-                with context.wrap_socket(plain, server_hostname=address.host) as secure:
-                    secure.settimeout(min(_LISTEN_S, patience.answer_timeout_s))
-                    _listen(secure)
+        connect_once(address.host, address.port, context, patience)
     except OSError as error:
         return explain_failure(error, address.place, patience)
     tls = "" if context is not None else "; does it want TLS?"
     return f"{address.place} did not answer in time, or broke off the association{tls}", True
-
-
-def _listen(secure: ssl.SSLSocket) -> None:
-    """Wait for what TLS 1.3 says only after the handshake: that a certificate is wanted."""
-    try:
-        secure.recv(1)
-    except TimeoutError:
-        return
 
 
 def _send_one(link: Any, delivery: Delivery, accepted: bool) -> Delivery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydicom.dataset import Dataset
 
-from unary.clinic.pacs_address import Patience, WebAddress, explain_failure
+from unary.clinic.pacs_address import Patience, Tls, WebAddress, connect_once, explain_failure
 from unary.clinic.pacs_delivery import Delivery
 from unary.clinic.pacs_files import read_whole
 from unary.errors import ImageError
@@ -103,8 +104,20 @@ def _send_one(session: Any, address: WebAddress, patience: Patience, delivery: D
             raise _PeerError(f"no connection with {address.place} ({type(error).__name__})", lost) from None
         if isinstance(cause, TimeoutError):
             raise _PeerError(f"{address.place} took no more of the file", True) from None
-        raise _PeerError(*explain_failure(cause, address.place, patience)) from None
+        raise _PeerError(*explain_failure(_look_again(cause, address, patience), address.place, patience)) from None
     return _judge(delivery, answer)
+
+
+def _look_again(error: OSError, address: WebAddress, patience: Patience) -> OSError:
+    """The reason for which a server breaks off a secure connection may be lost, since it does while we send."""
+    parts = urlsplit(address.url)
+    if not isinstance(error, ConnectionError | ssl.SSLEOFError) or parts.scheme != "https":
+        return error
+    try:
+        connect_once(str(parts.hostname), parts.port or 443, (address.tls or Tls()).build_context(), patience)
+    except OSError as other:
+        return other
+    return error
 
 
 def _list_certificate(certificate: Any, key: Any) -> Any:
