@@ -144,5 +144,8 @@ def test_a_place_where_nothing_can_be_kept_is_told_before_images_are_read(sets, 
     words = ["fit", str(sets / "few.csv"), "--out", str(tmp_path / "m"), "--store", str(tmp_path / "file"), *FAST]
     assert main(words) == 2
     assert f"{tmp_path / 'file'}: nothing can be written there" in capsys.readouterr().err
+    words = ["fit", str(sets / "few.csv"), "--out", str(tmp_path / "m"), "--store", str(tmp_path / "m" / "s"), *FAST]
+    assert main(words) == 2
+    assert "need a folder outside that of the model" in capsys.readouterr().err
     assert main(["calibrate", str(tmp_path / "typo"), str(sets / "others.csv")]) == 2
     assert not (tmp_path / "typo").exists()

@@ -92,6 +92,8 @@ def _run_fit(options: argparse.Namespace) -> int:
     config, detector = read_config_options(options, FitConfig()), _read_detector(options)
     require_model_folder(options.out, overwrite=options.overwrite)
     out = Path(os.path.abspath(options.out))
+    if options.store is not None and out in (store := Path(os.path.abspath(options.store)), *store.parents):
+        raise UnaryError(f"--store {options.store}: the prepared images need a folder outside that of the model, {out}")
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     with ExitStack() as held:
         held.enter_context(joining_processes())

@@ -182,7 +182,7 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bo
     """Write a model folder, so that at every moment it holds a whole model, the one before or this one.
 
     The one before is kept as ``model-DATE.json``, with its weights; returns where, or None without one. ``held`` says
-    that the caller holds the folder (`unary.files.locking`).
+    that the caller holds the folder (`unary.files.locking`) and has asked `require_model_folder` before.
 
     Raises
     ------
@@ -192,9 +192,11 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bo
     UnaryError
         If another process holds the folder.
     """
-    require_model_folder(folder, overwrite=overwrite)
-    with nullcontext() if held else locking(folder):
+    if not held:
         require_model_folder(folder, overwrite=overwrite)
+    with nullcontext() if held else locking(folder):
+        if not held:  # again: another process may have been there
+            require_model_folder(folder, overwrite=overwrite)
         text, weights = _describe_model(model, folder)
         try:
             return _write_files(text, weights, folder)
