@@ -266,11 +266,11 @@ def _read(content: bytes) -> Grey:
 
 
 def walk(content: bytes) -> list[tuple[bytes, bytes]]:
-    """Kinds and contents of the chunks; every checksum must hold, and nothing may follow the last."""
+    """Kinds and contents of the chunks; every checksum must hold. What follows the end is no part of it."""
     if content[:8] != SIGNATURE:
         raise ValueError("no PNG")
     chunks, place = [], 8
-    while place < len(content):
+    while not chunks or chunks[-1][0] != b"IEND":
         (length,) = struct.unpack_from(">I", content, place)
         kind, data = content[place + 4 : place + 8], content[place + 8 : place + 8 + length]
         (checksum,) = struct.unpack_from(">I", content, place + 8 + length)
