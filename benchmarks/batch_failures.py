@@ -96,10 +96,9 @@ BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-def write_files(folder: Path, sound: list[Path], count: int) -> dict[str, str]:
-    """Write so many files, a tenth of them bad, in a mixed order; return the reasons of the bad ones by name."""
-    kinds = [*HEADERS, *BYTES]
-    bad = [kind for kind in kinds for _ in range(EACH)]
+def write_files(folder: Path, sound: list[Path], count: int, *, each: int = EACH) -> dict[str, str]:
+    """Write so many files, ``each`` bad in every way, in a mixed order; return the reasons of the bad ones by name."""
+    bad = [kind for kind in (*HEADERS, *BYTES) for _ in range(each)]
     order = np.random.default_rng(5).permutation(count)
     expected = {}
     for number in range(count):

@@ -181,6 +181,21 @@ def test_broken_files_are_named_and_the_rest_goes_on(model_folder, lesional, tmp
     assert "failures.csv" not in capsys.readouterr().out
 
 
+def test_bad_files_of_every_kind_among_sound_ones_have_their_reasons(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    from batch_failures import write_files, write_small_model
+
+    (tmp_path / "in").mkdir()
+    folder, sound = write_small_model(tmp_path)
+    expected = write_files(tmp_path / "in", sound, 28, each=1)
+    config = DetectConfig(dicom=())
+    summary = detect_files(
+        read_model(folder), [tmp_path / "in"], tmp_path / "out", config, model_folder=folder, progress=False
+    )
+    assert {failure.file: failure.reason for failure in summary.failed} == expected
+    assert (len(expected), len(summary.done)) == (25, 3)
+
+
 def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, normals, lesional, tmp_path):
     model = fit(normals, FitConfig(held_out=0.0), detector="laplacian", progress=False)
     model = dataclasses.replace(model, preparation=dataclasses.replace(model.preparation, working_spacing_mm=0.3))
