@@ -251,16 +251,20 @@ def test_figures_agree_with_the_scores(bench):
     assert set(result.metrics) == {"mean_brightness", "laplacian", "perfect"}
     assert result.metrics["perfect"]["all"]["auroc"] == 1.0
     assert result.metrics["perfect"]["all"]["sensitivity_at_specificity"]["0.99"] == 1.0
-    areas = []
+    areas = {"mass": [], "all": []}
     for fold in result.folds:
         scores = chance(result.data.fine.patches.gather(fold.test))
-        kept = result.data.normal[fold.test] | result.data.groups["mass"][fold.test]
-        areas.append(auroc(scores[kept], result.data.groups["mass"][fold.test][kept]))
-    assert len(areas) == 4
-    assert result.metrics["laplacian"]["mass"]["auroc"] == pytest.approx(np.mean(areas))
-    found = result.differences["laplacian"]["perfect"]["mass"]
-    assert found.value == pytest.approx(1 - np.mean(areas))
-    assert found.low > 0
+        for group, found in areas.items():
+            positive = result.data.groups["mass"] if group == "mass" else result.data.positive
+            kept = result.data.normal[fold.test] | positive[fold.test]
+            found.append(auroc(scores[kept], positive[fold.test][kept]))
+    assert len(areas["all"]) == 4
+    for group, found in areas.items():
+        assert result.metrics["laplacian"][group]["auroc"] == pytest.approx(np.mean(found))
+    difference = result.differences["laplacian"]["perfect"]["all"]
+    assert difference.value == pytest.approx(1 - np.mean(areas["all"]))
+    assert difference.low > 0
+    assert "mass" not in result.differences["laplacian"]["perfect"], "of a single patient"
     stored = json.loads((out / "metrics.json").read_text())
     assert stored["detectors"] == json.loads(json.dumps(result.metrics))
     assert stored["meta"]["detectors"]["perfect"]["parameters"] == 7

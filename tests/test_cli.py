@@ -86,7 +86,7 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     shutil.rmtree(out / names[0])
     assert main(arguments) == 3
-    assert "1 images scored, 2 done before, 1 skipped" in capsys.readouterr().out
+    assert "1 image scored, 2 done before, 1 skipped" in capsys.readouterr().out
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     timed = {out / "run.json", out / ".unary.lock", out / names[0] / "result.json"}  # which tell when they were made
     assert before.keys() == after.keys()
