@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import unary.models.calibrating
-from unary.errors import CalibrationError, SplitError
+from unary.errors import CalibrationError, DetectorError, SplitError
 from unary.images.reading import read_image
 from unary.models.calibrating import calibrate_model
 from unary.models.examination import examine_image
@@ -141,3 +141,31 @@ def test_no_patient_identifier_is_kept(fitted, others, tmp_path):
     text = (tmp_path / "model" / "model.json").read_text()
     assert not any(patient in text for patient in patients_of(others))
     assert not any(patient in text for patient in read_key().hash_patients(patients_of(others)))
+
+
+def test_a_library_that_fails_on_one_image_ends_nothing_and_notes_are_told(fitted, others, caplog, monkeypatch):
+    real = unary.models.calibrating.read_row
+
+    def read(row):
+        if row == others.rows[0]:
+            raise IndexError("of patient Doe")
+        return dataclasses.replace(real(row), notes=("the film is inverted",) if row == others.rows[1] else ())
+
+    monkeypatch.setattr(unary.models.calibrating, "read_row", read)
+    model = calibrate_model(fitted, others, progress=False)
+    assert len(model.calibration.images) == len(others.rows) - 1
+    assert f"skipped: {others.rows[0].path}: an unexpected IndexError" in caplog.text
+    assert "Doe" not in caplog.text
+    assert f"noted: {others.rows[1].path}: the film is inverted" in caplog.text
+
+
+def test_a_detector_that_fails_is_no_fault_of_an_image(fitted, others):
+    broken = dataclasses.replace(fitted, detector=dataclasses.replace(fitted.detector, size_px=31))
+    with pytest.raises(DetectorError, match="fitted for patches of 31 px"):
+        calibrate_model(broken, others, progress=False)
+
+
+def test_one_patient_is_refused_before_images_are_read(fitted, others, monkeypatch):
+    monkeypatch.setattr(unary.models.calibrating, "read_row", None)
+    with pytest.raises(CalibrationError, match=r"at least two patients .*, there are 1"):
+        calibrate_model(fitted, choose(others, patients_of(others)[:1]), progress=False)

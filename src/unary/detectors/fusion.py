@@ -103,6 +103,8 @@ class Surprisal:
         if any((np.diff(knots) < 0).any() for knots in (self.values, self.surprisals)):
             raise ValueError("the values and surprisals of a surprisal must ascend")
         require_positive(self, "tail_scale")
+        if self.values[-1] > self.tail_start + self.tail_scale * (1 + 1e-9):
+            raise ValueError("the values of a surprisal must end where its tail starts")
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the surprisal of each value, float64, non-negative and never clamped above; NaN of NaN."""
