@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unary.errors import CalibrationError
-from unary.models.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, describe_guarantee
+from unary.models.calibration import MOST_FINDINGS, RATES, NormalScores, calibrate, check_points, describe_guarantee
 
 
 def draw_patient(rng, name, *, findings=2.0):
@@ -273,3 +273,33 @@ def test_what_cannot_be_calibrated_is_refused():
         NormalScores("a", (1.0, 2.0), 2.0)
     with pytest.raises(CalibrationError, match="above the image"):
         NormalScores("a", (3.0,), 2.0)
+
+
+def test_the_sentences_promise_nothing_where_nothing_holds():
+    normals = [NormalScores(str(number), (float(number),), float(number)) for number in range(20)]
+    few = calibrate([NormalScores(name, (5.0, 4.0, 3.0), 5.0) for name in "ab"]).find_operating_point("1")
+    assert "2 normal patients are too few for a guarantee" in describe_guarantee(few)
+    assert "(guaranteed" not in describe_guarantee(few)
+    assert "Nothing is guaranteed of how many normal images have a finding" in describe_guarantee(few)
+    for point in calibrate(normals, overlap="allowed").operating_points:
+        assert "(guaranteed" not in describe_guarantee(point)
+    seen = describe_guarantee(calibrate(normals, overlap="allowed").find_operating_point("1"))
+    assert "no guarantee, since patients were trained on" in seen
+
+
+def test_points_that_the_scores_do_not_set_are_named():
+    patches = np.arange(40.0)
+    normals = [NormalScores(str(number), (float(number),), float(number), patches) for number in range(20)]
+    calibration = calibrate(normals)
+    check_points(calibration)
+    for number, point in enumerate(calibration.operating_points):
+        for change in ({"threshold": 1e9}, {"guaranteed": not point.guaranteed}, {"patients": 19}, {"rate": 0.3}):
+            wrong = list(calibration.operating_points)
+            wrong[number] = dataclasses.replace(point, **change)
+            with pytest.raises(
+                CalibrationError, match=f"the operating point {point.name} has the {next(iter(change))}"
+            ):
+                check_points(dataclasses.replace(calibration, operating_points=tuple(wrong)))
+    with pytest.raises(CalibrationError, match=r"must be 0\.1, 0\.5, 1, 2, patch_0\.95, patch_0\.99"):
+        check_points(dataclasses.replace(calibration, operating_points=()))
+    assert all(len(image.patches) < 10 for image in calibration.images), "what sets no threshold is not kept"

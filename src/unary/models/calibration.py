@@ -36,6 +36,7 @@ from unary.records import OperatingPoint, Unit
 MOST_FINDINGS = 8  # that are reported of one image; without a bound nothing could be guaranteed of their mean
 RATES = (0.1, 0.5, 1.0, 2.0)  # false findings per normal image
 SPECIFICITIES = (0.95, 0.99)  # shares of a normal image's patches that stay at or below a threshold
+_BOUNDS: dict[Unit, int] = {"finding": MOST_FINDINGS, "patch": 1}  # of what is counted in an image
 _ROUNDING = 1e-12  # of sums of shares such as 1/3
 
 Overlap = Literal["excluded", "allowed", "unknown"]
@@ -273,7 +274,7 @@ def _set_points(
     an estimated rate could come out with a lower threshold than a larger, guaranteed one. Where nothing was counted in
     any image, the threshold is the highest score of any.
     """
-    count, bound = plain.patients, MOST_FINDINGS if unit == "finding" else 1
+    count, bound = plain.patients, _BOUNDS[unit]
     values = np.concatenate([np.asarray(found, float) for found in counted])
     shares = np.repeat(weights, [np.size(found) for found in counted]) / count
     order = np.argsort(-values, kind="stable")
@@ -282,7 +283,7 @@ def _set_points(
     points: list[OperatingPoint] = []
     threshold = -math.inf
     for rate in sorted(rates, reverse=True):
-        guaranteed = rate * (count + 1) >= 2 * bound - _ROUNDING
+        guaranteed = _can_guarantee(rate, count, unit)
         most = rate * (count + 1) / count - bound / count if guaranteed else rate
         lowest = -levels[np.flatnonzero(above <= most + _ROUNDING)[-1]] if len(levels) else plain.scores[-1]
         threshold = max(float(lowest), threshold)
@@ -300,6 +301,11 @@ def _set_points(
     return points
 
 
+def _can_guarantee(rate: float, patients: int, unit: Unit) -> bool:
+    """Whether the bound leaves at least half of a rate."""
+    return rate * (patients + 1) >= 2 * _BOUNDS[unit] - _ROUNDING
+
+
 def describe_guarantee(point: OperatingPoint) -> str:
     """Say in one or two sentences what an operating point guarantees; printed with every result."""
     count, measured, of_patches = point.patients, f"{point.measured_rate:.2g} measured", point.unit == "patch"
@@ -310,9 +316,13 @@ def describe_guarantee(point: OperatingPoint) -> str:
         source = f", from {count} normal patients" if of_patches else ""
         said = f"At most {rate} (guaranteed{source}; {measured})."
     else:
-        said = f"About {rate} (an estimate, {measured}; {count} normal patients are too few for a guarantee)."
-    if of_patches:
+        few = f"{count} normal patients are too few for a guarantee"
+        why = "no guarantee, since patients were trained on" if _can_guarantee(point.rate, count, point.unit) else few
+        said = f"About {rate} (an estimate, {measured}; {why})."
+    if of_patches or point.false_alarm_rate is None:
         return said
+    if point.false_alarm_rate >= 1:
+        return f"{said} Nothing is guaranteed of how many normal images have a finding."
     return (
         f"{said} At most {point.false_alarm_rate:.3g} of normal images have a finding (guaranteed, from {count} normal "
         f"patients; below 1/{count + 1} nothing can be)."
