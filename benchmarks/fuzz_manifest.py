@@ -239,16 +239,15 @@ def _read_table(content: bytes, delimiter: str, needed: tuple[str, ...]) -> list
     text = content.decode("utf-8").lstrip("\ufeff")
     if "\0" in text:
         raise ValueError("a NUL")
-    table = [[cell.strip() for cell in row] for row in parse(text, delimiter)]
+    table = [row for row in ([cell.strip() for cell in cells] for cells in parse(text, delimiter)) if any(row)]
     if table and re.fullmatch(r"sep=[,;\t]?", "".join(table[0]), re.IGNORECASE):
         table = table[1:]
     names = [name.lower() for name in table[0]] if table else []
     if any(names.count(name) != 1 for name in needed) or len({*names} - {""}) < len([name for name in names if name]):
         raise ValueError("columns that are missing or twice")
-    rows = [row for row in table[1:] if any(row)]
-    if any(len(row) != len(names) for row in rows):
+    if any(len(row) != len(names) for row in table[1:]):
         raise ValueError("a row of another length")
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in table[1:]]
 
 
 def parse(text: str, delimiter: str) -> list[list[str]]:
