@@ -166,7 +166,7 @@ def test_every_command_reads_manifests_that_are_checked(tmp_path, caplog):
     assert "1 lesion outside the image: a" in caplog.text
     assert any("1 lesion outside the image: a" in notice for notice in read_data_set("manifest", tmp_path / "m.csv")[1])
     write_manifest(Manifest(rows, (point("a", (70, 5)),)), tmp_path / "m.csv")
-    with pytest.raises(ManifestError, match=r"m\.csv and m\.lesions\.csv: 1 of 1 lesion"):
+    with pytest.raises(ManifestError, match=r"m\.csv and m\.lesions\.csv: 1 of 1 lesion lies outside its image"):
         read_manifest(tmp_path / "m.csv")
 
 

@@ -188,7 +188,8 @@ def test_the_sentences_say_what_is_guaranteed():
     calibration = calibrate(normals)
     assert "an estimate" in describe_guarantee(calibration.find_operating_point("0.1"))
     sentence = describe_guarantee(calibration.find_operating_point("1"))
-    assert "At most 1 false findings" in sentence
+    assert "At most 1 false finding per normal image is expected" in sentence
+    assert "2 false findings per normal image are expected" in describe_guarantee(calibration.find_operating_point("2"))
     assert "1/21" in sentence
     with pytest.raises(CalibrationError, match=r"no operating point '3'; this model has 0\.1, 0\.5, 1, 2"):
         calibration.find_operating_point("3")

@@ -54,3 +54,22 @@ def test_a_mask_may_be_full_but_not_empty(tmp_path):
 def test_an_array_has_a_name_in_messages():
     with pytest.raises(ImageError, match=r"^the array: every pixel has the value 4"):
         check_pixels(Image.from_array(np.full((3, 3), 4)))
+
+
+@pytest.mark.parametrize("spacing_mm", [0, -1, float("nan"), float("inf"), "0.1", True, (0.1,), (0.1, "0,1")])
+def test_a_spacing_is_one_positive_number_or_two(spacing_mm):
+    with pytest.raises(ImageError, match="spacing_mm must be positive"):
+        Image.from_array(RAMP, spacing_mm=spacing_mm)
+    assert Image.from_array(RAMP, spacing_mm=np.array([0.1, 0.2])).spacing_mm == (0.1, 0.2)
+
+
+def test_what_an_array_masks_is_padding():
+    masked = np.ma.masked_less(RAMP, 5)
+    assert (Image.from_array(masked).padding == (RAMP < 5)).all()
+    assert (Image.from_array(masked, padding=RAMP > 7).padding == ((RAMP < 5) | (RAMP > 7))).all()
+    assert Image.from_array(RAMP).padding is None
+
+
+def test_values_beyond_32_bits_are_not_finite_and_nothing_else_is_said():
+    with pytest.raises(ImageError, match="not finite"):
+        Image.from_array(RAMP * 1e300)

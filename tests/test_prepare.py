@@ -323,3 +323,10 @@ def test_an_unlikely_pixel_spacing_is_noted(spacing, words, films):
     assert notes[0] == "of the reader"
     assert len(notes[1:]) == len(words)
     assert all(word in note for word, note in zip(words, notes[1:], strict=True))
+
+
+def test_a_small_picture_has_a_rim_too():
+    pixels = np.pad(np.random.default_rng(3).integers(900, 1100, (30, 20)), ((5, 5), (0, 20)))
+    assert prepare_image(
+        make_image(pixels.astype(np.uint16)), PreparationConfig()
+    ).mask.any()  # a mean over no pixel would warn

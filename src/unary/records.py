@@ -7,6 +7,7 @@ Pixel centres lie at integer coordinates.  Unknown is `None`, never a sentinel n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,21 @@ from numpy.typing import ArrayLike, NDArray
 from unary.errors import ImageError, ManifestError, require
 
 NOTICE = "Research software. Not for diagnosis."
+
+
+def take_spacing(spacing_mm: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the distances between rows and between columns, or raise an `ImageError`.
+
+    >>> take_spacing(0.1), take_spacing((0.1, 0.2)), take_spacing(None)
+    ((0.1, 0.1), (0.1, 0.2), None)
+    """
+    if spacing_mm is None:
+        return None
+    lengths = tuple(spacing_mm) if isinstance(spacing_mm, (tuple, list, np.ndarray)) else (spacing_mm, spacing_mm)
+    real = len(lengths) == 2 and all(isinstance(length, Real) and not isinstance(length, bool) for length in lengths)
+    if not (real and all(0 < length < np.inf for length in lengths)):
+        raise ImageError(f"spacing_mm must be positive, one number of millimetres or two, got {spacing_mm!r}")
+    return float(lengths[0]), float(lengths[1])
 
 
 def count_words(count: int, noun: str) -> str:
@@ -110,7 +126,7 @@ class Image:
         spacing_mm
             Distance between pixel centres, one for both directions or (between rows, between columns).
         padding
-            Shape (rows, cols), bool: True where no measurement is.
+            Shape (rows, cols), bool: True where no measurement is; as is what a masked array masks.
         value_range
             Lowest and highest value that the pixels could have; by default those of the type, or, for floats, those
             present.
@@ -120,6 +136,7 @@ class Image:
         ImageError
             If the array is not two-dimensional, empty, of another type, not finite, or spacing or padding do not fit.
         """
+        masked = np.ma.getmaskarray(pixels) if isinstance(pixels, np.ma.MaskedArray) else None
         values = np.asarray(pixels)
         if values.ndim != 2 or 0 in values.shape:
             raise ImageError(
@@ -129,20 +146,20 @@ class Image:
         if values.dtype.kind not in "iuf":
             raise ImageError(f"the array: integers or floats are needed, its type is {values.dtype}")
         if values.dtype.kind == "f":
-            values = values.astype(np.float32)
+            with np.errstate(over="ignore"):  # becomes infinity, which is refused
+                values = values.astype(np.float32)
             if not np.isfinite(values).all():
                 raise ImageError("the array: it holds values that are not finite (NaN or infinity)")
         if value_range is None and values.dtype.kind == "f":
             value_range = (float(values.min()), float(values.max()))
         elif value_range is None:
             value_range = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
-        spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
-        if spacing is not None and not all(0 < length < np.inf for length in spacing):
-            raise ImageError(f"the array: spacing_mm must be positive, got {spacing_mm}")
-        outside = None if padding is None else np.asarray(padding, bool)
+        outside = masked if padding is None else np.asarray(padding, bool)
         if outside is not None and outside.shape != values.shape:
             raise ImageError(f"the array: its padding has the shape {outside.shape}, its pixels {values.shape}")
-        return cls(values, value_range, padding=outside, spacing_mm=spacing)
+        if outside is not None and masked is not None:
+            outside = outside | masked
+        return cls(values, value_range, padding=outside, spacing_mm=take_spacing(spacing_mm))
 
     def __repr__(self) -> str:
         rows, cols = self.shape

@@ -171,7 +171,8 @@ def _refuse_outside(outside: list[Lesion], count: int, shapes: dict[str, Shape])
     else:
         cause = "were they drawn on images of another resolution, or are row and column exchanged?"
     return (
-        f"{len(outside)} of {count_words(count, 'lesion')} lie outside their images: "
+        f"{len(outside)} of {count_words(count, 'lesion')} "
+        f"{'lies outside its image' if count == 1 else 'lie outside their images'}: "
         f"{name_some(lesion.image_id for lesion in outside)} (of {first.image_id}, row {row:g}, col {col:g} in an "
         f"image of {shape[0]} rows and {shape[1]} columns); {cause}"
     )

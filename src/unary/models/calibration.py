@@ -309,7 +309,8 @@ def _can_guarantee(rate: float, patients: int, unit: Unit) -> bool:
 def describe_guarantee(point: OperatingPoint) -> str:
     """Say in one or two sentences what an operating point guarantees; printed with every result."""
     count, measured, of_patches = point.patients, f"{point.measured_rate:.2g} measured", point.unit == "patch"
-    rate = f"{point.rate:g} false findings per normal image are expected"
+    findings = "finding per normal image is" if point.rate == 1 else "findings per normal image are"
+    rate = f"{point.rate:g} false {findings} expected"
     if of_patches:
         rate = f"{point.rate:.2g} of a normal image's patches are expected above"
     if point.guaranteed:

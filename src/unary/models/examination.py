@@ -28,7 +28,7 @@ from unary.patches.grid import GridConfig, Origins, tissue_origins
 from unary.patches.patch_set import cut_window, find_window
 from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepare_image
 from unary.profiles import Lengths
-from unary.records import Detection, Image, OperatingPoint
+from unary.records import Detection, Image, OperatingPoint, take_spacing
 
 if TYPE_CHECKING:
     from unary.models.bundle import Model  # which asks its model about a picture
@@ -150,9 +150,7 @@ def detect(
 
 
 def _take_image(model: Model, image: AnyImage, spacing_mm: Spacing, accept: Sequence[Reason]) -> Image:
-    spacing = (spacing_mm, spacing_mm) if isinstance(spacing_mm, (int, float)) else spacing_mm
-    if spacing is not None and not all(0 < length < np.inf for length in spacing):
-        raise ImageError(f"spacing_mm must be positive, got {spacing_mm}")
+    spacing = take_spacing(spacing_mm)
     if isinstance(image, (str, Path)):
         path = Path(image)
         gate = build_gate(model, spacing_mm=None if spacing is None else spacing[0], accept=accept)

@@ -116,7 +116,7 @@ def _describe(survey: _Survey) -> list[str]:
     split = threshold_otsu(np.clip(values, low, high), nbins=256)
     counts, ends = np.histogram(np.clip(values, low, high), 64)
     bright = ends[:-1] > split
-    reach = 2 * (max(survey.valid.shape) // 64) + 1  # the outermost pixels of a scan are often the film's own edge
+    reach = 2 * max(max(survey.valid.shape) // 64, 1) + 1  # the outermost pixels are often the film's own edge
     rim = survey.valid & ~ndimage.minimum_filter(survey.valid, reach, mode="constant", cval=False)
     if float((survey.means[rim] > split).mean()) > 0.4 and _evenness(counts[bright]) > _evenness(counts[~bright]):
         return [
