@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
 from unary.errors import ImageError
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
