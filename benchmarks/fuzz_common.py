@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from unary.errors import ImageError
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits

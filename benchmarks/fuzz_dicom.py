@@ -16,6 +16,9 @@ from pathlib import Path
 import gdcm
 import numpy as np
 import pydicom
+from fuzz_common import Case, Grey, judge_image
+from fuzz_dicom_mutations import MUTATIONS, Sample
+from fuzz_dicom_oracle import read_strictly, walk
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -23,12 +26,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.images.isolation import IsolatedReader
-
-from fuzz_common import Case, Grey, judge_image
-from fuzz_dicom_mutations import MUTATIONS, Sample
-from fuzz_dicom_oracle import read_strictly, walk
 
 ROWS, COLS = 96, 80
 

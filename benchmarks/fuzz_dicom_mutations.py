@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
 from fuzz_dicom_oracle import Element
+from numpy.typing import NDArray
 
 _NUMBERS = (0, 1, 2, 7, 8, 10, 12, 15, 16, 17, 32, 64, 79, 80, 81, 95, 96, 97, 255, 256, 768, 7680, 32767, 65535)
 _NUMBER_TAGS = (0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from unary.datasets.manifest import read_manifest, write_manifest
-from unary.errors import ManifestError
-
 from fuzz_common import BYTES, Case, Rng, pick
 from fuzz_manifest_oracle import BIRADS, COLS, FEWEST, ROWS, compare, read_strictly, take_cell, tell_difference
+
+from unary.datasets.manifest import read_manifest, write_manifest
+from unary.errors import ManifestError
 
 IMAGES = ("a 1.pgm", "images/b.pgm", "images/C.pgm", "d.1.pgm", "größe.pgm")
 MASK = "images/mask.pgm"

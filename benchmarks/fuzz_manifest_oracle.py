@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from unary.records import Lesion, Manifest, ManifestRow
 
 ROWS, COLS = 40, 30

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from fuzz_common import Rng, pick
+from numpy.typing import NDArray
 
 _DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "u1", "I16": "<i2"}
 EXACT, SAME, SANE, OTHER = "exact", "same", "sane", "other"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from unary.images.isolation import IsolatedReader
-
 from fuzz_common import BYTES, Case, Grey, Rng, draw_name, draw_picture, judge_image, pick
+from numpy.typing import NDArray
+
+from unary.images.isolation import IsolatedReader
 
 MAGICS = (b"P5", b"P2", b"P5", b"P2", b"P5", b"P2", b"P6", b"P5", b"P2", b"P4", b"P3", b"P1")
 _BLANKS = b" \t\n\v\f\r"

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from unary.images.isolation import IsolatedReader
-
 from fuzz_common import BYTES, Case, Grey, Rng, draw_name, draw_picture, flip, judge_image, pick
 from fuzz_png_oracle import CHANNELS, DEPTHS, PASSES, SIGNATURE, read_strictly
+from numpy.typing import NDArray
+
+from unary.images.isolation import IsolatedReader
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import struct
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
-
 from fuzz_common import Grey
+from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

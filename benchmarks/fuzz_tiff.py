@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from unary.images.isolation import IsolatedReader
-
 from fuzz_common import BYTES, Case, Rng, draw_name, flip, judge_image, pick
 from fuzz_tiff_encoder import (
     COMPRESSIONS,
@@ -32,6 +30,8 @@ from fuzz_tiff_encoder import (
     pack_values,
 )
 from fuzz_tiff_oracle import DEFLATE, LZMA, LZW, OLD_DEFLATE, PACKBITS, ZSTD, read_strictly
+
+from unary.images.isolation import IsolatedReader
 
 _SHORT, _LONG, _TEXT, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 2, 5, 7, 16
 

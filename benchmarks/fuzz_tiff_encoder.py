@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from fuzz_common import Grey, Rng, draw_picture, pick
 from fuzz_tiff_oracle import DEFLATE, LZMA, LZW, NONE, OLD_DEFLATE, PACKBITS, TYPES, ZSTD
+from numpy.typing import NDArray
 
 _SHORT, _LONG, _TEXT, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 2, 5, 7, 16
 SHORT, LONG, TEXT, RATIONAL, UNDEFINED, LONG8 = 3, 4, 2, 5, 7, 16
