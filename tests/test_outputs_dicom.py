@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -801,6 +803,14 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_written(sources, tmp_p
     with pytest.raises(ImageError, match="not a DICOM file"):
         write(tmp_path / "text.dcm", detection, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_as_one(sources, tmp_path):
+    (tmp_path / f".{os.getpid()}.report.dcm").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        write(sources["L CC"], make_detection((192, 160)), tmp_path, kinds=("report",))
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("start", [0, 132])

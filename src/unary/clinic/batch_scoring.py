@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,7 +118,9 @@ def write_map(scored: ScoredImage, folder: Path) -> None:
     """Write the anomaly map as ``map.tiff``: float32 on the working grid, NaN where nothing was scored."""
     import tifffile
 
-    tifffile.imwrite(folder / "map.tiff", scored.anomaly_map, compression="zlib", software="unary")
+    content = io.BytesIO()  # so that a full disk is told as one
+    tifffile.imwrite(content, scored.anomaly_map, compression="zlib", software="unary")
+    (folder / "map.tiff").write_bytes(content.getbuffer())
 
 
 def draw_heat_map(

@@ -7,6 +7,7 @@ model, its hash, the operating point and the source image, and says that it is r
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,8 +93,11 @@ def write_dicom_results(
         if result is None:
             path.unlink(missing_ok=True)
             continue
-        with replacing(path) as partial, silencing("pydicom"):
-            result.save_as(partial, enforce_file_format=True)
+        content = io.BytesIO()  # pydicom tells of a full disk without saying that it is one
+        with silencing("pydicom"):
+            result.save_as(content, enforce_file_format=True)
+        with replacing(path) as partial:
+            partial.write_bytes(content.getbuffer())
         written.append(path)
     if failed:
         raise DicomResultError(
