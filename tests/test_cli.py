@@ -13,7 +13,7 @@ import tifffile
 
 from unary.cli.main import COMMANDS, main
 from unary.cli.options import add_config_options, find_options, read_config_options
-from unary.datasets.manifest import write_manifest
+from unary.datasets.manifest import read_manifest, write_manifest
 from unary.detectors import DETECTORS, find_detector_class
 from unary.errors import UnaryError
 
@@ -303,7 +303,8 @@ def test_a_detector_of_one_s_own_lies_in_the_working_directory(fitted, tmp_path)
     unary = [sys.executable.replace("python3", "python").rpartition("/")[0] + "/unary"]
     arguments = ["fit", str(fitted / "train.csv"), "--out", "m", "--detector", "own_detector:Mine"]
     sizes = ["--size-px", "64", "--stride-px", "32", "--strongest", "4"]
-    for command in ([*arguments, *sizes], ["score", "m", str(next(fitted.parent.rglob("*.dcm"))), "--out", "scores"]):
+    image = read_manifest(fitted / "train.csv").rows[0].path
+    for command in ([*arguments, *sizes], ["score", "m", str(image), "--out", "scores"]):
         ended = subprocess.run(unary + command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 0, ended.stderr
     document = json.loads((tmp_path / "m" / "model.json").read_text())
