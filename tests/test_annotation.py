@@ -113,11 +113,12 @@ def test_outlines_without_area_are_named_and_count_as_few_pixels():
     flat = [
         Lesion("a", "Mass", "box", ((9, 5), (9, 20))),
         Lesion("b", "Mass", "contour", ((1, 1), (2, 2), (5, 5))),
+        Lesion("b", "Mass", "circle", ((9, 9),), 0.0),
         Lesion("b", "Mass", "contour", ((1, 1), (9, 1), (9, 9))),
     ]
-    assert [has_area(lesion) for lesion in flat] == [False, False, True]
-    assert check(flat)[1] == ("2 lesions without any area: a, b; each counts as the pixels that it lies on",)
-    assert [int(rasterise_lesion(lesion, SHAPE)[0].sum()) for lesion in flat[:2]] == [1, 3]
+    assert [has_area(lesion) for lesion in flat] == [False, False, False, True]
+    assert check(flat)[1] == ("3 lesions without any area: a, b; each counts as the pixels that it lies on",)
+    assert [int(rasterise_lesion(lesion, SHAPE)[0].sum()) for lesion in flat[:3]] == [1, 3, 1]
 
 
 def test_a_lesion_that_is_listed_twice_counts_once():

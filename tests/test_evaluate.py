@@ -252,7 +252,7 @@ def test_few_images_without_lesions_make_no_claim_and_no_patches(seven):
     for words in ("patch", "lesion", "seeds"):
         assert words not in lead + results
     assert "on the same images" in results
-    assert "4 against 3 images, of 2 against 2 patients" in results
+    assert "4 images of 2 patients against 3 of 2" in results
     areas = [line for line in lines if line.startswith(("images", "laplacian", "mean", "standard"))]
     assert len(areas) >= 4
     assert all("too few patients to tell: 2 against 2" in line for line in areas)

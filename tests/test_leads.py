@@ -17,6 +17,7 @@ from unary.outputs.leads import (
     describe_one_class,
     describe_outcome,
     describe_seen,
+    describe_sides,
     head_repetition,
     join_words,
     judge_difference,
@@ -256,3 +257,15 @@ def test_words_of_number() -> None:
     assert [join_words(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
     assert "1 patient" in describe_seen(0, 1)
     assert "1 patients" not in describe_seen(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"),
+    [
+        (PATCHES, "1 patch with a lesion (1 patient) against 2,000 normal patches (2 patients)"),
+        (IMAGES, "1 image labelled positive (1 patient) against 2,000 images labelled negative (2 patients)"),
+    ],
+)
+def test_one_is_no_plural(sides, words):
+    found = entry(0.9, 0.8, 1.0, n_positive=1, n_negative=2000, n_positive_patients=1, n_negative_patients=2)
+    assert describe_sides(found, sides) == words

@@ -114,6 +114,11 @@ def test_one_run_is_called_one_run_and_controls_stand_in_the_lead(result, tmp_pa
         assert any(f"{verdict} {name}" in text for verdict in verdicts)
 
 
+def test_what_is_not_compared_is_said(result, tmp_path):
+    write_wei2018_report(result, tmp_path / "report.html")  # of a few phantoms
+    assert "There are fewer, and nothing is compared." in (tmp_path / "report.html").read_text()
+
+
 def test_stability_is_reported_per_seed(result):
     for entries in result.meta["stability"].values():
         assert [entry["seed"] for entry in entries] == [0, 1]

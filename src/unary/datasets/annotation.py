@@ -41,7 +41,9 @@ def find_place(lesion: Lesion, shape: Shape) -> Place:
 
 
 def has_area(lesion: Lesion) -> bool:
-    """Return whether an outline encloses anything; points, circles and masks are not asked for it."""
+    """Return whether an outline encloses anything; points and masks are not asked for it."""
+    if lesion.kind == "circle":
+        return bool(lesion.radius_px)
     if lesion.kind not in ("box", "contour"):
         return True
     rows, cols = np.asarray(lesion.points, float).T

@@ -121,7 +121,8 @@ def _difference_section(result: PaperResult) -> Section:
         "Is the network better than no learning?",
         paragraphs=(
             "AUROC of wei2018 minus that of what learns nothing, on the same patches, with a paired 95 % interval over "
-            f"patients; where there are at least {FEW_PATIENTS} patients on either side.",
+            f"patients; where there are at least {FEW_PATIENTS} patients on either side."
+            + ("" if rows else " There are fewer, and nothing is compared."),
         ),
         tables=(Table("Paired differences", header, rows),) if rows else (),
     )

@@ -68,10 +68,11 @@ def describe_auroc(found: Mapping[str, Any]) -> str:
 
 def describe_sides(found: Mapping[str, Any], sides: Sides) -> str:
     """Return how many were compared, and of how many patients."""
-    told = [
-        f"{found[f'n_{side}']:,} {words} ({count_words(found[f'n_{side}_patients'], 'patient')})"
-        for side, words in (("positive", sides.positive), ("negative", sides.negative))
-    ]
+    told = []
+    for side, several in (("positive", sides.positive), ("negative", sides.negative)):
+        count, patients = found[f"n_{side}"], count_words(found[f"n_{side}_patients"], "patient")
+        words = several.replace(_plural(sides.unit), sides.unit) if count == 1 else several
+        told.append(f"{count:,} {words} ({patients})")
     return " against ".join(told)
 
 

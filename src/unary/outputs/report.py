@@ -19,7 +19,7 @@ from unary.files import replacing
 from unary.outputs.figures import FIGURE_DPI
 from unary.outputs.leads import IMAGES, PATCHES, is_few
 from unary.outputs.words import GROUP_TITLES, IMAGE_GROUP, MEANINGS, SPLIT_TITLES
-from unary.records import NOTICE
+from unary.records import NOTICE, count_words
 
 Cell = str | int | float | None
 
@@ -216,10 +216,9 @@ def _lay_out_group(
         known = [found[split][group] for found in by_split.values() if group in found.get(split, {})]
         if known:
             unit = "images" if group == IMAGE_GROUP else "patches"
-            sides = "{n_positive:,} against {n_negative:,} {}".format(unit, **known[0])
-            text = (
-                f"{sides}, of {known[0]['n_positive_patients']:,} against {known[0]['n_negative_patients']:,} patients"
-            )
+            patients = count_words(known[0]["n_positive_patients"], "patient")
+            sides = "{n_positive:,} {} of {} against {n_negative:,} of {n_negative_patients:,}"
+            text = sides.format(unit, patients, **known[0])
             counts.setdefault(text, []).append(SPLIT_TITLES.get(split, split))
     told = [text if len(counts) == 1 else f"{' and '.join(names)}: {text}" for text, names in counts.items()]
 
@@ -267,5 +266,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
             pairs += _flatten(value, f"{prefix}{name}.")
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            pairs.append((f"{prefix}{name}", "unknown" if value is None else text))
+            pairs.append((f"{prefix}{name}", "none" if value is None else text))
     return pairs

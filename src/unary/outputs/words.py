@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from unary.evaluation.image_level import BY_LABEL
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.lesion_query import name_queries
@@ -61,14 +63,19 @@ def name_figures(reading: Reading) -> dict[str, str]:
 
 
 def with_interval(found: Estimate) -> str:
-    """Return a value with its interval, to two decimals, or three significant digits below 0.1.
+    """Return a value with its interval, to two decimals, or more below 0.1 and just below 1.
 
     >>> with_interval(Estimate(0.5, 0.0123, None)), with_interval(Estimate(0.5, 0.0123, 0.75))
     ('0.50', '0.50 [0.0123, 0.75]')
+    >>> with_interval(Estimate(0.999937, 0.9951, 1.0))
+    '0.99994 [0.995, 1.00]'
     """
     between = "" if found.low is None or found.high is None else f" [{_shorten(found.low)}, {_shorten(found.high)}]"
     return _shorten(found.value) + between
 
 
 def _shorten(value: float) -> str:
-    return f"{value:.3g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
+    if 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
+    digits = -math.floor(math.log10(1 - value)) if 0.99 < value < 1 else 2  # what is not all is never told as all
+    return f"{value:.{digits}f}"
