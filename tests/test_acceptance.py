@@ -320,6 +320,39 @@ def test_headers_alone_do_not_show_damage_inside_the_pixels(original, reader, tm
     assert check_file(path, reader).reason == "CORRUPT_PIXELS"
 
 
+@pytest.mark.parametrize(
+    ("elements", "said"),
+    [
+        ({"ImagerPixelSpacing": ["0", "0"]}, "ImagerPixelSpacing is 0\\0; two positive numbers are needed"),
+        ({"ImagerPixelSpacing": ["-1", "0.1"]}, "ImagerPixelSpacing is -1\\0.1; two positive numbers are needed"),
+        (
+            {"EstimatedRadiographicMagnificationFactor": "0"},
+            "EstimatedRadiographicMagnificationFactor is 0; a positive",
+        ),
+    ],
+)
+def test_a_spacing_that_cannot_be_used_is_named_with_its_value(original, reader, tmp_path, elements, said):
+    path = change(original, tmp_path / "n.dcm", **elements)
+    needed = Gate(preparation=PreparationConfig(working_spacing_mm=0.2))
+    check = check_file(path, reader, needed)
+    assert check.reason == "NO_SPACING"
+    assert check.detail.startswith(said)
+    assert "not stated" not in "".join((check.detail, *check_file(path, reader).notes))
+
+
+@pytest.mark.parametrize(
+    ("elements", "said"),
+    [
+        ({"SOPClassUID": "1.2.3.4.5"}, "its SOPClassUID is 1.2.3.4.5, its modality MG"),
+        ({"SOPClassUID": None}, "its SOPClassUID is not stated, its modality MG"),
+        ({"SOPClassUID": TOMOSYNTHESIS}, f"1 frame, SOPClassUID {TOMOSYNTHESIS}: tomosynthesis"),
+    ],
+)
+def test_another_kind_of_object_is_named(original, reader, tmp_path, elements, said):
+    check = check_file(change(original, tmp_path / "n.dcm", **elements), reader)
+    assert said in check.detail
+
+
 def test_spacing_is_asked_for_only_when_the_model_needs_it(original, reader, tmp_path):
     path = change(original, tmp_path / "n.dcm", ImagerPixelSpacing=None)
     check = check_file(path, reader)

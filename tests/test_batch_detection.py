@@ -227,7 +227,7 @@ def test_files_without_spacing_need_a_word_and_then_have_sizes(model_folder, nor
     result = read_result(tmp_path / "out" / "no_spacing")
     findings, note = result["findings"], result["notes"][-1]
     assert findings
-    assert note == "the pixel spacing of 0.2 mm was given by hand: the file states none, and sizes rest on it"
+    assert note == "the pixel spacing of 0.2 mm was given by hand, and sizes rest on it: none can be read"
     assert note.encode() in (tmp_path / "out" / "no_spacing" / "report.dcm").read_bytes()
     assert all(found["diameter_mm"] > 0 for found in findings)
     assert all(found["p_value"] is None for found in findings)  # this one is not calibrated

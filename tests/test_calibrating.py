@@ -60,7 +60,7 @@ def test_positives_and_unknown_labels_are_refused(fitted, phantoms, others):
 
 
 def test_seen_patients_are_refused(fitted, normals):
-    with pytest.raises(SplitError, match=r"trained on 2 patients .* --allow-seen"):
+    with pytest.raises(SplitError, match=r"fitted on 2 patients .* --allow-seen"):
         calibrate_model(fitted, normals, progress=False)
     calibration = calibrate_model(fitted, normals, allow_seen=True, progress=False).calibration
     assert calibration.patients == 6

@@ -214,7 +214,7 @@ def test_the_general_profile_has_no_groups_and_no_assessments(parts, tmp_path):
 
 
 def test_seen_patients_one_label_and_unreadable_sets_are_refused(model, parts, partly, tmp_path):
-    with pytest.raises(SplitError, match="trained on"):
+    with pytest.raises(SplitError, match="fitted on"):
         evaluate(model, parts[0], progress=False)
     for label in ("negative", "positive"):
         some = partly.select(tuple(row for row in partly.rows if row.label == label))

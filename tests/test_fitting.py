@@ -277,7 +277,7 @@ def test_arrays_that_were_learned_from_are_recognised_and_others_are_not(normals
     stack = np.stack([read_image(row.path).pixels for row in normals.rows])
     model = fit(stack[:6], QUICK, detector="laplacian", progress=False)
     assert unary.calibrate_model(model, stack[6:], progress=False).calibration.patients == 6
-    with pytest.raises(unary.UnaryError, match="trained on 1 patient "):
+    with pytest.raises(unary.UnaryError, match="fitted on 1 patient "):
         unary.calibrate_model(model, stack[5:], progress=False)
 
 
@@ -384,7 +384,7 @@ def test_a_class_that_nobody_finds_again_is_told_before_training(normals, caplog
 def test_nobody_to_hold_out_is_said_before_images_are_read(normals, caplog, monkeypatch):
     monkeypatch.setattr("unary.models.fitting.collect_patches", None)
     one = normals.select(normals.rows[:1])
-    for config, cause in ((QUICK, "5 patients or more .* there are 1"), (FitConfig(held_out=0), "held_out is 0")):
+    for config, cause in ((QUICK, "5 patients or more .* not 1"), (FitConfig(held_out=0), "held_out is 0")):
         caplog.clear()
         with pytest.raises(TypeError):
             fit(one, config, detector="laplacian", progress=False)

@@ -280,6 +280,7 @@ CLASSES = {  # SOP class, modality, what else its header holds
     "NM": (STORAGE + "20", "NM", {"NumberOfFrames": 1}),
     "multi-frame capture": (STORAGE + "7.3", "OT", {"NumberOfFrames": 1}),
     "FOR PROCESSING": (STORAGE + "1.2.1", "MG", {}),
+    "no modality": (STORAGE + "1.2", None, {}),
 }  # fmt: skip
 
 

@@ -172,7 +172,8 @@ def _print_model(model: Model, out: Path) -> None:
     from unary.models.examination import choose_point
 
     made = model.provenance
-    print(f"{out}: {model.name}, {made.patches} patches of {made.images} images, profile {model.profile.name}")
+    learned = f"{count_words(made.images, 'image')}, trained on {count_words(made.patches, 'patch')}"
+    print(f"{out}: {model.name}, {learned}, profile {model.profile.name}")
     point = choose_point(model, None)
     if model.calibration is None or point is None:
         print(NOT_CALIBRATED if made.held_out_patches else f"Nobody was held out. {NOT_CALIBRATED}")

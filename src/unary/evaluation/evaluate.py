@@ -107,10 +107,14 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     ManifestError
         If there are no negatives or no positives, or not one image could be used.
     """
+    if not isinstance(manifest, Manifest):
+        raise ManifestError(
+            f"evaluate needs a manifest, as unary.read_manifest returns it, not {type(manifest).__name__}"
+        )
     seen = count_seen(model.provenance.seen, (row.patient_id for row in manifest.rows))
     if seen and not allow_seen:
         raise SplitError(
-            f"the model was trained on {count_words(seen, 'patient')} of the manifest, which flatters every "
+            f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which flatters every "
             "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
         )
     for label in ("negative", "positive"):

@@ -42,6 +42,8 @@ class Attributes:
         Why the transfer syntax cannot be decoded here, with the package that would; None where it can.
     bits
         Bits of a stored value.
+    misstated_spacing
+        Where the pixel spacing is unknown though something is stated: what, and why it cannot be used.
     magnification
         Estimated Radiographic Magnification Factor.
     units
@@ -64,6 +66,7 @@ class Attributes:
     manufacturer: str | None = None
     model_name: str | None = None
     spacing_mm: tuple[float, float] | None = None
+    misstated_spacing: tuple[str, ...] = ()
     bits: int | None = None
     magnification: float | None = None
     units: str | None = None
@@ -95,6 +98,8 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
         sought = [name for flag in headers.flags for name in (*flag.keywords, *dict(flag.patterns))]
         elements = open_dicom(path, list(dict.fromkeys(_ELEMENTS + sought)))
         sop_class = elements.find_text("SOPClassUID") or ""
+        noted, spacing = len(elements.notes), find_spacing(elements)
+        misstated = tuple(elements.notes[noted:]) if spacing is None else ()
         magnified = elements.find_text("EstimatedRadiographicMagnificationFactor") is not None
         return Attributes(
             shape=find_shape(elements),
@@ -105,7 +110,8 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             intent=find_intent(elements),
             manufacturer=clean_text(elements.find_text("Manufacturer") or ""),
             model_name=clean_text(elements.find_text("ManufacturerModelName") or ""),
-            spacing_mm=find_spacing(elements),
+            spacing_mm=spacing,
+            misstated_spacing=misstated,
             bits=elements.read_integer("BitsStored"),
             magnification=find_magnification(elements) if magnified else None,
             units=_find_units(elements, sop_class),

@@ -131,7 +131,7 @@ class Model:
         known = "not calibrated" if self.calibration is None else f"calibrated on {self.calibration.patients} patients"
         return (
             f"Model({self.name}, {self.profile.name}, {self.grid.size_px} px patches at {place}, "
-            f"{self.provenance.patches} patches of {self.provenance.images} images, {known})"
+            f"{self.provenance.images} images, trained on {self.provenance.patches} patches, {known})"
         )
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:

@@ -72,7 +72,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
     seen = count_seen(model.provenance.seen, (row.patient_id for row in rows))
     if seen and not allow_seen:
         raise SplitError(
-            f"the model was trained on {count_words(seen, 'patient')} of the manifest, which would announce too few "
+            f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which would announce too few "
             "false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
     overlap: Overlap = "unknown" if seen is None else "allowed" if seen else "excluded"

@@ -17,7 +17,7 @@ from unary.images.attributes import Attributes
 from unary.models.domain import compare_domain
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, Headers, Profile
-from unary.records import Domain, Image
+from unary.records import Domain, Image, count_words
 
 if TYPE_CHECKING:
     from unary.models.bundle import Model
@@ -125,7 +125,7 @@ def complete_spacing(image: Image, gate: Gate) -> Image:
     """Return an image with the pixel spacing that it does not state itself, where one is given."""
     if image.spacing_mm is not None or gate.spacing_mm is None:
         return image
-    note = f"the pixel spacing of {gate.spacing_mm:g} mm was given by hand: the file states none, and sizes rest on it"
+    note = f"the pixel spacing of {gate.spacing_mm:g} mm was given by hand, and sizes rest on it: none can be read"
     return replace(image, spacing_mm=(gate.spacing_mm, gate.spacing_mm), notes=(*image.notes, note))
 
 
@@ -142,7 +142,9 @@ def _find_refusals(attributes: Attributes, gate: Gate) -> Iterator[Flag]:
     """What the header says against using the image."""
     headers, domain, needed = gate.profile.headers, gate.domain, gate.preparing.working_spacing_mm
     if attributes.is_multiframe:
-        yield "MULTIFRAME", f"{attributes.frames} frames; tomosynthesis and other multi-frame images are not supported"
+        frames = count_words(attributes.frames, "frame")
+        kind = f"{frames}, SOPClassUID {attributes.sop_class or 'not stated'}"
+        yield "MULTIFRAME", f"{kind}: tomosynthesis and other multi-frame images are not supported"
     yield from _check_kind(attributes, headers)
     if attributes.missing_decoder is not None:
         yield "UNSUPPORTED_SYNTAX", attributes.missing_decoder
@@ -155,8 +157,8 @@ def _find_refusals(attributes: Attributes, gate: Gate) -> Iterator[Flag]:
     if needed and attributes.spacing_mm is None and gate.spacing_mm is None:
         yield (
             "NO_SPACING",
-            f"the pixel spacing is not stated, and the model needs it to resample to {needed:g} mm; state it yourself: "
-            "--spacing-mm, or spacing_mm in Python",
+            f"{'; '.join(attributes.misstated_spacing) or 'the pixel spacing is not stated'}, and the model needs the "
+            f"pixel spacing to resample to {needed:g} mm; state it yourself: --spacing-mm, or spacing_mm in Python",
         )
 
 
@@ -166,10 +168,10 @@ def _check_kind(attributes: Attributes, headers: Headers) -> Iterator[Flag]:
         return
     code, words = headers.refusal
     reason = cast(Reason, code)
-    modality = attributes.modality or "unknown"
+    modality = attributes.modality or "not stated"
     if not attributes.is_capture:
         if headers.sop_classes:
-            yield reason, f"{words}: another kind of object, modality {modality}"
+            yield reason, f"{words}: its SOPClassUID is {attributes.sop_class or 'not stated'}, its modality {modality}"
     elif attributes.modality in headers.capture_modalities:
         yield "SECONDARY_CAPTURE", f"a secondary capture of modality {modality}: a scanned film, or a screenshot"
     else:
@@ -192,7 +194,7 @@ def _describe_unknown(attributes: Attributes) -> Iterator[str]:
         absent = {
             "presentation intent": attributes.intent is None and attributes.modality in _WITH_INTENT,
             "manufacturer": attributes.manufacturer is None,
-            "pixel spacing": attributes.spacing_mm is None,
+            "pixel spacing": attributes.spacing_mm is None and not attributes.misstated_spacing,
             "units": attributes.units is None and attributes.modality == "PT",
         }
         missing = [name for name, is_absent in absent.items() if is_absent]

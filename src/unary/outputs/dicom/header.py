@@ -79,6 +79,7 @@ class Case:
         for keyword in ("StudyInstanceUID", *IMAGE, *PLACE):
             if keyword in self.source:
                 stand_in[keyword] = copy.deepcopy(self.source[keyword])
+        stand_in.Modality = self.source.get("Modality") or "OT"  # highdicom cannot do without; it copies it nowhere
         stand_in.SOPClassUID = _PLACED if "FrameOfReferenceUID" in self.source else _FLAT
         return stand_in
 
