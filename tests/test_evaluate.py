@@ -224,6 +224,8 @@ def test_seen_patients_one_label_and_unreadable_sets_are_refused(model, parts, p
     rows = tuple(dataclasses.replace(row, path=tmp_path / "no.dcm") for row in partly.rows)
     with pytest.raises(ManifestError, match=r"none of \d+ images could be used"):
         evaluate(model, dataclasses.replace(partly, rows=rows), progress=False)
+    with pytest.raises(ManifestError, match=r"as unary\.read_manifest returns it, not str"):
+        evaluate(model, "test.csv", progress=False)
 
 
 @pytest.fixture(scope="module")

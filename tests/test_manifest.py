@@ -298,7 +298,7 @@ def test_a_manifest_of_what_is_in_memory_and_of_paths(folder):
 
 
 def test_a_stack_of_images_is_a_sequence_and_equal_stems_are_told_apart(tmp_path):
-    stack = build_manifest(np.zeros((5, 8, 8)), patients=[1, 1, 2, 2, 3])
+    stack = build_manifest(np.arange(320).reshape(5, 8, 8), patients=[1, 1, 2, 2, 3])
     assert [row.patient_id for row in stack.rows] == ["1", "1", "2", "2", "3"]
     twins = build_manifest([tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"])
     assert [row.image_id for row in twins.rows] == ["1_1", "2_1"]
@@ -309,6 +309,9 @@ def test_a_stack_of_images_is_a_sequence_and_equal_stems_are_told_apart(tmp_path
     [
         ([], {}, "at least one image"),
         ("scan.dcm", {}, "put it into a list"),
+        ("train.csv", {}, "read a manifest by unary.read_manifest"),
+        ([np.eye(4), np.eye(4)], {"labels": np.array(["negative", "positive"])}, "labelled both negative and positive"),
+        ([np.eye(4), np.eye(4)], {"patients": ["a", "b"]}, "one image under 2 patients"),
         ([np.zeros((4, 4))], {"patients": ["a", "b"]}, "patients must be as many as the images: 1, not 2"),
         ([np.zeros((4, 4))], {"labels": ["normal"]}, "labels must be 'negative', 'positive' or None, not 'normal'"),
     ],

@@ -78,7 +78,7 @@ def test_a_full_disk_loses_no_calibration(fitted, sets, full, capsys):
 
 def test_fit_and_calibrate_say_who_was_held_out(fitted, sets, tmp_path, capsys, caplog):
     assert main(["fit", str(sets / "few.csv"), "--out", str(tmp_path / "a"), *FAST, "--detector", "laplacian"]) == 0
-    assert "nobody is held out, since 5 patients or more are needed for that, there are 2" in caplog.text
+    assert "nobody is held out, since 5 patients or more are needed for that, not 2" in caplog.text
     said = capsys.readouterr().out
     assert "Nobody was held out. The model is not calibrated: nothing is guaranteed" in said
     assert "held-out" not in said

@@ -246,3 +246,10 @@ def test_a_map_that_is_not_finite_is_not_hidden():
     assert np.isnan(stitched[1, 3])
     assert np.isinf(stitched[2, 3])
     assert np.isfinite(stitched).sum() == 22
+
+
+@pytest.mark.parametrize("size_px", [0, 1.5, "64", None])
+def test_a_grid_is_of_whole_pixels(size_px):
+    with pytest.raises(ValueError, match="size_px and stride_px must be"):
+        GridConfig(size_px=size_px)
+    assert GridConfig(size_px=np.int64(64)).size_px == 64

@@ -42,9 +42,9 @@ def keep_once(
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Leave out what lists an image again, and say so.
 
-    Rows are of one image where their files are one file, by whatever path or link; where they are equal, byte by byte;
-    and where they have one SOP Instance UID and the same pixels. A patient that is not named (``image_id`` stands for
-    it) may be any other.
+    Rows are of one image where their files are one file, by whatever path or link; where files, or pixels in memory,
+    are equal, byte by byte; and where they have one SOP Instance UID and the same pixels. A patient that is not named
+    (``image_id`` stands for it) may be any other.
 
     Parameters
     ----------
@@ -150,9 +150,10 @@ def _group(numbers: Iterable[int], keys: Iterable[Hashable]) -> list[list[int]]:
 
 
 def _find_file(row: ManifestRow) -> Hashable:
-    """What is the same for every path and link to one file, and for one image in memory."""
+    """What is the same for every path and link to one file, and for one picture in memory."""
     if row.image is not None:
-        return id(row.image)
+        pixels = np.ascontiguousarray(row.image.pixels)
+        return (pixels.shape, pixels.dtype.str, hashlib.sha256(pixels.data).digest())
     try:
         status = os.stat(row.path or "")
     except (OSError, ValueError):

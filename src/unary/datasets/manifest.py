@@ -98,7 +98,10 @@ def build_manifest(
         If an array is no image.
     """
     if isinstance(images, (Image, Path, str)):
-        raise ManifestError("a sequence of images, arrays or paths is needed, got one alone; put it into a list")
+        raise ManifestError(
+            "a sequence of images, arrays or paths is needed, got one alone; put it into a list, or read a manifest by "
+            "unary.read_manifest"
+        )
     given = [
         one if isinstance(one, Image) else Path(one) if isinstance(one, (str, Path)) else Image.from_array(one)
         for one in images
@@ -108,7 +111,7 @@ def build_manifest(
     for name, values in (("patients", patients), ("labels", labels)):
         if values is not None and len(values) != len(given):
             raise ManifestError(f"{name} must be as many as the images: {len(given)}, not {len(values)}")
-    wrong = set(labels or ()) - {"negative", "positive", None}
+    wrong = set(() if labels is None else labels) - {"negative", "positive", None}
     if wrong:
         raise ManifestError(f"labels must be 'negative', 'positive' or None, not {wrong.pop()!r}")
     paths = [one.path if isinstance(one, Image) else one for one in given]

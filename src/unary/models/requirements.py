@@ -72,7 +72,7 @@ def warn_of_few_patients(count: int, held_out: float) -> None:
     if held_out == 0:
         why = "held_out is 0"
     elif count < FEWEST_PATIENTS_TO_HOLD_OUT:
-        why = f"{FEWEST_PATIENTS_TO_HOLD_OUT} patients or more are needed for that, there are {count}"
+        why = f"{FEWEST_PATIENTS_TO_HOLD_OUT} patients or more are needed for that, not {count}"
     else:
         return
     logger.warning(

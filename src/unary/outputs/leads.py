@@ -122,7 +122,7 @@ def describe_outcome(
         )
     if sides.unit == "patch":
         words.append(
-            "These are patches, not patients: one image holds hundreds of patches, so that even few false alarms per "
+            "These are patches, not patients: an image holds many, so that even few false alarms per "
             "patch are many per image, and nothing here says how well anyone would be diagnosed."
         )
     return " ".join(words)

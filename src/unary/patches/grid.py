@@ -37,6 +37,10 @@ class GridConfig:
     min_tissue: float = 0.5
 
     def __post_init__(self) -> None:
+        if not all(isinstance(length, int | np.integer) for length in (self.size_px, self.stride_px)):
+            raise ValueError(
+                f"size_px and stride_px must be whole numbers, got {self.size_px!r} and {self.stride_px!r}"
+            )
         if self.size_px < 1 or self.stride_px < 1:
             raise ValueError(f"size_px and stride_px must be at least 1, got {self.size_px} and {self.stride_px}")
         if not 0 <= self.min_tissue <= 1:
