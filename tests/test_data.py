@@ -34,7 +34,7 @@ def test_a_folder_becomes_a_manifest_and_is_divided_by_a_stated_rule(folder, cap
     assert "1 name beside 'normal' and 'abnormal', left out with all that lies below: benign" in told
     status, told = run(capsys, "split", folder / "m.csv", "--train", folder / "t.csv", "--test", folder / "e.csv")
     assert status == 0
-    assert "to fit: 3 images of 3 patients who have nothing but negative images" in told
+    assert "to fit: 3 images of 3 patients with nothing but negative images" in told
     assert "1 image of 1 patient of the same kind; 2 positive images; 2 negative images of patients who also" in told
     assert len(read_manifest(folder / "t.csv").rows) + len(read_manifest(folder / "e.csv").rows) == 8
 

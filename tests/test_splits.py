@@ -80,7 +80,7 @@ def test_who_is_on_which_side_is_said_and_counted():
     fitted = {row.patient_id for row in train.rows}
     assert len(fitted) == 2
     lines = describe_split(train, test)
-    assert lines[0] == f"to fit: {len(train.rows)} images of 2 patients who have nothing but negative images"
+    assert lines[0] == f"to fit: {len(train.rows)} images of 2 patients with nothing but negative images"
     assert " of 1 patient of the same kind; 2 positive images; 2 negative images of patients who also have" in lines[1]
     assert lines[2] == "2 images without a label on the test side; no figure counts them"
     only = Manifest(tuple(row for row in rows if row.label == "negative"))

@@ -104,8 +104,8 @@ def describe_split(train: Manifest, test: Manifest) -> tuple[str, ...]:
     unknown = sum(row.label is None for row in test.rows)
     positive = sum(row.label == "positive" for row in test.rows)
     lines = [
-        f"to fit: {_count(train.rows)} who have nothing but negative images",
-        f"to test: {_count(held)} of the same kind; {count_words(positive, 'positive image')}; "
+        f"to fit: {count_rows(train.rows)} with nothing but negative images",
+        f"to test: {count_rows(held)} of the same kind; {count_words(positive, 'positive image')}; "
         f"{count_words(len(with_others), 'negative image')} of patients who also have others",
     ]
     if unknown:
@@ -115,6 +115,7 @@ def describe_split(train: Manifest, test: Manifest) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _count(rows: Sequence[ManifestRow]) -> str:
+def count_rows(rows: Sequence[ManifestRow]) -> str:
+    """Return of how many images and patients rows are, in words."""
     patients = count_words(len({row.patient_id for row in rows}), "patient")
     return f"{count_words(len(rows), 'image')} of {patients}"

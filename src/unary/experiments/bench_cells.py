@@ -40,7 +40,7 @@ class Cell:
     """What one detector did in one fold.
 
     ``scores`` are of the patches at the fold's ``test``, or of its images (`BenchData.list_images`) where images are
-    ranked; shape (n,), float64. ``parameters`` counts learned weights.
+    ranked; shape (n,), float64. ``parameters`` counts fitted numbers, such as weights.
     """
 
     scores: NDArray[np.float64]

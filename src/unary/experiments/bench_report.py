@@ -190,7 +190,7 @@ def _difference_tables(result: BenchResult) -> list[Table]:
 def _cost_table(result: BenchResult) -> Table:
     keys = ("kind", "summary", "runs", "parameters", "fit_seconds", "score_seconds_per_image")
     lines = tuple((name, *map(facts.get, keys)) for name, facts in result.meta["detectors"].items())
-    header = ("detector", "kind", "what it is", "runs", "learned weights", "seconds to fit", "seconds per image")
+    header = ("detector", "kind", "what it is", "runs", "fitted numbers", "seconds to fit", "seconds per image")
     return Table("What they cost on this machine (means over runs)", header, lines)
 
 
