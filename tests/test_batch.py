@@ -339,6 +339,27 @@ def test_one_content_under_two_names_and_one_uid_for_two_contents_are_noticed(sm
     assert run([tmp_path / "c.dcm"], later).remarks == (uid,), "of an earlier run's result too"
 
 
+def test_remarks_of_one_kind_are_one_line_on_the_console(small, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(7):
+            (tmp_path / folder / f"{number}.dcm").write_bytes(small.read_bytes()[:-1] + bytes([number]))
+    summary = run([tmp_path], tmp_path / "out")
+    same, _ = summary.remarks
+    assert same.startswith("the same file content, under several names: a__0, b__0; a__1, b__1; ")
+    assert same.endswith("a__4, b__4 and 2 others")
+    assert len(read_record(tmp_path / "out")["remarks"]) == 8, "the record tells of each"
+
+
+@pytest.mark.parametrize("failures", [[{"x": 1}], "abc", [1], 3, None])
+def test_a_record_that_is_damaged_is_refused_by_name(small, tmp_path, failures):
+    run([small], tmp_path / "out")
+    path = tmp_path / "out" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"failures": failures}))
+    with pytest.raises(UnaryError, match=r"run\.json: it is there, and this version of unary has not written it"):
+        run([small], tmp_path / "out")
+
+
 def test_what_unary_has_not_written_is_neither_replaced_nor_deleted(small, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "mine.txt").write_text("mine")
@@ -348,6 +369,7 @@ def test_what_unary_has_not_written_is_neither_replaced_nor_deleted(small, tmp_p
     (tmp_path / "two").write_text("a file of this name")
     summary = run([tmp_path], tmp_path)  # --out . beside the images
     assert summary.done == ("one-2", "two-2")
+    assert summary.remarks[-1].endswith("or its result.json is damaged: one, two"), "a result that is lost is told"
     assert (tmp_path / "one" / "mine.txt").read_text() == "mine"
     assert (tmp_path / "two").read_text() == "a file of this name"
     (tmp_path / "one-2" / "my remarks.txt").write_text("mine")

@@ -129,6 +129,8 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
         (["score", "{model}", "{tmp}", "--out", "{tmp}/o", "--spacing-mm", "0"], "--spacing-mm must be positive"),
         (["detect", "{model}", "{tmp}", "--out", "{tmp}/o", "--timeout-s", "0"], "--timeout-s: timeout_s must be"),
         (["send", "{tmp}", "--dimse", "PACS@localhost:104"], "no .dcm file"),
+        (["detect", "{model}", "", "--out", "{tmp}/o"], "an empty text in place of a path"),
+        (["score", "{model}", "{tmp}", "--out="], "an empty text in place of a path"),
         (["split", "{all}", "--train", "{tmp}/t", "--test", "{tmp}/e", "--seed", "-1"], "--seed needs a whole number"),
         (["split", "{all}", "--train", "{tmp}/t", "--test", "{tmp}/e", "--held-out", "inf"], "--held-out needs"),
         (["calibrate", "{model}", "{all}", "--out", "{model}"], "--overwrite"),

@@ -22,6 +22,7 @@ from unary.cli.options import (
     choice_of,
     end_partly,
     read_config_options,
+    read_path,
 )
 from unary.errors import UnaryError
 from unary.records import NOTICE, count_words
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.profiles import DEFAULT, PROFILES
 
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
+    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", type=Path, metavar="MODEL/", help="check against what this model has learned from")
+    which.add_argument(
+        "--model", type=read_path, metavar="MODEL/", help="check against what this model has learned from"
+    )
     kinds = f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
     which.add_argument("--profile", metavar="NAME", help=kinds)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the answers as JSON too")
+    parser.add_argument("--json", type=read_path, metavar="FILE", help="write the answers as JSON too")
     parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
     _add_gate_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
@@ -87,9 +90,9 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     """Add what running a model over files needs, whatever is written of them."""
     from unary.images.isolation_process import ReadingLimits
 
-    parser.add_argument("model", type=Path, metavar="MODEL/")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     _add_gate_options(parser)
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 

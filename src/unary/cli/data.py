@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from unary.cli.options import NUMBER, Command, add_option, whole_number
+from unary.cli.options import NUMBER, Command, add_option, read_path, whole_number
 from unary.datasets import READERS, read_data_set
 from unary.errors import ManifestError
 from unary.records import count_words
@@ -15,10 +14,12 @@ from unary.records import count_words
 
 def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     parser.add_argument("kind", choices=[name.replace("_", "-") for name in READERS])
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="M.csv")
+    parser.add_argument("folder", type=read_path, metavar="DIR")
+    parser.add_argument("--out", type=read_path, required=True, metavar="M.csv")
     parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
-    parser.add_argument("--annotation", type=Path, metavar="CSV", help="which images list only part of their lesions")
+    parser.add_argument(
+        "--annotation", type=read_path, metavar="CSV", help="which images list only part of their lesions"
+    )
 
 
 def _run_manifest(options: argparse.Namespace) -> int:
@@ -51,9 +52,9 @@ def _run_manifest(options: argparse.Namespace) -> int:
 
 
 def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("manifest", type=Path, metavar="M.csv")
-    parser.add_argument("--train", type=Path, required=True, metavar="T.csv")
-    parser.add_argument("--test", type=Path, required=True, metavar="E.csv")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv")
+    parser.add_argument("--train", type=read_path, required=True, metavar="T.csv")
+    parser.add_argument("--test", type=read_path, required=True, metavar="E.csv")
     add_option(
         parser, "--held-out", NUMBER, default=0.2, help="share of the normal patients that goes to the test side"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from unary.cli.options import (
     EXIT_PARTLY,
@@ -14,6 +13,7 @@ from unary.cli.options import (
     add_option,
     choice_of,
     read_config_options,
+    read_path,
     whole_number,
 )
 from unary.datasets import DEFAULT_DATA_SET, READERS, read_data_set
@@ -26,7 +26,7 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
     experiments = parser.add_subparsers(required=True, metavar="EXPERIMENT", dest="experiment")
     paper = experiments.add_parser("wei2018", help=f"section 5, on {DEFAULT_DATA_SET}", allow_abbrev=False)
     _add_common_options(paper, runs=3)
-    paper.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
+    paper.add_argument("--annotation", type=read_path, metavar="CSV", help="as for `unary manifest`")
     add_notes(paper)
     if words and words[0] == "wei2018":
         from unary.experiments.wei2018 import PaperConfig
@@ -40,8 +40,8 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
 
 
 def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str = "DIR") -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar=data)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=read_path, required=True, metavar=data)
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
     add_option(parser, "--runs", whole_number(1), default=runs, help="independent runs")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
 
@@ -88,7 +88,7 @@ def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     told = f"of the data (default: manifest for a file, {DEFAULT_DATA_SET} for a folder)"
     add_option(parser, "--kind", choice_of(kinds), help=told)
     add_option(parser, "--profile", choice_of(PROFILES), default=DEFAULT.name, help="kind of image")
-    parser.add_argument("--annotation", type=Path, metavar="CSV", help="as for `unary manifest`")
+    parser.add_argument("--annotation", type=read_path, metavar="CSV", help="as for `unary manifest`")
     parser.add_argument(
         "--detectors", metavar="A,B,C", help="rows of the bench, your own as module:Class (default: all that it lists)"
     )
@@ -119,7 +119,7 @@ def _run_bench(options: argparse.Namespace) -> int:
 
 
 def _add_demo_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the images and of the training")
 
 

@@ -13,7 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unary.cli.options import EXIT_PARTLY, Command, add_config_options, add_notes, find_options, read_config_options
+from unary.cli.options import (
+    EXIT_PARTLY,
+    Command,
+    add_config_options,
+    add_notes,
+    find_options,
+    read_config_options,
+    read_path,
+)
 from unary.errors import BundleError, UnaryError
 from unary.records import NOTICE, OperatingPoint, count_words
 
@@ -36,8 +44,8 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     name = first.detector or profile.detector
     detector = _build_default(name)
     parser.set_defaults(explain=_explain_unknown)
-    parser.add_argument("manifest", type=Path, metavar="M.csv", help="normal images alone")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL/")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images alone")
+    parser.add_argument("--out", type=read_path, required=True, metavar="MODEL/")
     parser.add_argument("--profile", default=profile.name, help=f"{', '.join(PROFILES)} (default: {DEFAULT.name})")
     parser.add_argument(
         "--detector",
@@ -47,7 +55,7 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
         "with --help, its own options are shown",
     )
     add_config_options(parser, FitConfig())
-    parser.add_argument("--store", type=Path, metavar="DIR", help="keep the prepared images there, not in memory")
+    parser.add_argument("--store", type=read_path, metavar="DIR", help="keep the prepared images there, not in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
     if list(find_options(detector.config)):
         summary = (type(detector).__doc__ or "").strip().partition("\n")[0]
@@ -192,9 +200,9 @@ def _print_points(points: Iterable[OperatingPoint]) -> None:
 
 
 def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL/")
-    parser.add_argument("manifest", type=Path, metavar="M.csv")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     add_notes(parser)
 
@@ -213,9 +221,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL/")
-    parser.add_argument("manifest", type=Path, metavar="M.csv", help="normal images of patients not trained on")
-    parser.add_argument("--out", type=Path, metavar="MODEL/", help="default: the model itself is changed")
+    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images of patients not trained on")
+    parser.add_argument("--out", type=read_path, metavar="MODEL/", help="default: the model itself is changed")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
 

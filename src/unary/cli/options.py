@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from unary.errors import UnaryError
@@ -67,6 +68,13 @@ def whole_number(least: int) -> Form:
         return int(text)
 
     return Form("N", f"a whole number of at least {least}", read)
+
+
+def read_path(text: str) -> Path:
+    """Return a path; refuse an empty text, such as a variable that is not set: it would be the folder one is in."""
+    if not text:
+        raise UnaryError("an empty text in place of a path: a variable that is not set? The folder you are in is .")
+    return Path(text)
 
 
 def _read_finite(text: str) -> float:

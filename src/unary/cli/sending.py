@@ -6,10 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unary.cli.options import Command, add_config_options, end_partly, read_config_options
+from unary.cli.options import Command, add_config_options, end_partly, read_config_options, read_path
 from unary.errors import UnaryError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
     from unary.clinic.pacs_address import Patience
 
     files = "DICOM files; of folders, what unary has made"
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE-OR-FOLDER", help=files)
+    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER", help=files)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dimse", metavar="AET@HOST:PORT", help="by C-STORE; an address of IPv6 as AET@[::1]:PORT")
     secrets = "password from UNARY_WEB_PASSWORD, or token from UNARY_WEB_TOKEN, in the environment"
@@ -32,11 +31,13 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
     secure = parser.add_argument_group("secure connections, with --tls or --web https://; files in PEM")
     secure.add_argument("--tls", action="store_true", help="DIMSE over TLS")
     trust = "the authorities to trust, in place of those of this system; or a server's own certificate"
-    secure.add_argument("--ca-file", type=Path, metavar="FILE", help=trust)
+    secure.add_argument("--ca-file", type=read_path, metavar="FILE", help=trust)
     secure.add_argument(
-        "--client-cert", type=Path, metavar="FILE", help="own certificate, where the server asks for one"
+        "--client-cert", type=read_path, metavar="FILE", help="own certificate, where the server asks for one"
     )
-    secure.add_argument("--client-key", type=Path, metavar="FILE", help="its key, if in another file; not encrypted")
+    secure.add_argument(
+        "--client-key", type=read_path, metavar="FILE", help="its key, if in another file; not encrypted"
+    )
     add_config_options(parser.add_argument_group("time limits and attempts"), Patience())
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class ResultFolder:
         self.out, self._made_from = out, _plain({"command": command, **made_from})
         self._lock, self._saved_at, self._cost = threading.Lock(), 0.0, 0.0
         record = _read_record(out)
-        self._failures: dict[str, dict[str, str]] = {failure["path"]: failure for failure in record["failures"]}
+        self._failures: dict[str, dict[str, str]] = record["failures"]
         self._record: dict[str, Any] = {
             "notice": NOTICE,
             "state": "running",
@@ -110,6 +110,7 @@ class ResultFolder:
         for name, entry in self._entries.items():
             self._by_content.setdefault(str(entry.made_from.get("sha256")), []).append(name)
         self._given: set[str] = set()
+        self._foreign: set[str] = set()  # names that results should have had
         self.replaced = 0  # results of other options or another model
         for path in [out / _PARTIAL, *(path for path in out.iterdir() if _LITTER.fullmatch(path.name))]:
             _remove(path)  # of a run that was killed: none goes on, for this one holds the folder
@@ -135,6 +136,8 @@ class ResultFolder:
         free = (name for name in itertools.chain([wanted], numbered) if self._is_free(name))
         found = next(itertools.chain(same, replaced, free))
         self._given.add(found)
+        if found != wanted and os.path.lexists(self.out / wanted) and wanted not in self._entries:
+            self._foreign.add(wanted)
         return found
 
     def _is_free(self, name: str) -> bool:
@@ -202,14 +205,17 @@ class ResultFolder:
 
     def list_remarks(self) -> list[str]:
         """Return what is odd about the results as a whole, one sentence each."""
-        return [text for text, _ in self._find_remarks()]
+        found: dict[str, list[str]] = {}
+        for text, names in self._find_remarks():
+            found.setdefault(text, []).append(_list_some(names))
+        return [f"{text}: {_list_some(groups, '; ')}" for text, groups in found.items()]
 
     def count(self) -> int:
         """Return how many results the folder holds."""
         return len(self._entries)
 
     def _find_remarks(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Sentences, and the names that each is about."""
+        """What is odd, and the names that it is about."""
         contents: dict[str, list[str]] = {}
         instances: dict[str, dict[str, str]] = {}
         others = []
@@ -223,14 +229,15 @@ class ResultFolder:
                 others.append(name)
         for names in contents.values():
             if len(names) > 1:
-                yield f"the same file content, under several names: {_list_some(names)}", names
+                yield "the same file content, under several names", names
         for by_content in instances.values():
             names = list(by_content.values())
             if len(names) > 1:
-                text = "one SOP Instance UID for different images, of which a PACS keeps one"
-                yield f"{text}: {_list_some(names)}", names
+                yield "one SOP Instance UID for different images, of which a PACS keeps one", names
         if others:
-            yield f"made by another model, version or options than the last run's: {_list_some(others)}", others
+            yield "made by another model, version or options than the last run's", others
+        if self._foreign:
+            yield "left alone, for unary has not written it, or its result.json is damaged", sorted(self._foreign)
 
     def _save_in_time(self) -> None:
         if time.monotonic() - self._saved_at > self._cost / _SAVING_SHARE:
@@ -240,7 +247,7 @@ class ResultFolder:
         """Write both tables and the record of the run, each in one step."""
         with self._lock:
             begun = time.monotonic()
-            remarks = list(self._find_remarks())
+            remarks = [(f"{text}: {_list_some(names)}", names) for text, names in self._find_remarks()]
             rows = list(self._list_rows(remarks))
             columns = list(dict.fromkeys(key for row in rows for key in row))
             failures = [self._failures[key] for key in sorted(self._failures)]
@@ -303,7 +310,9 @@ def _read_record(out: Path) -> Any:
         last = {key: record[key] for key in ("state", "started", "ended", "made_from")}
         if last["state"] == "running":
             last["state"] = "killed"
-        return {"failures": record["failures"], "earlier_runs": [*record["earlier_runs"], last][-100:]}
+        keys = [field.name for field in fields(Failure)] + ["path", "sha256"]
+        failures = {each["path"]: {key: str(each[key]) for key in keys} for each in record["failures"]}
+        return {"failures": failures, "earlier_runs": [*record["earlier_runs"], last][-100:]}
     except FileNotFoundError:
         there = [name for name in (SUMMARY, FAILURES) if os.path.lexists(out / name)]
     except (ValueError, KeyError, TypeError):
@@ -312,7 +321,7 @@ def _read_record(out: Path) -> Any:
         raise UnaryError(
             f"{out / there[0]}: it is there, and this version of unary has not written it; choose another folder"
         )
-    return {"failures": [], "earlier_runs": []}
+    return {"failures": {}, "earlier_runs": []}
 
 
 def _read_entry(folder: Path) -> _Entry | None:
@@ -322,8 +331,8 @@ def _read_entry(folder: Path) -> _Entry | None:
     found = read_result(folder)
     if found is None:
         return None
-    there, own = set(os.listdir(folder)), set(found["files"])
     try:
+        there, own = set(os.listdir(folder)), set(found["files"])
         return _Entry(
             found["made_from"],
             str(found["path"]),
@@ -343,9 +352,9 @@ def _plain(made_from: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _list_some(names: Sequence[str]) -> str:
+def _list_some(names: Sequence[str], between: str = ", ") -> str:
     more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {count_words(more, 'other')}" if more > 0 else "")
+    return between.join(names[:_MOST_NAMED]) + (f" and {count_words(more, 'other')}" if more > 0 else "")
 
 
 def _remove(path: Path) -> None:
