@@ -161,7 +161,10 @@ def test_a_control_that_is_ahead_turned_over_is_named() -> None:
     }
     text = describe_outcome(groups, subject="model", differences={"mean_brightness": BETTER, "laplacian": BETTER})
     assert "Turned over, mean_brightness (0.810) would do as well or better, knowing nothing of lesions." in text
-    groups["mean_brightness"] = entry(0.31, 0.1, 0.4)
+    for area in (0.31, 0.5):
+        groups["mean_brightness"] = entry(area, 0.1, 0.6)
+        assert "Turned over" not in describe_outcome(groups, subject="model", differences={"mean_brightness": BETTER})
+    groups |= {"model": entry(0.5, 0.4, 0.6), "mean_brightness": entry(0.5, 0.4, 0.6)}
     assert "Turned over" not in describe_outcome(groups, subject="model", differences={"mean_brightness": BETTER})
 
 
@@ -257,6 +260,14 @@ def test_words_of_number() -> None:
     assert [join_words(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
     assert "1 patient" in describe_seen(0, 1)
     assert "1 patients" not in describe_seen(0, 1)
+
+
+def test_several_controls_are_them() -> None:
+    groups = {name: entry(0.5, 0.4, 0.6) for name in ("model", "mean_brightness", "standard_deviation")}
+    differences = {"mean_brightness": WORSE, "standard_deviation": WORSE}
+    assert "what does not beat them has shown nothing." in describe_outcome(
+        groups, subject="model", differences=differences
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def _run_manifest(options: argparse.Namespace) -> int:
     write_manifest(manifest, options.out)
     labels = [row.label or "unlabelled" for row in manifest.rows]
     counts = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
-    patients = len({row.patient_id for row in manifest.rows})
-    print(f"{options.out}: {len(labels)} images ({counts}) of {patients} patients, {len(manifest.lesions)} lesions")
+    images, lesions = count_words(len(labels), "image"), count_words(len(manifest.lesions), "lesion")
+    patients = count_words(len({row.patient_id for row in manifest.rows}), "patient")
+    print(f"{options.out}: {images} ({counts}) of {patients}, {lesions}")
     incomplete = sum(not row.complete for row in manifest.rows)
     for count, what in (
         (with_others, "kept of patients who also have others (`unary split` puts such patients to the test side)"),
@@ -65,7 +66,7 @@ def _run_split(options: argparse.Namespace) -> int:
     import numpy as np
 
     from unary.datasets.manifest import read_manifest, require_replaceable, write_manifest
-    from unary.datasets.splits import describe_split, split_manifest
+    from unary.datasets.splits import count_rows, describe_split, split_manifest
 
     outputs = {"--train": options.train, "--test": options.test}
     for name, path in outputs.items():
@@ -77,7 +78,7 @@ def _run_split(options: argparse.Namespace) -> int:
     train, test = split_manifest(read_manifest(options.manifest), options.held_out, np.random.default_rng(options.seed))
     for part, path in ((train, options.train), (test, options.test)):
         write_manifest(part, path)
-        print(f"{path}: {len(part.rows)} images of {len({row.patient_id for row in part.rows})} patients")
+        print(f"{path}: {count_rows(part.rows)}")
     for line in describe_split(train, test):
         print(line)
     return 0

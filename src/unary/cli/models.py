@@ -124,7 +124,11 @@ def _run_fit(options: argparse.Namespace) -> int:
             file.unlink(missing_ok=True)
     _print_model(model, options.out)
     if model.provenance.skipped:
-        print(f"unary: {model.provenance.skipped} images of the manifest were skipped", file=sys.stderr)
+        skipped = count_words(model.provenance.skipped, "image")
+        print(
+            f"unary: {skipped} of the manifest {'was' if model.provenance.skipped == 1 else 'were'} skipped",
+            file=sys.stderr,
+        )
         return EXIT_PARTLY
     return 0
 

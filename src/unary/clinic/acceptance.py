@@ -24,6 +24,7 @@ from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, complete_spacing, judge_domain, judge_header
 from unary.patches.preparation import prepare_image
+from unary.records import count_words
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def format_checks(checks: Checks) -> str:
     if checks.left_out:
         lines.append(describe_left_out(checks.left_out))
     counts = [f"{checks.accepted} accepted", *(f"{count} {reason}" for reason, count in _count(checks).items())]
-    return "\n".join([*lines, f"{len(checks.files)} files: {', '.join(counts)}"])
+    return "\n".join([*lines, f"{count_words(len(checks.files), 'file')}: {', '.join(counts)}"])
 
 
 def write_checks(checks: Checks, path: Path) -> None:

@@ -169,7 +169,10 @@ def run_wei2018(
         select_images(manifest), config.preparation, config.grid, MAMMOGRAPHY.reading, progress=progress
     )
     if not _find_roles(collection)["positive"].any():
-        raise ManifestError("no patch of a BI-RADS 5 image contains a lesion; are the lesion files (AllXML) there?")
+        raise ManifestError(
+            f"no patch of {config.grid.size_px} px of a BI-RADS 5 image contains a lesion; are the lesion files "
+            "(AllXML) there, and patches not too large for the images (--size-px)?"
+        )
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     runs: dict[str, tuple[SplitRun, ...]] = {}
     metrics: dict[str, Any] = {}

@@ -113,7 +113,9 @@ def describe_outcome(
     words = [f"Compared were {compared}.", _describe_level(subject, found, sides, among=among)]
     words += _describe_rivals(differences, controls, above=above)
     turned = {name: 1 - groups[name]["auroc"] for name in differences if name in controls}
-    if found_too := [f"{name} ({area:.3f})" for name, area in turned.items() if area >= found["auroc"]]:
+    if found_too := [
+        f"{name} ({area:.3f})" for name, area in turned.items() if area >= found["auroc"] and area > CHANCE
+    ]:
         words.append(f"Turned over, {join_words(found_too)} would do as well or better, knowing nothing of lesions.")
     if above:
         share = 100 * found["sensitivity_at_specificity"]["0.95"]
@@ -160,8 +162,10 @@ def _describe_rivals(
         del verdicts["better than"]
     words = [f"It is {verdict} {join_words(names)}." for verdict, names in verdicts.items() if names]
     if unbeaten:
-        what = "a control that knows" if len(unbeaten) == 1 else "controls that know"
-        words.append(f"{join_words(unbeaten)}: {what} nothing of lesions; what does not beat it has shown nothing.")
+        what, beaten = ("a control that knows", "it") if len(unbeaten) == 1 else ("controls that know", "them")
+        words.append(
+            f"{join_words(unbeaten)}: {what} nothing of lesions; what does not beat {beaten} has shown nothing."
+        )
     return words
 
 
