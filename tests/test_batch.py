@@ -351,6 +351,19 @@ def test_remarks_of_one_kind_are_one_line_on_the_console(small, tmp_path):
     assert len(read_record(tmp_path / "out")["remarks"]) == 8, "the record tells of each"
 
 
+@pytest.mark.parametrize("change", [{"summary": {"image": "one"}}, {"files": ["result.json"]}, {"path": "another"}])
+def test_a_result_that_was_edited_is_made_anew(small, tmp_path, change):
+    copy = shutil.copy(small, tmp_path / "one.dcm")
+    run([copy], tmp_path / "out")
+    path = tmp_path / "out" / "one" / "result.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | change))
+    summary = run([copy], tmp_path / "out")
+    assert len(summary.done) == 1
+    assert summary.kept == ()
+    assert run([copy], tmp_path / "out").kept == summary.done
+
+
 @pytest.mark.parametrize("failures", [[{"x": 1}], "abc", [1], 3, None])
 def test_a_record_that_is_damaged_is_refused_by_name(small, tmp_path, failures):
     run([small], tmp_path / "out")

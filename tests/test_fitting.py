@@ -240,6 +240,12 @@ def test_too_few_patches_are_told_before_training_and_where_headers_say_so_befor
         fit(normals, FitConfig(size_px=400), detector="fusion", progress=False)
 
 
+def test_a_working_grid_without_bound_is_refused_image_by_image(normals):
+    config = FitConfig(working_spacing_mm=1e-5)  # 155 GiB for the origins of the patches alone
+    with pytest.raises(unary.UnaryError, match=r"none of \d+ images could be used: .* more than 100,000,000"):
+        fit(normals, config, detector="laplacian", progress=False)
+
+
 def test_arrays_images_and_paths_are_fitted_alike(normals):
     rows = normals.rows[:6]
     images = [read_image(row.path) for row in rows]

@@ -8,6 +8,7 @@ from the folder when the next run begins, so that they are true after whatever e
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -79,7 +80,7 @@ class _Entry:
     instance: str | None
     notes: tuple[str, ...]
     row: Row
-    whole: bool = True  # all its files are there
+    whole: bool = True  # all its files are there, and what was written of it is what stands there
     alone: bool = True  # nothing else is
 
 
@@ -162,7 +163,7 @@ class ResultFolder:
             made_from = dict(source.made_from)
             head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
             whole = {**head, **known, **document, "summary": row, "files": files}
-            text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+            text = json.dumps(whole | {"sha256": _hash_document(whole)}, indent=2, allow_nan=False) + "\n"
             (partial / RESULT_FILE).write_text(text, encoding="utf-8")
             if target.exists():
                 old = partial.with_name(f"{name}.old")
@@ -339,11 +340,17 @@ def _read_entry(folder: Path) -> _Entry | None:
             found.get("instance"),
             tuple(found.get("notes") or ()),
             dict(found["summary"]),
-            whole=own <= there,
+            whole=own <= there and found.get("sha256") == _hash_document(found),
             alone=there <= own,
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _hash_document(document: Mapping[str, Any]) -> str:
+    """The SHA-256 over all that a ``result.json`` says, but for the hash itself."""
+    rest = {key: value for key, value in _plain(document).items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(made_from: Mapping[str, Any]) -> dict[str, Any]:

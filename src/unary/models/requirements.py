@@ -19,7 +19,7 @@ from unary.detectors.protocol import Detector
 from unary.errors import TrainingError
 from unary.images.attributes import read_attributes
 from unary.patches.grid import GridConfig, grid_origins
-from unary.patches.preparation import PreparationConfig
+from unary.patches.preparation import MOST_PIXELS, PreparationConfig
 from unary.profiles.profile import Headers
 from unary.records import Manifest, ManifestRow, count_words
 from unary.training.devices import require_device
@@ -134,7 +134,8 @@ def _find_shape(row: ManifestRow, preparation: PreparationConfig) -> tuple[int, 
         return shape
     if spacing is None:
         return None
-    return (math.ceil(shape[0] * spacing[0] / working_mm), math.ceil(shape[1] * spacing[1] / working_mm))
+    high, wide = (math.ceil(length * step / working_mm) for length, step in zip(shape, spacing, strict=True))
+    return (high, wide) if high * wide <= MOST_PIXELS else None
 
 
 def _count_patches(shape: tuple[int, int], grid: GridConfig) -> int:

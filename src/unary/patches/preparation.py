@@ -21,7 +21,7 @@ from unary.records import Image
 
 FULL_SCALE = 65535
 T = TypeVar("T", bound=np.generic)
-_MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
+MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
 _SIDE_MM = (0.01, 3000.0)  # of an image: a whole body has two metres
 _MOST_ANISOTROPIC = 1.5
 _BAND_PX = 512
@@ -284,10 +284,10 @@ def _resample(
         )
     rows, cols = image.shape
     high, wide = (max(1, round(n * s / spacing_mm)) for n, s in zip(image.shape, image.spacing_mm, strict=True))
-    if high * wide > _MOST_PIXELS:
+    if high * wide > MOST_PIXELS:
         raise ImageError(
             f"{image.name}: {rows} x {cols} pixels of {image.spacing_mm} mm would become {high} x {wide} of "
-            f"{spacing_mm} mm, more than {_MOST_PIXELS:,}; is one of the spacings wrong?",
+            f"{spacing_mm} mm, more than {MOST_PIXELS:,}; is one of the spacings wrong?",
             reason="TOO_LARGE",
         )
     if (high, wide) == image.shape:
