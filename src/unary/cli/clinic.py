@@ -152,7 +152,7 @@ def _print_remarks(summary: BatchSummary) -> None:
     if summary.left_out:
         print(describe_left_out(summary.left_out))
     if summary.replaced:
-        print(f"{count_words(summary.replaced, 'earlier result')} replaced: made by another model, with other options, or edited")
+        print(f"{count_words(summary.replaced, 'earlier result')} replaced: another model, other options, or edited")
     if others:
         print(f"{count_words(others, 'other result')} of earlier runs in the folder; summary.csv lists all")
     for note, names in summary.notes.items():
