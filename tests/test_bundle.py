@@ -187,6 +187,7 @@ def test_every_field_of_another_type_or_not_finite_is_named(written, change, wro
         (("profile", "noun"), "mummy"),
         (("probe", "answer", "patches", 0), 1e9),
         (("probe", "picture", "side_px"), 500),
+        (("probe",), None),
         (("grid", "size_px"), 1_000_000),
         (("grid", "min_tissue"), 0.99),
         (("findings", "merge_mm"), 1e9),

@@ -217,12 +217,7 @@ def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
         )
     state, baseline = own.get_state(), model.baseline.get_state()
     weights = _describe_weights(model.name, {_OWN: state.tensors, _BASELINE: baseline.tensors}, folder)
-    try:
-        picture = choose_picture(model)
-        probe = Probe(picture, ask(model, picture))
-    except Exception as error:  # an own detector's may be any; its images may be of another kind than the picture
-        logger.warning("%s cannot examine a test picture, so that reading cannot try its model: %s", name, error)
-        probe = None
+    probe = _ask_picture(model)
     kept = {name: getattr(model, name) for name in _KEPT}
     settings = (dict(state.settings), dict(baseline.settings))
     document = _Document(FORMAT, NOTICE, "", model.name, hash_bytes(weights), *settings, probe, **kept)
@@ -365,7 +360,7 @@ def _build_model(document: Any, weights: bytes, path: Path) -> Model:
     try:
         check_model(model)
         with np.errstate(all="ignore"):
-            different = None if document.probe is None else find_difference(model, document.probe)
+            different = _find_difference(model, document.probe)
     except Exception as error:  # as above
         raise BundleError(f"{path}: damaged, or of another version: {error}") from error
     if different is not None:
@@ -375,6 +370,22 @@ def _build_model(document: Any, weights: bytes, path: Path) -> Model:
             f"({', '.join(f'{name} {version}' for name, version in model.provenance.versions.items())})"
         )
     return model
+
+
+def _ask_picture(model: Model) -> Probe | None:
+    try:
+        picture = choose_picture(model)
+        return Probe(picture, ask(model, picture))
+    except Exception as error:  # an own detector's may be any; its images may be of another kind than the picture
+        reason = "%s cannot examine a test picture, so that reading cannot try its model: %s"
+        logger.warning(reason, name_of(model.detector), error)
+        return None
+
+
+def _find_difference(model: Model, probe: Probe | None) -> str | None:
+    if probe is not None:
+        return find_difference(model, probe)
+    return None if _ask_picture(model) is None else "it says something now, and no answer is kept"
 
 
 def _restore(
