@@ -168,6 +168,16 @@ def test_every_field_is_chosen_on_its_own(normals):
     assert choose_for(FitConfig(), profile=GENERAL) == (PreparationConfig(mask="none"), GridConfig(64, 64))
 
 
+def test_images_that_teach_nothing_are_named(normals, caplog):
+    first, *others = normals.rows
+    manifest = dataclasses.replace(normals, rows=(dataclasses.replace(first, complete=False), *others))
+    with caplog.at_level(logging.WARNING):
+        model = fit(manifest, FitConfig(size_px=64, stride_px=64), detector="laplacian", progress=False)
+    assert model.provenance.images == len(others)
+    assert "1 image without a patch to learn from" in caplog.text
+    assert first.image_id in caplog.text
+
+
 def test_images_without_a_spacing_are_taken_as_stored_and_that_is_said(caplog):
     images = list(np.random.default_rng(0).integers(0, 255, (3, 80, 80), np.uint8))
     manifest = unary.build_manifest(images)

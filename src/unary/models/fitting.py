@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import block_reduce
 
+from unary.datasets.annotation import name_some
 from unary.datasets.splits import split_by_patient
 from unary.detectors import check_detector, find_detector_class, name_of
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
@@ -164,6 +165,7 @@ def fit(
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
     usable = ~collection.touches
+    _name_unused(collection, usable)
     normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     count = int((usable & held).sum())
     check_patches(chosen, normal, held_out=count, images=len(collection.rows), size_px=grid.size_px)
@@ -250,6 +252,18 @@ def _states_spacing(manifest: Manifest) -> bool:
         except Exception:  # of a library, on this file
             continue
     return True
+
+
+def _name_unused(collection: Collection, usable: NDArray[np.bool_]) -> None:
+    """Say which images were read and teach nothing."""
+    unused = set(range(len(collection.rows))) - set(collection.image[usable].tolist())
+    if unused:
+        logger.warning(
+            "%s without a patch to learn from: too little tissue, a lesion in every patch, or not completely "
+            "annotated, so that nothing there is known to be normal: %s",
+            count_words(len(unused), "image"),
+            name_some(collection.rows[number].image_id for number in sorted(unused)),
+        )
 
 
 def hold_out(collection: Collection, config: FitConfig) -> NDArray[np.bool_]:
