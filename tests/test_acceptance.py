@@ -468,6 +468,13 @@ def test_the_same_file_given_twice_is_checked_once(original):
     assert len(check_files([original, original.parent, again], progress=False).files) == 1
 
 
+def test_a_refusal_that_can_be_passed_says_how():
+    implant = Check(Path("a.dcm"), False, "IMPLANT", "an implant")
+    blank = Check(Path("b.dcm"), False, "BLANK", "no pixel")
+    assert "--accept IMPLANT" in format_checks(Checks((implant, blank), {})).splitlines()[-2]
+    assert "--accept" not in format_checks(Checks((blank,), {}))
+
+
 def test_no_input_is_no_error():
     nothing = check_files([], progress=False)
     assert nothing == Checks((), {})

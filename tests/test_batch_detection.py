@@ -287,7 +287,7 @@ def test_where_dicom_objects_cannot_be_made_findings_are_kept_with_a_word_why(
     assert sorted(path.name for path in folder.iterdir()) == ["findings.csv", "findings.png", "result.json"]
     missing = read_result(folder)["dicom_missing"]
     assert ("SOPInstanceUID" if kind == "no SOP Instance UID" else "an unexpected KeyError (") in missing
-    assert f"image: findings, but DICOM results are missing: {missing}" in told.err
+    assert f"image: DICOM results are missing: {missing}" in told.err
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["dicom_missing"] == missing
     assert "Canary" not in told.err + told.out + missing

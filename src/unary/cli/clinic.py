@@ -147,8 +147,11 @@ def _name_failures(summary: BatchSummary) -> str:
 def _print_remarks(summary: BatchSummary) -> None:
     """Say what was left out, what was unusual, and what else is in the folder."""
     from unary.datasets.folder import describe_left_out
+    from unary.models.gate import describe_way
 
     others = summary.held - len(summary.rows)
+    for line in describe_way(failure.reason for failure in summary.failed):
+        print(line)
     if summary.left_out:
         print(describe_left_out(summary.left_out))
     if summary.replaced:
@@ -210,7 +213,7 @@ def _run_detect(options: argparse.Namespace) -> int:
     for row in summary.rows:
         if row["dicom_missing"]:
             print(
-                f"unary: {row['image']}: findings, but DICOM results are missing: {row['dicom_missing']}",
+                f"unary: {row['image']}: DICOM results are missing: {row['dicom_missing']}",
                 file=sys.stderr,
             )
     _print_remarks(summary)

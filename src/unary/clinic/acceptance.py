@@ -22,7 +22,7 @@ from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
 from unary.files import replacing
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.gate import Gate, complete_spacing, judge_domain, judge_header
+from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header
 from unary.patches.preparation import prepare_image
 from unary.records import count_words
 
@@ -123,6 +123,7 @@ def format_checks(checks: Checks) -> str:
         lines.extend(f"    {note}" for note in check.notes)
     if checks.left_out:
         lines.append(describe_left_out(checks.left_out))
+    lines.extend(describe_way(check.reason for check in checks.files))
     counts = [f"{checks.accepted} accepted", *(f"{count} {reason}" for reason, count in _count(checks).items())]
     return "\n".join([*lines, f"{count_words(len(checks.files), 'file')}: {', '.join(counts)}"])
 

@@ -8,7 +8,7 @@ in practice: a missing "implant present" is not a "no", only unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -84,6 +84,18 @@ class Verdict:
     def accepted_despite(self) -> tuple[Reason, ...]:
         """The reasons that were let pass."""
         return tuple(reason for reason, _ in self.accepted)
+
+
+def describe_way(reasons: Iterable[str | None]) -> tuple[str, ...]:
+    """Return a line that says how those refused for these reasons are let pass, if any of them can be.
+
+    >>> describe_way(["IMPLANT", "BLANK"])
+    ('To use those refused as IMPLANT all the same, and have the results say so: --accept IMPLANT',)
+    """
+    given = set(reasons)
+    found = [reason for reason in ACCEPTABLE if reason in given]
+    words = f"To use those refused as {' and '.join(found)} all the same, and have the results say so: --accept "
+    return (words + ",".join(found),) if found else ()
 
 
 def build_gate(model: Model, *, spacing_mm: float | None = None, accept: Sequence[Reason] = ()) -> Gate:
