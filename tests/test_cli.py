@@ -16,6 +16,7 @@ from unary.cli.options import add_config_options, find_options, read_config_opti
 from unary.datasets.manifest import read_manifest, write_manifest
 from unary.detectors import DETECTORS, find_detector_class
 from unary.errors import UnaryError
+from unary.files import locking
 
 SMALL = ["--detector", "laplacian", "--size-px", "64", "--stride-px", "32"]
 FAST = ["--detector", "wei2018", "--epochs", "2", "--batch-size", "20", "--size-px", "64", "--stride-px", "32"]
@@ -298,6 +299,25 @@ from unary.detectors.laplacian import Laplacian
 class Mine(Laplacian):
     """A detector of one's own."""
 '''
+
+
+@pytest.mark.parametrize("command", ["evaluate", "bench", "reproduce"])
+def test_a_report_replaces_no_foreign_file_and_no_other_process_s(fitted, tmp_path, capsys, command):
+    words = {
+        "evaluate": [str(fitted / "model"), str(fitted / "test.csv")],
+        "bench": ["--data", str(fitted / "test.csv")],
+        "reproduce": ["wei2018", "--data", str(tmp_path)],
+    }[command]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text('{"mine": 1}')
+    assert main([command, *words, "--out", str(out)]) == 2
+    assert "metrics.json: unary has not written it" in capsys.readouterr().err
+    assert (out / "metrics.json").read_text() == '{"mine": 1}'
+    (out / "metrics.json").unlink()
+    with locking(out):
+        assert main([command, *words, "--out", str(out)]) == 2
+    assert "in use by" in capsys.readouterr().err
 
 
 def test_a_detector_of_one_s_own_lies_in_the_working_directory(fitted, tmp_path):

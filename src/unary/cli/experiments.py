@@ -12,6 +12,7 @@ from unary.cli.options import (
     add_notes,
     add_option,
     choice_of,
+    holding_reports,
     read_config_options,
     read_path,
     whole_number,
@@ -132,9 +133,14 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("reproduce", "rerun an experiment of Wei et al. 2018", _add_reproduce_options, _run_reproduce),
     Command(
-        "bench", "compare detectors on the same patches, cross-validated over patients", _add_bench_options, _run_bench
+        "reproduce", "rerun an experiment of Wei et al. 2018", _add_reproduce_options, holding_reports(_run_reproduce)
     ),
-    Command("demo", "the whole chain on synthetic images, in minutes", _add_demo_options, _run_demo),
+    Command(
+        "bench",
+        "compare detectors on the same patches, cross-validated over patients",
+        _add_bench_options,
+        holding_reports(_run_bench),
+    ),
+    Command("demo", "the whole chain on synthetic images, in minutes", _add_demo_options, holding_reports(_run_demo)),
 )

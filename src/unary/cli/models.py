@@ -19,6 +19,7 @@ from unary.cli.options import (
     add_config_options,
     add_notes,
     find_options,
+    holding_reports,
     read_config_options,
     read_path,
 )
@@ -272,7 +273,12 @@ def _print_calibration(model: Model) -> None:
 
 COMMANDS = (
     Command("fit", "learn normal tissue from the negative images of a manifest", _add_fit_options, _run_fit),
-    Command("evaluate", "score a labelled manifest and report how well", _add_evaluate_options, _run_evaluate),
+    Command(
+        "evaluate",
+        "score a labelled manifest and report how well",
+        _add_evaluate_options,
+        holding_reports(_run_evaluate),
+    ),
     Command(
         "calibrate", "set a model's operating points on your own normal images", _add_calibrate_options, _run_calibrate
     ),

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from unary.errors import UnaryError
+from unary.files import locking
+from unary.records import NOTICE
 
 EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
 _NO_PREFIX = ("training", "network")
@@ -270,3 +272,22 @@ def end_partly(done: int, left_out: int) -> int:
     if not left_out:
         return 0
     return EXIT_PARTLY if done else EXIT_FAILED
+
+
+_REPORTS = ("report.html", "metrics.json")
+
+
+def holding_reports(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return the run of a command whose report goes into the folder ``--out``: no other process writes there meanwhile.
+
+    A report or table there that is not unary's, whose own say that they are not for diagnosis, is an `UnaryError`.
+    """
+
+    def held(options: argparse.Namespace) -> int:
+        with locking(options.out):
+            for path in (options.out / name for name in _REPORTS):
+                if path.exists() and not (path.is_file() and NOTICE.encode() in path.read_bytes()):
+                    raise UnaryError(f"{path}: unary has not written it and does not replace it; choose another --out")
+            return run(options)
+
+    return held
