@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 
 import unary
@@ -16,6 +17,7 @@ from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import CalibrationError, DetectorError, ImageError, ManifestError, ProfileError, TrainingError
 from unary.images.reading import read_image
+from unary.models.calibrating import calibrate_model
 from unary.models.examination import score
 from unary.models.fitting import FitConfig, choose_grid, find_peaks, fit, measure_images
 from unary.models.patients import read_key
@@ -25,7 +27,7 @@ from unary.patches.grid import GridConfig, extract_patches
 from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import GENERAL, MAMMOGRAPHY
-from unary.records import Image
+from unary.records import Image, Manifest
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig
 
@@ -166,6 +168,24 @@ def test_every_field_is_chosen_on_its_own(normals):
     preparation, grid = choose_for(FitConfig(working_spacing_mm=0.28), "stored")
     assert (preparation.working_spacing_mm, grid.size_px) == (0.28, 128)
     assert choose_for(FitConfig(), profile=GENERAL) == (PreparationConfig(mask="none"), GridConfig(64, 64))
+
+
+def test_what_check_refuses_is_taken_as_listed_and_named(normals, tmp_path, caplog):
+    first, *others = normals.rows
+    dataset = pydicom.dcmread(first.path)
+    dataset.BreastImplantPresent = "YES"
+    dataset.save_as(tmp_path / "implant.dcm")
+    implant = dataclasses.replace(first, path=tmp_path / "implant.dcm")
+    with caplog.at_level(logging.WARNING):
+        config = FitConfig(size_px=64, stride_px=64, held_out=0)
+        model = fit(Manifest((implant, *others)), config, detector="laplacian", progress=False)
+        told = [record.getMessage() for record in caplog.records if "IMPLANT" in record.getMessage()]
+        caplog.clear()
+        calibrate_model(model, Manifest((implant, *others)), allow_seen=True, progress=False)
+    assert told == [
+        f"1 image would be refused as IMPLANT by check, score and detect, and taken here as listed: {first.image_id}"
+    ]
+    assert told[0] in caplog.text
 
 
 def test_images_that_teach_nothing_are_named(normals, caplog):

@@ -30,12 +30,14 @@ from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
+from unary.models.gate import Gate
 from unary.models.patients import make_key, note_patients
 from unary.models.requirements import (
     FEWEST_PATIENTS_TO_HOLD_OUT,
     check_detector_here,
     check_images,
     check_patches,
+    read_headers,
     warn_of_few_patients,
 )
 from unary.patches.collection import Collection, collect_patches, read_row
@@ -161,7 +163,8 @@ def fit(
     key = make_key()
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
     fewest = getattr(chosen, "fewest_patches", 2)
-    check_images(manifest, preparation, grid, fewest=fewest, store=store, progress=progress)
+    headers = read_headers(manifest.rows, Gate(kind), progress=progress)
+    check_images(manifest.rows, headers, preparation, grid, fewest=fewest, store=store)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
     usable = ~collection.touches

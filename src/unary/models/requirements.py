@@ -7,21 +7,22 @@ import logging
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from unary.datasets.annotation import name_some
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector
 from unary.errors import TrainingError
-from unary.images.attributes import read_attributes
+from unary.images.attributes import Attributes, read_attributes
+from unary.models.gate import Gate, judge_header
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.preparation import MOST_PIXELS, PreparationConfig
-from unary.profiles.profile import Headers
-from unary.records import Manifest, ManifestRow, count_words
+from unary.records import ManifestRow, count_words
 from unary.training.devices import require_device
 from unary.training.distributed import is_joined
 from unary.training.engine import StepsConfig
@@ -82,14 +83,42 @@ def warn_of_few_patients(count: int, held_out: float) -> None:
     )
 
 
+def read_headers(rows: Sequence[ManifestRow], gate: Gate, *, progress: bool) -> list[Attributes | None]:
+    """Return what the files' headers say; None where they do not, or where there is no file.
+
+    A warning counts those that the gate would refuse to examine by its reasons: whoever lists them vouches for them.
+    """
+    bar = tqdm(rows, desc="reading headers", unit="image", delay=2, disable=None if progress else True, leave=False)
+    found = [None if row.path is None else _read_header(row.path, gate) for row in bar]
+    refused: dict[str, list[str]] = {}
+    for row, attributes in zip(rows, found, strict=True):
+        if attributes is not None and (refusals := judge_header(attributes, gate).refusals):
+            refused.setdefault(refusals[0][0], []).append(row.image_id)
+    for reason, names in sorted(refused.items()):
+        logger.warning(
+            "%s would be refused as %s by check, score and detect, and taken here as listed: %s",
+            count_words(len(names), "image"),
+            reason,
+            name_some(names),
+        )
+    return found
+
+
+def _read_header(path: Path, gate: Gate) -> Attributes | None:
+    try:
+        return read_attributes(path, gate.profile.headers)
+    except Exception:  # of a library: whoever reads the pixels says so
+        return None
+
+
 def check_images(
-    manifest: Manifest,
+    rows: Sequence[ManifestRow],
+    headers: Sequence[Attributes | None],
     preparation: PreparationConfig,
     grid: GridConfig,
     *,
     fewest: int,
     store: Path | None,
-    progress: bool,
 ) -> None:
     """Refuse images that cannot hold so many patches, or a store that cannot hold the images, by their headers alone.
 
@@ -98,9 +127,8 @@ def check_images(
     TrainingError
         If so.
     """
-    rows, hidden = manifest.rows, None if progress else True
-    bar = tqdm(rows, desc="reading headers", unit="image", delay=2, disable=hidden, leave=False)
-    shapes = [shape for shape in (_find_shape(row, preparation) for row in bar) if shape is not None]
+    found = (_find_shape(row, header, preparation) for row, header in zip(rows, headers, strict=True))
+    shapes = [shape for shape in found if shape is not None]
     if not shapes:  # whoever reads the images says why
         return
     most = sum(count * _count_patches(shape, grid) for shape, count in Counter(shapes).items())
@@ -116,19 +144,13 @@ def check_images(
         _check_room(store, 2 * sum(map(math.prod, shapes)), preparation)
 
 
-def _find_shape(row: ManifestRow, preparation: PreparationConfig) -> tuple[int, int] | None:
+def _find_shape(row: ManifestRow, header: Attributes | None, preparation: PreparationConfig) -> tuple[int, int] | None:
     """Rows and columns of the working grid; None where the header does not say, or not well."""
-    spacing = None if row.spacing_mm is None else (row.spacing_mm, row.spacing_mm)
-    try:
-        if row.image is not None:
-            shape, spacing = row.image.shape, row.image.spacing_mm or spacing
-        elif row.path is not None:
-            attributes = read_attributes(row.path, Headers())
-            shape, spacing = attributes.shape, attributes.spacing_mm or spacing
-        else:
-            return None
-    except Exception:  # of a library: whoever reads the pixels says so
+    source = row.image or header
+    if source is None:
         return None
+    own = None if row.spacing_mm is None else (row.spacing_mm, row.spacing_mm)
+    shape, spacing = source.shape, source.spacing_mm or own
     working_mm = preparation.working_spacing_mm
     if working_mm is None:
         return shape
