@@ -371,6 +371,17 @@ def test_rows_that_contradict_themselves_or_their_image_are_named(phantoms, tmp_
     assert "1 image without a label, which no figure counts: line 4" in caplog.text
 
 
+def test_a_line_break_in_a_name_breaks_no_message(folder, caplog):
+    path = write(folder, 'path,image_id\na.png,"two\nlines"\n"b\nc.png",3\n')
+    path.with_name(f"{path.stem}.lesions.csv").write_text('image_id,kind,mask_path\n"two\nlines",mask,"no\nmask.png"\n')
+    with pytest.raises(ManifestError, match=r"no\\nmask\.png") as caught:
+        read_manifest(path)
+    path.with_name(f"{path.stem}.lesions.csv").unlink()
+    assert len(read_manifest(path).rows) == 2
+    assert "b\\nc.png" in caplog.text
+    assert "\n" not in str(caught.value) + "".join(record.getMessage() for record in caplog.records)
+
+
 def test_places_that_are_no_files_are_told_apart(folder, caplog):
     os.mkfifo(folder / "pipe.png")
     (folder / "sub").mkdir()

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unary.errors import ImageError, ManifestError
+from unary.images.isolation import show_text
 from unary.images.reading import read_shape
 from unary.records import Lesion, Manifest, ManifestRow, count_words
 
@@ -54,7 +55,7 @@ def has_area(lesion: Lesion) -> bool:
 
 def name_some(names: Iterable[str]) -> str:
     """Return the first ten names, each once, as a text."""
-    found = list(dict.fromkeys(names))
+    found = list(dict.fromkeys(map(show_text, names)))
     return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
 
 
@@ -175,6 +176,6 @@ def _refuse_outside(outside: list[Lesion], count: int, shapes: dict[str, Shape])
     return (
         f"{len(outside)} of {count_words(count, 'lesion')} "
         f"{'lies outside its image' if count == 1 else 'lie outside their images'}: "
-        f"{name_some(lesion.image_id for lesion in outside)} (of {first.image_id}, row {row:g}, col {col:g} in an "
-        f"image of {shape[0]} rows and {shape[1]} columns); {cause}"
+        f"{name_some(lesion.image_id for lesion in outside)} (of {show_text(first.image_id)}, row {row:g}, "
+        f"col {col:g} in an image of {shape[0]} rows and {shape[1]} columns); {cause}"
     )

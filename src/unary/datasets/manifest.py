@@ -25,6 +25,7 @@ from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
 from unary.files import write_csv
 from unary.images.dicom import DicomHeader
+from unary.images.isolation import show_path
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Image, Label, Lesion, Manifest, ManifestRow
 
@@ -352,7 +353,7 @@ def _parse_lesion(fields: dict[str, str], path: Path, line: int) -> Lesion:
     if (kind == "mask") != (mask is not None):
         raise ManifestError(f"{where}: a mask_path goes with the kind mask, and with no other")
     if mask is not None and _find_fault(mask):
-        raise ManifestError(f"{where}: the mask {mask} is not there ({_find_fault(mask)})")
+        raise ManifestError(f"{where}: the mask {show_path(mask)} is not there ({_find_fault(mask)})")
     try:
         return Lesion(fields["image_id"], fields.get("name") or "lesion", kind, points, radius, mask)  # type: ignore[arg-type]
     except ManifestError as error:

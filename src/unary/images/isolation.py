@@ -262,7 +262,12 @@ def _build_nonsense(path: Path) -> ImageError:
 
 def show_path(path: Path) -> str:
     """Return a path for a message: on one line and of bearable length, whatever its name holds."""
-    text = _show(str(path))
+    return show_text(str(path))
+
+
+def show_text(text: str) -> str:
+    """Return what somebody has written, a name or an identifier, in the same way."""
+    text = _show(text)
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-150:]}"
 
 
