@@ -25,8 +25,8 @@ from unary.evaluation.intervals import as_pair
 from unary.evaluation.matching import Match, Target
 from unary.evaluation.pixelwise import summarise_pixels
 from unary.experiments.bench_data import assign_folds
-from unary.files import replacing
-from unary.models.bundle import MODEL_FILE, Model, hash_file, read_model, write_model
+from unary.files import hash_file, replacing
+from unary.models.bundle import MODEL_FILE, Model, read_model, write_model
 from unary.models.calibration import MOST_FINDINGS, NormalScores, calibrate
 from unary.models.examination import examine_image
 from unary.models.fitting import FitConfig, fit

@@ -15,10 +15,10 @@ from unary.detectors.protocol import DetectorState
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import BundleError, UnaryError
-from unary.files import locking
+from unary.files import hash_file, locking
 from unary.images.reading import read_image
 from unary.models import bundle
-from unary.models.bundle import FORMAT, Model, hash_file, identify_model, read_model, require_model_folder, write_model
+from unary.models.bundle import FORMAT, Model, identify_model, read_model, require_model_folder, write_model
 from unary.models.examination import build_detection, choose_point, examine_image, score
 from unary.models.fitting import FitConfig, fit
 from unary.models.probe import Probe, ask, choose_picture, find_difference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -59,6 +60,12 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -27,10 +27,9 @@ from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
 from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
-from unary.files import read_ahead
+from unary.files import hash_file, read_ahead
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.bundle import hash_file
 from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
 from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads

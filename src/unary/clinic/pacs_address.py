@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from unary.errors import UnaryError
+from unary.errors import UnaryError, require_positive
 
 _LISTEN_S = 1.0
 _OTHER_NAME = (62, 63, 64)  # of OpenSSL: the certificate is another host's
@@ -40,9 +40,7 @@ class Patience:
     pause_s: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, least in (("connect_timeout_s", 0), ("answer_timeout_s", 0)):
-            if not least < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        require_positive(self, "connect_timeout_s", "answer_timeout_s")
         if self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, got {self.attempts}")
         if not 0 <= self.pause_s < math.inf:

@@ -15,9 +15,8 @@ from pydicom.misc import is_dicom
 from pydicom.pixels.utils import get_expected_length
 
 from unary.errors import ImageError, UnaryError
-from unary.files import LOCK_FILE
+from unary.files import LOCK_FILE, hash_file
 from unary.images.checks import silencing
-from unary.models.bundle import hash_file
 from unary.outputs.dicom.source import UNDECODABLE
 
 _WANTED = ["SOPClassUID", "SOPInstanceUID", "Manufacturer", "ManufacturerModelName"]

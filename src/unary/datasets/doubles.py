@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from unary.datasets.annotation import name_some
 from unary.errors import ImageError, ManifestError
+from unary.files import hash_file
 from unary.images.dicom import DicomHeader, read_header
 from unary.images.reading import is_dicom, read_image
 from unary.records import Manifest, ManifestRow, count_words
@@ -183,10 +184,9 @@ def _sample_file(path: Path | None) -> bytes | None:
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def _hash_file(path: Path | None) -> bytes | None:
+def _hash_file(path: Path | None) -> str | None:
     try:
-        with open(path or "", "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return None if path is None else hash_file(path)
     except OSError:
         return None
 

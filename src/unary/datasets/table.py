@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from unary.datasets.annotation import name_some
 from unary.errors import ManifestError
 from unary.files import read_cell
 
@@ -22,7 +23,6 @@ _SEPARATOR = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # the first line of 
 _NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _ALIKE = 0.8  # 'lable' and 'patient id' are meant for 'label' and 'patient_id'
-_NAMED = 10
 
 Row = tuple[int, dict[str, str]]
 """The number of the line on which a row begins, and its fields by column."""
@@ -140,7 +140,7 @@ def _check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None
     if guess:
         raise ManifestError(f"{path}: {guess.removeprefix('; ')}")
     if unknown:
-        logger.warning("%s: columns that mean nothing here and are not read: %s", path, ", ".join(unknown[:_NAMED]))
+        logger.warning("%s: columns that mean nothing here and are not read: %s", path, name_some(unknown))
 
 
 def _guess(absent: Sequence[str], names: Sequence[str]) -> str:

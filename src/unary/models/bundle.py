@@ -37,7 +37,7 @@ from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import Detector, DetectorState
 from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
-from unary.files import LOCK_FILE, locking, write_durably
+from unary.files import LOCK_FILE, hash_file, locking, write_durably
 from unary.models.calibration import Calibration
 from unary.models.consistency import check_model, check_texts
 from unary.models.findings import FindingsConfig
@@ -411,12 +411,6 @@ def _find_foreign(given: object, kept: object) -> Iterator[str]:
     if isinstance(given, Mapping) and isinstance(kept, Mapping):
         for key, value in given.items():
             yield from _find_foreign(value, kept[key]) if key in kept else (key,)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_bytes(content: bytes) -> str:

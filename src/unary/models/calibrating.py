@@ -17,7 +17,7 @@ from unary.models.calibration import MOST_FINDINGS, Calibration, NormalScores, O
 from unary.models.examination import AnyImage, examine_image
 from unary.models.gate import Gate
 from unary.models.patients import count_seen
-from unary.models.requirements import read_headers
+from unary.models.requirements import judge_headers
 from unary.patches.collection import name_row, read_row, warn_of_notes
 from unary.records import Image, Manifest, ManifestRow, count_words
 
@@ -77,7 +77,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
             f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which would announce too few "
             "false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
-    read_headers(rows, Gate(model.profile, model.domain), progress=progress)
+    judge_headers(rows, Gate(model.profile, model.domain), progress=progress)
     overlap: Overlap = "unknown" if seen is None else "allowed" if seen else "excluded"
     return dataclasses.replace(model, calibration=calibrate_rows(model, rows, overlap=overlap, progress=progress))
 

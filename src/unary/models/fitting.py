@@ -37,7 +37,7 @@ from unary.models.requirements import (
     check_detector_here,
     check_images,
     check_patches,
-    read_headers,
+    judge_headers,
     warn_of_few_patients,
 )
 from unary.patches.collection import Collection, collect_patches, read_row
@@ -163,7 +163,7 @@ def fit(
     key = make_key()
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
     fewest = getattr(chosen, "fewest_patches", 2)
-    headers = read_headers(manifest.rows, Gate(kind), progress=progress)
+    headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
     check_images(manifest.rows, headers, preparation, grid, fewest=fewest, store=store)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)

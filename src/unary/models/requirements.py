@@ -83,7 +83,7 @@ def warn_of_few_patients(count: int, held_out: float) -> None:
     )
 
 
-def read_headers(rows: Sequence[ManifestRow], gate: Gate, *, progress: bool) -> list[Attributes | None]:
+def judge_headers(rows: Sequence[ManifestRow], gate: Gate, *, progress: bool) -> list[Attributes | None]:
     """Return what the files' headers say; None where they do not, or where there is no file.
 
     A warning counts those that the gate would refuse to examine by its reasons: whoever lists them vouches for them.

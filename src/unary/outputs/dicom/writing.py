@@ -6,7 +6,6 @@ model, its hash, the operating point and the source image, and says that it is r
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from unary.errors import DicomResultError, require
-from unary.files import replacing
+from unary.files import hash_file, replacing
 from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
@@ -76,8 +75,7 @@ def write_dicom_results(
     if image is None and {"capture", "presentation"} & set(kinds):
         image = read_dicom(source_path)
     check_arrays(source, detection, anomaly_map if "heat_map" in kinds else None)
-    with source_path.open("rb") as file:
-        key = hash_case(hashlib.file_digest(file, "sha256").hexdigest(), detection, run)
+    key = hash_case(hash_file(source_path), detection, run)
     results: dict[Kind, Dataset | None] = {}
     failed: list[str] = []
     for kind in dict.fromkeys(kinds):
