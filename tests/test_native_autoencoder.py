@@ -333,3 +333,27 @@ def test_what_is_not_supported_is_named(config, reason):
 
 def test_the_papers_network_is_supported():
     assert why_unsupported(AutoencoderConfig()) is None
+
+
+def test_patches_of_one_value_are_computed_as_one_and_count_as_many():
+    patches = make_patches(90, 32)
+    air = build_patch_set(
+        np.zeros((32 * 60, 32), np.uint16), grid_origins((32 * 60, 32), GridConfig(32, 32)), size_px=32
+    )
+    grey = np.full((32 * 40, 32), 9000, np.uint16)
+    film = build_patch_set(grey, grid_origins(grey.shape, GridConfig(32, 32)), size_px=32)
+    whole = join_patch_sets([patches, air, film])
+    config = AutoencoderConfig(32, widths=(2, 4, 8), input_mean=0.4, input_scale=0.1)
+    network = build_network(config)
+    learn = NativeLearner(network, whole, threads=2)
+    computed = []
+    add = learn._add_gradient
+    learn._add_gradient = lambda which, weight, shares: computed.append(len(which)) or add(which, weight, shares)
+    which = np.random.default_rng(2).permutation(len(whole))
+    loss = plain_loss(network, whole, which)
+    loss.backward()
+    expected = gradients(network)
+    assert learn(which) == pytest.approx(loss.item(), rel=1e-5)
+    assert sum(computed) == 90 + 2 * learn._lanes < len(whole)
+    for parameter, right in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, right, rtol=1e-3, atol=1e-5 * float(right.abs().max()) + 1e-9)

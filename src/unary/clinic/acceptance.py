@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unary.clinic.inputs import list_inputs, refuse_folder
 from unary.datasets.folder import LeftOut, describe_left_out
 from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
@@ -24,6 +22,7 @@ from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header
 from unary.patches.preparation import prepare_image
+from unary.progress import show_progress
 from unary.records import count_words
 
 
@@ -80,7 +79,7 @@ def check_files(
     """
     found = list_inputs(inputs)
     with IsolatedReader(limits) as reader:
-        bar = tqdm(found.names, desc="checking", unit="image", delay=2, disable=None if progress else True)
+        bar = show_progress(found.names, title="checking", unit="image", shown=progress)
         return Checks(tuple(check_file(path, reader, gate, headers_only=headers_only) for path in bar), found.left_out)
 
 

@@ -21,8 +21,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
 from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
 from unary.datasets.folder import LeftOut
@@ -31,6 +29,7 @@ from unary.files import hash_file, read_ahead
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
+from unary.progress import show_progress
 from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads
 
@@ -149,7 +148,7 @@ def run_batch(
     ):
         results.leave_out(found.left_out)
         outcomes = _Batch(found, results, job, moment, reader, writer).work()
-        bar = tqdm(outcomes, job.command, len(found.names), unit="image", delay=2, disable=None if progress else True)
+        bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
             settled = list(_settle(bar, results))
         finally:

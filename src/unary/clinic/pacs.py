@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unary.clinic.pacs_address import DimseAddress, Patience, WebAddress
 from unary.clinic.pacs_delivery import Delivery, Interrupted, Send
 from unary.clinic.pacs_dimse import send_dimse
@@ -25,6 +23,7 @@ from unary.clinic.pacs_files import Parcel, Selection
 from unary.clinic.pacs_web import send_web
 from unary.errors import require
 from unary.images.checks import silencing
+from unary.progress import Bar, show_progress
 from unary.records import count_words
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def store_files(
             address.tls.build_context()  # says which file is of no use, and that a key is encrypted
         send = partial(send_web, address, patience)
     deliveries = [Delivery(parcel) for parcel in parcels]
-    bar = tqdm(total=len(deliveries), desc="sending", unit="file", delay=2, disable=None if progress else True)
+    bar: Bar[None] = show_progress(total=len(deliveries), title="sending", unit="file", shown=progress)
     with silencing(*_NOISY), bar:
         try:
             for attempt in range(patience.attempts):

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from unary.errors import ImageError, ManifestError
 from unary.images.isolation import show_text
 from unary.images.reading import read_shape
+from unary.progress import show_progress
 from unary.records import Lesion, Manifest, ManifestRow, count_words
 
 Shape = tuple[int, int]
@@ -144,7 +144,7 @@ def _read_shapes(rows: tuple[ManifestRow, ...], lesions: tuple[Lesion, ...], *, 
     needed = {lesion.image_id for lesion in lesions}
     chosen = [row for row in rows if row.image_id in needed]
     shapes = {}
-    for row in tqdm(chosen, desc="sizes", unit="image", delay=2, disable=None if progress else True):
+    for row in show_progress(chosen, title="sizes", unit="image", shown=progress):
         try:
             if row.image is not None:
                 shapes[row.image_id] = row.image.shape

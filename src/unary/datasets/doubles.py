@@ -11,13 +11,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from unary.datasets.annotation import name_some
 from unary.errors import ImageError, ManifestError
 from unary.files import hash_file
 from unary.images.dicom import DicomHeader, read_header
 from unary.images.reading import is_dicom, read_image
+from unary.progress import show_progress
 from unary.records import Manifest, ManifestRow, count_words
 
 _SAMPLE_BYTES = 1 << 14
@@ -27,7 +27,7 @@ _ROUNDED = re.compile(r"\d([.,]\d+)?e\+\d+", re.IGNORECASE)
 
 def read_headers(rows: Sequence[ManifestRow], *, progress: bool = True) -> list[DicomHeader | None]:
     """Return the headers of DICOM files, None for whatever else or cannot be read; shows a bar after two seconds."""
-    bar = tqdm(rows, desc="headers", unit="image", delay=2, disable=None if progress else True)
+    bar = show_progress(rows, title="headers", unit="image", shown=progress)
     return [_try_header(row) for row in bar]
 
 

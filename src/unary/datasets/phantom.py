@@ -20,7 +20,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
-from tqdm import tqdm
 
 from unary.datasets.phantom_tissue import (
     FULL_SCALE,
@@ -37,6 +36,7 @@ from unary.datasets.phantom_tissue import (
     draw_traits,
     sample_positions,
 )
+from unary.progress import show_progress
 from unary.records import Lesion, Manifest, ManifestRow
 
 __all__ = ["Phantom", "PhantomConfig", "build_phantom", "write_phantom", "write_phantom_dataset"]
@@ -358,7 +358,7 @@ def write_phantom_dataset(
     rows: list[ManifestRow] = []
     lesions: list[Lesion] = []
     streams = np.random.SeedSequence(seed).spawn(patients_normal + patients_abnormal)
-    for number, stream in enumerate(tqdm(streams, desc="drawing phantoms", unit="patient", delay=2, disable=None)):
+    for number, stream in enumerate(show_progress(streams, title="drawing phantoms", unit="patient")):
         rng = np.random.default_rng(stream)
         traits, sides = draw_traits(rng), "LR" if rng.random() < 0.5 else "RL"
         normal = number < patients_normal

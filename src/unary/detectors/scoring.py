@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.detectors.protocol import Detector, View
 from unary.detectors.windows import examine_in_batches
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.patches.preparation import FULL_SCALE
+from unary.progress import show_progress
 from unary.training.threads import map_in_threads
 
 ImageView = tuple[NDArray[np.uint16], NDArray[np.bool_], Origins, NDArray[np.int64]]
@@ -49,11 +49,8 @@ def score_patches(detector: Detector, patches: PatchSet, *, title: str | None = 
 
 def show_views(patches: PatchSet, title: str | None) -> Iterable[ImageView]:
     """Go over images as `PatchSet.views` does; with a title, show a bar."""
-    count, hidden = len(np.unique(patches.index[:, 0])), None if title else True
-    views: Iterable[ImageView] = tqdm(
-        patches.views(), total=count, desc=title, unit="image", delay=2, disable=hidden, leave=False
-    )
-    return views
+    count, shown = len(np.unique(patches.index[:, 0])), title is not None
+    return show_progress(patches.views(), total=count, title=title or "", unit="image", shown=shown, leave=False)
 
 
 def measure_controls(patches: PatchSet) -> dict[str, NDArray[np.float64]]:

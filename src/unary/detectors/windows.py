@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.detectors.protocol import Examination, View
 from unary.patches.grid import GridConfig, Origins, extract_patches, pad_to_patch, tissue_origins
 from unary.patches.preparation import FULL_SCALE
 from unary.patches.stitching import OverlapWeights, add_tapered, split_grid
+from unary.progress import show_progress
 from unary.training.threads import map_in_threads, run_in_threads
 
 _BATCH = 16
@@ -126,6 +126,7 @@ def examine_in_batches(
     chosen = np.asarray(positions, np.int64)
     batches = [chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH)]
     found = map_in_threads(lambda batch: measure(gather(batch)), batches)
-    hidden = None if title else True
-    bar = tqdm(found, total=len(batches), desc=title, unit="batch", delay=2, disable=hidden, leave=False)
+    bar = show_progress(
+        found, total=len(batches), title=title or "", unit="batch", shown=title is not None, leave=False
+    )
     return np.concatenate(list(bar))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.detectors import name_of
 from unary.detectors.scoring import measure_controls, score_patches
@@ -30,6 +29,7 @@ from unary.patches.collection import PatchLabels, label_patches, read_row
 from unary.patches.grid import Origins
 from unary.patches.patch_set import build_patch_set
 from unary.profiles import Reading
+from unary.progress import show_progress
 from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,8 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     for label in ("negative", "positive"):
         if all(row.label != label for row in manifest.rows):
             raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {label} image")
-    hidden = None if progress else True
     found = _examine_rows(model, manifest)
-    bar = tqdm(found, total=len(manifest.rows), desc="evaluating", unit="image", delay=2, disable=hidden)
+    bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
     parts: list[_Part] = []
     skipped: list[str] = []
     for part in bar:

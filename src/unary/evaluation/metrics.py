@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.evaluation.intervals import (
     Estimate,
@@ -64,6 +63,7 @@ from unary.evaluation.roc import (
     weighted_sensitivities,
 )
 from unary.files import replacing
+from unary.progress import show_progress
 from unary.records import count_words
 
 Differences = dict[str, dict[str, dict[str, Estimate]]]
@@ -193,8 +193,7 @@ def summarise(
     groups = [ALL, *dict.fromkeys(name for table in tables for name in table.groups)]
     entropy = int(rng.integers(2**63))
     summary: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
-    hidden = None if progress else True
-    for group in tqdm(groups, desc="intervals", unit="group", delay=2, disable=hidden, leave=False):
+    for group in show_progress(groups, title="intervals", unit="group", shown=progress, leave=False):
         counts = _count_distinct(tables, group)
         if counts["n_positive"] == 0 or counts["n_negative"] == 0:
             if group != ALL:
@@ -241,8 +240,9 @@ def compare_all(
     Asked are (reference, name, group); absent is where patients are too few, which the table of metrics says already.
     """
     found: Differences = {}
-    hidden = None if progress else True
-    for reference, name, group in tqdm(list(asked), desc="comparing", delay=2, disable=hidden, leave=False):
+    for reference, name, group in show_progress(
+        list(asked), title="comparing", unit="pair", shown=progress, leave=False
+    ):
         with contextlib.suppress(FewPatientsError):
             rng = np.random.default_rng(0)
             found.setdefault(reference, {}).setdefault(name, {})[group] = compare_detectors(

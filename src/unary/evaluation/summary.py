@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
@@ -21,6 +20,7 @@ from unary.evaluation.metrics import FEW_PATIENTS
 from unary.evaluation.pixelwise import PixelSummary, summarise_pixels
 from unary.models.calibration import MOST_FINDINGS
 from unary.profiles import Reading
+from unary.progress import show_progress
 from unary.records import OperatingPoint, count_words
 
 
@@ -85,14 +85,16 @@ def summarise_evaluation(
     images = evaluation.evaluated
     normal = [image for image in images if image.normal]
     froc = {}
-    queries, hidden = list_queries(reading), None if progress else True
-    for name, query in tqdm(queries.items(), desc="FROC", delay=2, disable=hidden, leave=False):
+    queries = list_queries(reading)
+    for name, query in show_progress(queries.items(), title="FROC", unit="group", shown=progress, leave=False):
         outcomes = build_outcomes(images, query)
         if normal and any(outcome.target_scores for outcome in outcomes):
             froc[name] = summarise_froc([outcomes], rng=rng(), resamples=resamples)
     pixels = {
         name: summarise_pixels(samples, rng=rng(), resamples=resamples)
-        for name, samples in tqdm(evaluation.pixels.items(), desc="pixels", delay=2, disable=hidden, leave=False)
+        for name, samples in show_progress(
+            evaluation.pixels.items(), title="pixels", unit="group", shown=progress, leave=False
+        )
         if any(sample.positive.any() for sample in samples) and any((~sample.positive).any() for sample in samples)
     }
     measured = [_measure_point(point, normal, rng=rng(), resamples=resamples) for point in points]

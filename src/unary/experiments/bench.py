@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unary.detectors.protocol import Detector
 from unary.errors import DetectorError, SplitError, TrainingError
@@ -35,6 +34,7 @@ from unary.experiments.contenders import Contender, find_contenders
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, Profile
+from unary.progress import show_progress
 from unary.records import Manifest
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _run_cells(
     cells: dict[str, dict[int, Cell]] = {contender.name: {} for contender in contenders}
     failures: dict[str, str] = {}
     runs = [(place, contender) for place in range(len(folds)) for contender in contenders]
-    with tqdm(runs, desc="bench", unit="run", delay=2, disable=None if progress else True) as bar:
+    with show_progress(runs, title="bench", unit="run", shown=progress) as bar:
         for place, contender in bar:
             where = f"{contender.name}, seed {folds[place].seed}, fold {folds[place].number}"
             bar.set_postfix_str(where)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.detectors import name_of
 from unary.detectors.laplacian import Laplacian
@@ -29,6 +28,7 @@ from unary.models.findings import FindingsConfig
 from unary.models.fitting import measure_images
 from unary.models.patients import note_patients
 from unary.patches.collection import read_row
+from unary.progress import show_progress
 from unary.records import Domain
 from unary.training.context import FitContext
 
@@ -103,7 +103,7 @@ def _score_images(data: BenchData, fold: Fold, detector: Detector, *, progress: 
     except CalibrationError as error:
         raise TrainingError(str(error)) from error
     rows = [part.rows[number] for number in data.list_images(fold)]
-    shown = tqdm(rows, desc="scoring", unit="image", delay=2, disable=None if progress else True, leave=False)
+    shown = show_progress(rows, title="scoring", unit="image", shown=progress, leave=False)
     scores = [examine_image(model, read_row(row)).image_score for row in shown]
     return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
 

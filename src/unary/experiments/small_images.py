@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from unary.datasets.cifar10 import read_cifar10
 from unary.datasets.labelled import LabelledImages
@@ -35,6 +34,7 @@ from unary.experiments.small_images_report import DETECTOR, MEAN, build_small_re
 from unary.files import replacing
 from unary.models.bundle import describe_versions
 from unary.outputs.report import write_report
+from unary.progress import show_progress
 from unary.training.context import FitContext
 from unary.training.engine import Rounds, train
 
@@ -129,7 +129,7 @@ def _run_all(
     scores = np.empty((count, runs, len(test)), np.float32)
     shown: dict[int, NDArray[np.float32]] = {}
     pairs = [(label, run) for run in range(runs) for label in range(count)]
-    for label, run in tqdm(pairs, desc="classes x runs", unit="network", disable=None):
+    for label, run in show_progress(pairs, title="classes x runs", unit="network"):
         path = folder / f"class{label}-run{run}.npz"
         kept = read_arrays(path, "scores", "reconstructions")
         if kept is None or kept[0].shape != (len(test),):

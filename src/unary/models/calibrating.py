@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.datasets.manifest import build_manifest
 from unary.errors import CalibrationError, DetectorError, ImageError, SplitError, UnaryError, explain_unexpected
@@ -19,6 +18,7 @@ from unary.models.gate import Gate
 from unary.models.patients import count_seen
 from unary.models.requirements import judge_headers
 from unary.patches.collection import name_row, read_row, warn_of_notes
+from unary.progress import show_progress
 from unary.records import Image, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def examine_rows(
     rows: Sequence[ManifestRow], examine: Callable[[ManifestRow, Image], T], *, title: str, progress: bool
 ) -> Iterator[T]:
     """Yield what is said of the images that can be used; the others are named in a warning and left out."""
-    for row in tqdm(rows, desc=title, unit="image", delay=2, disable=None if progress else True):
+    for row in show_progress(rows, title=title, unit="image", shown=progress):
         try:
             yield examine(row, read_row(row))
         except (DetectorError, CalibrationError):  # which are no image's fault

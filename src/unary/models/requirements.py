@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unary.datasets.annotation import name_some
 from unary.detectors import name_of
@@ -21,7 +20,8 @@ from unary.errors import TrainingError
 from unary.images.attributes import Attributes, read_attributes
 from unary.models.gate import Gate, judge_header
 from unary.patches.grid import GridConfig, grid_origins
-from unary.patches.preparation import MOST_PIXELS, PreparationConfig
+from unary.patches.preparation import MOST_PIXELS, PreparationConfig, find_working_shape
+from unary.progress import show_progress
 from unary.records import ManifestRow, count_words
 from unary.training.devices import require_device
 from unary.training.distributed import is_joined
@@ -88,7 +88,7 @@ def judge_headers(rows: Sequence[ManifestRow], gate: Gate, *, progress: bool) ->
 
     A warning counts those that the gate would refuse to examine by its reasons: whoever lists them vouches for them.
     """
-    bar = tqdm(rows, desc="reading headers", unit="image", delay=2, disable=None if progress else True, leave=False)
+    bar = show_progress(rows, title="reading headers", unit="image", shown=progress, leave=False)
     found = [None if row.path is None else _read_header(row.path, gate) for row in bar]
     refused: dict[str, list[str]] = {}
     for row, attributes in zip(rows, found, strict=True):
@@ -150,14 +150,8 @@ def _find_shape(row: ManifestRow, header: Attributes | None, preparation: Prepar
     if source is None:
         return None
     own = None if row.spacing_mm is None else (row.spacing_mm, row.spacing_mm)
-    shape, spacing = source.shape, source.spacing_mm or own
-    working_mm = preparation.working_spacing_mm
-    if working_mm is None:
-        return shape
-    if spacing is None:
-        return None
-    high, wide = (math.ceil(length * step / working_mm) for length, step in zip(shape, spacing, strict=True))
-    return (high, wide) if high * wide <= MOST_PIXELS else None
+    shape = find_working_shape(source.shape, source.spacing_mm or own, preparation)
+    return shape if shape is not None and math.prod(shape) <= MOST_PIXELS else None
 
 
 def _count_patches(shape: tuple[int, int], grid: GridConfig) -> int:

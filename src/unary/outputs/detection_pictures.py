@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
-from tqdm import tqdm
 
 from unary.errors import ImageError
 from unary.evaluation.evaluated_image import EvaluatedImage
@@ -25,6 +24,7 @@ from unary.models.calibration import MOST_FINDINGS
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.gallery import Box, plot_gallery
 from unary.patches.collection import read_row
+from unary.progress import show_progress
 from unary.records import Image, count_words
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def plot_places(places: Sequence[Place]) -> Figure | None:
     """Show places of images beside each other, about 20 mm a side, the box framed; None if no image can be read."""
     crops: dict[int, tuple[NDArray[np.uint16], Box]] = {}
     rows = dict.fromkeys(place.image.row for place in places)
-    for row in tqdm(rows, desc="pictures", unit="image", delay=2, disable=None, leave=False):
+    for row in show_progress(rows, title="pictures", unit="image", leave=False):
         try:
             image = read_row(row)
         except ImageError as error:

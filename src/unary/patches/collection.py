@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from unary.datasets.doubles import describe_copies
 from unary.errors import ImageError, ManifestError, explain_unexpected
@@ -28,6 +27,7 @@ from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.preparation import PreparationConfig, PreparedImage, prepare_image
 from unary.patches.store import open_images, writing_images
 from unary.profiles import Reading
+from unary.progress import show_progress
 from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
 
 logger = logging.getLogger(__name__)
@@ -227,9 +227,8 @@ def _read_all(
     read: Callable[[ManifestRow], Result], rows: Sequence[ManifestRow], title: str, *, progress: bool
 ) -> Iterable[Result]:
     """Read images ahead of need, and show a bar."""
-    found, hidden = read_ahead(read, rows, ahead=3), None if progress else True
-    bar: Iterable[Result] = tqdm(found, total=len(rows), desc=title, unit="image", delay=2, disable=hidden)
-    return bar
+    found = read_ahead(read, rows, ahead=3)
+    return show_progress(found, total=len(rows), title=title, unit="image", shown=progress)
 
 
 def _move_pixels(one: Collection, write: Callable[[NDArray[np.uint16]], None]) -> Collection:

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from unary.errors import TrainingError, require_positive
 from unary.patches.patch_set import PatchSet
+from unary.progress import Bar, show_progress
 from unary.training.checkpoints import load_checkpoint, save_checkpoint
 from unary.training.context import FitContext
 from unary.training.devices import check_device, require_device
@@ -87,14 +87,14 @@ def train(
             )
         logger.info("%s: resuming after %s %d", rounds.name, rounds.unit, len(losses))
     network.train()
-    with tqdm(
+    counter: Bar[None] = show_progress(
         total=rounds.count,
         initial=len(losses),
-        desc=f"{context.title} {rounds.name}",
+        title=f"{context.title} {rounds.name}",
         unit=rounds.unit,
-        delay=2,
-        disable=None if context.progress and is_first() else True,
-    ) as bar:
+        shown=context.progress and is_first(),
+    )
+    with counter as bar:
         for number in range(len(losses), rounds.count):
             loss = advance(np.random.default_rng([context.seed, number]), number)
             if not math.isfinite(loss):

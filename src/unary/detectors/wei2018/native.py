@@ -10,6 +10,7 @@ import copy
 import ctypes
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,6 +91,7 @@ class NativeLearner:
         self._patches = patches
         self._images = tuple(_with_whole_rows(image) for image in patches.images)
         self._addresses, self._strides = _locate(self._images, patches)
+        self._values = _find_constant(self._images, patches)
         parameters = self._network.parameters
         self._gradient = np.zeros(sum(p.numel() for p in parameters), np.float32)
         _share_gradient(parameters, self._gradient)
@@ -99,16 +101,35 @@ class NativeLearner:
         self._helpers = ThreadPoolExecutor(max(threads - 1, 1), "unary-native")
 
     def __call__(self, which: NDArray[np.int64]) -> float:
-        """Return the mean squared error per pixel of the chosen patches; the gradient replaces the last one."""
+        """Return the mean squared error per pixel of the chosen patches; the gradient replaces the last one.
+
+        Many patches of one and the same value, such as air, are computed as one: each would give the same gradient.
+        """
         if len(which) == 0 or which.min() < 0 or which.max() >= len(self._addresses):
             raise IndexError(f"patch numbers must lie in [0, {len(self._addresses)}), and there must be some")
         self._network.pack()
         self._gradient.fill(0)
         weight, squares = 1.0 / (len(which) * self._pixels), 0.0
-        step = _MOST_GROUPS * self._lanes
-        for start in range(0, len(which), step):
-            squares += self._add_gradient(which[start : start + step], weight)
+        which, shares = self._join_constant(which)
+        for start in range(0, len(shares), _MOST_GROUPS):
+            groups = slice(start, start + _MOST_GROUPS)
+            chosen = which[start * self._lanes : groups.stop * self._lanes]
+            squares += self._add_gradient(chosen, weight, shares[groups])
         return squares * weight
+
+    def _join_constant(self, which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Patches to compute, and for each group of as many as a vector holds how often it counts.
+
+        Where more patches have one constant value than a group holds, a group of one of them stands for all.
+        """
+        values = self._values[which]
+        found, counts = np.unique(values[values >= 0], return_counts=True)
+        common = counts > self._lanes
+        firsts = [which[values == value][0] for value in found[common]]
+        others = which[~np.isin(values, found[common])]
+        shares = np.ones(common.sum() + -(-len(others) // self._lanes), np.float32)
+        shares[: len(firsts)] = counts[common] / self._lanes
+        return np.concatenate([np.repeat(np.asarray(firsts, np.int64), self._lanes), others]), shares
 
     def _find(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the chosen patches lie now: some stored images may be in memory."""
@@ -120,9 +141,9 @@ class NativeLearner:
             addresses += np.asarray(moved, np.int64)[of_patch]
         return addresses
 
-    def _add_gradient(self, which: NDArray[np.int64], weight: float) -> float:
-        """Add what some patches contribute; return the sum of their squared errors."""
-        groups = -(-len(which) // self._lanes)
+    def _add_gradient(self, which: NDArray[np.int64], weight: float, shares: NDArray[np.float32]) -> float:
+        """Add what some patches contribute, each group as often as it counts; return the sum of squared errors."""
+        groups = len(shares)
         addresses, strides = self._find(which), self._strides[which]
         counter = ctypes.c_int(0)
 
@@ -138,6 +159,9 @@ class NativeLearner:
         work(self._workplaces[0])
         for other in others:
             other.result()
+        if (shares != 1).any():
+            self._group_gradients[:groups] *= shares[:, None]
+            self._group_squares[:groups] *= shares
         self._gradient += self._group_gradients[:groups].sum(axis=0)
         return float(self._group_squares[:groups].sum())
 
@@ -218,6 +242,16 @@ def _locate(images: tuple[NDArray[np.uint16], ...], patches: PatchSet) -> tuple[
         raise ValueError("patches reach past their image; pad it first (see unary.patches.grid.pad_to_patch)")
     first = np.asarray([image.ctypes.data for image in images], np.int64)[number]
     return first + np.dtype(np.uint16).itemsize * (row * stride + col), stride
+
+
+def _find_constant(images: Sequence[NDArray[np.uint16]], patches: PatchSet) -> NDArray[np.int32]:
+    """Return the value that all pixels of a patch have, shape (n,); -1 where they differ."""
+    values, last = np.full(len(patches), -1, np.int32), patches.size_px - 1
+    for place, (number, row, col) in enumerate(patches.index.tolist()):
+        patch = images[number][row : row + last + 1, col : col + last + 1]
+        if patch[0, 0] == patch[last, last] == patch[last // 2, last // 2] and patch.min() == patch.max():
+            values[place] = patch[0, 0]
+    return values
 
 
 def _with_whole_rows(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
