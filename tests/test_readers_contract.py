@@ -64,14 +64,37 @@ def lay_out_cbis_ddsm(root, images):
     return "cbis_ddsm"
 
 
-def lay_out_folder(root, images):
-    for path, name in zip(images, ["normal/a.dcm", "normal/p/b.dcm", "abnormal/c"], strict=True):
+def copy_to(root, images, names):
+    for path, name in zip(images, names, strict=True):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / name)
+
+
+def lay_out_folder(root, images):
+    copy_to(root, images, ["normal/a.dcm", "normal/p/b.dcm", "abnormal/c"])
     return "folder"
 
 
-LAYOUTS = [lay_out_inbreast, lay_out_mias, lay_out_cbis_ddsm, lay_out_folder]
+def lay_out_brain_mr(root, images):
+    copy_to(root, images, ["train/normal/a.dcm", "test/normal/a.dcm", "test/abnormal/b.dcm"])
+    return "brain_mr"
+
+
+def lay_out_chest_films(root, images):
+    copy_to(
+        root, images, ["normal/IM-0115-0001.dcm", "normal/NORMAL2-IM-0116-0001.dcm", "abnormal/person1_virus_6.dcm"]
+    )
+    return "chest_films"
+
+
+LAYOUTS = [
+    lay_out_inbreast,
+    lay_out_mias,
+    lay_out_cbis_ddsm,
+    lay_out_folder,
+    lay_out_brain_mr,
+    lay_out_chest_films,
+]
 
 
 @pytest.fixture(params=LAYOUTS, ids=lambda lay_out: lay_out.__name__[8:])

@@ -18,6 +18,8 @@ READERS: dict[str, str] = {
     "inbreast": "unary.datasets.inbreast:read_inbreast",
     "cbis_ddsm": "unary.datasets.cbis_ddsm:read_cbis_ddsm",
     "mias": "unary.datasets.mias:read_mias",
+    "brain_mr": "unary.datasets.brain_mr:read_brain_mr",
+    "chest_films": "unary.datasets.chest_films:read_chest_films",
 }
 """By name, the module and the function that makes a manifest of a data set's folder, with a line for each image that it
 leaves out; imported when it is asked for."""

@@ -151,6 +151,40 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     return Manifest(tuple(rows)), tuple(notices + _describe_patients(rows))
 
 
+def read_classes(folder: Path, classes: Mapping[str, Label]) -> tuple[tuple[ManifestRow, ...], tuple[str, ...]]:
+    """Read the sub-folders of a set that a publication has sorted, by the label of all that lies below each.
+
+    Returns
+    -------
+    tuple
+        Rows in the order of the classes, and notices of what was left out. ``image_id`` is the path below ``folder``
+        without its suffix; no patient is known, so ``patient_id`` is the same.
+
+    Raises
+    ------
+    ManifestError
+        If the folder or one of the sub-folders is missing, or no image is in one of them.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder")
+    images: dict[str, list[Path]] = {}
+    notices: list[str] = []
+    for name in classes:
+        if not (folder / name).is_dir():
+            raise ManifestError(f"{folder}: no sub-folder {name!r} there; the set is laid out as {', '.join(classes)}")
+        images[name], left_out = list_files(folder / name)
+        notices += [f"{folder / name}: {describe_left_out(left_out)}"] if left_out else []
+        if not images[name]:
+            raise ManifestError(f"{folder / name}: no image (DICOM, {', '.join(RASTER_SUFFIXES)}) there")
+    names = _name_images([path.relative_to(folder) for found in images.values() for path in found])
+    rows = []
+    for name, label in classes.items():
+        for path in images[name]:
+            image_id = names[path.relative_to(folder)]
+            rows.append(ManifestRow(path.absolute(), image_id, image_id, label))
+    return tuple(rows), tuple(notices)
+
+
 def _looks_like_image(path: Path) -> bool:
     try:
         return is_image_file(path)
