@@ -17,6 +17,7 @@ from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import TrainingConfig
 from unary.errors import CalibrationError, DetectorError, ImageError, ManifestError, ProfileError, TrainingError
 from unary.images.reading import read_image
+from unary.models.bundle import read_model
 from unary.models.calibrating import calibrate_model
 from unary.models.examination import score
 from unary.models.fitting import FitConfig, choose_grid, find_peaks, fit, measure_images
@@ -168,6 +169,17 @@ def test_every_field_is_chosen_on_its_own(normals):
     preparation, grid = choose_for(FitConfig(working_spacing_mm=0.28), "stored")
     assert (preparation.working_spacing_mm, grid.size_px) == (0.28, 128)
     assert choose_for(FitConfig(), profile=GENERAL) == (PreparationConfig(mask="none"), GridConfig(64, 64))
+    # A size takes the place of the profile's spacing, and a spacing that of its size.
+    preparation, grid = choose_for(FitConfig(working_size_px=256))
+    assert (preparation, grid) == (PreparationConfig(working_size_px=256), GridConfig(64, 64))
+    sized = dataclasses.replace(
+        GENERAL, lengths=dataclasses.replace(GENERAL.lengths, working_size_px=192, working_spacing_mm=None)
+    )
+    assert choose_for(FitConfig(), profile=sized)[0].working_size_px == 192
+    assert choose_for(FitConfig(), "stored", profile=sized)[0].working_size_px is None
+    assert choose_for(FitConfig(working_size_px=96), profile=sized)[0].working_size_px == 96
+    preparation, grid = choose_for(FitConfig(working_spacing_mm=0.56), profile=sized)
+    assert (preparation.working_size_px, preparation.working_spacing_mm, grid.size_px) == (None, 0.56, 16)
 
 
 def test_what_check_refuses_is_taken_as_listed_and_named(normals, tmp_path, caplog):
@@ -224,11 +236,30 @@ def test_images_without_a_spacing_are_taken_as_stored_and_that_is_said(caplog):
         ("window", (5.0, 1.0)),
         ("working_spacing_mm", 0.0),
         ("working_spacing_mm", float("inf")),
+        ("working_size_px", 0),
     ],
 )
 def test_a_setting_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         FitConfig(**{field: value})
+
+
+def test_images_of_several_sizes_are_fitted_at_one(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, shape, np.uint8) for shape in ((300, 200), (80, 90), (512, 512), (40, 64))]
+    config = FitConfig(working_size_px=96, size_px=32, held_out=0)
+    with caplog.at_level(logging.WARNING):
+        model = fit(images, config, detector="laplacian", profile=GENERAL, progress=False)
+    assert "spacing" not in caplog.text, "a size needs none"
+    model.save(tmp_path / "model")
+    read = read_model(tmp_path / "model")
+    assert read.preparation.working_size_px == 96
+    assert "longer side of 96 px" in repr(read)
+    for image in images:
+        scored = score(read, image)
+        assert max(scored.prepared.shape) == 96
+        assert scored.stored_map.shape == image.shape
+        assert np.isfinite(scored.stored_map).all()
 
 
 def test_a_window_and_another_intensity_contradict_each_other():

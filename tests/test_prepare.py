@@ -16,6 +16,7 @@ from unary.patches.preparation import (
     describe_unusual,
     enlarge,
     erode_mask,
+    find_working_shape,
     prepare_image,
 )
 from unary.profiles import MAMMOGRAPHY
@@ -109,6 +110,51 @@ def test_resampling_in_bands_is_what_scikit_image_does(spacing, shape, monkeypat
     assert np.abs(prepared.pixels - np.maximum(expected, 1))[mask & prepared.mask].max() < 0.51
 
 
+BLOCK = PreparationConfig(mask="none", intensity="full_scale", working_size_px=100)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "expected"),
+    [
+        ((400, 300), None, (100, 75)),
+        ((30, 41), None, (73, 100)),
+        ((400, 300), (0.5, 0.5), (100, 75)),
+        ((200, 400), (2.0, 1.0), (100, 100)),  # a slice whose rows lie twice as far apart is a square in mm
+        ((5000, 7), None, (100, 1)),
+        ((100, 100), None, (100, 100)),
+    ],
+)
+def test_images_of_any_size_come_to_one_longer_side(shape, spacing, expected):
+    pixels = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
+    prepared = prepare_image(make_image(pixels, spacing_mm=spacing), BLOCK)
+    assert prepared.shape == expected == find_working_shape(shape, spacing, BLOCK)
+    assert prepared.scale == (shape[0] / expected[0], shape[1] / expected[1])
+    assert enlarge(prepared.pixels, prepared).shape == shape
+
+
+def test_a_working_size_averages_areas_and_keeps_places():
+    fine = np.kron(np.random.default_rng(0).integers(0, 3000, (50, 40)), np.ones((8, 8))).astype(np.uint16)
+    fine[:, ::2] += 90  # stripes of one pixel, which a grid four times as coarse cannot show
+    fine[160:168, 80:88] = 4095
+    for spacing in (None, (0.7, 0.7)):
+        prepared = prepare_image(make_image(fine, spacing_mm=spacing), BLOCK)
+        brightest = np.argwhere(prepared.pixels == prepared.pixels.max()).mean(axis=0)
+        assert (brightest + 0.5) * prepared.scale - 0.5 == pytest.approx([163.5, 83.5], abs=2)
+        expected = resize(fine.astype(np.float32), (100, 80), order=1, anti_aliasing=True, preserve_range=True)
+        assert np.abs(prepared.pixels - expected * (FULL_SCALE / 4095)).max() < 0.51
+        assert prepared.spacing_mm == (None if spacing is None else pytest.approx(2.8))
+
+
+def test_a_working_size_leaves_padding_out():
+    padding = np.zeros((400, 300), bool)
+    padding[:, :60] = True
+    pixels = np.where(padding, 0, 2000).astype(np.uint16)
+    pixels[::2] += 100
+    prepared = prepare_image(make_image(pixels, padding=padding), BLOCK)
+    assert not prepared.mask[:, :14].any()
+    assert prepared.mask[:, 16:].all()
+
+
 def test_the_tissue_is_the_same_in_bands_of_any_height(phantom, monkeypatch):
     padding = np.zeros(phantom.pixels.shape, bool)
     padding[:, :30] = True
@@ -141,6 +187,9 @@ def test_useless_images_are_refused_by_name(pixels, config, cause):
         {"low_percentile": 99.5},
         {"high_value": 0},
         {"working_spacing_mm": -1},
+        {"working_size_px": 0},
+        {"working_size_px": 9000},
+        {"working_size_px": 128, "working_spacing_mm": 0.14},
         {"intensity": "window"},
         {"window": (0, 1)},
         {"spacing_range_mm": (1, 0.1)},

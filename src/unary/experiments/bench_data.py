@@ -177,8 +177,8 @@ def collect_bench_data(
     ManifestError
         If no image could be used, there are no normal patches, or none that contains a lesion.
     """
-    if preparation.working_spacing_mm is not None:
-        raise ValueError("the fine patches of a bench lie on the stored grid; working_spacing_mm must be None")
+    if (preparation.working_spacing_mm, preparation.working_size_px) != (None, None):
+        raise ValueError("the fine patches of a bench lie on the stored grid; without a working spacing or size")
     fine = collect_patches(manifest, preparation, grid, profile.reading, progress=progress)
     layouts: dict[Grid, tuple[PreparationConfig, GridConfig]]
     layouts = {"stored": (preparation, grid), "working": (preparation, grid)}

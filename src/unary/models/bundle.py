@@ -50,7 +50,7 @@ from unary.records import NOTICE, Domain, ModelIdentity
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 MODEL_FILE = "model.json"
 _OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
 _PARTIAL = re.compile(r"\.\d+\.(model.*\.json|weights-.*\.safetensors)")  # as `unary.files.replacing` names them
@@ -126,8 +126,9 @@ class Model:
     peaks: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
-        spacing = self.preparation.working_spacing_mm
+        spacing, side = self.preparation.working_spacing_mm, self.preparation.working_size_px
         place = "stored pixels" if spacing is None else f"{spacing:g} mm"
+        place = place if side is None else f"a longer side of {side} px"
         known = "not calibrated" if self.calibration is None else f"calibrated on {self.calibration.patients} patients"
         return (
             f"Model({self.name}, {self.profile.name}, {self.grid.size_px} px patches at {place}, "

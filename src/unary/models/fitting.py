@@ -79,6 +79,9 @@ class FitConfig:
         The values that become 0 and 1, in the image's own unit, such as Hounsfield units.
     working_spacing_mm
         Pixel spacing to which images are resampled.
+    working_size_px
+        Length of the longer side to which images are resampled, whatever their size and pixel spacing; the aspect is
+        kept. Not together with a working spacing.
     """
 
     held_out: float = 0.3
@@ -90,22 +93,30 @@ class FitConfig:
     intensity: Literal["percentile", "full_scale", "window"] | None = None
     window: tuple[float, float] | None = None
     working_spacing_mm: float | None = None
+    working_size_px: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        self.prepare("none", None)  # which, with the grid, checks the rest
+        self.prepare("none", None, None)  # which, with the grid, checks the rest
         self.lay_grid(STORED_PATCH_PX)
 
-    def prepare(self, mask: TissueRule, working_spacing_mm: float | None) -> PreparationConfig:
-        """Return how images are prepared, given what holds where nothing was said."""
+    def prepare(
+        self, mask: TissueRule, working_spacing_mm: float | None, working_size_px: int | None
+    ) -> PreparationConfig:
+        """Return how images are prepared, given what holds where nothing was said; a size said leaves no spacing."""
+        if self.working_spacing_mm is not None:
+            working_size_px = None
+        elif self.working_size_px is not None:
+            working_spacing_mm = None
         return PreparationConfig(
             mask=self.mask or mask,
             intensity=self.intensity or ("percentile" if self.window is None else "window"),
             window=self.window,
             working_spacing_mm=working_spacing_mm if self.working_spacing_mm is None else self.working_spacing_mm,
+            working_size_px=working_size_px if self.working_size_px is None else self.working_size_px,
         )
 
     def lay_grid(self, size_px: int) -> GridConfig:
@@ -219,8 +230,8 @@ def choose_grid(
     """Return how images are prepared and where patches lie: what the configuration says, else what suits the detector.
 
     A detector of the stored grid sees patches of 128 stored pixels a side. One of the working grid sees the profile's
-    working spacing and patches; where the images do not state their pixel spacing, stored pixels, and a warning says
-    so.
+    working spacing or size, and its patches; where a spacing is needed and the images do not state theirs, stored
+    pixels, and a warning says so.
 
     Raises
     ------
@@ -228,9 +239,10 @@ def choose_grid(
         If the configuration asks for a working spacing and the first readable image does not state its own.
     """
     lengths, asked_mm = profile.lengths, config.working_spacing_mm
-    default_mm, size_px = None, STORED_PATCH_PX
+    default_mm, default_px, size_px = None, None, STORED_PATCH_PX
     if detector_grid == "working":
-        default_mm = lengths.working_spacing_mm
+        default_mm = None if config.working_size_px else lengths.working_spacing_mm
+        default_px = lengths.working_size_px
         size_px = lengths.patch_px if asked_mm is None else max(round(lengths.patch_mm / asked_mm), 1)
     grid = config.lay_grid(size_px)
     if (asked_mm or default_mm) and not _states_spacing(manifest):
@@ -244,7 +256,8 @@ def choose_grid(
             "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is in mm",
             grid.size_px,
         )
-    return replace(config.prepare(profile.mask, default_mm), spacing_range_mm=profile.spacing_range_mm), grid
+    preparation = config.prepare(profile.mask, default_mm, default_px)
+    return replace(preparation, spacing_range_mm=profile.spacing_range_mm), grid
 
 
 def _states_spacing(manifest: Manifest) -> bool:

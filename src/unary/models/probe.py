@@ -75,9 +75,10 @@ class Probe:
 def choose_picture(model: Model) -> Picture:
     """Return a picture of several patches a side, for whatever a model's grid, spacing and intensity are."""
     preparation, grid = model.preparation, model.grid
-    working_mm = preparation.working_spacing_mm
+    working_mm, working_px = preparation.working_spacing_mm, preparation.working_size_px
     spacing_mm, scale = (0.07, 1.0) if working_mm is None else (0.8 * working_mm, 1.25)
     side_px = math.ceil((grid.size_px + 2 * grid.stride_px) * scale * 8 / 7)
+    side_px = side_px if working_px is None else math.ceil(1.25 * working_px)
     low, high = preparation.window or (0.0, 4095.0)
     return Picture(min(max(side_px, 96), _MOST_PX), spacing_mm, low, high)
 

@@ -22,6 +22,7 @@ from unary.records import Image
 FULL_SCALE = 65535
 T = TypeVar("T", bound=np.generic)
 MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
+MOST_SIDE_PX = 8192  # of an image that is brought to one size
 _SIDE_MM = (0.01, 3000.0)  # of an image: a whole body has two metres
 _MOST_ANISOTROPIC = 1.5
 _BAND_PX = 512
@@ -48,6 +49,9 @@ class PreparationConfig:
         In (0, 1].
     working_spacing_mm
         Resample to square pixels of this size before anything else; None keeps the stored grid.
+    working_size_px
+        Resample so that the longer side has so many pixels, whatever the image's size and with or without a pixel
+        spacing; the aspect is kept, in mm where the spacing is known. Not together with ``working_spacing_mm``.
     window
         The values that become 0 and 1, in the image's own unit (Hounsfield units for CT), linear between and clipped
         beyond; for the intensity ``"window"`` alone.
@@ -63,6 +67,7 @@ class PreparationConfig:
     working_spacing_mm: float | None = None
     window: tuple[float, float] | None = None
     spacing_range_mm: tuple[float, float] | None = None
+    working_size_px: int | None = None
 
     def __post_init__(self) -> None:
         if self.mask not in ("bright_region", "none"):
@@ -77,6 +82,13 @@ class PreparationConfig:
             raise ValueError(f"high_value must lie in (0, 1], got {self.high_value}")
         if self.working_spacing_mm is not None and not 0 < self.working_spacing_mm < math.inf:
             raise ValueError(f"working_spacing_mm must be positive, got {self.working_spacing_mm}")
+        if self.working_size_px is not None and not 1 <= self.working_size_px <= MOST_SIDE_PX:
+            raise ValueError(f"working_size_px must lie in 1 to {MOST_SIDE_PX}, got {self.working_size_px}")
+        if None not in (self.working_spacing_mm, self.working_size_px):
+            raise ValueError(
+                "an image is brought to a spacing or to a size: give working_spacing_mm or working_size_px, not both "
+                f"({self.working_spacing_mm:g}, {self.working_size_px})"
+            )
         if (self.window is None) == (self.intensity == "window"):
             raise ValueError(
                 f"a window goes with the intensity 'window' and with no other, got window={self.window} and "
@@ -158,8 +170,8 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     Raises
     ------
     ImageError
-        If the image is empty or constant, holds a value that is not finite, shows no tissue, must be resampled and
-        states no pixel spacing, or, said before memory is asked for, would have more than 100 million pixels, or by its
+        If the image is empty or constant, holds a value that is not finite, shows no tissue, must be resampled to a
+        spacing and states none, or, said before memory is asked for, would have more than 100 million pixels, or by its
         pixel spacing a side below 0.01 mm or above 3 m.
     """
     pixels = image.pixels
@@ -168,9 +180,7 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
         raise ImageError(f"{image.name}: it holds values that are not finite (NaN or infinity)")
     _check_sides(image)
-    padding, scale = image.padding, (1.0, 1.0)
-    if config.working_spacing_mm is not None:
-        pixels, padding, scale = _resample(image, config.working_spacing_mm)
+    pixels, padding, scale = _resample(image, config)
     if config.mask == "bright_region":
         mask = find_bright_region(pixels, padding)
     else:
@@ -272,28 +282,54 @@ def _rescale(
     return result
 
 
+def find_working_shape(
+    shape: tuple[int, int], spacing_mm: tuple[float, float] | None, config: PreparationConfig
+) -> tuple[int, int] | None:
+    """Return rows and columns of the working grid of a stored image; None where only a pixel spacing would tell.
+
+    >>> find_working_shape((512, 400), None, PreparationConfig(working_size_px=128))
+    (128, 100)
+    >>> find_working_shape((512, 400), (0.7, 0.7), PreparationConfig(working_spacing_mm=1.4))
+    (256, 200)
+    """
+    steps = spacing_mm or (1.0, 1.0)
+    high, wide = shape[0] * steps[0], shape[1] * steps[1]
+    if config.working_size_px is not None:
+        unit = max(high, wide) / config.working_size_px
+    elif config.working_spacing_mm is None:
+        return shape
+    elif spacing_mm is None:
+        return None
+    else:
+        unit = config.working_spacing_mm
+    return max(1, round(high / unit)), max(1, round(wide / unit))
+
+
 def _resample(
-    image: Image, spacing_mm: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, tuple[float, float]]:
-    """Resample to square pixels of ``spacing_mm``: area-averaging when shrinking, bilinear when enlarging."""
-    if image.spacing_mm is None:
+    image: Image, config: PreparationConfig
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, tuple[float, float]]:
+    """Pixels, padding and scale on the working grid: area-averaging when shrinking, bilinear when enlarging."""
+    if config.working_spacing_mm is None and config.working_size_px is None:
+        return image.pixels, image.padding, (1.0, 1.0)
+    shape = find_working_shape(image.shape, image.spacing_mm, config)
+    if shape is None:
         raise ImageError(
-            f"{image.name}: it is to be resampled to {spacing_mm} mm per pixel but does not state its pixel spacing; "
-            "state it yourself: spacing_mm, a column of a manifest, --spacing-mm on the command line",
+            f"{image.name}: it is to be resampled to {config.working_spacing_mm} mm per pixel but does not state its "
+            "pixel spacing; state it yourself: spacing_mm, a column of a manifest, --spacing-mm on the command line; "
+            "or bring all to one size with --working-size-px",
             reason="NO_SPACING",
         )
-    rows, cols = image.shape
-    high, wide = (max(1, round(n * s / spacing_mm)) for n, s in zip(image.shape, image.spacing_mm, strict=True))
+    (rows, cols), (high, wide) = image.shape, shape
     if high * wide > MOST_PIXELS:
         raise ImageError(
             f"{image.name}: {rows} x {cols} pixels of {image.spacing_mm} mm would become {high} x {wide} of "
-            f"{spacing_mm} mm, more than {MOST_PIXELS:,}; is one of the spacings wrong?",
+            f"{config.working_spacing_mm} mm, more than {MOST_PIXELS:,}; is one of the spacings wrong?",
             reason="TOO_LARGE",
         )
-    if (high, wide) == image.shape:
+    if shape == image.shape:
         return image.pixels.astype(np.float32), image.padding, (1.0, 1.0)
-    padding = None if image.padding is None else _resize(image.padding, (high, wide)) > 0.25
-    return _resize(image.pixels, (high, wide)), padding, (rows / high, cols / wide)
+    padding = None if image.padding is None else _resize(image.padding, shape) > 0.25
+    return _resize(image.pixels, shape), padding, (rows / high, cols / wide)
 
 
 def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -20,8 +20,9 @@ Concept = tuple[str, str, str]
 class Lengths:
     """Lengths that the anatomy sets, and their stand-ins in working pixels where the pixel spacing is unknown.
 
-    Detectors of the working grid see an image at ``working_spacing_mm`` (None: as it is stored), in patches whose side
-    is ``patch``. The outermost ``rim`` of tissue is never scored; regions nearer than ``merge`` are one finding.
+    Detectors of the working grid see an image at ``working_spacing_mm``, or with a longer side of ``working_size_px``
+    (both None: as it is stored), in patches whose side is ``patch``. The outermost ``rim`` of tissue is never scored;
+    regions nearer than ``merge`` are one finding.
     """
 
     working_spacing_mm: float | None
@@ -31,8 +32,11 @@ class Lengths:
     rim_px: int
     merge_mm: float
     merge_px: float
+    working_size_px: int | None = None
 
     def __post_init__(self) -> None:
+        if None not in (self.working_spacing_mm, self.working_size_px):
+            raise ValueError("working_spacing_mm and working_size_px exclude each other")
         for name, value in vars(self).items():
             if value is not None and (not 0 <= value < math.inf or (value == 0 and not name.startswith("rim"))):
                 raise ValueError(f"{name} must be positive and finite, of a rim also 0; got {value}")
