@@ -27,7 +27,10 @@ from unary.models.examination import examine_image
 from unary.models.findings import FindingsConfig
 from unary.models.fitting import measure_images
 from unary.models.patients import note_patients
-from unary.patches.collection import read_row
+from unary.patches.collection import Collection, read_row
+from unary.patches.grid import GridConfig
+from unary.patches.preparation import PreparationConfig
+from unary.profiles import Profile
 from unary.progress import show_progress
 from unary.records import Domain
 from unary.training.context import FitContext
@@ -80,10 +83,7 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
         tested, title = patches.subset(fold.test), f"{contender.name} scoring" if progress else None
         scores = np.asarray(score_patches(detector, tested, title=title), np.float64)
     seconds = time.perf_counter() - fitted
-    if wrong := int(np.count_nonzero(~np.isfinite(scores))):
-        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
-    if np.ptp(scores) == 0:
-        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
+    require_told_apart(scores)
     cell = Cell(scores, fitted - start, seconds / len(images), count_weights(detector))
     write_arrays(path, **vars(cell))
     return cell
@@ -91,21 +91,50 @@ def run_cell(data: BenchData, fold: Fold, contender: Contender, out: Path, *, pr
 
 def _score_images(data: BenchData, fold: Fold, detector: Detector, *, progress: bool) -> NDArray[np.float64]:
     """The score that a model of the detector gives each image, as `unary.score` does; shape (images,)."""
-    part, lengths = data.find_collection(detector.grid), data.profile.lengths
-    learned = [part.rows[number] for number in np.unique(part.image[fold.train])]
-    patients = note_patients([row.patient_id for row in learned], None)
-    unsaved = Provenance(patients, part.data_hash, len(learned), len(fold.train), 0, 0, fold.seed, versions={})
-    name, layout = name_of(detector), data.layouts[detector.grid]
-    findings = FindingsConfig(lengths.merge_mm, lengths.merge_px)
-    model = Model(name, detector, data.profile, *layout, math.nan, findings, None, Domain(), Laplacian(), unsaved)
-    try:
-        model = measure_images(model, learned, progress=progress)
-    except CalibrationError as error:
-        raise TrainingError(str(error)) from error
+    part = data.find_collection(detector.grid)
+    model = complete_model(
+        detector, part, fold.train, profile=data.profile, layout=data.layouts[detector.grid], progress=progress
+    )
     rows = [part.rows[number] for number in data.list_images(fold)]
     shown = show_progress(rows, title="scoring", unit="image", shown=progress, leave=False)
     scores = [examine_image(model, read_row(row)).image_score for row in shown]
     return np.asarray(scores, np.float64)  # None becomes NaN, which is refused
+
+
+def complete_model(
+    detector: Detector,
+    part: Collection,
+    train: NDArray[np.intp],
+    *,
+    profile: Profile,
+    layout: tuple[PreparationConfig, GridConfig],
+    progress: bool,
+) -> Model:
+    """Return the model, not to be saved, of a detector that was fitted on the patches ``train`` of a collection.
+
+    Raises
+    ------
+    TrainingError
+        If no training image has a scored pixel.
+    """
+    learned = [part.rows[number] for number in np.unique(part.image[train])]
+    patients = note_patients([row.patient_id for row in learned], None)
+    unsaved = Provenance(patients, part.data_hash, len(learned), len(train), 0, 0, seed=0, versions={})
+    findings = FindingsConfig(profile.lengths.merge_mm, profile.lengths.merge_px)
+    name = name_of(detector)
+    model = Model(name, detector, profile, *layout, math.nan, findings, None, Domain(), Laplacian(), unsaved)
+    try:
+        return measure_images(model, learned, progress=progress)
+    except CalibrationError as error:
+        raise TrainingError(str(error)) from error
+
+
+def require_told_apart(scores: NDArray[np.float64]) -> None:
+    """Refuse by a `TrainingError` scores that are not finite, or all equal."""
+    if wrong := int(np.count_nonzero(~np.isfinite(scores))):
+        raise TrainingError(f"{wrong} of {len(scores)} scores are NaN or infinite; training has probably diverged")
+    if np.ptp(scores) == 0:
+        raise TrainingError(f"all {len(scores)} scores are equal: it tells nothing apart")
 
 
 def _hash_cell(data: BenchData, fold: Fold, contender: Contender) -> str:
