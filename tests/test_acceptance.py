@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGExtended12Bit, SecondaryCaptureImageStorage
+from slices import MR, write_pet, write_slice
 
 import unary
 from unary.clinic.acceptance import Check, Checks, check_file, check_files, format_checks, write_checks
@@ -252,12 +253,20 @@ def test_captures_of_any_imaging_modality_are_taken_by_general_when_asked_for(or
 @pytest.mark.parametrize(
     ("elements", "notes"),
     [
-        ({"Units": "BQML"}, ()),
+        ({"Units": "GML"}, ()),
+        ({"Units": "GML", "SUVType": "LBM"}, ()),
+        (
+            {"Units": "BQML"},
+            (
+                "values in BQML, which are comparable within one examination alone: they depend on dose, time and "
+                "weight, and no SUV is computed",
+            ),
+        ),
         ({"Units": None}, ("not stated: units",)),
         ({"Units": "CNTS"}, ("values in CNTS, which are comparable within one examination alone",)),
         (
-            {"Units": "BQML", "DecayCorrection": "NONE"},
-            ("values in BQML without decay correction, which are comparable within one examination alone",),
+            {"Units": "CNTS", "DecayCorrection": "NONE"},
+            ("values in CNTS without decay correction, which are comparable within one examination alone",),
         ),
         ({"Units": "Canary^Secret"}, ("not stated: units",)),
     ],
@@ -525,3 +534,34 @@ def test_brightness_leaves_padding_out(original):
 def test_every_reason_is_explained():
     text = (Path(__file__).parents[1] / "docs" / "input.md").read_text(encoding="utf-8")
     assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
+
+
+def test_a_model_of_hounsfield_units_takes_no_other_values(tmp_path, reader):
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    ct = write_slice(tmp_path / "ct.dcm", ramp)
+    known = describe_image(read_image(ct))
+    assert (known.modalities, known.units) == (("CT",), ("HU",))
+    gate = Gate(GENERAL, domain=replace(known, bits=()))
+    assert check_file(ct, reader, gate).accepted
+    mr = {"SOPClassUID": MR, "Modality": "MR"}
+    for path, said in (
+        (write_pet(tmp_path / "pet.dcm", ramp, slope=1.0), "values in BQML, the model has learned from HU alone"),
+        (write_slice(tmp_path / "mr.dcm", ramp, **mr), r"values in no unit (MR), the model has learned from HU alone"),
+        (write_slice(tmp_path / "us.dcm", ramp, RescaleType="US"), "values in US, the model has learned from HU alone"),
+    ):
+        check = check_file(path, reader, gate)
+        assert (check.reason, check.detail) == ("UNITS_MODEL_MISMATCH", said)
+        passed = check_file(path, reader, replace(gate, accept=("UNITS_MODEL_MISMATCH",)))
+        assert f"accepted despite UNITS_MODEL_MISMATCH: {said}" in passed.notes
+    PIL.Image.fromarray(ramp).save(tmp_path / "r.png")
+    assert check_file(tmp_path / "r.png", reader, gate).accepted, "of a raster nothing is known"
+    attenuated = describe_image(read_image(write_pet(tmp_path / "pet.dcm", ramp, slope=1.0)))
+    nac = write_pet(tmp_path / "nac.dcm", ramp, slope=1.0, CorrectedImage=["DECY", "RAN"])
+    assert check_file(nac, reader, Gate(GENERAL, domain=attenuated)).reason == "UNITS_MODEL_MISMATCH"
+
+
+def test_a_localizer_is_no_slice(tmp_path, reader):
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = write_slice(tmp_path / "l.dcm", ramp, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "CT_SOM5 TOP"])
+    assert check_file(path, reader, Gate(GENERAL)).reason == "LOCALIZER"
+    assert check_file(path, reader, Gate(GENERAL, accept=("LOCALIZER",))).accepted

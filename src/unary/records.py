@@ -81,6 +81,11 @@ class Image:
         Of the equipment.
     instance_uid
         SOP Instance UID of a DICOM object.
+    modality
+        DICOM's word for the kind of device, such as ``"CT"``.
+    units
+        What the values of a CT or PET slice are, such as ``"HU"`` or ``"BQML"``; None for other images, and where it is
+        not stated.
     notes
         What reading found unusual and has put right or let pass, one sentence each; shown with every result.
     """
@@ -96,6 +101,8 @@ class Image:
     manufacturer: str | None = None
     model_name: str | None = None
     instance_uid: str | None = field(default=None, repr=False)
+    modality: str | None = None
+    units: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -443,6 +450,8 @@ class Domain:
     brightness
         The lowest and the highest, over the images, of the 99th percentile of an image's stored pixels without padding.
         Another range means another kind of detector, processing or encoding; preparation may still even it out.
+    modalities, units
+        As in `Image`.
     """
 
     intents: tuple[str, ...] = ()
@@ -451,3 +460,5 @@ class Domain:
     spacing_mm: tuple[float, float] | None = None
     bits: tuple[int, ...] = ()
     brightness: tuple[float, float] | None = None
+    modalities: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()

@@ -13,16 +13,16 @@ from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_magnificati
 from unary.images.elements import Elements, open_dicom
 from unary.images.raster import is_lossy
 from unary.images.reading import is_dicom, read_shape
+from unary.images.values import UNIT_ELEMENTS, find_units
 from unary.profiles.profile import HeaderFlag, Headers
 
 _SECONDARY_CAPTURE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[1-4])?")  # and its multi-frame kinds
-_CT, _PET = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
 _ELEMENTS = [
     "SOPClassUID", "Modality", "ImageType", "PresentationIntentType", "Manufacturer", "ManufacturerModelName",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored",
     "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
-    "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence", "RescaleType",
-    "Units", "DecayCorrection", "LossyImageCompression", "SpecificCharacterSet",
+    "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
+    "LossyImageCompression", "SpecificCharacterSet", *UNIT_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             misstated_spacing=misstated,
             bits=elements.read_integer("BitsStored"),
             magnification=find_magnification(elements) if magnified else None,
-            units=_find_units(elements, sop_class),
+            units=find_units(elements),
             lossy=elements.find_text("LossyImageCompression") == "01",
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
@@ -137,16 +137,6 @@ def _is_stated(elements: Elements, keyword: str) -> bool:
     kind = dictionary_VR(keyword)
     texts = [] if kind == "SQ" else elements.read_texts(keyword)
     return [text.upper() for text in texts] == ["YES"] if kind == "CS" else bool(texts or elements.read_items(keyword))
-
-
-def _find_units(elements: Elements, sop_class: str) -> str | None:
-    """Of CT, HU unless it says otherwise (PS3.3 C.11.1.1.2); of PET, Units (C.8.9.1)."""
-    if sop_class == _CT:
-        return elements.find_code("RescaleType") or "HU"
-    if sop_class != _PET:
-        return None
-    units, uncorrected = elements.find_code("Units"), elements.find_code("DecayCorrection") == "NONE"
-    return f"{units} without decay correction" if units and uncorrected else units
 
 
 def clean_text(text: str) -> str | None:

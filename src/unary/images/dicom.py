@@ -17,7 +17,7 @@ from unary.errors import ImageError
 from unary.images.checks import build_refusal
 from unary.images.decoding import decode_pixels, find_shape, read_format, reading_dicom, trim_words
 from unary.images.elements import Elements, open_dicom
-from unary.images.values import apply_modality, find_padding, is_inverted
+from unary.images.values import CT, PET, apply_modality, find_padding, find_units, is_inverted, note_meaning
 from unary.records import Image
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -34,7 +34,7 @@ MULTIFRAME_CLASSES = frozenset(
         "30", "77.1.6", "128.1", "130",
     )
 )  # fmt: skip
-_RESCALED = {f"{_STORAGE}2": "CT", f"{_STORAGE}128": "PET"}
+_RESCALED = {CT: "CT", PET: "PET"}
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
 _OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
 # SNOMED CT (SCT), then the retired SNOMED codes (SRT) that are still found; PS3.16 CID 4010 and 4014.
@@ -132,6 +132,7 @@ def read_dicom(path: Path) -> Image:
         pixels, limits = apply_modality(elements, stored, padding, form)
         if is_inverted(elements, photometric, intent):
             pixels = np.subtract(pixels.dtype.type(sum(limits)), pixels)
+        note_meaning(elements)
         return Image(
             pixels,
             limits,
@@ -144,6 +145,8 @@ def read_dicom(path: Path) -> Image:
             manufacturer=elements.find_text("Manufacturer"),
             model_name=elements.find_text("ManufacturerModelName"),
             instance_uid=elements.find_text("SOPInstanceUID"),
+            modality=elements.find_code("Modality"),
+            units=find_units(elements),
             notes=tuple(elements.notes),
         )
 
@@ -163,8 +166,9 @@ def _check_kind(elements: Elements) -> None:
     frames, kind = read_frames(elements), elements.find_text("SOPClassUID") or ""
     if frames != 1 or kind in MULTIFRAME_CLASSES or "SharedFunctionalGroupsSequence" in elements:
         cause = (
-            f"it has {frames} frames (NumberOfFrames), or is of a kind that can have several; single-frame images are "
-            "supported, tomosynthesis and other volumes are not"
+            f"it has {frames} frames (NumberOfFrames), or is of a kind that can have several (enhanced CT, MR or PET, "
+            "tomosynthesis); one image to a file is read: export it as single-frame slices, or give its frames one by "
+            "one as arrays, `unary.Image.from_array(frame, spacing_mm=...)`"
         )
         raise build_refusal(path, cause, "MULTIFRAME")
     missing = [name for name in ("RescaleSlope", "RescaleIntercept") if elements.read_number(name) is None]

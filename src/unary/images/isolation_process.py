@@ -81,6 +81,8 @@ class PixelsHead:
     manufacturer: str | None
     model_name: str | None
     instance_uid: str | None
+    modality: str | None
+    units: str | None
     notes: tuple[str, ...]
 
 

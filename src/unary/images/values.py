@@ -1,7 +1,8 @@
 """What the stored values of a DICOM image mean: which are padding, what the modality transform makes of them, polarity.
 
 Rescale, modality tables and padding are those of PS3.3 C.11.1 and C.7.5.1.1.2; the sign of raw images is that of
-C.8.11.3. A contradiction that can be resolved is noted, another one is refused.
+C.8.11.3. Units are those of CT (C.8.2.1) and PET (C.8.9.1). A contradiction that can be resolved is noted, another one
+is refused.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException
 
 from unary.errors import ImageError
-from unary.images.checks import build_refusal, convert_floats
+from unary.images.checks import DAMAGE, build_refusal, convert_floats
 from unary.images.decoding import PixelFormat
 from unary.images.elements import Elements
 
+CT, PET = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
+UNIT_ELEMENTS = ("SOPClassUID", "RescaleType", "Units", "SUVType", "DecayCorrection", "CorrectedImage")
+_UPTAKE = ("GML", "CM2ML")  # SUV by weight or lean mass, and by body surface
+# Factors of makers from what is shown to what was measured: group, creator of the block, element, and a name.
+_OWN_FACTORS = (
+    (0x2005, "Philips MR Imaging DD 001", 0x0E, "Philips' scale slope of MR (2005,100E)"),
+    (0x7053, "Philips PET Private Group", 0x00, "Philips' factor to SUV (7053,1000)"),
+    (0x7053, "Philips PET Private Group", 0x09, "Philips' factor to Bq/ml (7053,1009)"),
+)
 _FLOAT_PADDING = {"FloatPixelData": "FloatPixelPadding", "DoubleFloatPixelData": "DoubleFloatPixelPadding"}
 
 
@@ -183,3 +194,52 @@ def _note_inverting_display(elements: Elements) -> None:
                 "VOILUTSequence shows low values bright; it is not applied, and what is dense was taken from "
                 "PhotometricInterpretation"
             )
+
+
+def find_units(elements: Elements) -> str | None:
+    """Return what the values of a CT or PET slice are; None for other objects, and where it is not stated.
+
+    Of CT, HU unless it says otherwise (PS3.3 C.11.1.1.2). Of PET, Units, with the kind of an SUV that is not one by
+    weight, and with what it has not been corrected for: activities that are compared must not differ in that.
+    """
+    kind = elements.find_text("SOPClassUID")
+    if kind == CT:
+        return elements.find_code("RescaleType") or "HU"
+    units = elements.find_code("Units") if kind == PET else None
+    if units is None:
+        return None
+    if units in _UPTAKE:
+        by = elements.find_code("SUVType") or "BW"
+        return units if by == "BW" or units != "GML" else f"{units} by {by}"
+    corrections, decay = {text.upper() for text in elements.read_texts("CorrectedImage")}, _find_decay(elements)
+    missing = ["attenuation"] if corrections and "ATTN" not in corrections else []
+    missing += ["decay"] if decay == "NONE" else []
+    if missing:
+        return f"{units} without {' and '.join(missing)} correction"
+    return f"{units} decay-corrected to the injection" if decay == "ADMIN" else units
+
+
+def _find_decay(elements: Elements) -> str | None:
+    """To which time decay was corrected: START (of the series), ADMIN (of the drug), NONE; None where unknown."""
+    stated = elements.find_code("DecayCorrection")
+    corrections = {text.upper() for text in elements.read_texts("CorrectedImage")}
+    return "NONE" if stated is None and corrections and "DECY" not in corrections else stated
+
+
+def note_meaning(elements: Elements) -> None:
+    """Note factors that a file states beside its rescale, which are not applied, and corrections that contradict."""
+    if elements.read_items("RealWorldValueMappingSequence"):
+        elements.note("RealWorldValueMappingSequence is stated; it is not applied, values are those after rescale")
+    for group, creator, element, name in _OWN_FACTORS:
+        try:
+            found = elements.dataset.private_block(group, creator)[element].value
+        except (*DAMAGE, BytesLengthException):
+            continue
+        if found not in (None, "", 0, 1):
+            elements.note(f"{name} is stated; it is not applied, values are those after rescale")
+    corrections = {text.upper() for text in elements.read_texts("CorrectedImage")}
+    decay = elements.find_code("DecayCorrection")
+    if decay in ("START", "ADMIN") and corrections and "DECY" not in corrections:
+        elements.note(f"DecayCorrection is {decay}, but CorrectedImage does not list DECY: taken as corrected")
+    if decay == "NONE" and "DECY" in corrections:
+        elements.note("DecayCorrection is NONE, but CorrectedImage lists DECY: taken as not corrected")

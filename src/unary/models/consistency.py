@@ -72,7 +72,7 @@ def _check_domain(domain: Domain) -> None:
         raise ValueError(f"bits of the domain must lie in 1 to 64, got {domain.bits}")
     if domain.bits and domain.brightness is not None and max(map(abs, domain.brightness)) > 2.0 ** max(domain.bits):
         raise ValueError(f"brightness of the domain must fit in {max(domain.bits)} bits, got {domain.brightness}")
-    for name in ("intents", "manufacturers", "model_names", "bits"):
+    for name in ("intents", "manufacturers", "model_names", "bits", "modalities", "units"):
         values = getattr(domain, name)
         if list(values) != sorted(set(values)) or "" in values:
             raise ValueError(f"{name} of the domain must be distinct, sorted and not empty, got {values}")

@@ -1,4 +1,4 @@
-"""What images have in common: their equipment, presentation intent, spacing, bits and brightness.
+"""What images have in common: their kind, units, equipment, presentation intent, spacing, bits and brightness.
 
 A model keeps the domain of the images that it has learned from. To a detector of what is new, a new scanner is new; so
 an image from outside the domain is told by name, apart from what its pixels score.
@@ -25,12 +25,14 @@ def describe_image(image: Image | Attributes) -> Domain:
     """Return the domain of a single image; a header alone says nothing of bits and brightness.
 
     >>> describe_image(Image.from_array(np.eye(9, dtype=np.uint8)))
-    Domain(intents=(), manufacturers=(), model_names=(), spacing_mm=None, bits=(8,), brightness=(1.0, 1.0))
+    Domain(intents=(), manufacturers=(), model_names=(), spacing_mm=None, bits=(8,), brightness=(1.0, 1.0), \
+modalities=(), units=())
     """
-    named = (image.intent, clean_text(image.manufacturer or ""), clean_text(image.model_name or ""))
-    intents, makers, models = (() if text is None else (text,) for text in named)
+    maker, model_name = clean_text(image.manufacturer or ""), clean_text(image.model_name or "")
+    named = (image.intent, maker, model_name, image.modality, image.units)
+    intents, makers, models, modalities, units = (() if text is None else (text,) for text in named)
     spacing = None if image.spacing_mm is None else (min(image.spacing_mm), max(image.spacing_mm))
-    part = Domain(intents, makers, models, spacing)
+    part = Domain(intents, makers, models, spacing, modalities=modalities, units=units)
     if isinstance(image, Attributes):
         return part
     low, high = image.value_range
@@ -46,7 +48,7 @@ def join_domains(domains: Iterable[Domain]) -> Domain:
     parts = list(domains)
     joined: dict[str, Any] = {
         name: tuple(sorted({value for part in parts for value in getattr(part, name)}))
-        for name in ("intents", "manufacturers", "model_names", "bits")
+        for name in ("intents", "manufacturers", "model_names", "bits", "modalities", "units")
     }
     joined |= {name: _span(getattr(part, name) for part in parts) for name in ("spacing_mm", "brightness")}
     return Domain(**joined)
@@ -65,6 +67,8 @@ def compare_domain(image: Image | Attributes, whole: Domain) -> Iterator[str]:
     """
     part = describe_image(image)
     for what, separator, found, known in (
+        ("modality {}", " and ", part.modalities, whole.modalities),
+        ("values in {}", " and ", part.units, whole.units),
         ("presentation intent {}", " and ", part.intents, whole.intents),
         ("manufacturer {}", ", ", part.manufacturers, whole.manufacturers),
         ("equipment model {}", ", ", part.model_names, whole.model_names),

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from unary.models.bundle import Model
 
 ACCEPTABLE: tuple[Reason, ...] = (
-    "NOT_MG", "SECONDARY_CAPTURE", "FOR_PROCESSING_MODEL_MISMATCH", "FOR_PRESENTATION_MODEL_MISMATCH", "IMPLANT",
-    "MAGNIFICATION", "PARTIAL_VIEW", "QC_IMAGE", "SPECIMEN", "SYNTHETIC_2D", "CONTRAST_ENHANCED", "OUT_OF_DOMAIN",
+    "NOT_MG", "SECONDARY_CAPTURE", "FOR_PROCESSING_MODEL_MISMATCH", "FOR_PRESENTATION_MODEL_MISMATCH",
+    "UNITS_MODEL_MISMATCH", "IMPLANT", "MAGNIFICATION", "PARTIAL_VIEW", "QC_IMAGE", "LOCALIZER", "SPECIMEN",
+    "SYNTHETIC_2D", "CONTRAST_ENHANCED", "OUT_OF_DOMAIN",
 )  # fmt: skip
 """What may be let pass by name: the image can be examined; what the result means is another matter."""
 
 _WITH_INTENT = ("MG", "DX", "IO", "PX")  # others have no Presentation Intent Type (PS3.3 C.8.11.1)
-_COMPARABLE_UNITS = ("HU", "BQML", "GML", "CM2ML")  # HU, activity, and uptake by weight or by surface
+_COMPARABLE_UNITS = ("HU", "GML", "CM2ML")  # HU, and uptake (SUV) by weight or by surface
 
 Flag = tuple[Reason, str]
 """A reason and what it means in words."""
@@ -114,8 +115,8 @@ def judge_domain(image: Image | Attributes, gate: Gate) -> Verdict:
     """Judge an image, or its header alone, by how it differs from those that the model has learned from."""
     if gate.domain is None:
         return Verdict()
-    # Another presentation intent is judged by the header already.
-    lines = compare_domain(image, replace(gate.domain, intents=()))
+    # Another presentation intent, and other units, are judged by the header already.
+    lines = compare_domain(image, replace(gate.domain, intents=(), units=()))
     return _weigh(gate, [], [("OUT_OF_DOMAIN", line) for line in lines], ())
 
 
@@ -156,7 +157,8 @@ def _find_refusals(attributes: Attributes, gate: Gate) -> Iterator[Flag]:
     if attributes.is_multiframe:
         frames = count_words(attributes.frames, "frame")
         kind = f"{frames}, SOPClassUID {attributes.sop_class or 'not stated'}"
-        yield "MULTIFRAME", f"{kind}: tomosynthesis and other multi-frame images are not supported"
+        way = "export it as single-frame slices, or give its frames one by one as arrays (unary.Image.from_array)"
+        yield "MULTIFRAME", f"{kind}: tomosynthesis, volumes and other multi-frame objects are not read; {way}"
     yield from _check_kind(attributes, headers)
     if attributes.missing_decoder is not None:
         yield "UNSUPPORTED_SYNTAX", attributes.missing_decoder
@@ -166,12 +168,24 @@ def _find_refusals(attributes: Attributes, gate: Gate) -> Iterator[Flag]:
         seen = f"presentation intent {intent}, the model has seen {' and '.join(domain.intents)} alone"
         raw = intent == "FOR PROCESSING"
         yield ("FOR_PROCESSING_MODEL_MISMATCH" if raw else "FOR_PRESENTATION_MODEL_MISMATCH"), seen
+    if domain is not None and _differs_in_units(attributes, domain):
+        stated = f"values in {attributes.units}" if attributes.units else f"values in no unit ({attributes.modality})"
+        yield "UNITS_MODEL_MISMATCH", f"{stated}, the model has learned from {' and '.join(domain.units)} alone"
     if needed and attributes.spacing_mm is None and gate.spacing_mm is None:
         yield (
             "NO_SPACING",
             f"{'; '.join(attributes.misstated_spacing) or 'the pixel spacing is not stated'}, and the model needs the "
             f"pixel spacing to resample to {needed:g} mm; state it yourself: --spacing-mm, or spacing_mm in Python",
         )
+
+
+def _differs_in_units(attributes: Attributes, domain: Domain) -> bool:
+    """Whether values are known to mean something else than those that a model has learned from."""
+    if attributes.raster or not domain.units:
+        return False
+    if attributes.units is None:
+        return attributes.modality is not None and attributes.modality not in domain.modalities
+    return attributes.units not in domain.units
 
 
 def _check_kind(attributes: Attributes, headers: Headers) -> Iterator[Flag]:
@@ -212,7 +226,9 @@ def _describe_unknown(attributes: Attributes) -> Iterator[str]:
         missing = [name for name, is_absent in absent.items() if is_absent]
         if missing:
             yield f"not stated: {', '.join(missing)}"
-    if attributes.units not in (None, *_COMPARABLE_UNITS):
-        yield f"values in {attributes.units}, which are comparable within one examination alone"
+    units = attributes.units
+    if units is not None and not units.startswith(_COMPARABLE_UNITS):
+        activity = ": they depend on dose, time and weight, and no SUV is computed" if "BQML" in units else ""
+        yield f"values in {units}, which are comparable within one examination alone{activity}"
     if attributes.lossy:
         yield "has been compressed with loss"

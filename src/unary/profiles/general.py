@@ -10,6 +10,12 @@ QC_IMAGE = HeaderFlag(
     keywords=("QualityControlImage", "CalibrationImage"),
 )
 
+LOCALIZER = HeaderFlag(
+    "LOCALIZER",
+    "a localizer (scout view) of a series, a projection beside its slices",
+    image_types=("LOCALIZER",),
+)
+
 GENERAL = Profile(
     name="general",
     noun="image",
@@ -27,7 +33,7 @@ GENERAL = Profile(
     reading=Reading(),
     headers=Headers(
         capture_modalities=("MG", "DX", "CR", "CT", "MR", "PT", "OT"),
-        flags=(QC_IMAGE,),
+        flags=(QC_IMAGE, LOCALIZER),
     ),
     codes=Codes(procedure=("363679005", "SCT", "Imaging"), site=None),
 )
