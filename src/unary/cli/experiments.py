@@ -20,7 +20,7 @@ from unary.cli.options import (
 from unary.datasets import DEFAULT_DATA_SET, READERS, read_data_set
 from unary.records import NOTICE
 
-_PARTS = ("training", "grid", "preparation")  # of the paper's configuration, whose fields are options
+_PARTS = ("training", "grid")  # of the paper's configuration, whose fields are options
 
 
 def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

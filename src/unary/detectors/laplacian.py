@@ -25,7 +25,7 @@ from unary.detectors.states import describe_config, read_config, require_fitted,
 from unary.detectors.windows import PatchExamination, examine_in_batches, examine_windows, spread_evenly, to_intensity
 from unary.errors import TrainingError, require_positive
 from unary.patches.grid import Origins
-from unary.patches.patch_set import PatchSet
+from unary.patches.patch_set import PatchSet, find_constant
 from unary.training.context import FitContext
 
 _FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise
@@ -109,13 +109,24 @@ class Laplacian:
             spread_evenly(len(normals), _FITTED_PATCHES),
             title=title,
         )
+        return self.fit_pooled(pooled, size_px=normals.size_px, name=name)
+
+    def fit_pooled(self, pooled: NDArray[np.float64], *, size_px: int, name: str = "laplacian") -> Self:
+        """Do the same to what `pool_values` makes of normal patches, of shape (n, scales); raises as `fit_values`."""
+        pooled = pooled[spread_evenly(len(pooled), _FITTED_PATCHES)]
         if not np.isfinite(pooled).all():
             raise TrainingError(f"{name}: normal patches do not answer with finite numbers; has training diverged?")
         deviations = pooled.std(axis=0)
         if not (deviations > 0).all():
             raise TrainingError(f"{name}: the normal patches all answer alike; are the images blank?")
         means, spread = tuple(pooled.mean(axis=0).tolist()), tuple(deviations.tolist())
-        return dataclasses.replace(self, means=means, deviations=spread, size_px=normals.size_px)
+        return dataclasses.replace(self, means=means, deviations=spread, size_px=size_px)
+
+    def score_pooled(self, pooled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the scores of patches, shape (n,), from what `pool_values` makes of them, (n, scales)."""
+        means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
+        scores: NDArray[np.float64] = ((pooled - np.asarray(means)) / np.asarray(deviations)).max(axis=1)
+        return scores
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score by the largest standardised pooled response over scales.
@@ -158,6 +169,22 @@ class Laplacian:
         fitted = cls(config, means, deviations, state.settings["size_px"])
         require_positive(fitted, "deviations", "size_px")
         return fitted
+
+
+def pool_patches(
+    patches: PatchSet, config: LaplacianConfig = LaplacianConfig(), *, title: str | None = None
+) -> NDArray[np.float64]:
+    """Return `pool_values` of every patch, shape (n, scales): once for any number of fits and scorings.
+
+    Patches of one single value answer 0 and take no time. With a title, a bar is shown.
+    """
+    pooled = np.zeros((len(patches), len(config.sigmas_px)))
+    varied = np.flatnonzero(find_constant(patches) < 0)
+    if len(varied):
+        pooled[varied] = examine_in_batches(
+            lambda some: pool_values(to_intensity(some), config), patches.gather, varied, title=title
+        )
+    return pooled
 
 
 def pool_values(values: NDArray[np.float32], config: LaplacianConfig) -> NDArray[np.float64]:

@@ -181,6 +181,64 @@ def _describe_difference(found: Estimate) -> str:
     return f"difference {found.value:+.3f}, {between}"
 
 
+def describe_readings(
+    whole: Mapping[str, Mapping[str, Any]],
+    tissue: Mapping[str, Mapping[str, Any]],
+    *,
+    differences: Mapping[str, Estimate | None],
+    air: float,
+    against: tuple[Estimate, Estimate] | None,
+    published: float,
+) -> str:
+    """Say where a published AUROC comes from, by what two readings of which patches are negative give.
+
+    Parameters
+    ----------
+    whole, tissue
+        One group of ``metrics.json`` by detector, of either reading; ``wei2018`` is spoken of.
+    differences
+        Its AUROC minus that of each control, of the whole images.
+    air
+        The share of air among the negatives of whole images, in [0, 1].
+    against
+        Its AUROC there against air alone, and against all other negatives; None where one of them is missing.
+    published
+        What the paper prints.
+    """
+    found, inside = whole["wei2018"], tissue["wei2018"]
+    if few := next((entry for entry in (found, inside) if is_few(entry)), None):
+        return (
+            f"Too few patients to tell where the paper's AUROC of {published:g} comes from: "
+            f"{describe_sides(few, PATCHES)}."
+        )
+    interval = found["auroc_ci95"]
+    held = interval is not None and interval[0] <= published <= interval[1]
+    verdict = "inside that interval" if held else "outside that interval" if interval else "and nothing tells how near"
+    words = [
+        f"With every patch of the images as negatives, {100 * air:.0f} % of which are air, the paper's network has an "
+        f"AUROC of {describe_auroc(found)}; the paper prints {published:g}, {verdict}."
+    ]
+    unbeaten = [name for name, difference in differences.items() if judge_difference(difference) != "better than"]
+    if unbeaten:
+        told = join_words([f"{name} ({whole[name]['auroc']:.3f})" for name in unbeaten])
+        words.append(f"Knowing nothing of lesions, these are not beaten by it: {told}.")
+    if against is not None:
+        only, rest = against
+        words.append(
+            f"Against air alone the network has {_describe_estimate(only)}, against all other negatives "
+            f"{_describe_estimate(rest)}."
+        )
+        if only.low is not None and rest.high is not None and only.low > rest.high:
+            words.append("What it tells apart there is tissue from air.")
+    words.append(f"With patches of tissue as negatives it has {describe_auroc(inside)}.")
+    return " ".join(words)
+
+
+def _describe_estimate(found: Estimate) -> str:
+    between = "no interval" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+    return f"{found.value:.3f} ({between})"
+
+
 def join_words(words: Sequence[str]) -> str:
     """Return words as a list in a sentence.
 

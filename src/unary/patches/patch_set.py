@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.patches.grid import Origins
-from unary.patches.store import release_pages
+from unary.patches.store import is_stored, release_pages
 
 T = TypeVar("T", bound=np.generic)
 _MARGIN_PX = 16  # of background kept around the tissue
@@ -99,6 +99,22 @@ def build_patch_set(
     corner = np.array([window[0].start, window[1].start], np.int32)
     index = np.column_stack([np.zeros(len(origins), np.int32), origins - corner]).astype(np.int32)
     return PatchSet((kept,), index.reshape(-1, 3), size_px, (pack_mask(cut_window(tissue, window)),))
+
+
+def find_constant(patches: PatchSet) -> NDArray[np.int32]:
+    """Return the value that all pixels of a patch have, such as air, shape (n,); -1 where they differ.
+
+    Of images in a store, which would have to be read, it is -1 throughout.
+    """
+    values, last = np.full(len(patches), -1, np.int32), patches.size_px - 1
+    in_memory = [not is_stored(image) for image in patches.images]
+    for place, (number, row, col) in enumerate(patches.index.tolist()):
+        if not in_memory[number]:
+            continue
+        patch = patches.images[number][row : row + last + 1, col : col + last + 1]
+        if patch[0, 0] == patch[last, last] == patch[last // 2, last // 2] and patch.min() == patch.max():
+            values[place] = patch[0, 0]
+    return values
 
 
 def pack_mask(mask: NDArray[np.bool_]) -> bytes:

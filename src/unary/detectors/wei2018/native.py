@@ -10,7 +10,6 @@ import copy
 import ctypes
 import logging
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,7 +21,7 @@ from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig
 from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
 from unary.patches.grid import Origins
-from unary.patches.patch_set import PatchSet
+from unary.patches.patch_set import PatchSet, find_constant
 from unary.patches.stitching import taper_ramp
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class NativeLearner:
         self._patches = patches
         self._images = tuple(_with_whole_rows(image) for image in patches.images)
         self._addresses, self._strides = _locate(self._images, patches)
-        self._values = _find_constant(self._images, patches)
+        self._values = find_constant(patches)
         parameters = self._network.parameters
         self._gradient = np.zeros(sum(p.numel() for p in parameters), np.float32)
         _share_gradient(parameters, self._gradient)
@@ -242,16 +241,6 @@ def _locate(images: tuple[NDArray[np.uint16], ...], patches: PatchSet) -> tuple[
         raise ValueError("patches reach past their image; pad it first (see unary.patches.grid.pad_to_patch)")
     first = np.asarray([image.ctypes.data for image in images], np.int64)[number]
     return first + np.dtype(np.uint16).itemsize * (row * stride + col), stride
-
-
-def _find_constant(images: Sequence[NDArray[np.uint16]], patches: PatchSet) -> NDArray[np.int32]:
-    """Return the value that all pixels of a patch have, shape (n,); -1 where they differ."""
-    values, last = np.full(len(patches), -1, np.int32), patches.size_px - 1
-    for place, (number, row, col) in enumerate(patches.index.tolist()):
-        patch = images[number][row : row + last + 1, col : col + last + 1]
-        if patch[0, 0] == patch[last, last] == patch[last // 2, last // 2] and patch.min() == patch.max():
-            values[place] = patch[0, 0]
-    return values
 
 
 def _with_whole_rows(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
