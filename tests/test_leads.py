@@ -16,6 +16,7 @@ from unary.outputs.leads import (
     describe_means,
     describe_one_class,
     describe_outcome,
+    describe_readings,
     describe_seen,
     describe_sides,
     head_repetition,
@@ -280,3 +281,59 @@ def test_several_controls_are_them() -> None:
 def test_one_is_no_plural(sides, words):
     found = entry(0.9, 0.8, 1.0, n_positive=1, n_negative=2000, n_positive_patients=1, n_negative_patients=2)
     assert describe_sides(found, sides) == words
+
+
+READING = {
+    "wei2018": entry(0.83, 0.79, 0.87),
+    "mean_brightness": entry(0.85, 0.80, 0.90),
+    "standard_deviation": entry(0.7, 0.6, 0.8),
+}
+INSIDE = {"wei2018": entry(0.55, 0.45, 0.62)}
+FEW = {"wei2018": entry(0.83, 0.79, 0.87, n_negative_patients=3)}
+
+
+@pytest.mark.parametrize(
+    ("whole", "tissue", "against", "said", "unsaid"),
+    [
+        pytest.param(
+            READING,
+            INSIDE,
+            (Estimate(0.99, 0.98, 1.0), Estimate(0.52, 0.4, 0.6)),
+            (
+                "66 % of which are air",
+                "0.830 (0.790 to 0.870); the paper prints 0.84, inside that interval.",
+                "these are not beaten by it: mean_brightness (0.850).",
+                "Against air alone the network has 0.990 (0.980 to 1.000), against all other negatives 0.520",
+                "What it tells apart there is tissue from air.",
+                "With patches of tissue as negatives it has 0.550 (0.450 to 0.620).",
+            ),
+            ("standard_deviation", "outside"),
+            id="air-explains-it",
+        ),
+        pytest.param(
+            {**READING, "wei2018": entry(0.6, 0.5, 0.7)},
+            INSIDE,
+            (Estimate(0.7, 0.5, 0.8), Estimate(0.52, 0.4, 0.6)),
+            ("the paper prints 0.84, outside that interval.",),
+            ("tissue from air", "inside that interval"),
+            id="air-explains-nothing",
+        ),
+        pytest.param(
+            READING,
+            INSIDE,
+            None,
+            ("inside that interval",),
+            ("Against air alone", "tissue from air"),
+            id="no-air-at-all",
+        ),
+        pytest.param(FEW, INSIDE, None, ("Too few patients to tell where",), ("AUROC of 0.830", "beaten"), id="few"),
+        pytest.param(READING, FEW, None, ("Too few patients to tell where",), ("beaten",), id="few-with-tissue"),
+    ],
+)
+def test_where_a_published_figure_comes_from_is_said_as_far_as_it_is_known(whole, tissue, against, said, unsaid):
+    differences = {"mean_brightness": ALIKE, "standard_deviation": BETTER}
+    told = describe_readings(whole, tissue, differences=differences, air=0.66, against=against, published=0.84)
+    for words in said:
+        assert words in told
+    for words in unsaid:
+        assert words not in told
