@@ -9,8 +9,8 @@ One schema serves every command::
         "n_images": n, "n_patients": n, "note": text}}}},
      "meta": {...}}
 
-Only ``reproduce`` has the level SPLIT (``patch`` or ``patient``); elsewhere GROUP follows NAME. ``note`` is there only
-when something limits what the numbers can say.
+Only ``reproduce wei2018`` has the level SPLIT (``patch`` or ``patient``), and READING (``whole_image`` or ``tissue``)
+above it; elsewhere GROUP follows NAME. ``note`` is there only when something limits what the numbers can say.
 
 `unary bench` adds ``"average_precision_ci95": [lo, hi] or null`` and ``"sensitivity_ci95": {"0.90": [lo, hi], ...}``.
 
@@ -256,9 +256,9 @@ def write_metrics(
 ) -> None:
     """Write ``metrics.json``: keys sorted, two spaces, no NaN; the old file stays until the new one is whole.
 
-    The folder is created. ``detectors`` is ``{NAME: {GROUP: {...}}}``, or with SPLIT above GROUP; ``meta`` what else a
-    reader needs: seeds, data hash, versions, command, configuration, counts, notices; ``detection`` the figures of
-    findings, whose key is absent where there are none.
+    The folder is created. ``detectors`` is ``{NAME: {GROUP: {...}}}``, or with READING and SPLIT above GROUP; ``meta``
+    what else a reader needs: seeds, data hash, versions, command, configuration, counts, notices; ``detection`` the
+    figures of findings, whose key is absent where there are none.
 
     A number that is NaN or infinite, which JSON cannot say, is a ValueError.
     """
