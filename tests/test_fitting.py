@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pydicom
 import pytest
+from slices import MR, write_pet, write_slice
 
 import unary
 from unary.detectors.blind_spot import BlindSpotConfig
@@ -260,6 +261,89 @@ def test_images_of_several_sizes_are_fitted_at_one(tmp_path, caplog):
         assert max(scored.prepared.shape) == 96
         assert scored.stored_map.shape == image.shape
         assert np.isfinite(scored.stored_map).all()
+
+
+SMALL = FitConfig(size_px=16, held_out=0)
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("slices"), np.random.default_rng(0)
+    kinds = {
+        "ct": lambda path, part: write_slice(path, part.astype(np.uint16)),
+        "pet": lambda path, part: write_pet(path, part, slope=1.0),
+        "suv": lambda path, part: write_pet(path, part / 400, slope=0.01, Units="GML"),
+        "mr": lambda path, part: write_slice(path, part.astype(np.uint16), SOPClassUID=MR, Modality="MR"),
+    }
+    return {
+        name: [write(folder / f"{name}{number}.dcm", rng.uniform(0, 4000, (48, 48))) for number in range(3)]
+        for name, write in kinds.items()
+    }
+
+
+def fit_small(paths, **config):
+    config = dataclasses.replace(SMALL, **config)
+    return fit(paths, config, detector="laplacian", profile=GENERAL, progress=False)
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("ct", "HU"), ("suv", "GML")])
+def test_values_in_an_absolute_unit_need_a_window_or_a_word(slices, kind, unit, caplog):
+    with pytest.raises(TrainingError, match=rf"values are in {unit}, .*--window LOW,HIGH .*--intensity percentile"):
+        fit_small(slices[kind])
+    window = (-1000.0, 400.0) if kind == "ct" else (0.0, 10.0)
+    with caplog.at_level(logging.WARNING):
+        model = fit_small(slices[kind], window=window)
+        assert "compare" not in caplog.text
+        fit_small(slices[kind], intensity="percentile")
+    assert f"values are in {unit}, and --intensity percentile scales every image by itself" in caplog.text
+    assert model.domain.units == (unit,)
+    with pytest.raises(ImageError, match="values in BQML, the model has learned from") as caught:
+        score(model, slices["pet"][0])
+    assert caught.value.reason == "UNITS_MODEL_MISMATCH"
+
+
+def test_images_in_several_units_share_no_window_and_are_named(slices, caplog):
+    for others in ("pet", "mr", "suv"):
+        with pytest.raises(TrainingError, match=r"several units or of several modalities: HU: 3 images, .*ct0"):
+            fit_small(slices["ct"] + slices[others], window=(-1000.0, 400.0))
+    with caplog.at_level(logging.WARNING):
+        fit_small(slices["pet"] + slices["mr"])
+    assert "several units or of several modalities, and do not compare: BQML: 3 images" in caplog.text
+    caplog.clear()
+    fit_small(slices["mr"])
+    assert "units" not in caplog.text
+
+
+def test_images_that_are_not_equally_fine_are_told(slices, tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (side, side), np.uint8) for side in (40, 64, 90)]
+    with caplog.at_level(logging.WARNING):
+        fit_small(images)
+        assert "longer sides of 40 to 90 px" in caplog.text
+        assert "--working-size-px N" in caplog.text
+        caplog.clear()
+        fit_small(images, working_size_px=64)
+        fit_small(images[:1] + images[:1])
+        fit_small(slices["mr"])
+        assert "longer sides" not in caplog.text
+        coarse = write_slice(tmp_path / "c.dcm", images[0].astype(np.uint16), SOPClassUID=MR, PixelSpacing=[1.4, 1.4])
+        fit_small([slices["mr"][0], coarse])
+    assert "pixel spacings lie between 0.7 and 1.4 mm" in caplog.text
+    assert "--working-spacing-mm X" in caplog.text
+
+
+def test_an_image_too_small_for_a_patch_is_refused_with_the_option_that_helps():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (64, 64), np.uint8) for _ in range(3)]
+    model = fit_small(images, size_px=32)
+    tiny = rng.integers(0, 255, (20, 21), np.uint8)
+    with pytest.raises(
+        ImageError, match=r"20 x 21 working pixels hold no patch of 32 .*--size-px.*--working-size-px"
+    ) as caught:
+        score(model, tiny)
+    assert caught.value.reason == "TOO_SMALL"
+    assert np.isfinite(score(model, tiny[:, :1].repeat(40, 1).repeat(2, 0)).stored_map).all()
+    assert score(fit_small(images, size_px=32, working_size_px=64), tiny).stored_map.shape == (20, 21)
 
 
 def test_a_window_and_another_intensity_contradict_each_other():

@@ -223,7 +223,7 @@ def test_an_extreme_value_in_a_corner_does_not_reach_the_other_pixels(phantom, c
         PreparationConfig(mask="none"),
         PreparationConfig(intensity="full_scale", working_spacing_mm=0.17),
         PreparationConfig(intensity="window", window=(900.0, 1800.0)),
-        PreparationConfig(mask="none", intensity="window", window=(-2e4, -1e4)),
+        PreparationConfig(mask="none", intensity="window", window=(-2e4, 200.0)),
     ],
 )
 def test_pixels_are_zero_outside_the_mask(phantom, config):
@@ -239,6 +239,15 @@ def test_a_window_in_the_images_own_unit_becomes_the_whole_scale():
     config = PreparationConfig(mask="none", intensity="window", window=(-160, 240))
     found = prepare_image(Image.from_array(hounsfield), config).pixels[0].tolist()
     assert found == [0, 0, round(FULL_SCALE / 400), pytest.approx(FULL_SCALE / 2, abs=1), FULL_SCALE, FULL_SCALE]
+
+
+@pytest.mark.parametrize("window", [(-1000.0, 400.0), (5000.0, 9000.0)])
+def test_a_window_that_leaves_nothing_is_named(window):
+    activity = np.linspace(500, 4500, 48 * 48, dtype=np.float32).reshape(48, 48)
+    config = PreparationConfig(mask="none", intensity="window", window=window)
+    with pytest.raises(ImageError, match=r"beyond the window .* 500 to 4500: is the window of another unit") as caught:
+        prepare_image(Image.from_array(activity), config)
+    assert caught.value.reason == "BLANK"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40), (600, 33), (90, 130)])

@@ -26,6 +26,7 @@ Reason = Literal[
     "BAD_HEADER",
     "BLANK",
     "TOO_LARGE",
+    "TOO_SMALL",
     "TIMEOUT",
     "MEMORY_LIMIT",
     "CRASH",

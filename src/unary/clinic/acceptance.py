@@ -20,7 +20,7 @@ from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
 from unary.files import replacing
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header
+from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header, require_room
 from unary.patches.preparation import prepare_image
 from unary.progress import show_progress
 from unary.records import count_words
@@ -104,7 +104,11 @@ def _judge_file(path: Path, reader: IsolatedReader, gate: Gate, *, headers_only:
     header = judge_header(attributes, gate)
     image = None if header.refusals or headers_only else reader.read(path)
     domain = judge_domain(attributes if image is None else image, gate)
-    seen = () if image is None else prepare_image(complete_spacing(image, gate), gate.preparing).notes
+    seen: tuple[str, ...] = ()
+    if image is not None:
+        prepared = prepare_image(complete_spacing(image, gate), gate.preparing)
+        require_room(prepared, gate.grid, image.name)
+        seen = prepared.notes
     refusals = (*header.refusals, *domain.refusals)
     notes = (*header.notes, *seen, *domain.notes)
     if not refusals:

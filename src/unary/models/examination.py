@@ -23,7 +23,7 @@ from unary.images.reading import check_pixels, read_image
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
 from unary.models.findings import Candidates, describe_findings, find_candidates
-from unary.models.gate import admit_image, build_gate, require_admission
+from unary.models.gate import admit_image, build_gate, require_admission, require_room
 from unary.patches.grid import GridConfig, Origins, tissue_origins
 from unary.patches.patch_set import cut_window, find_window
 from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepare_image
@@ -176,6 +176,7 @@ def examine_image(model: Model, image: Image) -> ScoredImage:
     """Prepare and map an image, and draw what stands out at the model's level; raises as `score`."""
     out_of_domain = tuple(compare_domain(image, model.domain))  # first, while memory is free for a copy of the pixels
     prepared = prepare_image(image, model.preparation)
+    require_room(prepared, model.grid, image.name)
     origins, scores, anomaly_map = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
     candidates = find_candidates(anomaly_map, model.level, model.findings, spacing_mm=prepared.spacing_mm)
     return ScoredImage(prepared, origins, scores, anomaly_map, candidates, out_of_domain)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,14 @@ from unary.models.requirements import (
     check_detector_here,
     check_images,
     check_patches,
+    check_units,
     judge_headers,
     warn_of_few_patients,
+    warn_of_sizes,
 )
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
-from unary.patches.preparation import PreparationConfig, prepare_image
+from unary.patches.preparation import IntensityRule, PreparationConfig, prepare_image
 from unary.profiles import DEFAULT, Profile, find_profile
 from unary.profiles.profile import TissueRule
 from unary.records import Domain, Image, Manifest, ManifestRow, count_words
@@ -75,6 +77,7 @@ class FitConfig:
         How tissue is found: ``"bright_region"`` or ``"none"``.
     intensity
         ``"percentile"``, ``"full_scale"`` or ``"window"``; by default the first, or the last where a window is given.
+        Images in Hounsfield units or SUV need one to be said.
     window
         The values that become 0 and 1, in the image's own unit, such as Hounsfield units.
     working_spacing_mm
@@ -90,7 +93,7 @@ class FitConfig:
     stride_px: int | None = None
     min_tissue: float | None = None
     mask: TissueRule | None = None
-    intensity: Literal["percentile", "full_scale", "window"] | None = None
+    intensity: IntensityRule | None = None
     window: tuple[float, float] | None = None
     working_spacing_mm: float | None = None
     working_size_px: int | None = None
@@ -175,6 +178,8 @@ def fit(
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
     fewest = getattr(chosen, "fewest_patches", 2)
     headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
+    check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
+    warn_of_sizes(manifest.rows, headers, preparation)
     check_images(manifest.rows, headers, preparation, grid, fewest=fewest, store=store)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
@@ -275,8 +280,9 @@ def _name_unused(collection: Collection, usable: NDArray[np.bool_]) -> None:
     unused = set(range(len(collection.rows))) - set(collection.image[usable].tolist())
     if unused:
         logger.warning(
-            "%s without a patch to learn from: too little tissue, a lesion in every patch, or not completely "
-            "annotated, so that nothing there is known to be normal: %s",
+            "%s without a patch to learn from: too little tissue, a lesion in every patch, smaller than a patch "
+            "(--size-px, --working-size-px), or not completely annotated, so that nothing there is known to be "
+            "normal: %s",
             count_words(len(unused), "image"),
             name_some(collection.rows[number].image_id for number in sorted(unused)),
         )

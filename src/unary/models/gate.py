@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 from unary.errors import ImageError, Reason, UnaryError
 from unary.images.attributes import Attributes
 from unary.models.domain import compare_domain
-from unary.patches.preparation import PreparationConfig
+from unary.patches.grid import GridConfig, tissue_origins
+from unary.patches.preparation import PreparationConfig, PreparedImage
 from unary.profiles import DEFAULT, Headers, Profile
 from unary.records import Domain, Image, count_words
 
@@ -29,8 +30,10 @@ ACCEPTABLE: tuple[Reason, ...] = (
 )  # fmt: skip
 """What may be let pass by name: the image can be examined; what the result means is another matter."""
 
+ABSOLUTE_UNITS = ("HU", "GML", "CM2ML")
+"""Beginnings of units that compare between patients: HU, and uptake (SUV) by weight or by surface."""
+
 _WITH_INTENT = ("MG", "DX", "IO", "PX")  # others have no Presentation Intent Type (PS3.3 C.8.11.1)
-_COMPARABLE_UNITS = ("HU", "GML", "CM2ML")  # HU, and uptake (SUV) by weight or by surface
 
 Flag = tuple[Reason, str]
 """A reason and what it means in words."""
@@ -49,6 +52,8 @@ class Gate:
         Pixel spacing of files that do not state it; None leaves it unknown.
     accept
         Reasons, of `ACCEPTABLE`, that do not count; the result says that they were let pass.
+    grid
+        Where the model lays patches, of which an image must hold one; None without a model.
     strict
         Whether what is only noted otherwise is refused: what the profile notes, and whatever differs from the images
         that the model has learned from.
@@ -60,6 +65,7 @@ class Gate:
     spacing_mm: float | None = None
     accept: tuple[Reason, ...] = ()
     strict: bool = False
+    grid: GridConfig | None = None
 
     def __post_init__(self) -> None:
         for reason in self.accept:
@@ -101,7 +107,21 @@ def describe_way(reasons: Iterable[str | None]) -> tuple[str, ...]:
 
 def build_gate(model: Model, *, spacing_mm: float | None = None, accept: Sequence[Reason] = ()) -> Gate:
     """Return the gate of a model; a `UnaryError` if a reason cannot be accepted."""
-    return Gate(model.profile, model.domain, model.preparation, spacing_mm, tuple(dict.fromkeys(accept)))
+    reasons = tuple(dict.fromkeys(accept))
+    return Gate(model.profile, model.domain, model.preparation, spacing_mm, reasons, grid=model.grid)
+
+
+def require_room(prepared: PreparedImage, grid: GridConfig | None, name: str) -> None:
+    """Refuse by an `ImageError` an image too small for a patch: what it scored would compare with nothing."""
+    if grid is None or min(prepared.shape) >= grid.size_px or len(tissue_origins(prepared.mask, grid)):
+        return
+    rows, cols = prepared.shape
+    raise ImageError(
+        f"{name}: its {rows} x {cols} working pixels hold no patch of {grid.size_px} x {grid.size_px} px with "
+        f"{grid.min_tissue:.0%} of tissue; fit a model for such images with a smaller --size-px, or one that brings "
+        "images of all sizes to one with --working-size-px",
+        reason="TOO_SMALL",
+    )
 
 
 def judge_header(attributes: Attributes, gate: Gate) -> Verdict:
@@ -227,7 +247,7 @@ def _describe_unknown(attributes: Attributes) -> Iterator[str]:
         if missing:
             yield f"not stated: {', '.join(missing)}"
     units = attributes.units
-    if units is not None and not units.startswith(_COMPARABLE_UNITS):
+    if units is not None and not units.startswith(ABSOLUTE_UNITS):
         activity = ": they depend on dose, time and weight, and no SUV is computed" if "BQML" in units else ""
         yield f"values in {units}, which are comparable within one examination alone{activity}"
     if attributes.lossy:

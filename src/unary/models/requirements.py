@@ -18,9 +18,9 @@ from unary.detectors import name_of
 from unary.detectors.protocol import Detector
 from unary.errors import TrainingError
 from unary.images.attributes import Attributes, read_attributes
-from unary.models.gate import Gate, judge_header
+from unary.models.gate import ABSOLUTE_UNITS, Gate, judge_header
 from unary.patches.grid import GridConfig, grid_origins
-from unary.patches.preparation import MOST_PIXELS, PreparationConfig, find_working_shape
+from unary.patches.preparation import MOST_PIXELS, IntensityRule, PreparationConfig, find_working_shape
 from unary.progress import show_progress
 from unary.records import ManifestRow, count_words
 from unary.training.devices import require_device
@@ -30,6 +30,7 @@ from unary.training.engine import StepsConfig
 logger = logging.getLogger(__name__)
 
 FEWEST_PATIENTS_TO_HOLD_OUT = 5
+_ALIKE = 1.25  # lengths that differ by less are taken as one
 _TISSUE = 0.25  # of an image, roughly, that a store keeps at the least
 
 
@@ -102,6 +103,76 @@ def judge_headers(rows: Sequence[ManifestRow], gate: Gate, *, progress: bool) ->
             name_some(names),
         )
     return found
+
+
+def check_units(
+    rows: Sequence[ManifestRow], headers: Sequence[Attributes | None], intensity: IntensityRule | None
+) -> None:
+    """Refuse what would lose the meaning of values that have a unit, and warn of what may.
+
+    ``intensity`` is how values are scaled, None where nothing was said. Then images in absolute units, such as
+    Hounsfield units, are refused: the percentiles of each slice would make the same tissue another grey in every one.
+
+    Raises
+    ------
+    TrainingError
+        If so, or if a window is to be applied to images in several units.
+    """
+    found = [(row.image_id, row.image or header) for row, header in zip(rows, headers, strict=True)]
+    known = [(name, source) for name, source in found if source is not None]
+    stated = sorted({source.units for _, source in known if source.units is not None})
+    kinds: dict[str, list[str]] = {}
+    for name, source in known:
+        if (kind := source.units or source.modality) is not None:
+            kinds.setdefault(kind, []).append(name)
+    absolute = [unit for unit in stated if unit.startswith(ABSOLUTE_UNITS)]
+    if absolute and intensity is None:
+        raise TrainingError(
+            f"values are in {' and '.join(absolute)}, and which of them are black and white has to be said: --window "
+            "LOW,HIGH (such as -1000,400 for lungs and -160,240 for soft tissue in HU, 0,10 in GML). Without, each "
+            "image would be scaled by its own percentiles, and the same value be another grey in each; if that is "
+            "meant, say --intensity percentile"
+        )
+    if stated and len(kinds) > 1:
+        told = "; ".join(f"{kind}: {count_words(len(ids), 'image')}, {name_some(ids)}" for kind, ids in kinds.items())
+        if intensity == "window":
+            raise TrainingError(f"one window is given for images in several units or of several modalities: {told}")
+        logger.warning("images are in several units or of several modalities, and do not compare: %s", told)
+    if stated and intensity in ("percentile", "full_scale"):
+        logger.warning(
+            "values are in %s, and %s scales every image by itself: they do not compare between images; --window "
+            "LOW,HIGH keeps them comparable",
+            " and ".join(stated),
+            f"--intensity {intensity}",
+        )
+
+
+def warn_of_sizes(
+    rows: Sequence[ManifestRow], headers: Sequence[Attributes | None], preparation: PreparationConfig
+) -> None:
+    """Say that images are as fine as they are stored, where their pixel spacings, or unknown ones' sizes, differ."""
+    if (preparation.working_spacing_mm, preparation.working_size_px) != (None, None):
+        return
+    found = [(row, row.image or header) for row, header in zip(rows, headers, strict=True)]
+    known = [(source.shape, source.spacing_mm, row.spacing_mm) for row, source in found if source is not None]
+    spacings = [min(spacing) if spacing else own for _, spacing, own in known]
+    sides = [max(shape) for shape, _, _ in known]
+    stated = [spacing for spacing in spacings if spacing is not None]
+    if stated and len(stated) == len(spacings):
+        if max(stated) > _ALIKE * min(stated):
+            logger.warning(
+                "pixel spacings lie between %.3g and %.3g mm, and images are taken as stored, so that the same "
+                "structure has several sizes in pixels; --working-spacing-mm X brings all to one",
+                min(stated),
+                max(stated),
+            )
+    elif sides and max(sides) > _ALIKE * min(sides):
+        logger.warning(
+            "images have longer sides of %d to %d px, their pixel spacing is not stated, and they are taken as stored: "
+            "if all show the same field of view, --working-size-px N brings them to one size",
+            min(sides),
+            max(sides),
+        )
 
 
 def _read_header(path: Path, gate: Gate) -> Attributes | None:

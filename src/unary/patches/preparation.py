@@ -20,6 +20,7 @@ from unary.profiles.profile import TissueRule
 from unary.records import Image
 
 FULL_SCALE = 65535
+IntensityRule = Literal["percentile", "full_scale", "window"]
 T = TypeVar("T", bound=np.generic)
 MOST_PIXELS = 100_000_000  # of a resampled image: the largest films have a third of that at their own spacing
 MOST_SIDE_PX = 8192  # of an image that is brought to one size
@@ -60,7 +61,7 @@ class PreparationConfig:
     """
 
     mask: TissueRule = "bright_region"
-    intensity: Literal["percentile", "full_scale", "window"] = "percentile"
+    intensity: IntensityRule = "percentile"
     low_percentile: float = 1.0
     high_percentile: float = 99.0
     high_value: float = 0.75
@@ -170,9 +171,9 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
     Raises
     ------
     ImageError
-        If the image is empty or constant, holds a value that is not finite, shows no tissue, must be resampled to a
-        spacing and states none, or, said before memory is asked for, would have more than 100 million pixels, or by its
-        pixel spacing a side below 0.01 mm or above 3 m.
+        If the image is empty, constant or so within the window, holds a value that is not finite, shows no tissue, must
+        be resampled to a spacing and states none, or, said before memory is asked for, would have more than 100 million
+        pixels, or by its pixel spacing a side below 0.01 mm or above 3 m.
     """
     pixels = image.pixels
     if pixels.ndim != 2 or 0 in pixels.shape:
@@ -198,6 +199,12 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
     values = _rescale(pixels, low, high, top=top, mask=mask)
+    if config.window is not None and (inside := values[mask]).min() == inside.max():
+        raise ImageError(
+            f"{image.name}: all its values lie beyond the window of {low:g} to {high:g}, on one side; they are "
+            f"{pixels[mask].min():g} to {pixels[mask].max():g}: is the window of another unit, or the image empty?",
+            reason="BLANK",
+        )
     notes = (*image.notes, *describe_unusual(image, config))
     return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, notes)
 
