@@ -38,6 +38,13 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
         small = experiments.add_parser(name, help=title, allow_abbrev=False)
         _add_common_options(small, runs=10)
         add_option(small, "--epochs", whole_number(1), help="of each training (default: see the docs)")
+    for name, title in (("brainmri", "whole brain MR slices"), ("chestxray", "whole chest films")):
+        pictures = experiments.add_parser(name, help=f"{title}, by the general profile", allow_abbrev=False)
+        _add_common_options(pictures, runs=3)
+        if name == "chestxray":
+            told = "films to test, where not a third of the patients is (normal/ and abnormal/, as in --data)"
+            pictures.add_argument("--test", type=read_path, metavar="DIR", help=told)
+        add_notes(pictures)
 
 
 def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str = "DIR") -> None:
@@ -48,7 +55,30 @@ def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str
 
 
 def _run_reproduce(options: argparse.Namespace) -> int:
-    return _run_wei2018(options) if options.experiment == "wei2018" else _run_small_images(options)
+    if options.experiment == "wei2018":
+        return _run_wei2018(options)
+    if options.experiment in ("brainmri", "chestxray"):
+        return _run_image_level(options)
+    return _run_small_images(options)
+
+
+def _run_image_level(options: argparse.Namespace) -> int:
+    from unary.experiments.image_level import ImageLevelConfig, run_image_level
+    from unary.experiments.image_level_report import describe_image_level, write_image_level_report
+    from unary.experiments.image_level_sets import open_brain_mr, open_chest_films
+
+    config = ImageLevelConfig(seeds=tuple(range(options.seed, options.seed + options.runs)))
+    if options.experiment == "brainmri":
+        data = open_brain_mr(options.data)
+    else:
+        data = open_chest_films(options.data, options.test)
+    result = run_image_level(data, options.out, config, banners=options.note)
+    write_image_level_report(result, options.out / "report.html")
+    for line in describe_image_level(result):
+        print(line)
+    print(f"{options.out / 'report.html'}")
+    print(NOTICE)
+    return EXIT_PARTLY if result.meta["skipped"] or result.failures else 0
 
 
 def _run_small_images(options: argparse.Namespace) -> int:

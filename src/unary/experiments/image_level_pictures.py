@@ -24,6 +24,7 @@ from skimage.transform import resize
 from unary.errors import ImageError, explain_unexpected
 from unary.files import hash_file, read_ahead
 from unary.patches.collection import name_row, read_row
+from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.progress import show_progress
 from unary.records import Image, ManifestRow
 
@@ -111,10 +112,9 @@ def _read_picture(
     image = read_row(row)
     low, high = image.value_range
     values = (image.pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, _TRIFLE))
-    if float(np.ptp(values)) == 0:
-        raise ImageError(f"{name_row(row)}: all pixels have one value; the picture looks blank or damaged")
     picture = np.rint(255 * np.clip(bring_to_size(values, side_px, cutoff=cutoff), 0, 1)).astype(np.uint8)
     shown = dataclasses.replace(row, image=Image.from_array(picture), spacing_mm=None)
+    prepare_image(read_row(shown), PreparationConfig(mask="none"))  # which refuses a picture that shows nothing
     facts = describe_picture(picture)
     if cutoff is None:
         facts["image_size"] = float(image.pixels.size)

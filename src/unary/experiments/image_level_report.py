@@ -1,0 +1,328 @@
+"""The page and the figures of `unary.experiments.image_level`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unary.evaluation.metrics import ALL
+from unary.experiments.common import describe_range, draw_curves
+from unary.experiments.image_level import IMAGE, TURNED, ImageLevelResult
+from unary.experiments.image_level_pictures import CONTROLS, PASSED, POOREST_PERCENTILE, TOGETHER
+from unary.experiments.image_level_stages import AS_FILES, ONE_BANDWIDTH, SPLITS, WITHOUT_COPIES, Stage
+from unary.outputs.figures import add_colour_bar, draw_picture, figure_png, new_figure, plot_histogram
+from unary.outputs.leads import describe_auroc, describe_means, judge_difference
+from unary.outputs.picture_leads import PictureOutcome, describe_pictures
+from unary.outputs.report import Cell, Picture, Report, Section, Table, build_results_section, write_report
+from unary.patches.collection import read_row
+from unary.records import count_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIDES = {
+    "brainmri": ("slices with a tumour", "slices without one"),
+    "chestxray": ("films with pneumonia", "normal films"),
+}
+_SPLIT_WORDS = {
+    AS_FILES: "Files as they are",
+    AS_FILES + WITHOUT_COPIES: "Files as they are, without copies",
+    ONE_BANDWIDTH: "One bandwidth",
+    ONE_BANDWIDTH + WITHOUT_COPIES: "One bandwidth, without copies",
+}
+_LEAD_WORDS = {
+    AS_FILES: "With the files as they are",
+    ONE_BANDWIDTH + WITHOUT_COPIES: "With all pictures at one resolution and bandwidth, and without copies",
+}
+_MEANINGS = {
+    "image_size": "A control: the number of pixels of the file. At one bandwidth all pictures are of one size.",
+    "mean_brightness": "A control: the mean of the picture's pixels, as stored, from black (0) to white (1).",
+    "standard_deviation": "A control: the standard deviation of the picture's pixels.",
+    "high_frequency": "A control: the share of the contrast that is finer than a quarter of the sampling frequency.",
+    "file_bytes": "A control: the bytes of the file; at one bandwidth, of the picture as a PNG.",
+    TOGETHER: (
+        "A control: how far the five controls, together, lie from those of the training pictures (Mahalanobis "
+        "distance). It learns from normal pictures as a detector does, and never sees what a picture shows."
+    ),
+    "wei2018": (
+        "The paper's autoencoder with the whole picture as one patch; the score is the root mean square error of the "
+        "reconstruction."
+    ),
+    "fusion_unlearned": "What looks for specks in mammograms, without its trained part; it has no business here.",
+}
+_INCHES, _GAP, _LABEL, _BAR, _HEAD, _FOOT = 0.92, 0.05, 0.85, 0.75, 0.52, 0.25
+
+
+def describe_image_level(result: ImageLevelResult) -> Iterator[str]:
+    """Yield the outcome as lines for a terminal: AUROC with interval per split and detector, then the lead."""
+    for split in SPLITS:
+        for name, found in result.metrics.items():
+            yield f"{split:30s} {name:20s} AUROC {describe_auroc(found[split][IMAGE])}"
+    yield _lead(result)
+
+
+def write_image_level_report(result: ImageLevelResult, path: Path) -> None:
+    """Write ``report.html``."""
+    meta = result.meta
+    report = Report(
+        title=result.data.title,
+        lead=_lead(result),
+        banners=tuple(meta["banners"]),
+        notices=(*meta["remarks"], *meta["notices"], *result.failures.values(), *meta["skipped"]),
+        sections=tuple(_sections(result)),
+        provenance={
+            key: meta[key]
+            for key in ("command", "versions", "data_hash", "config", "counts", "common_bandwidth_cycles", "detectors")
+        },
+    )
+    write_report(report, path)
+
+
+def _sections(result: ImageLevelResult) -> Iterator[Section]:
+    yield _results_section(result)
+    if result.data.published:
+        yield _published_section(result)
+    yield _differences_section(result)
+    yield _curves_section(result)
+    yield _maps_section(result)
+    yield _pictures_section(result)
+    yield from _all_figures(result)
+    header = ("Detector", "What it is", "Seconds to fit", "Seconds per picture", "Fitted numbers")
+    keys = ("summary", "fit_seconds", "score_seconds_per_image", "parameters")
+    rows = tuple((name, *(facts.get(key) for key in keys)) for name, facts in result.meta["detectors"].items())
+    yield Section("Costs", tables=(Table("On this machine, means over runs", header, rows),))
+
+
+def _lead(result: ImageLevelResult) -> str:
+    outcomes = []
+    for split, words in _LEAD_WORDS.items():
+        name, area = find_best_control(result, split)
+        difference = result.differences[split][name]
+        found = result.metrics[result.subject][split][IMAGE]
+        outcomes.append(PictureOutcome(words, found, _name_control(name), area, difference))
+    best = max(result.data.published, key=lambda one: one.auroc, default=None)
+    return describe_pictures(
+        result.subject,
+        outcomes,
+        what=_SIDES[result.data.name],
+        unit="patient" if result.data.has_patients else "distinct picture",
+        published=None if best is None else (best.method, best.auroc),
+    )
+
+
+def find_best_control(result: ImageLevelResult, split: str) -> tuple[str, float]:
+    """Return the control with the highest AUROC in its better direction, as `ImageLevelResult.differences` calls it."""
+    areas = {}
+    for name in (*CONTROLS, TOGETHER):
+        area = result.metrics[name][split][IMAGE]["auroc"]
+        areas[name + TURNED if area < 0.5 else name] = max(area, 1 - area)
+    best = max(areas, key=lambda name: areas[name])
+    return best, areas[best]
+
+
+def _name_control(name: str) -> str:
+    plain = name.removesuffix(TURNED).replace("_", " ")
+    return f"{plain} turned over" if name.endswith(TURNED) else plain
+
+
+def _bounded(found: Mapping[str, Any]) -> str:
+    between = found["auroc_ci95"]
+    return f"{found['auroc']:.3f}" + ("" if between is None else " [{:.3f}, {:.3f}]".format(*between))
+
+
+def _results_section(result: ImageLevelResult) -> Section:
+    rows = tuple((name, *(_bounded(found[split][IMAGE]) for split in SPLITS)) for name, found in result.metrics.items())
+    counts = result.meta["counts"]
+    drawn = "patients" if result.data.has_patients else "distinct pictures, for patients are not known"
+    runs = describe_means(len(result.config.seeds))
+    return Section(
+        "Results",
+        paragraphs=(
+            f"AUROC of whole pictures, {runs} with different seeds: how often an abnormal picture outscores a normal "
+            f"one; 0.5 is chance. In brackets a 95 % interval over {drawn}. Controls are never turned over in this "
+            "table: one below 0.5 is worth its distance from it.",
+            f"Without copies: {count_words(counts['test_copies_of_training'], 'test picture')} "
+            f"({counts['test_negative_copies_of_training']:,} of them normal) are byte for byte copies of training "
+            f"pictures, and {counts['test_copies_of_test']:,} are in the test set again; "
+            f"{counts['test_without_copies']:,} of {counts['test_negative'] + counts['test_positive']:,} are left.",
+        ),
+        tables=(Table("Detectors, then controls.", ("", *(_SPLIT_WORDS[split] for split in SPLITS)), rows),),
+        terms=tuple((name, _MEANINGS[name]) for name in result.metrics if name in _MEANINGS),
+    )
+
+
+def _published_section(result: ImageLevelResult) -> Section:
+    rows: list[tuple[Cell, ...]] = [(one.method, one.auroc, None, "published") for one in result.data.published]
+    detectors = [row.name for row in result.rows if row.name in result.metrics]
+    for name in detectors:
+        found = result.metrics[name][AS_FILES][IMAGE]
+        between = found["auroc_ci95"]
+        rows.append((name, found["auroc"], between and "{:.3f} to {:.3f}".format(*between), "here"))
+    ordered = tuple(sorted(rows, key=lambda row: -float(str(row[1]))))
+    return Section(
+        "Beside published figures",
+        paragraphs=(
+            f"The same pictures in the same split, with the files as they are and copies counted, as published. "
+            f"Published figures: {result.data.source}",
+        ),
+        tables=(Table("Image AUROC.", ("Method", "AUROC", "95 % interval", ""), ordered),),
+    )
+
+
+def _differences_section(result: ImageLevelResult) -> Section:
+    names = list(dict.fromkeys(name for found in result.differences.values() for name in found))
+    lines: list[tuple[Cell, ...]] = []
+    for name in names:
+        for split in SPLITS:
+            if name not in result.differences[split]:
+                continue
+            found = result.differences[split][name]
+            told = (None, None) if found is None else (f"{found.value:+.3f}", describe_range(found))
+            lines.append((_name_control(name), _SPLIT_WORDS[split], *told, judge_difference(found) + " it"))
+    header = ("Beside", "Pictures", "Difference", "95 % interval", f"{result.subject} is")
+    return Section(
+        f"Is {result.subject} better than what it is set beside?",
+        paragraphs=(
+            "The difference of two AUROCs on the same pictures, with the same draws. Here a control stands in its "
+            "better direction, which was read off the test set, to its advantage.",
+        ),
+        tables=(Table(f"AUROC of {result.subject} minus that of others, paired.", header, tuple(lines)),),
+    )
+
+
+def _curves_section(result: ImageLevelResult) -> Section:
+    pictures = []
+    detectors = [row.name for row in result.rows if row.name in result.metrics]
+    for split in _LEAD_WORDS:
+        best = find_best_control(result, split)[0].removesuffix(TURNED)
+        found = {name: result.metrics[name][split][IMAGE] for name in (*detectors, best)}
+        text = f"{_SPLIT_WORDS[split]}: ROC curves, {describe_means(len(result.config.seeds))}; with the best control"
+        pictures.append(
+            Picture(draw_curves(result.tables[split], found, ALL, each_seed=False, unit="image"), text, text)
+        )
+    for split in _LEAD_WORDS:
+        table = result.tables[split][0]
+        figure = plot_histogram(
+            table.scores[result.subject], table.positive, label=f"Image score of {result.subject}", unit="image"
+        )
+        text = f"{_SPLIT_WORDS[split]}: image scores of {result.subject}, seed {table.seed}"
+        pictures.append(Picture(figure_png(figure), text, text))
+    return Section("Curves and scores", pictures=tuple(pictures))
+
+
+def _maps_section(result: ImageLevelResult) -> Section:
+    pictures = []
+    for name in [row.name for row in result.rows if row.name in result.metrics][:2]:
+        for stage in result.stages.values():
+            cell = result.cells[stage.name][name][0]
+            text = f"{_SPLIT_WORDS[stage.name]}: pictures above their maps by {name}, seed {result.config.seeds[0]}"
+            shown = plot_maps(_gather(stage, cell.shown), cell.maps, positive=stage.positive[cell.shown])
+            pictures.append(Picture(figure_png(shown), text, text))
+    return Section(
+        "Pictures and their maps",
+        paragraphs=(
+            "Not hand-picked: on either side the pictures whose scores lie at evenly spaced percentiles, lowest score "
+            "first. All maps of a figure share one scale, in the detector's own unit. A map tells where a detector "
+            "finds the picture unlike normal ones; nobody has checked it against outlines of disease.",
+        ),
+        pictures=tuple(pictures),
+    )
+
+
+def _gather(stage: Stage, places: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(read_row(stage.test[place]).pixels) for place in places])
+
+
+def _pictures_section(result: ImageLevelResult) -> Section:
+    cutoff = result.meta["common_bandwidth_cycles"]
+    files, even = result.stages[AS_FILES], result.stages[ONE_BANDWIDTH]
+    chosen = result.cells[AS_FILES][result.subject][0].shown
+    figure = plot_pairs(_gather(files, chosen), _gather(even, chosen), positive=files.positive[chosen])
+    sides = {"train": "normal, to learn from", "negative": "normal, to test", "positive": "abnormal, to test"}
+    rows = tuple(
+        (_SPLIT_WORDS[stage.name], title, *np.percentile(stage.bandwidths[side], [1, 25, 50, 75, 99]).tolist())
+        for stage in (files, even)
+        for side, title in sides.items()
+    )
+    header = ("Pictures", "Side", "1 %", "25 %", "Median", "75 %", "99 %")
+    return Section(
+        "One resolution and bandwidth",
+        paragraphs=(
+            f"With the files as they are, every picture is brought to {result.config.side_px} x "
+            f"{result.config.side_px} pixels and nothing else. A picture's bandwidth is the frequency, in cycles per "
+            "picture side, below which 99 % of its contrast lies. For the other condition, all pictures are first "
+            f"brought to the bandwidth that all but {POOREST_PERCENTILE:g} % have, {cutoff:g} cycles per side: a "
+            f"Gaussian leaves {PASSED:.0%} of the amplitude there, and less beyond. The figure was computed from all "
+            "pictures, without their labels. Sharpness may be a matter of the place a picture comes from, or of the "
+            "disease; what is left afterwards owes nothing to it. Planes, contrast agents and collections stay as "
+            "different as they were.",
+        ),
+        tables=(Table("Bandwidth, in cycles per picture side: percentiles over pictures.", header, rows),),
+        pictures=(
+            Picture(
+                figure_png(figure),
+                f"The same pictures as files and at {cutoff:g} cycles per side",
+                "Pictures above the same pictures, smoothed",
+            ),
+        ),
+    )
+
+
+def _all_figures(result: ImageLevelResult) -> Iterator[Section]:
+    for heading, splits in (
+        ("All figures", (AS_FILES, ONE_BANDWIDTH)),
+        ("All figures, without copies", (AS_FILES + WITHOUT_COPIES, ONE_BANDWIDTH + WITHOUT_COPIES)),
+    ):
+        named = {
+            name: {_SPLIT_WORDS[split].partition(",")[0]: found[split] for split in splits}
+            for name, found in result.metrics.items()
+        }
+        section = build_results_section(heading, named, figures=describe_means(len(result.config.seeds)))
+        yield Section(section.heading, section.paragraphs, section.tables)
+
+
+def plot_maps(pictures: NDArray[np.uint8], maps: NDArray[np.float32], *, positive: NDArray[np.bool_]) -> Figure:
+    """Draw pictures, shape (n, side, side), above their maps, of the same shape, negatives left and positives right.
+
+    The maps share one scale, from the 1st to the 99.5th percentile of all their values.
+    """
+    low, high = np.nanpercentile(maps, [1, 99.5]).tolist()
+    return _draw_tiles([("Picture", pictures), ("Map", maps)], positive, scale=(low, high))
+
+
+def plot_pairs(above: NDArray[np.uint8], below: NDArray[np.uint8], *, positive: NDArray[np.bool_]) -> Figure:
+    """Draw pictures as files above the same at one bandwidth, negatives left and positives right."""
+    return _draw_tiles([("Files as\nthey are", above), ("One\nbandwidth", below)], positive, scale=None)
+
+
+def _draw_tiles(
+    lines: Sequence[tuple[str, NDArray[Any]]], positive: NDArray[np.bool_], *, scale: tuple[float, float] | None
+) -> Figure:
+    """Lines of small pictures, negatives left, grey from 0 to 255; the last on a colour ``scale`` if there is one."""
+    order = np.argsort(positive, kind="stable")
+    negatives = int((~positive).sum())
+    step, right = _INCHES + _GAP, 0.1 if scale is None else _BAR
+    starts = _LABEL + step * np.arange(len(order))
+    starts[negatives:] += 3 * _GAP
+    width, height = float(starts[-1]) + _INCHES + right, _FOOT + step * len(lines) + _HEAD
+    with new_figure(width, height) as figure:
+        for number, (name, tiles) in enumerate(lines):
+            base = _FOOT + step * (len(lines) - 1 - number)
+            mapped = scale is not None and number == len(lines) - 1
+            for start, which in zip(starts, order, strict=True):
+                window, colours = (scale, "inferno") if scale and mapped else ((0.0, 255.0), "gray")
+                draw_picture(figure, (start, base, _INCHES, _INCHES), tiles[which], window=window, colours=colours)
+            figure.text(
+                (_LABEL - 0.08) / width, (base + _INCHES / 2) / height, name, ha="right", va="center", fontsize=8.5
+            )
+        top = 1 - 0.3 / height
+        for start, words in ((starts[0], "Labelled negative"), (starts[negatives], "Labelled positive")):
+            figure.text(start / width, top, words, weight="bold", fontsize=9)
+        if scale is not None:
+            bar = ((width - _BAR + 0.1) / width, _FOOT / height, 0.1 / width, _INCHES / height)
+            add_colour_bar(figure, bar, colours="inferno", limits=scale)
+    return figure
