@@ -176,3 +176,24 @@ def test_other_formats_under_a_known_name_are_not_tried(kind, tmp_path):
     with pytest.raises(ImageError, match="another format") as caught:
         read_image(tmp_path / "a.png")
     assert caught.value.reason == "NOT_READABLE"
+
+
+@pytest.mark.parametrize("name", ["brain.nii", "brain.nii.gz", "volume.npy", "scan.MHA", "scan.nrrd"])
+def test_volumes_are_refused_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x93NUMPY or another start")
+    with pytest.raises(ImageError, match=r"a volume, which is not read: .* one by one, `unary\.Image\.from_array"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_colour_and_pages_are_refused_with_the_way_out(tmp_path, suffix):
+    colours = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    path = tmp_path / f"c.{suffix}"
+    PIL.Image.fromarray(colours).save(path)
+    with pytest.raises(ImageError, match=r"in colour.* save the channel that matters"):
+        read_image(path)
+    if suffix != "jpg":
+        first, second = (PIL.Image.fromarray(colours[..., band]) for band in (0, 1))
+        first.save(path, save_all=True, append_images=[second])
+        with pytest.raises(ImageError, match="one is needed: save each as a file of its own"):
+            read_image(path)

@@ -148,7 +148,7 @@ class Image:
         if values.ndim != 2 or 0 in values.shape:
             raise ImageError(
                 f"the array: a two-dimensional array with pixels is needed, its shape is {values.shape}; give the "
-                "slices of a volume, or the images of a stack, one by one"
+                "slices of a volume, or the images of a stack, one by one, and of several channels the one that matters"
             )
         if values.dtype.kind not in "iuf":
             raise ImageError(f"the array: integers or floats are needed, its type is {values.dtype}")

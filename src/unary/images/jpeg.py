@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unary.images.checks import build_refusal, check_size
-from unary.images.samples import Samples, describe_orientation, find_orientation
+from unary.images.samples import GREY_NEEDED, Samples, build_several, describe_orientation, find_orientation
 
 MAGIC = b"\xff\xd8\xff"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -27,7 +27,7 @@ def read_jpeg_shape(path: Path) -> tuple[int, int]:
         cause = f"a JPEG of {bits} bits by process SOF{marker - 0xC0}; 8 bits by SOF0, SOF1 or SOF2 can be decoded"
         raise build_refusal(path, cause, "UNSUPPORTED_SYNTAX")
     if MAGIC in content[end:]:
-        raise build_refusal(path, "it holds several pictures, one behind the other; one is needed", "MULTIFRAME")
+        raise build_several(path, "it holds several pictures, one behind the other")
     return rows, cols
 
 
@@ -42,7 +42,7 @@ def read_jpeg(path: Path) -> Samples:
         raise build_refusal(path, f"too large ({error})", "TOO_LARGE") from error
     with file:
         if file.mode not in ("L", "RGB"):
-            raise build_refusal(path, f"it is in colour ({file.mode}); grey values are needed", "COLOUR")
+            raise build_refusal(path, f"it is in colour ({file.mode}); {GREY_NEEDED}", "COLOUR")
         notes = describe_orientation(find_orientation(file.info.get("exif", b"")))
         values = np.asarray(file).reshape(*shape, -1)
     return Samples(values, values.shape[2], 255, notes)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unary.errors import ImageError
 from unary.images.checks import build_refusal, check_size
-from unary.images.samples import Samples
+from unary.images.samples import Samples, build_several
 
 _LONGEST_HEADER = 2**20  # bytes
 # A comment runs to the end of its line, ended by LF or CR, and may follow a number without a blank.
@@ -93,5 +93,5 @@ def _read_plain(text: bytes, count: int, path: Path) -> NDArray[Any]:
 
 def _build_length_refusal(surplus: bytes, fault: str, path: Path) -> ImageError:
     if re.search(rb"(?:^|\s)P[1-7]\s", surplus[:_LONGEST_HEADER]):
-        return build_refusal(path, "it holds several pictures, one behind the other; one is needed", "MULTIFRAME")
+        return build_several(path, "it holds several pictures, one behind the other")
     return build_refusal(path, f"not readable as PGM: {fault}; truncated, or changed in transfer?", "CORRUPT_PIXELS")

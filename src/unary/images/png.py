@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.images.checks import build_refusal, check_size
-from unary.images.samples import Samples, build_transparent, describe_orientation, find_orientation
+from unary.images.samples import Samples, build_several, build_transparent, describe_orientation, find_orientation
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -50,7 +50,7 @@ def read_png(path: Path) -> Samples:
     if "IDAT" not in chunks:
         raise build_refusal(path, "not readable as PNG: it holds no pixels", "CORRUPT_PIXELS")
     if "fdAT" in chunks or chunks.get("acTL", b"\0\0\0\1")[:4] != b"\0\0\0\1":
-        raise build_refusal(path, "it holds several pictures (an animated PNG); one is needed", "MULTIFRAME")
+        raise build_several(path, "it holds several pictures (an animated PNG)")
     notes = _describe_rest(content[end:], path)
     if "eXIf" in chunks:
         notes += describe_orientation(find_orientation(chunks["eXIf"]))
@@ -106,7 +106,7 @@ def _read_chunks(content: bytes) -> tuple[dict[str, bytes], int]:
 
 def _describe_rest(rest: bytes, path: Path) -> tuple[str, ...]:
     if MAGIC in rest:
-        raise build_refusal(path, "it holds several pictures, one behind the other; one is needed", "MULTIFRAME")
+        raise build_several(path, "it holds several pictures, one behind the other")
     return (f"{len(rest)} bytes after the end of the picture are left out",) if rest else ()
 
 

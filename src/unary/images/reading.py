@@ -15,6 +15,7 @@ from unary.images.raster import RASTER_SUFFIXES, is_lossy, read_raster, read_ras
 from unary.records import Image
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+_VOLUMES = (".nii", ".nii.gz", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".hdr", ".mgz", ".mnc")
 
 
 def read_image(path: Path | str) -> Image:
@@ -85,6 +86,12 @@ def is_dicom(path: Path) -> bool:
     except OSError as error:
         raise build_refusal(path, f"cannot be opened ({error.strerror})", "NOT_READABLE") from error
     suffix = path.suffix.lower()
+    if not dicom and path.name.lower().endswith(_VOLUMES):
+        cause = (
+            "an array or a volume, which is not read: open it with the library of its format and give its slices one "
+            "by one, `unary.Image.from_array(slice, spacing_mm=...)`, or save them as DICOM or TIFF"
+        )
+        raise build_refusal(path, cause, "NOT_READABLE")
     if not dicom and suffix not in RASTER_SUFFIXES + DICOM_SUFFIXES:
         raise build_refusal(path, f"neither DICOM nor one of {', '.join(RASTER_SUFFIXES)}", "NOT_READABLE")
     return dicom or suffix in DICOM_SUFFIXES

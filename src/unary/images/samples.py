@@ -16,6 +16,7 @@ from unary.images.checks import DAMAGE, build_refusal, convert_floats, silencing
 from unary.records import Image
 
 _ORIENTATION = 274  # in TIFF and EXIF
+GREY_NEEDED = "grey values are needed: save the channel that matters, or each one, as a grey picture of its own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def build_grey(samples: Samples, path: Path) -> Image:
             raise build_transparent(path)
         values = values[..., :-1]
     if samples.colours == 3 and (values != values[..., :1]).any():
-        raise build_refusal(path, "it is in colour; grey values are needed", "COLOUR")
+        raise build_refusal(path, f"it is in colour; {GREY_NEEDED}", "COLOUR")
     grey: NDArray[Any] = np.ascontiguousarray(values[..., 0])
     if grey.dtype.kind == "f":
         pixels, limits = convert_floats(grey, path)
@@ -86,6 +87,11 @@ def build_grey(samples: Samples, path: Path) -> Image:
 def build_transparent(path: Path) -> ImageError:
     """Return the refusal of a picture that shows less than it holds."""
     return build_refusal(path, "it is partly transparent; grey values alone are needed", "COLOUR")
+
+
+def build_several(path: Path, what: str) -> ImageError:
+    """Return the refusal of a file that holds several pictures, given in words what it holds."""
+    return build_refusal(path, f"{what}; one is needed: save each as a file of its own", "MULTIFRAME")
 
 
 def describe_orientation(orientation: object) -> tuple[str, ...]:

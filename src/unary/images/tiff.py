@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.images.checks import build_refusal, check_size
-from unary.images.samples import Samples, describe_orientation
+from unary.images.samples import GREY_NEEDED, Samples, build_several, describe_orientation
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION = 258, 259, 262, 266, 274
@@ -110,10 +110,10 @@ def _find_page(file: Any, path: Path) -> Any:
     shaped = [math.prod(item["shape"]) // max(page.size, 1) for item in file.shaped_metadata or () if "shape" in item]
     count = max(len(file.pages), planes, stacked, *shaped, _get(page, _DEPTH, 1))
     if count > 1:
-        raise build_refusal(path, f"it holds {count} pages; one is needed", "MULTIFRAME")
+        raise build_several(path, f"it holds {count} pages")
     if page.is_reduced or not all(part.is_reduced for part in page.pages or ()):
         cause = "its first page is a preview, or another full picture lies beside it (NewSubfileType, SubIFDs)"
-        raise build_refusal(path, f"{cause}; one is needed", "MULTIFRAME")
+        raise build_several(path, cause)
     return page
 
 
@@ -168,10 +168,10 @@ def _check_form(form: _Form, path: Path) -> None:
     check_size(*form.segment, path)
     if form.photometric in _COLOURED:
         name = f"PhotometricInterpretation {form.photometric}, {_COLOURED[form.photometric]}"
-        raise build_refusal(path, f"it is in colour ({name}); grey values are needed", "COLOUR")
+        raise build_refusal(path, f"it is in colour ({name}); {GREY_NEEDED}", "COLOUR")
     if form.samples - (3 if form.photometric == _RGB else 1) not in (0, 1):
         cause = f"SamplesPerPixel is {form.samples} with PhotometricInterpretation {form.photometric}"
-        raise build_refusal(path, f"{cause}; grey values are needed, with an opacity at most", "COLOUR")
+        raise build_refusal(path, f"{cause}; {GREY_NEEDED}; an opacity may lie beside it", "COLOUR")
     fault = _find_fault(form)
     if fault is not None:
         raise build_refusal(path, f"{fault}; such a TIFF is not read, save it in another way", "UNSUPPORTED_SYNTAX")
@@ -274,6 +274,6 @@ def _apply_palette(indices: NDArray[Any], palette: Any, path: Path) -> NDArray[A
     if not factors:
         raise build_refusal(path, "it has a palette (ColorMap) of more than 8 bits, which is not read", "COLOUR")
     if indices.shape[2] > 1:
-        raise build_refusal(path, "it has a palette and an opacity; grey values are needed", "COLOUR")
+        raise build_refusal(path, f"it has a palette and an opacity; {GREY_NEEDED}", "COLOUR")
     colours: NDArray[np.uint8] = eight[indices[..., 0]]
     return colours
