@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from unary.datasets.annotation import count_names
+from unary.datasets.series import describe_series
 from unary.errors import ImageError, ManifestError
 from unary.files import LOCK_FILE
-from unary.images.dicom import read_header
+from unary.images.dicom import DicomHeader, read_header
 from unary.images.elements import looks_like_dicom
 from unary.images.isolation import show_path
 from unary.images.raster import RASTER_SUFFIXES
@@ -138,16 +139,18 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         images[base], left_out = list_files(base)
         notices += [f"{base}: {describe_left_out(left_out)}"] if left_out else []
     names = _name_images([path.relative_to(folder) for base in classes for path in images[base]])
-    rows = []
+    rows, headers = [], []
     for base in classes:
         for path in images[base]:
-            row, remarks = _build_row(path, base, names[path.relative_to(folder)])
-            rows.append(row)
+            header, remarks = _read_header(path)
+            rows.append(_build_row(path, base, names[path.relative_to(folder)], header))
+            headers.append(header)
             notices += remarks
     if not rows:
         raise ManifestError(
             f"{folder}: no image (DICOM, {', '.join(RASTER_SUFFIXES)}) in {' or '.join(path.name for path in classes)}"
         )
+    notices += describe_series(headers, [row.image_id for row in rows])
     return Manifest(tuple(rows)), tuple(notices + _describe_patients(rows))
 
 
@@ -204,19 +207,22 @@ def _name_images(paths: list[Path]) -> dict[Path, str]:
     return {path: path.as_posix() if counts[name] > 1 else name for path, name in short.items()}
 
 
-def _build_row(path: Path, base: Path, image_id: str) -> tuple[ManifestRow, list[str]]:
-    inside = path.relative_to(base).parts
-    remarks: list[str] = []
-    header = None
+def _read_header(path: Path) -> tuple[DicomHeader | None, list[str]]:
+    """The header of a DICOM file, or why it cannot be read."""
     try:
         if path.suffix.lower() in DICOM_SUFFIXES or looks_like_dicom(path):
-            header = read_header(path)
+            return read_header(path), []
     except ImageError as error:
-        remarks.append(str(error))
+        return None, [str(error)]
     except OSError as error:
-        remarks.append(f"{path}: cannot be opened ({error.strerror})")
+        return None, [f"{path}: cannot be opened ({error.strerror})"]
+    return None, []
+
+
+def _build_row(path: Path, base: Path, image_id: str, header: DicomHeader | None) -> ManifestRow:
+    inside = path.relative_to(base).parts
     key = header.patient_key if header else None
-    row = ManifestRow(
+    return ManifestRow(
         path=path.absolute(),
         image_id=image_id,
         patient_id=inside[0] if len(inside) > 1 else key or image_id,
@@ -224,7 +230,6 @@ def _build_row(path: Path, base: Path, image_id: str) -> tuple[ManifestRow, list
         laterality=header.laterality if header else None,
         view=header.view if header else None,
     )
-    return row, remarks
 
 
 def _describe_patients(rows: list[ManifestRow]) -> list[str]:

@@ -56,8 +56,19 @@ _VIEWS = {
 }  # fmt: skip
 _HEADER_ELEMENTS = [
     "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
-    "SpecificCharacterSet", "SOPInstanceUID",
+    "SpecificCharacterSet", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
+    "ImageOrientationPatient",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SlicePlace:
+    """Where a slice lies: in which series and frame of reference, its plane's normal, and how far along it, in mm."""
+
+    series_uid: str | None = field(repr=False)
+    frame_uid: str | None = field(repr=False)
+    normal: tuple[float, float, float]
+    position_mm: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class DicomHeader:
         them too.
     instance_uid
         SOP Instance UID.
+    place
+        Of a slice; None where it is not stated.
     """
 
     shape: tuple[int, int]
@@ -79,6 +92,7 @@ class DicomHeader:
     view: str | None
     patient_key: str | None = field(repr=False)
     instance_uid: str | None = field(repr=False)
+    place: SlicePlace | None = None
 
 
 def read_header(path: Path) -> DicomHeader:
@@ -91,6 +105,7 @@ def read_header(path: Path) -> DicomHeader:
             _find_view(elements),
             _hash_patient(elements),
             elements.find_text("SOPInstanceUID"),
+            _find_place(elements),
         )
 
 
@@ -102,6 +117,21 @@ def _hash_patient(elements: Elements) -> str | None:
         return None
     undecodable = "\ufffd" in patient and isinstance(raw.value, bytes)
     return hashlib.sha256(raw.value if undecodable else patient.encode("utf-8")).hexdigest()[:12]
+
+
+def _find_place(elements: Elements) -> SlicePlace | None:
+    """Where a slice lies along its plane's normal (PS3.3 C.7.6.2.1.1); None where that is not stated, or wrongly."""
+    try:
+        corner = np.array(elements.read_numbers("ImagePositionPatient", "three numbers are needed"))
+        cosines = np.array(elements.read_numbers("ImageOrientationPatient", "six numbers are needed"))
+    except ImageError:
+        return None
+    if corner.shape != (3,) or cosines.shape != (6,):
+        return None
+    normal = np.cross(cosines[:3], cosines[3:])
+    x, y, z = (float(part) + 0.0 for part in normal.round(2))
+    series, frame = elements.find_text("SeriesInstanceUID"), elements.find_text("FrameOfReferenceUID")
+    return SlicePlace(series, frame, (x, y, z), float(corner @ normal))
 
 
 def read_dicom(path: Path) -> Image:

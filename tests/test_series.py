@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from slices import write_slice
+
+from unary.datasets.folder import read_folder
+from unary.datasets.series import describe_series
+from unary.images.dicom import read_header
+
+PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)
+
+
+def describe(folder, places, *, series="1.2.3.4", frame="1.2.9", **elements):
+    """What is said of slices that lie so far along the axis of the body, each a file named after its number."""
+    paths = [
+        write_slice(
+            folder / f"{series}-{number}.dcm",
+            PIXELS,
+            SeriesInstanceUID=series,
+            FrameOfReferenceUID=frame,
+            **{"ImagePositionPatient": [-180.0, -180.0, place], **elements},
+        )
+        for number, place in enumerate(places, start=1)
+    ]
+    return [read_header(path) for path in paths], [path.stem for path in paths]
+
+
+def test_a_whole_series_in_any_order_is_counted(tmp_path):
+    assert describe_series(*describe(tmp_path, [10.0, -5.0, 0.0, 5.0])) == ("1 series of slices, of 4 slices",)
+
+
+def test_a_missing_slice_and_a_double_one_are_named(tmp_path):
+    _, twice, gap = describe_series(*describe(tmp_path, [0.0, 2.5, 5.0, 5.0, 12.5, 15.0]))
+    assert twice == "the series of 1.2.3.4-1 (6 slices) has 1 slice at the place of another: 1.2.3.4-4"
+    assert "where slices are 2.5 mm apart: 7.5 mm between 1.2.3.4-4 and 1.2.3.4-5" in gap
+
+
+def test_places_count_along_the_normal_of_a_tilted_plane(tmp_path):
+    tilted = {"ImageOrientationPatient": [1, 0, 0, 0, 0.8, 0.6]}
+    normal = np.array([0, -0.6, 0.8])
+    headers, names = [], []
+    for number, place in enumerate((0.0, 4.0, 8.0)):
+        corner = [round(float(part), 4) for part in place * normal + np.array([3.0 * number, 0.0, 0.0])]
+        found = describe(tmp_path / str(number), [0.0], ImagePositionPatient=corner, **tilted)
+        headers += found[0]
+        names += found[1]
+    assert [header.place.position_mm for header in headers] == pytest.approx([0, 4, 8])
+    assert describe_series(headers, names) == ("1 series of slices, of 3 slices",)
+
+
+def test_two_reconstructions_of_one_scan_are_told(tmp_path):
+    sharp, sharp_names = describe(tmp_path, [0.0, 5.0, 10.0], series="1.1")
+    soft, soft_names = describe(tmp_path, [0.0, 5.0, 10.0, 15.0], series="1.2")
+    _, told = describe_series(sharp + soft, sharp_names + soft_names)
+    assert "the series of 1.1-1 and of 1.2-1 show 3 slices at the same places" in told
+    elsewhere, names = describe(tmp_path, [0.0, 5.0, 10.0], series="1.3", frame="1.2.8")
+    assert len(describe_series(sharp + elsewhere, sharp_names + names)) == 1, "of another patient"
+    below, names = describe(tmp_path, [20.0, 25.0, 30.0], series="1.4")
+    assert len(describe_series(sharp + below, sharp_names + names)) == 1
+
+
+@pytest.mark.parametrize("position", [None, [1, 2], ["1", "2"]])
+def test_what_states_no_place_is_of_no_series(tmp_path, position):
+    headers, names = describe(tmp_path, [0.0, 1.0], ImagePositionPatient=position)
+    assert [header.place for header in headers] == [None, None]
+    assert describe_series([*headers, None], [*names, "a.png"]) == ()
+
+
+def test_a_folder_of_both_classes_is_one_series(tmp_path):
+    for number in range(6):
+        folder = tmp_path / ("normal" if number % 2 else "abnormal") / "p1"
+        place = {"ImagePositionPatient": [0, 0, 5.0 * number + (5 if number > 3 else 0)]}
+        write_slice(folder / f"{number}.dcm", PIXELS, **place)
+    _, notices = read_folder(tmp_path)
+    assert "1 series of slices, of 6 slices" in notices
+    assert any("10 mm between normal/p1/3 and abnormal/p1/4" in notice for notice in notices)
