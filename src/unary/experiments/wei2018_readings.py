@@ -15,6 +15,7 @@ from unary.outputs.figures import figure_png
 from unary.outputs.leads import describe_auroc, describe_means, join_words
 from unary.outputs.part_figures import plot_air_share, plot_part_histogram
 from unary.outputs.report import Cell, Picture, Section, Table
+from unary.outputs.words import GROUP_TITLES
 
 PAPER_COUNTS = {
     "negative_patches": 36013,
@@ -95,7 +96,7 @@ def _tabulate_areas(result: PaperResult) -> Table:
             entries = [result.readings[reading].metrics[name][split].get(group) for reading, split in columns]
             if any(entries):
                 told = (None if entry is None else describe_auroc(entry) for entry in entries)
-                rows.append(("all lesions" if group == ALL else f"{group}s", name, *told))
+                rows.append((GROUP_TITLES[group].lower(), name, *told))
     header = ("lesions", "score", *(f"{READING_TITLES[name]}, by {split}" for name, split in columns))
     count = len(first.runs["patch"])
     return Table(
@@ -141,7 +142,7 @@ def plot_curves(found: ExtractionResult, split: str, group: str, words: str) -> 
     """Return the ROC curves of one reading."""
     areas = {name: splits[split][group] for name, splits in found.metrics.items()}
     png = draw_curves([run.table for run in found.runs[split]], areas, group)
-    which = "all lesions" if group == ALL else f"{group}s"
+    which = GROUP_TITLES[group].lower()
     caption = f"{words}: ROC, {which}, held out by {split}, {describe_means(len(found.runs[split]))} (Fig. 2b)"
     return Picture(png, caption, f"ROC curves of {which} by detector")
 
