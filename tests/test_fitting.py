@@ -309,6 +309,7 @@ def test_images_in_several_units_share_no_window_and_are_named(slices, caplog):
     with caplog.at_level(logging.WARNING):
         fit_small(slices["pet"] + slices["mr"])
     assert "several units or of several modalities, and do not compare: BQML: 3 images" in caplog.text
+    assert "values are in BQML, and --intensity percentile scales every image by itself" in caplog.text
     caplog.clear()
     fit_small(slices["mr"])
     assert "units" not in caplog.text

@@ -138,12 +138,12 @@ def check_units(
         if intensity == "window":
             raise TrainingError(f"one window is given for images in several units or of several modalities: {told}")
         logger.warning("images are in several units or of several modalities, and do not compare: %s", told)
-    if stated and intensity in ("percentile", "full_scale"):
+    if stated and intensity != "window":
         logger.warning(
-            "values are in %s, and %s scales every image by itself: they do not compare between images; --window "
-            "LOW,HIGH keeps them comparable",
+            "values are in %s, and --intensity %s scales every image by itself: they do not compare between images; "
+            "--window LOW,HIGH keeps them comparable",
             " and ".join(stated),
-            f"--intensity {intensity}",
+            intensity or "percentile",
         )
 
 
