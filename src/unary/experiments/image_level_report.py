@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL
 from unary.experiments.common import describe_range, draw_curves
 from unary.experiments.image_level import IMAGE, TURNED, ImageLevelResult
 from unary.experiments.image_level_pictures import CONTROLS, PASSED, POOREST_PERCENTILE, TOGETHER
 from unary.experiments.image_level_stages import AS_FILES, ONE_BANDWIDTH, SPLITS, WITHOUT_COPIES, Stage
 from unary.outputs.figures import add_colour_bar, draw_picture, figure_png, new_figure, plot_histogram
-from unary.outputs.leads import describe_auroc, describe_means, judge_difference
+from unary.outputs.leads import describe_auroc, describe_means
 from unary.outputs.picture_leads import PictureOutcome, describe_pictures
 from unary.outputs.report import Cell, Picture, Report, Section, Table, build_results_section, write_report
 from unary.patches.collection import read_row
-from unary.records import count_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ _MEANINGS = {
     ),
     "fusion_unlearned": "What looks for specks in mammograms, without its trained part; it has no business here.",
 }
-_INCHES, _GAP, _LABEL, _BAR, _HEAD, _FOOT = 0.92, 0.05, 0.85, 0.75, 0.52, 0.25
+_INCHES, _GAP, _LABEL, _BAR, _HEAD, _FOOT = 0.92, 0.05, 0.85, 0.75, 0.4, 0.25
 
 
 def describe_image_level(result: ImageLevelResult) -> Iterator[str]:
@@ -145,9 +146,9 @@ def _results_section(result: ImageLevelResult) -> Section:
             f"AUROC of whole pictures, {runs} with different seeds: how often an abnormal picture outscores a normal "
             f"one; 0.5 is chance. In brackets a 95 % interval over {drawn}. Controls are never turned over in this "
             "table: one below 0.5 is worth its distance from it.",
-            f"Without copies: {count_words(counts['test_copies_of_training'], 'test picture')} "
-            f"({counts['test_negative_copies_of_training']:,} of them normal) are byte for byte copies of training "
-            f"pictures, and {counts['test_copies_of_test']:,} are in the test set again; "
+            f"Test pictures whose files are byte for byte copies of training pictures: "
+            f"{counts['test_copies_of_training']:,} ({counts['test_negative_copies_of_training']:,} of them normal); "
+            f"of other test pictures: {counts['test_copies_of_test']:,}. Without them, "
             f"{counts['test_without_copies']:,} of {counts['test_negative'] + counts['test_positive']:,} are left.",
         ),
         tables=(Table("Detectors, then controls.", ("", *(_SPLIT_WORDS[split] for split in SPLITS)), rows),),
@@ -174,36 +175,42 @@ def _published_section(result: ImageLevelResult) -> Section:
 
 
 def _differences_section(result: ImageLevelResult) -> Section:
-    names = list(dict.fromkeys(name for found in result.differences.values() for name in found))
-    lines: list[tuple[Cell, ...]] = []
-    for name in names:
-        for split in SPLITS:
-            if name not in result.differences[split]:
-                continue
-            found = result.differences[split][name]
-            told = (None, None) if found is None else (f"{found.value:+.3f}", describe_range(found))
-            lines.append((_name_control(name), _SPLIT_WORDS[split], *told, judge_difference(found) + " it"))
-    header = ("Beside", "Pictures", "Difference", "95 % interval", f"{result.subject} is")
+    names = dict.fromkeys(name.removesuffix(TURNED) for name in result.differences[AS_FILES])
+    rows = tuple((name, *(_describe_difference(result.differences[split], name) for split in SPLITS)) for name in names)
     return Section(
         f"Is {result.subject} better than what it is set beside?",
         paragraphs=(
-            "The difference of two AUROCs on the same pictures, with the same draws. Here a control stands in its "
-            "better direction, which was read off the test set, to its advantage.",
+            f"AUROC of {result.subject} minus that of each other, on the same pictures with the same draws: above 0 "
+            f"where {result.subject} is ahead. An interval that holds 0 does not settle which is better. Here a "
+            "control that lies below 0.5 is turned over; that was read off the test set, to its advantage.",
         ),
-        tables=(Table(f"AUROC of {result.subject} minus that of others, paired.", header, tuple(lines)),),
+        tables=(Table("Differences, paired.", ("Beside", *(_SPLIT_WORDS[split] for split in SPLITS)), rows),),
     )
+
+
+def _describe_difference(differences: Mapping[str, Estimate | None], name: str) -> str:
+    turned = name + TURNED in differences
+    found = differences[name + TURNED if turned else name]
+    if found is None:
+        return "no interval"
+    return f"{found.value:+.3f} [{describe_range(found) or 'no interval'}]" + (", turned over" if turned else "")
 
 
 def _curves_section(result: ImageLevelResult) -> Section:
     pictures = []
     detectors = [row.name for row in result.rows if row.name in result.metrics]
     for split in _LEAD_WORDS:
-        best = find_best_control(result, split)[0].removesuffix(TURNED)
-        found = {name: result.metrics[name][split][IMAGE] for name in (*detectors, best)}
+        found = {name: result.metrics[name][split][IMAGE] for name in detectors}
+        best, tables = find_best_control(result, split)[0], result.tables[split]
+        plain = best.removesuffix(TURNED)
+        own = result.metrics[plain][split][IMAGE]
+        if best != plain:
+            tables = [dataclasses.replace(one, scores={**one.scores, best: -one.scores[plain]}) for one in tables]
+            between = own["auroc_ci95"]
+            own = {"auroc": 1 - own["auroc"], "auroc_ci95": between and [1 - between[1], 1 - between[0]]}
         text = f"{_SPLIT_WORDS[split]}: ROC curves, {describe_means(len(result.config.seeds))}; with the best control"
-        pictures.append(
-            Picture(draw_curves(result.tables[split], found, ALL, each_seed=False, unit="image"), text, text)
-        )
+        curves = draw_curves(tables, {**found, best: own}, ALL, each_seed=False, unit="image")
+        pictures.append(Picture(curves, text, text))
     for split in _LEAD_WORDS:
         table = result.tables[split][0]
         figure = plot_histogram(
@@ -288,7 +295,8 @@ def _all_figures(result: ImageLevelResult) -> Iterator[Section]:
 def plot_maps(pictures: NDArray[np.uint8], maps: NDArray[np.float32], *, positive: NDArray[np.bool_]) -> Figure:
     """Draw pictures, shape (n, side, side), above their maps, of the same shape, negatives left and positives right.
 
-    The maps share one scale, from the 1st to the 99.5th percentile of all their values.
+    The maps share one scale, from the 1st to the 99.5th percentile of all their values; each picture has a grey window
+    of its own.
     """
     low, high = np.nanpercentile(maps, [1, 99.5]).tolist()
     return _draw_tiles([("Picture", pictures), ("Map", maps)], positive, scale=(low, high))
@@ -302,7 +310,10 @@ def plot_pairs(above: NDArray[np.uint8], below: NDArray[np.uint8], *, positive: 
 def _draw_tiles(
     lines: Sequence[tuple[str, NDArray[Any]]], positive: NDArray[np.bool_], *, scale: tuple[float, float] | None
 ) -> Figure:
-    """Lines of small pictures, negatives left, grey from 0 to 255; the last on a colour ``scale`` if there is one."""
+    """Lines of small pictures, negatives left, grey from 0 to 255.
+
+    With a ``scale`` the last line is on it, in colour, and the others are each in a grey window of its own.
+    """
     order = np.argsort(positive, kind="stable")
     negatives = int((~positive).sum())
     step, right = _INCHES + _GAP, 0.1 if scale is None else _BAR
@@ -314,7 +325,10 @@ def _draw_tiles(
             base = _FOOT + step * (len(lines) - 1 - number)
             mapped = scale is not None and number == len(lines) - 1
             for start, which in zip(starts, order, strict=True):
-                window, colours = (scale, "inferno") if scale and mapped else ((0.0, 255.0), "gray")
+                window, colours = (0.0, 255.0), "gray"
+                if scale is not None:
+                    own = tuple(np.percentile(tiles[which], [0.5, 99.5]).tolist())
+                    window, colours = (scale, "inferno") if mapped else ((own[0], own[1]), "gray")
                 draw_picture(figure, (start, base, _INCHES, _INCHES), tiles[which], window=window, colours=colours)
             figure.text(
                 (_LABEL - 0.08) / width, (base + _INCHES / 2) / height, name, ha="right", va="center", fontsize=8.5
