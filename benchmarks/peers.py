@@ -7,7 +7,7 @@ much time as ``--limit`` where they have no end of their own, and score the same
 and the others go on. Prints Markdown tables, then one JSON line. Interrupt when you like; the same command goes on.
 
     python benchmarks/peers.py --out DIR --peers-python PEERS_ENVIRONMENT/bin/python [--inbreast DIR [--annotation CSV]]
-        [--brainmri DIR] [--chestxray DIR] [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 90]
+        [--brainmri DIR] [--chestxray DIR] [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 90] [--show]
 
 The peers' environment: ``python -m venv ENV; ENV/bin/pip install -r benchmarks/peers-requirements.txt``. What it
 measures, and how to read it, is in ``docs/peers.md``.
@@ -65,6 +65,8 @@ def run_cell(method: str, task: PeerTask, options: argparse.Namespace) -> Cell |
     """Run a method on a task, or read what an earlier call kept; the last line of its error where it fails."""
     path = task.folder / f"{method}-{options.limit:g}.npz"
     if not path.exists():
+        if options.show:
+            return "not run yet"
         python = options.peers_python if method in PEERS else Path(sys.executable)
         place = "aligned" if task.aligned else "anywhere"
         script = Path(__file__).with_name("peers_cell.py")
@@ -94,8 +96,9 @@ def run_set(name: str, tasks: Sequence[PeerTask], options: argparse.Namespace) -
     """Run all methods on a data set's tasks, and return its part of the JSON line."""
     cells = {control: [measure_controls(task)[control] for task in tasks] for control in CONTROLS}
     failures: dict[str, str] = {}
-    listed = [method for method in list_methods(name) if not options.methods or method in options.methods]
-    for method in listed:
+    known = list_methods(name)
+    listed = [method for method in known if not options.methods or method in options.methods]
+    for method in sorted(listed, key=(options.methods or known).index):  # those named first, first
         own = []
         for task in tasks:
             found = run_cell(method, task, options)
@@ -223,6 +226,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=Limits.train, help="normals to learn from, at most")
     parser.add_argument("--test", type=int, default=Limits.test, help="normals to test, at most")
     parser.add_argument("--limit", type=float, default=90, help="seconds of the processor to learn without an end")
+    parser.add_argument("--show", action="store_true", help="run nothing: print what earlier calls have kept")
     parser.add_argument("--resamples", type=int, default=2000)
     return parser.parse_args()
 

@@ -23,9 +23,9 @@ from peers_features import measure_patches
 
 SKLEARN = ("isolation_forest", "one_class_svm", "local_outlier_factor")
 PYOD = ("ecod", "knn", "pyod_autoencoder")
-ANOMALIB = ("padim", "padim_256", "patchcore", "fastflow", "ganomaly")
 TORCH = ("torch_autoencoder",)
-PEERS = (*SKLEARN, *PYOD, *ANOMALIB, *TORCH)
+ANOMALIB = ("padim", "fastflow", "ganomaly", "patchcore", "padim_256")
+PEERS = (*SKLEARN, *PYOD, *TORCH, *ANOMALIB)
 ALONE = "_alone"
 """Ends the name of a detector of unary that is shown each patch as an image of its own, as the peers are."""
 

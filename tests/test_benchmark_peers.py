@@ -117,7 +117,9 @@ def test_the_best_method_stands_first_and_what_beats_the_subject_stands_first_am
 
 def test_a_method_that_fails_is_named_and_the_others_go_on(peers, task, monkeypatch):
     np.save(task.folder / "test.npy", np.arange(24 * 64).reshape(24, 8, 8).astype(np.uint16))
-    options = argparse.Namespace(methods=[], limit=1, seed=0, resamples=50, peers_python=Path(sys.executable))
+    options = argparse.Namespace(
+        methods=[], limit=1, show=False, seed=0, resamples=50, peers_python=Path(sys.executable)
+    )
     facts = '{"fit_s": 1, "score_s": 1, "peak_mb": 1, "note": "", "versions": {}}'
     np.savez(task.folder / "fusion-1.npz", scores=np.arange(24.0), facts=facts)
     monkeypatch.setattr(peers, "list_methods", lambda name: ("no_such_detector", "fusion"))
