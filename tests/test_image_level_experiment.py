@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(brain, tmp_path, monkeypa
 
     def examine_some(model, image):
         seen.append(image)
-        if len(seen) == 5 * 2 * TEST:  # in the fifth of eight runs
+        if len(seen) == 3 * 2 * TEST:  # in the third of four; a control learns the same under every seed
             raise KeyboardInterrupt
         return examine(model, image)
 
@@ -161,11 +161,12 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(brain, tmp_path, monkeypa
     assert not (tmp_path / "metrics.json").exists()
     kept = sorted((tmp_path / "runs").glob("*.npz"))
     assert len(kept) == 4
-    kept[0].write_bytes(kept[0].read_bytes()[:50])  # a damaged one is done again
+    for path in kept[:2]:  # both seeds of one condition: what is damaged is done again
+        path.write_bytes(path.read_bytes()[:50])
     seen.clear()
     monkeypatch.setattr(image_level_cells, "examine_image", lambda *given: (seen.append(given), examine(*given))[1])
     resumed = run_image_level(data, tmp_path, CONFIG, rows=quick_rows(), progress=False)
-    assert len(seen) == 5 * 2 * TEST
+    assert len(seen) == 3 * 2 * TEST
     assert resumed.metrics == result[0].metrics
 
 

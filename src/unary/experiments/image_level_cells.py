@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors import name_of
+from unary.detectors.protocol import Detector
 from unary.detectors.scoring import count_weights
 from unary.experiments.bench_cells import complete_model, require_told_apart
 from unary.experiments.common import read_arrays, write_arrays
 from unary.experiments.contenders import Contender
 from unary.experiments.image_level_stages import Stage
+from unary.models.bundle import Model
 from unary.models.examination import examine_image
 from unary.models.fitting import FitConfig, choose_grid
 from unary.patches.collection import Collection, collect_patches, read_row
@@ -31,7 +33,7 @@ from unary.records import Manifest, ManifestRow
 from unary.training.context import FitContext
 
 _SHOWN = 6
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class PictureCell:
     """What one detector did under one seed: scores of the test pictures, and maps of some.
 
     ``shown`` are places among the test pictures, at evenly spaced percentiles of the scores of the normal ones, then of
-    the others; ``maps``, shape (shown, side, side), float32, are theirs.
+    the others; ``maps``, shape (shown, side, side), float32, are theirs. ``state`` hashes what was learned.
     """
 
     scores: NDArray[np.float64]
@@ -73,12 +75,15 @@ class PictureCell:
     fit_seconds: float
     score_seconds_per_image: float
     parameters: int
+    state: str
 
 
 def run_picture_cells(
     stage: Stage, row: PictureRow, profile: Profile, *, seeds: Sequence[int], out: Path, progress: bool
 ) -> Iterator[PictureCell]:
     """Yield for every seed what `PictureCell` says: fit and score, or read what an earlier call has kept under ``out``.
+
+    A detector that has learned the same under another seed is not asked again.
 
     Raises
     ------
@@ -88,47 +93,56 @@ def run_picture_cells(
     layout = row.choose_layout(stage.train, profile)
     names = [field.name for field in dataclasses.fields(PictureCell)]
     part: Collection | None = None
+    known: dict[str, PictureCell] = {}
     for seed in seeds:
         path = out / "runs" / f"{row.name}-{stage.name}-{seed}-{_hash_cell(stage, row, layout, seed)}.npz"
         kept = read_arrays(path, *names)
         if kept is not None and kept[0].shape == (len(stage.test),):
-            yield PictureCell(kept[0], kept[1], kept[2], float(kept[3]), float(kept[4]), int(kept[5]))
+            scores, shown, maps, *facts = kept
+            cell = PictureCell(scores, shown, maps, float(facts[0]), float(facts[1]), int(facts[2]), str(facts[3]))
+            known[cell.state] = cell
+            yield cell
             continue
         part = part or collect_patches(Manifest(stage.train), *layout, profile.reading, progress=progress)
         checkpoint = out / "checkpoints" / f"{stage.name}-seed{seed}"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         context = FitContext(seed, checkpoint, progress=progress, title=row.name)
-        cell = _run_cell(stage, row, profile, part, layout, context=context)
+        start = time.perf_counter()
+        detector = row.contender.detector.fit(part.patches.subset(np.arange(len(part))), context)
+        seconds, state = time.perf_counter() - start, _hash_state(detector)
+        if state not in known:
+            model = complete_model(
+                detector, part, np.arange(len(part)), profile=profile, layout=layout, progress=progress
+            )
+            known[state] = _score_pictures(stage, row, model, state, progress=progress)
+        cell = dataclasses.replace(known[state], fit_seconds=seconds)
         write_arrays(path, **vars(cell))
         yield cell
 
 
-def _run_cell(
-    stage: Stage,
-    row: PictureRow,
-    profile: Profile,
-    part: Collection,
-    layout: tuple[PreparationConfig, GridConfig],
-    *,
-    context: FitContext,
-) -> PictureCell:
-    everything = np.arange(len(part))
-    start = time.perf_counter()
-    detector = row.contender.detector.fit(part.patches.subset(everything), context)
-    fitted = time.perf_counter()
-    model = complete_model(detector, part, everything, profile=profile, layout=layout, progress=context.progress)
+def _score_pictures(stage: Stage, row: PictureRow, model: Model, state: str, *, progress: bool) -> PictureCell:
     scores, maps = np.full(len(stage.test), np.nan), []
-    shown = show_progress(stage.test, title=f"{row.name} scoring", unit="picture", shown=context.progress, leave=False)
+    start = time.perf_counter()
+    shown = show_progress(stage.test, title=f"{row.name} scoring", unit="picture", shown=progress, leave=False)
     for number, picture in enumerate(shown):
         scored = examine_image(model, read_row(picture))
         found = scored.image_score if row.side_px is None else scored.scores.max()
         scores[number] = np.nan if found is None else found
         maps.append(scored.stored_map)
-    seconds = time.perf_counter() - fitted
+    seconds = (time.perf_counter() - start) / len(scores)
     require_told_apart(scores)
     chosen = choose_spread(scores, stage.positive)
-    found_maps = np.stack([maps[number] for number in chosen])
-    return PictureCell(scores, chosen, found_maps, fitted - start, seconds / len(scores), count_weights(detector))
+    kept = np.stack([maps[number] for number in chosen])
+    return PictureCell(scores, chosen, kept, 0.0, seconds, count_weights(model.detector), state)
+
+
+def _hash_state(detector: Detector) -> str:
+    """SHA-256 of the numbers that a fitted detector consists of, and of its settings."""
+    state = detector.get_state()
+    digest = hashlib.sha256(json.dumps(state.settings, sort_keys=True, default=repr).encode())
+    for name, values in sorted(state.tensors.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def choose_spread(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
