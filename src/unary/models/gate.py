@@ -217,7 +217,8 @@ def _check_kind(attributes: Attributes, headers: Headers) -> Iterator[Flag]:
     modality = attributes.modality or "not stated"
     if not attributes.is_capture:
         if headers.sop_classes:
-            yield reason, f"{words}: its SOPClassUID is {attributes.sop_class or 'not stated'}, its modality {modality}"
+            stated = f"its SOPClassUID is {attributes.sop_class or 'not stated'}, its modality {modality}"
+            yield reason, f"{words}: {stated}; models of other images are fitted, and checked, with --profile general"
     elif attributes.modality in headers.capture_modalities:
         yield "SECONDARY_CAPTURE", f"a secondary capture of modality {modality}: a scanned film, or a screenshot"
     else:
