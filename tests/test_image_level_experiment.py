@@ -9,11 +9,12 @@ import numpy as np
 import PIL.Image
 import pyarrow.parquet as parquet
 import pytest
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from unary.cli.main import main
 from unary.errors import SplitError, TrainingError
-from unary.experiments import image_level, image_level_cells
+from unary.experiments import image_level, image_level_cells, image_level_copies
 from unary.experiments.contenders import Contender, Control, ControlConfig
 from unary.experiments.image_level import TURNED, ImageLevelConfig, list_rows, run_image_level
 from unary.experiments.image_level_cells import PictureRow, choose_spread
@@ -27,9 +28,11 @@ TRAIN, TEST = 16, 14
 
 
 def draw_picture(rng, *, sick, shape):
-    """A bright disc on a dark ground; with a bright spot in it, and darker as a whole, where it is sick."""
+    """A bright disc on a cloudy ground; with a bright spot in it, and darker as a whole, where it is sick."""
     rows, cols = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None] - 0.5
     values = 60 + rng.normal(0, 8) + 90 * (np.hypot(rows - rng.normal(0, 0.02), cols) < 0.35) + rng.normal(0, 4, shape)
+    cloud = ndimage.gaussian_filter(rng.normal(size=shape), 5)
+    values += 25 * cloud / cloud.std()  # so that no picture is nearly another
     if sick:
         values += 80 * (np.hypot(rows - rng.uniform(-0.2, 0.2), cols - 0.1) < 0.09) - 14
     return np.clip(values, 0, 255).astype(np.uint8)
@@ -42,7 +45,7 @@ def save(path, pixels):
 
 @pytest.fixture(scope="module")
 def brain(tmp_path_factory):
-    """A brain MR set in which sick pictures are larger, and two normal test pictures are copies."""
+    """A brain MR set in which sick pictures are larger, and two normal test pictures are copies, one nearly."""
     folder, rng = tmp_path_factory.mktemp("brain"), np.random.default_rng(3)
     for name, count in (("train/normal", TRAIN), ("test/normal", TEST), ("test/abnormal", TEST)):
         for number in range(count):
@@ -50,6 +53,8 @@ def brain(tmp_path_factory):
             save(folder / name / f"{number}.png", draw_picture(rng, sick="abnormal" in name, shape=shape))
     shutil.copy(folder / "train/normal/0.png", folder / "test/normal/0.png")
     shutil.copy(folder / "test/normal/1.png", folder / "test/normal/2.png")
+    near = np.asarray(PIL.Image.open(folder / "train/normal/4.png")).astype(float) + rng.normal(0, 3, (41, 44))
+    save(folder / "test/normal/3.png", near.clip(0, 255).astype(np.uint8))
     return folder
 
 
@@ -103,6 +108,30 @@ def test_copies_are_counted_left_out_and_never_resampled_apart(result):
     unit = dict(zip(both.image, both.patient, strict=True))
     assert unit["test/normal/1"] == unit["test/normal/2"]
     assert len(set(both.patient)) == 2 * TEST - 1
+
+
+def test_near_copies_are_left_out_too(result):
+    found, _ = result
+    counts = found.meta["counts"]
+    assert counts["test_near_copies_of_training"] == counts["test_negative_near_copies_of_training"] == 2
+    assert counts["test_without_near_copies"] == 2 * TEST - 3
+    left = set(found.tables["one_bandwidth_without_near_copies"][0].image)
+    assert {f"test/normal/{number}" for number in range(TEST)} - left == {
+        "test/normal/0",
+        "test/normal/2",
+        "test/normal/3",
+    }
+
+
+def test_where_near_copies_leave_one_side_empty_there_is_no_such_figure(brain, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_level_copies, "NEAR", -1.0)  # everything is nearly everything
+    config = dataclasses.replace(CONFIG, seeds=(0,))
+    found = run_image_level(open_brain_mr(brain), tmp_path, config, rows=quick_rows(), progress=False)
+    assert set(found.tables) == {split for split in SPLITS if not split.endswith("near_copies")}
+    write_image_level_report(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Without copies" in page
+    assert "Without near copies" not in page
 
 
 def test_size_tells_all_of_the_files_and_nothing_at_one_bandwidth(result):
@@ -224,7 +253,7 @@ def test_brainmri_is_one_command(brain, tmp_path, capsys, quick):
     words = ["reproduce", "brainmri", "--data", str(brain), "--out", str(tmp_path), "--runs", "1"]
     assert main([*words, "--note", "few pictures"]) == 0
     told = capsys.readouterr().out
-    assert "as_files                       mean" in told
+    assert re.search(r"^one_bandwidth_without_near_copies +mean +AUROC", told, re.MULTILINE)
     assert str(tmp_path / "report.html") in told
     assert {"metrics.json", "report.html", "scores.parquet", "runs"} <= {path.name for path in tmp_path.iterdir()}
     assert "few pictures" in (tmp_path / "report.html").read_text()

@@ -1,6 +1,4 @@
-"""Pictures of one size and bandwidth, their copies, and the controls."""
-
-import dataclasses
+"""Pictures of one size and bandwidth, and the controls."""
 
 import numpy as np
 import PIL.Image
@@ -12,9 +10,6 @@ from unary.experiments.image_level_pictures import (
     PASSED,
     bring_to_size,
     find_common_bandwidth,
-    find_copies,
-    hash_contents,
-    hold_together,
     join_controls,
     measure_bandwidth,
     read_pictures,
@@ -116,22 +111,3 @@ def test_controls_taken_together_are_far_where_any_of_them_is():
     inverse = np.linalg.inv(np.cov(table[training], rowvar=False))
     np.testing.assert_allclose(distance, np.sqrt(((offset @ inverse) * offset).sum(axis=1)), rtol=0.01)
     assert not join_controls({name: np.ones(3) for name in CONTROLS}, np.ones(3, bool)).any()
-
-
-def test_copies_are_found_by_content_and_held_together(rows, tmp_path):
-    again = dataclasses.replace(rows[1], path=tmp_path / "other.png", image_id="other", patient_id="p")
-    again.path.write_bytes(rows[1].path.read_bytes())
-    third = dataclasses.replace(rows[2], image_id="third", patient_id="p")
-    everything = [*rows[:4], again, third]
-    contents = hash_contents(everything)
-    assert contents[1] == contents[4]
-    assert contents[2] == contents[5]
-    units = hold_together(everything, contents)  # of 1, its copy, the other picture of that patient, and its copy
-    assert len(set(units[[1, 4, 5, 2]])) == 1
-    assert len(set(units)) == 3
-
-
-def test_copies_of_training_and_of_test_pictures_are_told_apart():
-    learned, again = find_copies(["a", "b", "b", "c", "a"], ["a", "x"])
-    assert learned.tolist() == [True, False, False, False, True]
-    assert again.tolist() == [False, False, True, False, True]

@@ -26,7 +26,7 @@ from unary.experiments.contenders import Contender, list_contenders
 from unary.experiments.image_level_cells import PictureCell, PictureRow, run_picture_cells
 from unary.experiments.image_level_pictures import CONTROLS, TOGETHER
 from unary.experiments.image_level_sets import ImageSet
-from unary.experiments.image_level_stages import AS_FILES, WITHOUT_COPIES, Stage, read_stages
+from unary.experiments.image_level_stages import AS_FILES, PARTS, WITHOUT_COPIES, WITHOUT_NEAR, Stage, read_stages
 from unary.profiles import Profile, find_profile
 from unary.progress import Bar, show_progress
 
@@ -183,7 +183,9 @@ def _build_tables(
         origin = np.zeros(len(stage.test), np.int64)
         for number, seed in enumerate(seeds):
             scores = {name: cells[stage.name][name][number].scores for name in finished} | dict(stage.controls)
-            for part, kept in (("", np.ones(len(origin), bool)), (WITHOUT_COPIES, stage.distinct)):
+            for part, kept in ((part, stage.select(part)) for part in PARTS):
+                if stage.positive[kept].all() or not stage.positive[kept].any():
+                    continue
                 own = {name: values[kept] for name, values in scores.items()}
                 split, zeros = stage.name + part, origin[kept]
                 truth, unit = stage.positive[kept], unit_of[kept]
@@ -220,7 +222,7 @@ def _compare(
 def _describe(result: ImageLevelResult, skipped: Sequence[str], cutoff: float) -> dict[str, Any]:
     """What a reader of ``metrics.json`` needs to judge and repeat the figures."""
     data, config, stage = result.data, result.config, result.stages[AS_FILES]
-    learned, again = stage.copies
+    copies, negative = stage.copies, ~stage.positive
     return {
         **describe_run(data.name),
         "subject": result.subject,
@@ -230,10 +232,14 @@ def _describe(result: ImageLevelResult, skipped: Sequence[str], cutoff: float) -
             "train": len(stage.train),
             "test_negative": int((~stage.positive).sum()),
             "test_positive": int(stage.positive.sum()),
-            "test_copies_of_training": int(learned.sum()),
-            "test_negative_copies_of_training": int((learned & ~stage.positive).sum()),
-            "test_copies_of_test": int((again & ~learned).sum()),
-            "test_without_copies": int(stage.distinct.sum()),
+            "test_copies_of_training": int(copies.learned.sum()),
+            "test_negative_copies_of_training": int((copies.learned & negative).sum()),
+            "test_copies_of_test": int((copies.again & ~copies.learned).sum()),
+            "test_near_copies_of_training": int(copies.near_learned.sum()),
+            "test_negative_near_copies_of_training": int((copies.near_learned & negative).sum()),
+            "test_near_copies_of_test": int((copies.near_again & ~copies.near_learned).sum()),
+            "test_without_copies": int(stage.select(WITHOUT_COPIES).sum()),
+            "test_without_near_copies": int(stage.select(WITHOUT_NEAR).sum()),
         },
         "patients_known": data.has_patients,
         "common_bandwidth_cycles": cutoff,

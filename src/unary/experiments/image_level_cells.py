@@ -55,8 +55,11 @@ class PictureRow:
     def choose_layout(self, rows: tuple[ManifestRow, ...], profile: Profile) -> tuple[PreparationConfig, GridConfig]:
         """Return how pictures are prepared, and where patches lie."""
         if self.side_px is None:
-            grid = self.contender.detector.grid
-            return choose_grid(Manifest(rows[:1]), FitConfig(), detector_grid=grid, profile=profile)
+            detector = self.contender.detector
+            own_px = getattr(detector, "working_size_px", None)
+            return choose_grid(
+                Manifest(rows[:1]), FitConfig(), detector_grid=detector.grid, profile=profile, detector_size_px=own_px
+            )
         preparation = PreparationConfig(mask=profile.mask, working_size_px=self.side_px)
         return preparation, GridConfig(self.side_px, self.side_px, 0.0)
 

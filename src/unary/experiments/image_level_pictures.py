@@ -1,4 +1,4 @@
-"""Pictures of one size for the image-level experiments, at one bandwidth if asked; their copies; and the controls.
+"""Pictures of one size for the image-level experiments, at one bandwidth if asked, and the controls.
 
 Pictures that were gathered from several places differ in size and sharpness, and a detector may tell the places apart
 instead of the disease. So each picture's bandwidth is measured, and all can be brought to that of the poorest. What a
@@ -11,20 +11,17 @@ import dataclasses
 import io
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from skimage.transform import resize
 
 from unary.errors import ImageError, explain_unexpected
-from unary.files import hash_file, read_ahead
+from unary.files import read_ahead
 from unary.patches.collection import name_row, read_row
-from unary.patches.preparation import PreparationConfig, prepare_image
+from unary.patches.preparation import PreparationConfig, prepare_image, resize_pixels
 from unary.progress import show_progress
 from unary.records import Image, ManifestRow
 
@@ -67,6 +64,13 @@ class Pictures:
     controls: Mapping[str, NDArray[np.float64]]
     bandwidths: NDArray[np.float64]
     skipped: tuple[str, ...]
+
+    def select(self, images: Set[str]) -> Pictures:
+        """Return the pictures of these ids, in the same order."""
+        kept = np.asarray([row.image_id in images for row in self.rows], bool)
+        rows = tuple(row for row in self.rows if row.image_id in images)
+        controls = {name: values[kept] for name, values in self.controls.items()}
+        return Pictures(rows, controls, self.bandwidths[kept], self.skipped)
 
 
 def read_pictures(
@@ -132,10 +136,12 @@ def bring_to_size(values: NDArray[np.float32], side_px: int, *, cutoff: float | 
     """
     shape = (side_px, side_px)
     if cutoff is None:
-        return np.asarray(resize(values, shape, order=1, anti_aliasing=True), np.float32)
+        return resize_pixels(values, shape)
     spread = math.sqrt(math.log(1 / PASSED) / 2) / (math.pi * cutoff)  # of the Gaussian, in picture sides
-    smooth = ndimage.gaussian_filter(values, [spread * length for length in values.shape], mode="mirror")
-    return np.asarray(resize(smooth, shape, order=1, anti_aliasing=False), np.float32)
+    lengths = np.asarray(values.shape, float)
+    own = np.maximum(lengths / side_px - 1, 0) / 2  # what shrinking adds by itself (`resize_pixels`)
+    sigmas = np.sqrt(np.maximum(np.square(spread * lengths) - np.square(own), 0))
+    return resize_pixels(ndimage.gaussian_filter(values, sigmas, mode="mirror"), shape)
 
 
 def measure_bandwidth(values: NDArray[np.float32]) -> float:
@@ -203,34 +209,3 @@ def join_controls(controls: Mapping[str, NDArray[np.float64]], training: NDArray
     table = (table - table[training].mean(axis=0)) / table[training].std(axis=0)
     spread = np.atleast_2d(np.cov(table[training], rowvar=False)) + 1e-6 * np.eye(table.shape[1])
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", table, np.linalg.solve(spread, table.T).T)), np.float64)
-
-
-def hash_contents(rows: Sequence[ManifestRow]) -> tuple[str, ...]:
-    """Return the SHA-256 of each picture's file: equal for copies, whatever they are called."""
-    return tuple(hash_file(row.path) if row.path is not None else f"in memory: {row.image_id}" for row in rows)
-
-
-def hold_together(rows: Sequence[ManifestRow], contents: Sequence[str]) -> NDArray[np.str_]:
-    """Return the unit that each picture is resampled with, shape (n,): all of a patient, and all copies, are one.
-
-    A unit is called after the first of its patients.
-    """
-    patients = np.unique([row.patient_id for row in rows], return_inverse=True)[1]
-    copies = np.unique(np.asarray(contents), return_inverse=True)[1]
-    count = int(patients.max()) + 1
-    size = count + int(copies.max()) + 1
-    links = coo_array((np.ones(len(rows), bool), (patients, count + copies)), shape=(size, size))
-    part = connected_components(links, directed=False)[1][patients]
-    first = np.unique(part, return_index=True)[1]
-    return np.asarray([rows[place].patient_id for place in first])[np.unique(part, return_inverse=True)[1]]
-
-
-def find_copies(test: Sequence[str], train: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which of the test pictures, by their contents, are training pictures, and which are there a second time.
-
-    Both of shape (n,), bool; of a picture that is there several times the first is not marked.
-    """
-    learned = np.isin(np.asarray(test), np.asarray(train))
-    again = np.ones(len(test), bool)
-    again[np.unique(np.asarray(test), return_index=True)[1]] = False
-    return learned, again

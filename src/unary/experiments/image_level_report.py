@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,17 @@ from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ALL
 from unary.experiments.common import describe_range, draw_curves
 from unary.experiments.image_level import IMAGE, TURNED, ImageLevelResult
+from unary.experiments.image_level_copies import NEAR, NEAR_PX
 from unary.experiments.image_level_pictures import CONTROLS, PASSED, POOREST_PERCENTILE, TOGETHER
-from unary.experiments.image_level_stages import AS_FILES, ONE_BANDWIDTH, SPLITS, WITHOUT_COPIES, Stage
+from unary.experiments.image_level_stages import (
+    AS_FILES,
+    ONE_BANDWIDTH,
+    PARTS,
+    SPLITS,
+    WITHOUT_COPIES,
+    WITHOUT_NEAR,
+    Stage,
+)
 from unary.outputs.figures import add_colour_bar, draw_picture, figure_png, new_figure, plot_histogram
 from unary.outputs.leads import describe_auroc, describe_means
 from unary.outputs.picture_leads import PictureOutcome, describe_pictures
@@ -29,15 +38,11 @@ _SIDES = {
     "brainmri": ("slices with a tumour", "slices without one"),
     "chestxray": ("films with pneumonia", "normal films"),
 }
-_SPLIT_WORDS = {
-    AS_FILES: "Files as they are",
-    AS_FILES + WITHOUT_COPIES: "Files as they are, without copies",
-    ONE_BANDWIDTH: "One bandwidth",
-    ONE_BANDWIDTH + WITHOUT_COPIES: "One bandwidth, without copies",
-}
-_LEAD_WORDS = {
+_STAGE_WORDS = {AS_FILES: "Files as they are", ONE_BANDWIDTH: "One bandwidth"}
+_PART_WORDS = {"": "All test pictures", WITHOUT_COPIES: "Without copies", WITHOUT_NEAR: "Without near copies"}
+_LEAD_STAGES = {
     AS_FILES: "With the files as they are",
-    ONE_BANDWIDTH + WITHOUT_COPIES: "With all pictures at one resolution and bandwidth, and without copies",
+    ONE_BANDWIDTH: "With all pictures at one resolution and bandwidth",
 }
 _MEANINGS = {
     "image_size": "A control: the number of pixels of the file. At one bandwidth all pictures are of one size.",
@@ -60,9 +65,9 @@ _INCHES, _GAP, _LABEL, _BAR, _HEAD, _FOOT = 0.92, 0.05, 0.85, 0.75, 0.4, 0.25
 
 def describe_image_level(result: ImageLevelResult) -> Iterator[str]:
     """Yield the outcome as lines for a terminal: AUROC with interval per split and detector, then the lead."""
-    for split in SPLITS:
+    for split in [split for split in SPLITS if split in result.tables]:
         for name, found in result.metrics.items():
-            yield f"{split:30s} {name:20s} AUROC {describe_auroc(found[split][IMAGE])}"
+            yield f"{split:34s} {name:20s} AUROC {describe_auroc(found[split][IMAGE])}"
     yield _lead(result)
 
 
@@ -99,12 +104,15 @@ def _sections(result: ImageLevelResult) -> Iterator[Section]:
 
 
 def _lead(result: ImageLevelResult) -> str:
-    outcomes = []
-    for split, words in _LEAD_WORDS.items():
+    outcomes: list[PictureOutcome] = []
+    for split in _lead_splits(result):
+        stage, part = _divide(split)
         name, area = find_best_control(result, split)
-        difference = result.differences[split][name]
+        words = _LEAD_STAGES[stage] + (f", and {_PART_WORDS[part].lower()}" if part else "")
         found = result.metrics[result.subject][split][IMAGE]
-        outcomes.append(PictureOutcome(words, found, _name_control(name), area, difference))
+        if outcomes:
+            words += f" ({found['n_positive']:,} against {found['n_negative']:,})"
+        outcomes.append(PictureOutcome(words, found, _name_control(name), area, result.differences[split][name]))
     best = max(result.data.published, key=lambda one: one.auroc, default=None)
     return describe_pictures(
         result.subject,
@@ -113,6 +121,22 @@ def _lead(result: ImageLevelResult) -> str:
         unit="patient" if result.data.has_patients else "distinct picture",
         published=None if best is None else (best.method, best.auroc),
     )
+
+
+def _lead_splits(result: ImageLevelResult) -> tuple[str, str]:
+    """The two that matter most: all test pictures as files, and the strictest there is."""
+    strictest = next(part for part in PARTS[::-1] if ONE_BANDWIDTH + part in result.tables)
+    return AS_FILES, ONE_BANDWIDTH + strictest
+
+
+def _divide(split: str) -> tuple[str, str]:
+    stage = AS_FILES if split.startswith(AS_FILES) else ONE_BANDWIDTH
+    return stage, split.removeprefix(stage)
+
+
+def _name_split(split: str) -> str:
+    stage, part = _divide(split)
+    return _STAGE_WORDS[stage] + (f", {_PART_WORDS[part].lower()}" if part else "")
 
 
 def find_best_control(result: ImageLevelResult, split: str) -> tuple[str, float]:
@@ -136,24 +160,44 @@ def _bounded(found: Mapping[str, Any]) -> str:
 
 
 def _results_section(result: ImageLevelResult) -> Section:
-    rows = tuple((name, *(_bounded(found[split][IMAGE]) for split in SPLITS)) for name, found in result.metrics.items())
     counts = result.meta["counts"]
     drawn = "patients" if result.data.has_patients else "distinct pictures, for patients are not known"
     runs = describe_means(len(result.config.seeds))
+    total = counts["test_negative"] + counts["test_positive"]
+
+    def show(name: str, split: str) -> str:
+        return _bounded(result.metrics[name][split][IMAGE])
+
     return Section(
         "Results",
         paragraphs=(
             f"AUROC of whole pictures, {runs} with different seeds: how often an abnormal picture outscores a normal "
-            f"one; 0.5 is chance. In brackets a 95 % interval over {drawn}. Controls are never turned over in this "
-            "table: one below 0.5 is worth its distance from it.",
-            f"Test pictures whose files are byte for byte copies of training pictures: "
-            f"{counts['test_copies_of_training']:,} ({counts['test_negative_copies_of_training']:,} of them normal); "
-            f"of other test pictures: {counts['test_copies_of_test']:,}. Without them, "
-            f"{counts['test_without_copies']:,} of {counts['test_negative'] + counts['test_positive']:,} are left.",
+            f"one; 0.5 is chance. In brackets a 95 % interval over {drawn}. Controls are never turned over in these "
+            "tables: one below 0.5 is worth its distance from it.",
+            "Copies are test pictures whose files are, byte for byte, training pictures "
+            f"({counts['test_copies_of_training']:,}, of them {counts['test_negative_copies_of_training']:,} normal) "
+            f"or another test picture ({counts['test_copies_of_test']:,}); without them, "
+            f"{counts['test_without_copies']:,} of {total:,} are left. Near copies are test pictures that correlate "
+            f"above {NEAR:g}, at {NEAR_PX} x "
+            f"{NEAR_PX} pixels, with a training picture ({counts['test_near_copies_of_training']:,}, "
+            f"{counts['test_negative_near_copies_of_training']:,} of them normal) or another test picture "
+            f"({counts['test_near_copies_of_test']:,}): the same slice encoded anew, or its neighbour. Without them, "
+            f"{counts['test_without_near_copies']:,} are left. Where copies are on one side alone, they make normal "
+            "pictures easy, and every figure that counts them too high.",
         ),
-        tables=(Table("Detectors, then controls.", ("", *(_SPLIT_WORDS[split] for split in SPLITS)), rows),),
+        tables=tuple(_tabulate(result, show, list(result.metrics), "AUROC. Detectors, then controls.")),
         terms=tuple((name, _MEANINGS[name]) for name in result.metrics if name in _MEANINGS),
     )
+
+
+def _tabulate(
+    result: ImageLevelResult, show: Callable[[str, str], str], names: Sequence[str], caption: str
+) -> Iterator[Table]:
+    """A table per stage, of the splits that there are."""
+    for stage, words in _STAGE_WORDS.items():
+        parts = [part for part in PARTS if stage + part in result.tables]
+        rows = tuple((name, *(show(name, stage + part) for part in parts)) for name in names)
+        yield Table(f"{words}: {caption}", ("", *(_PART_WORDS[part] for part in parts)), rows)
 
 
 def _published_section(result: ImageLevelResult) -> Section:
@@ -175,8 +219,11 @@ def _published_section(result: ImageLevelResult) -> Section:
 
 
 def _differences_section(result: ImageLevelResult) -> Section:
-    names = dict.fromkeys(name.removesuffix(TURNED) for name in result.differences[AS_FILES])
-    rows = tuple((name, *(_describe_difference(result.differences[split], name) for split in SPLITS)) for name in names)
+    names = list(dict.fromkeys(name.removesuffix(TURNED) for name in result.differences[AS_FILES]))
+
+    def show(name: str, split: str) -> str:
+        return _describe_difference(result.differences[split], name)
+
     return Section(
         f"Is {result.subject} better than what it is set beside?",
         paragraphs=(
@@ -184,7 +231,7 @@ def _differences_section(result: ImageLevelResult) -> Section:
             f"where {result.subject} is ahead. An interval that holds 0 does not settle which is better. Here a "
             "control that lies below 0.5 is turned over; that was read off the test set, to its advantage.",
         ),
-        tables=(Table("Differences, paired.", ("Beside", *(_SPLIT_WORDS[split] for split in SPLITS)), rows),),
+        tables=tuple(_tabulate(result, show, names, f"AUROC of {result.subject} minus that of each other, paired.")),
     )
 
 
@@ -199,7 +246,7 @@ def _describe_difference(differences: Mapping[str, Estimate | None], name: str) 
 def _curves_section(result: ImageLevelResult) -> Section:
     pictures = []
     detectors = [row.name for row in result.rows if row.name in result.metrics]
-    for split in _LEAD_WORDS:
+    for split in _lead_splits(result):
         found = {name: result.metrics[name][split][IMAGE] for name in detectors}
         best, tables = find_best_control(result, split)[0], result.tables[split]
         plain = best.removesuffix(TURNED)
@@ -208,15 +255,15 @@ def _curves_section(result: ImageLevelResult) -> Section:
             tables = [dataclasses.replace(one, scores={**one.scores, best: -one.scores[plain]}) for one in tables]
             between = own["auroc_ci95"]
             own = {"auroc": 1 - own["auroc"], "auroc_ci95": between and [1 - between[1], 1 - between[0]]}
-        text = f"{_SPLIT_WORDS[split]}: ROC curves, {describe_means(len(result.config.seeds))}; with the best control"
+        text = f"{_name_split(split)}: ROC curves, {describe_means(len(result.config.seeds))}; with the best control"
         curves = draw_curves(tables, {**found, best: own}, ALL, each_seed=False, unit="image")
         pictures.append(Picture(curves, text, text))
-    for split in _LEAD_WORDS:
+    for split in _lead_splits(result):
         table = result.tables[split][0]
         figure = plot_histogram(
             table.scores[result.subject], table.positive, label=f"Image score of {result.subject}", unit="image"
         )
-        text = f"{_SPLIT_WORDS[split]}: image scores of {result.subject}, seed {table.seed}"
+        text = f"{_name_split(split)}: image scores of {result.subject}, seed {table.seed}"
         pictures.append(Picture(figure_png(figure), text, text))
     return Section("Curves and scores", pictures=tuple(pictures))
 
@@ -226,7 +273,7 @@ def _maps_section(result: ImageLevelResult) -> Section:
     for name in [row.name for row in result.rows if row.name in result.metrics][:2]:
         for stage in result.stages.values():
             cell = result.cells[stage.name][name][0]
-            text = f"{_SPLIT_WORDS[stage.name]}: pictures above their maps by {name}, seed {result.config.seeds[0]}"
+            text = f"{_STAGE_WORDS[stage.name]}: pictures above their maps by {name}, seed {result.config.seeds[0]}"
             shown = plot_maps(_gather(stage, cell.shown), cell.maps, positive=stage.positive[cell.shown])
             pictures.append(Picture(figure_png(shown), text, text))
     return Section(
@@ -251,7 +298,7 @@ def _pictures_section(result: ImageLevelResult) -> Section:
     figure = plot_pairs(_gather(files, chosen), _gather(even, chosen), positive=files.positive[chosen])
     sides = {"train": "normal, to learn from", "negative": "normal, to test", "positive": "abnormal, to test"}
     rows = tuple(
-        (_SPLIT_WORDS[stage.name], title, *np.percentile(stage.bandwidths[side], [1, 25, 50, 75, 99]).tolist())
+        (_STAGE_WORDS[stage.name], title, *np.percentile(stage.bandwidths[side], [1, 25, 50, 75, 99]).tolist())
         for stage in (files, even)
         for side, title in sides.items()
     )
@@ -280,14 +327,12 @@ def _pictures_section(result: ImageLevelResult) -> Section:
 
 
 def _all_figures(result: ImageLevelResult) -> Iterator[Section]:
-    for heading, splits in (
-        ("All figures", (AS_FILES, ONE_BANDWIDTH)),
-        ("All figures, without copies", (AS_FILES + WITHOUT_COPIES, ONE_BANDWIDTH + WITHOUT_COPIES)),
-    ):
+    for part in (PARTS[0], _divide(_lead_splits(result)[1])[1]):
         named = {
-            name: {_SPLIT_WORDS[split].partition(",")[0]: found[split] for split in splits}
+            name: {_STAGE_WORDS[stage]: found[stage + part] for stage in _STAGE_WORDS if stage + part in found}
             for name, found in result.metrics.items()
         }
+        heading = f"All figures, {_PART_WORDS[part].lower()}"
         section = build_results_section(heading, named, figures=describe_means(len(result.config.seeds)))
         yield Section(section.heading, section.paragraphs, section.tables)
 

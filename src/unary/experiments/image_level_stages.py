@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from unary.datasets.splits import require_disjoint
 from unary.errors import ManifestError
+from unary.experiments.image_level_copies import Copies, find_copies, hash_contents, hold_together, link_near_copies
 from unary.experiments.image_level_pictures import (
     TOGETHER,
     Pictures,
     find_common_bandwidth,
-    find_copies,
-    hash_contents,
-    hold_together,
     join_controls,
     read_pictures,
 )
@@ -27,8 +25,10 @@ from unary.experiments.image_level_sets import ImageSet
 from unary.patches.collection import read_row
 from unary.records import ManifestRow
 
-AS_FILES, ONE_BANDWIDTH, WITHOUT_COPIES = "as_files", "one_bandwidth", "_without_copies"
-SPLITS = tuple(stage + part for stage in (AS_FILES, ONE_BANDWIDTH) for part in ("", WITHOUT_COPIES))
+AS_FILES, ONE_BANDWIDTH = "as_files", "one_bandwidth"
+WITHOUT_COPIES, WITHOUT_NEAR = "_without_copies", "_without_near_copies"
+PARTS = ("", WITHOUT_COPIES, WITHOUT_NEAR)
+SPLITS = tuple(stage + part for stage in (AS_FILES, ONE_BANDWIDTH) for part in PARTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Stage:
     controls
         By name, of the test pictures, shape (n,).
     copies
-        Which test pictures are training pictures, and which are there a second time, both of shape (n,), bool.
+        Which of the test pictures are copies.
     bandwidths
         Of the training pictures, the normal and the abnormal test pictures, in cycles per picture side.
     """
@@ -49,7 +49,7 @@ class Stage:
     train: tuple[ManifestRow, ...]
     test: tuple[ManifestRow, ...]
     controls: Mapping[str, NDArray[np.float64]]
-    copies: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    copies: Copies
     bandwidths: Mapping[str, NDArray[np.float64]]
 
     @cached_property
@@ -57,10 +57,10 @@ class Stage:
         """Which test pictures are labelled positive."""
         return np.asarray([row.label == "positive" for row in self.test], bool)
 
-    @property
-    def distinct(self) -> NDArray[np.bool_]:
-        """Which test pictures are no copies."""
-        return ~(self.copies[0] | self.copies[1])
+    def select(self, part: str) -> NDArray[np.bool_]:
+        """Return which test pictures belong to one of `PARTS`, shape (n,), bool."""
+        left_out = {WITHOUT_COPIES: self.copies.exact, WITHOUT_NEAR: self.copies.near}.get(part)
+        return np.ones(len(self.test), bool) if left_out is None else ~left_out
 
     @cached_property
     def data_hash(self) -> str:
@@ -89,31 +89,36 @@ def read_stages(
         sides = [np.asarray([row.patient_id for row in rows]) for rows in (data.train, data.test)]
         require_disjoint(sides[0], sides[1], sides=("training", "test"))
     everything = (*data.train, *data.test)
-    contents = hash_contents(everything)
-    units = hold_together(everything, contents)
-    together = [dataclasses.replace(row, patient_id=str(unit)) for row, unit in zip(everything, units, strict=True)]
-    plain = read_pictures(together, side_px=side_px, progress=progress)
+    plain = read_pictures(everything, side_px=side_px, progress=progress)
     cutoff = find_common_bandwidth(plain.bandwidths)
-    even = read_pictures(together, side_px=side_px, cutoff=cutoff, progress=progress)
-    usable = {row.image_id for row in plain.rows} & {row.image_id for row in even.rows}
-    learned = usable & {row.image_id for row in data.train}
-    known = dict(zip([row.image_id for row in everything], contents, strict=True))
-    stages = {}
-    for name, pictures in ((AS_FILES, plain), (ONE_BANDWIDTH, even)):
-        kept = np.asarray([row.image_id in usable for row in pictures.rows], bool)
-        training = np.asarray([row.image_id in learned for row in pictures.rows], bool)
-        stages[name] = _build_stage(name, pictures, np.flatnonzero(training), np.flatnonzero(kept & ~training), known)
-    return stages, tuple(dict.fromkeys([*plain.skipped, *even.skipped])), cutoff
+    usable = {row.image_id for row in plain.rows}
+    even = read_pictures(
+        [row for row in everything if row.image_id in usable], side_px=side_px, cutoff=cutoff, progress=progress
+    )
+    usable &= {row.image_id for row in even.rows}
+    plain, even = plain.select(usable), even.select(usable)
+    contents, pairs = hash_contents(plain.rows), link_near_copies(plain.rows)
+    units = hold_together(plain.rows, contents, pairs)
+    learned = {row.image_id for row in data.train}
+    training = np.asarray([row.image_id in learned for row in plain.rows], bool)
+    sides_at = (np.flatnonzero(training), np.flatnonzero(~training))
+    copies = find_copies(contents, pairs, train=sides_at[0], test=sides_at[1])
+    stages = {
+        name: _build_stage(name, pictures, units, sides_at, copies)
+        for name, pictures in ((AS_FILES, plain), (ONE_BANDWIDTH, even))
+    }
+    return stages, (*plain.skipped, *even.skipped), cutoff
 
 
 def _build_stage(
     name: str,
     pictures: Pictures,
-    train: NDArray[np.intp],
-    test: NDArray[np.intp],
-    contents: Mapping[str, str],
+    units: NDArray[np.str_],
+    sides: tuple[NDArray[np.intp], NDArray[np.intp]],
+    copies: Copies,
 ) -> Stage:
-    rows = pictures.rows
+    train, test = sides
+    rows = [dataclasses.replace(row, patient_id=str(unit)) for row, unit in zip(pictures.rows, units, strict=True)]
     positive = np.asarray([rows[place].label == "positive" for place in test], bool)
     if not len(train) or not positive.any() or positive.all():
         raise ManifestError(
@@ -124,16 +129,12 @@ def _build_stage(
     training[train] = True
     controls = {one: values[test] for one, values in pictures.controls.items()}
     controls[TOGETHER] = join_controls(pictures.controls, training)[test]
-
-    def find_contents(places: NDArray[np.intp]) -> Sequence[str]:
-        return [contents[rows[place].image_id] for place in places]
-
     return Stage(
         name,
         tuple(rows[place] for place in train),
         tuple(rows[place] for place in test),
         controls,
-        find_copies(find_contents(test), find_contents(train)),
+        copies,
         {
             side: pictures.bandwidths[which]
             for side, which in (("train", train), ("negative", test[~positive]), ("positive", test[positive]))

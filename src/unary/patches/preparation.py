@@ -335,11 +335,11 @@ def _resample(
         )
     if shape == image.shape:
         return image.pixels.astype(np.float32), image.padding, (1.0, 1.0)
-    padding = None if image.padding is None else _resize(image.padding, shape) > 0.25
-    return _resize(image.pixels, shape), padding, (rows / high, cols / wide)
+    padding = None if image.padding is None else resize_pixels(image.padding, shape) > 0.25
+    return resize_pixels(image.pixels, shape), padding, (rows / high, cols / wide)
 
 
-def _resize(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
+def resize_pixels(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
     """What `skimage.transform.resize` does with order 1 and anti-aliasing, a band of rows at a time to bound memory.
 
     A Gaussian of half the reduction less one, where it shrinks, and linear interpolation between pixel centres, edges
