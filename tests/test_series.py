@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from slices import write_slice
 
+from unary.clinic.acceptance import check_files, format_checks, write_checks
 from unary.datasets.folder import read_folder
 from unary.datasets.series import describe_series
 from unary.images.dicom import read_header
+from unary.models.gate import Gate
+from unary.profiles import GENERAL
 
 PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)
 
@@ -21,7 +24,7 @@ def describe(folder, places, *, series="1.2.3.4", frame="1.2.9", **elements):
         )
         for number, place in enumerate(places, start=1)
     ]
-    return [read_header(path) for path in paths], [path.stem for path in paths]
+    return [read_header(path).place for path in paths], [path.stem for path in paths]
 
 
 def test_a_whole_series_in_any_order_is_counted(tmp_path):
@@ -37,14 +40,14 @@ def test_a_missing_slice_and_a_double_one_are_named(tmp_path):
 def test_places_count_along_the_normal_of_a_tilted_plane(tmp_path):
     tilted = {"ImageOrientationPatient": [1, 0, 0, 0, 0.8, 0.6]}
     normal = np.array([0, -0.6, 0.8])
-    headers, names = [], []
+    places, names = [], []
     for number, place in enumerate((0.0, 4.0, 8.0)):
         corner = [round(float(part), 4) for part in place * normal + np.array([3.0 * number, 0.0, 0.0])]
         found = describe(tmp_path / str(number), [0.0], ImagePositionPatient=corner, **tilted)
-        headers += found[0]
+        places += found[0]
         names += found[1]
-    assert [header.place.position_mm for header in headers] == pytest.approx([0, 4, 8])
-    assert describe_series(headers, names) == ("1 series of slices, of 3 slices",)
+    assert [place.position_mm for place in places] == pytest.approx([0, 4, 8])
+    assert describe_series(places, names) == ("1 series of slices, of 3 slices",)
 
 
 def test_two_reconstructions_of_one_scan_are_told(tmp_path):
@@ -60,9 +63,9 @@ def test_two_reconstructions_of_one_scan_are_told(tmp_path):
 
 @pytest.mark.parametrize("position", [None, [1, 2], ["1", "2"]])
 def test_what_states_no_place_is_of_no_series(tmp_path, position):
-    headers, names = describe(tmp_path, [0.0, 1.0], ImagePositionPatient=position)
-    assert [header.place for header in headers] == [None, None]
-    assert describe_series([*headers, None], [*names, "a.png"]) == ()
+    places, names = describe(tmp_path, [0.0, 1.0], ImagePositionPatient=position)
+    assert places == [None, None]
+    assert describe_series([*places, None], [*names, "a.png"]) == ()
 
 
 def test_a_folder_of_both_classes_is_one_series(tmp_path):
@@ -73,3 +76,18 @@ def test_a_folder_of_both_classes_is_one_series(tmp_path):
     _, notices = read_folder(tmp_path)
     assert "1 series of slices, of 6 slices" in notices
     assert any("10 mm between normal/p1/3 and abnormal/p1/4" in notice for notice in notices)
+
+
+def test_check_counts_the_slices_of_a_folder_and_tells_no_identifier(tmp_path):
+    describe(tmp_path / "in", [0.0, 2.0, 4.0, 10.0])
+    write_slice(tmp_path / "in" / "scout.dcm", PIXELS, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    checks = check_files([tmp_path / "in"], Gate(GENERAL), progress=False)
+    counted, gap = checks.series
+    assert counted == "1 series of slices, of 4 slices", "a localizer is none"
+    assert "6 mm between" in gap
+    assert gap in format_checks(checks)
+    write_checks(checks, tmp_path / "checks.json")
+    text = (tmp_path / "checks.json").read_text()
+    assert '"series": [' in text
+    assert '"place"' not in text
+    assert "1.2.9" not in text

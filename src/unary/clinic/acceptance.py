@@ -11,13 +11,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from unary.clinic.inputs import list_inputs, refuse_folder
 from unary.datasets.folder import LeftOut, describe_left_out
+from unary.datasets.series import describe_series
 from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
 from unary.files import replacing
+from unary.images.dicom import SlicePlace
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header, require_room
@@ -30,7 +32,7 @@ from unary.records import count_words
 class Check:
     """What was decided about one file: why it was refused, as a code and a sentence, if it was, and what is unusual.
 
-    ``notes`` has one line for each thing that is unknown or unusual.
+    ``notes`` has one line for each thing that is unknown or unusual; ``place`` is that of a slice that was accepted.
     """
 
     path: Path
@@ -38,14 +40,16 @@ class Check:
     reason: Reason | None = None
     detail: str = ""
     notes: tuple[str, ...] = ()
+    place: SlicePlace | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What was decided about files, in the order given, and what was left out of folders, by reason."""
+    """What was decided about files, in the order given, what was left out of folders, by reason, and of series."""
 
     files: tuple[Check, ...]
     left_out: LeftOut
+    series: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> int:
@@ -80,7 +84,9 @@ def check_files(
     found = list_inputs(inputs)
     with IsolatedReader(limits) as reader:
         bar = show_progress(found.names, title="checking", unit="image", shown=progress)
-        return Checks(tuple(check_file(path, reader, gate, headers_only=headers_only) for path in bar), found.left_out)
+        checks = tuple(check_file(path, reader, gate, headers_only=headers_only) for path in bar)
+    series = describe_series([check.place for check in checks], [show_path(check.path) for check in checks])
+    return Checks(checks, found.left_out, series)
 
 
 def check_file(path: Path, reader: IsolatedReader, gate: Gate | None = None, *, headers_only: bool = False) -> Check:
@@ -112,13 +118,13 @@ def _judge_file(path: Path, reader: IsolatedReader, gate: Gate, *, headers_only:
     refusals = (*header.refusals, *domain.refusals)
     notes = (*header.notes, *seen, *domain.notes)
     if not refusals:
-        return Check(path, True, notes=notes)
+        return Check(path, True, notes=notes, place=attributes.place)
     (reason, detail), *others = refusals
     return Check(path, False, reason, detail, (*(f"also {code}: {line}" for code, line in others), *notes))
 
 
 def format_checks(checks: Checks) -> str:
-    """Return one line per file, its notes indented below it, what was left out, and a line that counts."""
+    """Return one line per file, its notes indented below it, what was left out, of series, and a line that counts."""
     lines = []
     for check in checks.files:
         verdict = "accepted" if check.accepted else f"refused  {check.reason}:"
@@ -126,6 +132,7 @@ def format_checks(checks: Checks) -> str:
         lines.extend(f"    {note}" for note in check.notes)
     if checks.left_out:
         lines.append(describe_left_out(checks.left_out))
+    lines.extend(checks.series)
     lines.extend(describe_way(check.reason for check in checks.files))
     counts = [f"{checks.accepted} accepted", *(f"{count} {reason}" for reason, count in _count(checks).items())]
     return "\n".join([*lines, f"{count_words(len(checks.files), 'file')}: {', '.join(counts)}"])
@@ -137,10 +144,16 @@ def write_checks(checks: Checks, path: Path) -> None:
         "accepted": checks.accepted,
         "refused": _count(checks),
         "left_out": {reason: [str(each) for each in paths] for reason, paths in checks.left_out.items()},
-        "files": [{**asdict(check), "path": str(check.path)} for check in checks.files],
+        "series": list(checks.series),
+        "files": [_describe_check(check) for check in checks.files],
     }
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_check(check: Check) -> dict[str, object]:
+    """A check as JSON holds it, without the identifiers of its series."""
+    return {name: value for name, value in {**asdict(check), "path": str(check.path)}.items() if name != "place"}
 
 
 def _count(checks: Checks) -> dict[str, int]:

@@ -150,7 +150,8 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         raise ManifestError(
             f"{folder}: no image (DICOM, {', '.join(RASTER_SUFFIXES)}) in {' or '.join(path.name for path in classes)}"
         )
-    notices += describe_series(headers, [row.image_id for row in rows])
+    places = [None if header is None else header.place for header in headers]
+    notices += describe_series(places, [row.image_id for row in rows])
     return Manifest(tuple(rows)), tuple(notices + _describe_patients(rows))
 
 

@@ -8,7 +8,7 @@ from itertools import chain, combinations, pairwise
 import numpy as np
 
 from unary.datasets.annotation import name_some
-from unary.images.dicom import DicomHeader
+from unary.images.dicom import SlicePlace
 from unary.records import count_words
 
 _SAME_MM = 0.01  # places that differ by less are one
@@ -19,7 +19,7 @@ Slice = tuple[float, str]
 """Where it lies along the normal of its plane, in mm, and what messages call it."""
 
 
-def describe_series(headers: Sequence[DicomHeader | None], names: Sequence[str]) -> tuple[str, ...]:
+def describe_series(places: Sequence[SlicePlace | None], names: Sequence[str]) -> tuple[str, ...]:
     """Return what is to be said of the series that images belong to; nothing where there is no series of slices.
 
     Slices are images of their own, whatever their order; but a gap or a copy says that a set is not what it was meant
@@ -27,14 +27,13 @@ def describe_series(headers: Sequence[DicomHeader | None], names: Sequence[str])
 
     Parameters
     ----------
-    headers
-        Of the images, as `unary.images.dicom.read_header` gives them; None for other files.
+    places
+        Of the images; None for what is no slice.
     names
         What messages call the images.
     """
     found: dict[tuple[str, tuple[float, ...], str | None], list[Slice]] = {}
-    for header, name in zip(headers, names, strict=True):
-        place = None if header is None else header.place
+    for place, name in zip(places, names, strict=True):
         if place is not None and place.series_uid is not None:
             found.setdefault((place.series_uid, place.normal, place.frame_uid), []).append((place.position_mm, name))
     series = {key: sorted(slices) for key, slices in found.items() if len(slices) > 1}

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
 from unary.images.decoding import find_missing_decoder, find_shape, reading_dicom
-from unary.images.dicom import MULTIFRAME_CLASSES, find_intent, find_magnification, find_spacing, read_frames
+from unary.images.dicom import (
+    MULTIFRAME_CLASSES,
+    PLACE_ELEMENTS,
+    SlicePlace,
+    find_intent,
+    find_magnification,
+    find_place,
+    find_spacing,
+    read_frames,
+)
 from unary.images.elements import Elements, open_dicom
 from unary.images.raster import is_lossy
 from unary.images.reading import is_dicom, read_shape
@@ -22,7 +31,7 @@ _ELEMENTS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored",
     "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
-    "LossyImageCompression", "SpecificCharacterSet", *UNIT_ELEMENTS,
+    "LossyImageCompression", "SpecificCharacterSet", *UNIT_ELEMENTS, *PLACE_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -54,6 +63,8 @@ class Attributes:
     flags
         The reasons of those `unary.profiles.profile.HeaderFlag` that the header bears. That one is missing is no proof
         of the contrary: many devices leave such elements out.
+    place
+        Of a slice; None where it is not stated.
     """
 
     shape: tuple[int, int]
@@ -72,6 +83,7 @@ class Attributes:
     units: str | None = None
     lossy: bool = False
     flags: tuple[str, ...] = ()
+    place: SlicePlace | None = field(default=None, repr=False)
 
     @property
     def is_capture(self) -> bool:
@@ -116,6 +128,7 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             magnification=find_magnification(elements) if magnified else None,
             units=find_units(elements),
             lossy=elements.find_text("LossyImageCompression") == "01",
+            place=find_place(elements),
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
 

@@ -54,10 +54,10 @@ _VIEWS = {
     "399192008": "XCCL", "R-1024A": "XCCL",
     "399101009": "XCCM", "R-1024B": "XCCM",
 }  # fmt: skip
+PLACE_ELEMENTS = ("SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
 _HEADER_ELEMENTS = [
     "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
-    "SpecificCharacterSet", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
-    "ImageOrientationPatient",
+    "SpecificCharacterSet", "SOPInstanceUID", *PLACE_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def read_header(path: Path) -> DicomHeader:
             _find_view(elements),
             _hash_patient(elements),
             elements.find_text("SOPInstanceUID"),
-            _find_place(elements),
+            find_place(elements),
         )
 
 
@@ -119,8 +119,8 @@ def _hash_patient(elements: Elements) -> str | None:
     return hashlib.sha256(raw.value if undecodable else patient.encode("utf-8")).hexdigest()[:12]
 
 
-def _find_place(elements: Elements) -> SlicePlace | None:
-    """Where a slice lies along its plane's normal (PS3.3 C.7.6.2.1.1); None where that is not stated, or wrongly."""
+def find_place(elements: Elements) -> SlicePlace | None:
+    """Return where a slice lies along its plane's normal (PS3.3 C.7.6.2.1.1); None where that is not or ill stated."""
     try:
         corner = np.array(elements.read_numbers("ImagePositionPatient", "three numbers are needed"))
         cosines = np.array(elements.read_numbers("ImageOrientationPatient", "six numbers are needed"))
