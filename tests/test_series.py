@@ -61,9 +61,19 @@ def test_two_reconstructions_of_one_scan_are_told(tmp_path):
     assert len(describe_series(sharp + below, sharp_names + names)) == 1
 
 
-@pytest.mark.parametrize("position", [None, [1, 2], ["1", "2"]])
-def test_what_states_no_place_is_of_no_series(tmp_path, position):
-    places, names = describe(tmp_path, [0.0, 1.0], ImagePositionPatient=position)
+@pytest.mark.parametrize(
+    ("keyword", "stated"),
+    [
+        ("ImagePositionPatient", None),
+        ("ImagePositionPatient", [1, 2]),
+        ("ImagePositionPatient", ["1e300", "0", "0"]),
+        ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0]),
+        ("ImageOrientationPatient", ["1e200", "0", "0", "0", "1e200", "0"]),
+        ("ImageOrientationPatient", [1, 0, 0]),
+    ],
+)
+def test_what_states_no_place_is_of_no_series(tmp_path, keyword, stated):
+    places, names = describe(tmp_path, [0.0, 1.0], **{keyword: stated})
     assert places == [None, None]
     assert describe_series([*places, None], [*names, "a.png"]) == ()
 

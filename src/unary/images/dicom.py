@@ -54,6 +54,7 @@ _VIEWS = {
     "399192008": "XCCL", "R-1024A": "XCCL",
     "399101009": "XCCM", "R-1024B": "XCCM",
 }  # fmt: skip
+_FAR_MM = 100_000.0  # from the origin of a scanner
 PLACE_ELEMENTS = ("SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
 _HEADER_ELEMENTS = [
     "Rows", "Columns", "PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence", "ViewPosition",
@@ -128,7 +129,11 @@ def find_place(elements: Elements) -> SlicePlace | None:
         return None
     if corner.shape != (3,) or cosines.shape != (6,):
         return None
+    if max(np.abs(cosines).max() / 2, np.abs(corner).max() / _FAR_MM) > 1:
+        return None
     normal = np.cross(cosines[:3], cosines[3:])
+    if not 0.9 < np.linalg.norm(normal) < 1.1:  # of two directions at a right angle
+        return None
     x, y, z = (float(part) + 0.0 for part in normal.round(2))
     series, frame = elements.find_text("SeriesInstanceUID"), elements.find_text("FrameOfReferenceUID")
     return SlicePlace(series, frame, (x, y, z), float(corner @ normal))
