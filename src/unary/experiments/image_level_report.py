@@ -164,6 +164,7 @@ def _results_section(result: ImageLevelResult) -> Section:
     drawn = "patients" if result.data.has_patients else "distinct pictures, for patients are not known"
     runs = describe_means(len(result.config.seeds))
     total = counts["test_negative"] + counts["test_positive"]
+    meanings = {row.name: f"{row.contender.describe()}." for row in result.rows} | _MEANINGS
 
     def show(name: str, split: str) -> str:
         return _bounded(result.metrics[name][split][IMAGE])
@@ -181,12 +182,12 @@ def _results_section(result: ImageLevelResult) -> Section:
             f"above {NEAR:g}, at {NEAR_PX} x "
             f"{NEAR_PX} pixels, with a training picture ({counts['test_near_copies_of_training']:,}, "
             f"{counts['test_negative_near_copies_of_training']:,} of them normal) or another test picture "
-            f"({counts['test_near_copies_of_test']:,}): the same slice encoded anew, or its neighbour. Without them, "
+            f"({counts['test_near_copies_of_test']:,}): the same picture encoded anew, or the next one. Without them, "
             f"{counts['test_without_near_copies']:,} are left. Where copies are on one side alone, they make normal "
             "pictures easy, and every figure that counts them too high.",
         ),
         tables=tuple(_tabulate(result, show, list(result.metrics), "AUROC. Detectors, then controls.")),
-        terms=tuple((name, _MEANINGS[name]) for name in result.metrics if name in _MEANINGS),
+        terms=tuple((name, meanings[name]) for name in result.metrics if name in meanings),
     )
 
 
@@ -298,7 +299,7 @@ def _pictures_section(result: ImageLevelResult) -> Section:
     figure = plot_pairs(_gather(files, chosen), _gather(even, chosen), positive=files.positive[chosen])
     sides = {"train": "normal, to learn from", "negative": "normal, to test", "positive": "abnormal, to test"}
     rows = tuple(
-        (_STAGE_WORDS[stage.name], title, *np.percentile(stage.bandwidths[side], [1, 25, 50, 75, 99]).tolist())
+        (_STAGE_WORDS[stage.name], title, *map(round, np.percentile(stage.bandwidths[side], [1, 25, 50, 75, 99])))
         for stage in (files, even)
         for side, title in sides.items()
     )
@@ -312,8 +313,8 @@ def _pictures_section(result: ImageLevelResult) -> Section:
             f"brought to the bandwidth that all but {POOREST_PERCENTILE:g} % have, {cutoff:g} cycles per side: a "
             f"Gaussian leaves {PASSED:.0%} of the amplitude there, and less beyond. The figure was computed from all "
             "pictures, without their labels. Sharpness may be a matter of the place a picture comes from, or of the "
-            "disease; what is left afterwards owes nothing to it. Planes, contrast agents and collections stay as "
-            "different as they were.",
+            "disease; what is left afterwards owes little to it. Whatever else differs between the places, such as "
+            "planes, contrast agents and age, stays as it was.",
         ),
         tables=(Table("Bandwidth, in cycles per picture side: percentiles over pictures.", header, rows),),
         pictures=(
@@ -334,7 +335,8 @@ def _all_figures(result: ImageLevelResult) -> Iterator[Section]:
         }
         heading = f"All figures, {_PART_WORDS[part].lower()}"
         section = build_results_section(heading, named, figures=describe_means(len(result.config.seeds)))
-        yield Section(section.heading, section.paragraphs, section.tables)
+        units = () if result.data.has_patients else ("Patients are not known; what is counted as such is a picture.",)
+        yield Section(section.heading, (*section.paragraphs, *units), section.tables)
 
 
 def plot_maps(pictures: NDArray[np.uint8], maps: NDArray[np.float32], *, positive: NDArray[np.bool_]) -> Figure:
