@@ -320,6 +320,23 @@ def test_an_image_of_any_class_has_valid_objects_that_refer_to_it(sources, tmp_p
     assert np.array_equal(labels[0], detection.labels)
 
 
+def test_a_reference_without_its_class_is_left_out(sources, tmp_path):
+    def change(dataset):
+        broken, whole = pydicom.Dataset(), pydicom.Dataset()
+        broken.ReferencedSOPInstanceUID = whole.ReferencedSOPInstanceUID = "1.2.3"
+        whole.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"
+        dataset.ReferencedStudySequence = [broken, whole]
+        dataset.ReferencedPatientSequence = [broken]
+
+    path = change_source(sources, tmp_path, change)
+    detection = make_detection(pydicom.dcmread(path).pixel_array.shape, count=1)
+    for written in write(path, detection, tmp_path / "out"):
+        assert find_errors(written) == [], written.stem
+        result = pydicom.dcmread(written)
+        assert [item.ReferencedSOPClassUID for item in result.ReferencedStudySequence] == ["1.2.840.10008.3.1.2.3.1"]
+        assert "ReferencedPatientSequence" not in result
+
+
 def iterate_items(dataset):
     """All datasets inside a dataset, itself first."""
     yield dataset

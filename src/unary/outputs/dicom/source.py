@@ -84,9 +84,9 @@ def extract_source(source: Dataset) -> Dataset:
 
     Text is kept as the bytes that it was read from, with the character set that is declared for it: where these
     contradict each other, decoding and encoding would make another name of it, and a PACS another patient. Other values
-    stay as they are too, with two exceptions: a date, time, time zone, sex or orientation that the standard does not
-    allow is emptied or left out, as it permits, and what cannot be decoded at all, such as a weight with a comma, is
-    left out. Missing attributes of type 2 are there, empty.
+    stay as they are too, with three exceptions: a date, time, time zone, sex or orientation that the standard does not
+    allow is emptied or left out, as it permits; what cannot be decoded at all, such as a weight with a comma, is left
+    out; and so are references of which de-identification has left a part. Missing attributes of type 2 are empty.
 
     Raises
     ------
@@ -117,6 +117,7 @@ def extract_source(source: Dataset) -> Dataset:
             del kept[keyword]
     if str(kept.get("PatientSex") or "") not in ("F", "M", "O"):
         kept.PatientSex = ""
+    _drop_broken_references(kept)
     kept.PatientOrientation = _find_orientation(source)
     place = [_copy_element(source, keyword) for keyword in PLACE]
     known = [
@@ -127,6 +128,17 @@ def extract_source(source: Dataset) -> Dataset:
     for element in known if len(known) == len(PLACE) else ():
         kept.add(element)
     return kept
+
+
+def _drop_broken_references(kept: Dataset) -> None:
+    """Leave out, in place, references that lack the class or the instance that they refer to (PS3.3 table 10-11)."""
+    for keyword in ("ReferencedStudySequence", "ReferencedPatientSequence"):
+        items = list(kept.get(keyword) or ())
+        whole = [item for item in items if item.get("ReferencedSOPClassUID") and item.get("ReferencedSOPInstanceUID")]
+        if len(whole) < len(items):
+            del kept[keyword]
+            if whole:
+                setattr(kept, keyword, whole)
 
 
 def _copy_element(source: Dataset, keyword: str) -> Any:
