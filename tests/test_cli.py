@@ -265,7 +265,7 @@ def test_help_of_fit_shows_the_options_of_one_detector_and_what_they_do(name, ca
 def test_a_profile_brings_its_detector(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--profile", "general", "--help"])
-    assert "options of fusion" in capsys.readouterr().out
+    assert "options of nearest_neighbour" in capsys.readouterr().out
 
 
 def test_a_model_is_replaced_only_when_that_is_asked_for(fitted, tmp_path, capsys):

@@ -34,7 +34,8 @@ LEARNED = {  # to have learned what a speck is; for others the first steps are e
     "segmentation": SegmentationConfig(widths=(8,), training=StepsConfig(400, 8, 1e-2)),
     "denoising": DenoisingConfig(widths=(8, 16), training=StepsConfig(150, 4, 5e-3)),
 }
-NO_SPECKS = ("prominence",)  # which looks for regions
+NOTHING_DRAWN = ("nearest_neighbour",)  # unless there are more pictures than it keeps
+NO_SPECKS = ("prominence", "nearest_neighbour")  # which look for regions
 
 every = pytest.mark.parametrize("name", DETECTORS)
 
@@ -199,7 +200,7 @@ def test_threads_change_nothing_and_seeds_repeat_and_differ(name):
     )
     assert_same_state(one.get_state(), two.get_state())
     assert_same_state(one.get_state(), three.get_state())
-    if one.knowledge != "no learning":
+    if one.knowledge != "no learning" and name not in NOTHING_DRAWN:
         assert any((one.get_state().tensors[key] != tensor).any() for key, tensor in other.get_state().tensors.items())
     view = make_view(5, (330, 210))
     expected = examine(one, view)

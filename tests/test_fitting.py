@@ -178,6 +178,9 @@ def test_every_field_is_chosen_on_its_own(normals):
     )
     assert choose_for(FitConfig(), profile=sized)[0].working_size_px == 192
     assert choose_for(FitConfig(), "stored", profile=sized)[0].working_size_px is None
+    for profile, expected in ((GENERAL, 128), (sized, 192), (MAMMOGRAPHY, None)):  # the detector's own size comes last
+        found, _ = choose_grid(normals, FitConfig(), detector_grid="working", profile=profile, detector_size_px=128)
+        assert found.working_size_px == expected
     assert choose_for(FitConfig(working_size_px=96), profile=sized)[0].working_size_px == 96
     preparation, grid = choose_for(FitConfig(working_spacing_mm=0.56), profile=sized)
     assert (preparation.working_size_px, preparation.working_spacing_mm, grid.size_px) == (None, 0.56, 16)

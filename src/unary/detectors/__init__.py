@@ -21,6 +21,7 @@ DETECTORS: dict[str, str] = {
     "residual": "unary.detectors.residual:Residual",
     "residual_dssim": "unary.detectors.residual:Dssim",
     "variational": "unary.detectors.variational:Variational",
+    "nearest_neighbour": "unary.detectors.nearest_neighbour:NearestNeighbour",
 }
 """By name, the module and the class; a class is imported when it is asked for."""
 

@@ -82,7 +82,8 @@ class Detector(Protocol):
         A frozen dataclass of settings, each with a default. ``type(config)`` is where the command line finds options.
 
     A detector may also have ``check_patches(normals)``, which refuses in a moment, by a `TrainingError`, what `fit`
-    would refuse after a while; and one of parts ``build_parts()``, which returns them.
+    would refuse after a while; one of parts ``build_parts()``, which returns them; and one of the working grid
+    ``working_size_px``, the longer side to which images are brought whose profile has no working spacing or size.
     """
 
     grid: ClassVar[Grid]

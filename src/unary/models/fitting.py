@@ -175,7 +175,8 @@ def fit(
     manifest = take_normals(images, TrainingError, "unary learns from")
     warn_of_few_patients(len({row.patient_id for row in manifest.rows}), config.held_out)
     key = make_key()
-    preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind)
+    own_px = getattr(chosen, "working_size_px", None)
+    preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind, detector_size_px=own_px)
     fewest = getattr(chosen, "fewest_patches", 2)
     headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
     check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
@@ -230,13 +231,18 @@ def find_detector(detector: str | Detector | type[Any]) -> Detector:
 
 
 def choose_grid(
-    manifest: Manifest, config: FitConfig, *, detector_grid: Grid, profile: Profile
+    manifest: Manifest,
+    config: FitConfig,
+    *,
+    detector_grid: Grid,
+    profile: Profile,
+    detector_size_px: int | None = None,
 ) -> tuple[PreparationConfig, GridConfig]:
     """Return how images are prepared and where patches lie: what the configuration says, else what suits the detector.
 
     A detector of the stored grid sees patches of 128 stored pixels a side. One of the working grid sees the profile's
     working spacing or size, and its patches; where a spacing is needed and the images do not state theirs, stored
-    pixels, and a warning says so.
+    pixels, and a warning says so. ``detector_size_px`` is the working size where the profile has neither.
 
     Raises
     ------
@@ -248,6 +254,8 @@ def choose_grid(
     if detector_grid == "working":
         default_mm = None if config.working_size_px else lengths.working_spacing_mm
         default_px = lengths.working_size_px
+        if (lengths.working_spacing_mm, lengths.working_size_px) == (None, None):
+            default_px = detector_size_px
         size_px = lengths.patch_px if asked_mm is None else max(round(lengths.patch_mm / asked_mm), 1)
     grid = config.lay_grid(size_px)
     if (asked_mm or default_mm) and not _states_spacing(manifest):
