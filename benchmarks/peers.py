@@ -7,7 +7,7 @@ much time as ``--limit`` where they have no end of their own, and score the same
 and the others go on. Prints Markdown tables, then one JSON line. Interrupt when you like; the same command goes on.
 
     python benchmarks/peers.py --out DIR --peers-python PEERS_ENVIRONMENT/bin/python [--inbreast DIR [--annotation CSV]]
-        [--brainmri DIR] [--chestxray DIR] [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 90] [--show]
+        [--brainmri DIR] [--chestxray DIR] [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 60] [--show]
 
 The peers' environment: ``python -m venv ENV; ENV/bin/pip install -r benchmarks/peers-requirements.txt``. What it
 measures, and how to read it, is in ``docs/peers.md``.
@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from peers_data import Limits, PeerTask, open_sets, write_tasks
-from peers_methods import ALONE, PEERS
+from peers_methods import ALONE, ENDLESS, EXTRA, PEERS
 
 from unary.evaluation.metrics import ALL, ScoreTable, compare_all, summarise
+from unary.experiments.image_level import list_rows
 from unary.profiles import find_profile
 
 CONTROLS = ("mean_brightness", "standard_deviation")
@@ -57,13 +58,12 @@ def list_methods(name: str) -> tuple[str, ...]:
     """Return the methods of a data set: unary's first, the one that is compared before all others."""
     if name == "inbreast":
         return ("fusion", f"fusion{ALONE}", "laplacian", "wei2018", *PEERS)
-    subject = find_profile("general").detector
-    return tuple(dict.fromkeys((subject, "fusion", "laplacian", "wei2018", *PEERS)))
+    return (*(row.name for row in list_rows(find_profile("general"))), "laplacian", *PEERS)
 
 
 def run_cell(method: str, task: PeerTask, options: argparse.Namespace) -> Cell | str:
     """Run a method on a task, or read what an earlier call kept; the last line of its error where it fails."""
-    path = task.folder / f"{method}-{options.limit:g}.npz"
+    path = task.folder / (f"{method}-{options.limit:g}.npz" if method in ENDLESS else f"{method}.npz")
     if not path.exists():
         if options.show:
             return "not run yet"
@@ -97,7 +97,7 @@ def run_set(name: str, tasks: Sequence[PeerTask], options: argparse.Namespace) -
     cells = {control: [measure_controls(task)[control] for task in tasks] for control in CONTROLS}
     failures: dict[str, str] = {}
     known = list_methods(name)
-    listed = [method for method in known if not options.methods or method in options.methods]
+    listed = [method for method in known if method in (options.methods or set(known) - set(EXTRA))]
     for method in sorted(listed, key=(options.methods or known).index):  # those named first, first
         own = []
         for task in tasks:
@@ -225,7 +225,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=3, help="of INbreast")
     parser.add_argument("--train", type=int, default=Limits.train, help="normals to learn from, at most")
     parser.add_argument("--test", type=int, default=Limits.test, help="normals to test, at most")
-    parser.add_argument("--limit", type=float, default=90, help="seconds of the processor to learn without an end")
+    parser.add_argument("--limit", type=float, default=60, help="seconds of the processor to learn without an end")
     parser.add_argument("--show", action="store_true", help="run nothing: print what earlier calls have kept")
     parser.add_argument("--resamples", type=int, default=2000)
     return parser.parse_args()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.datasets.inbreast import read_inbreast
+from unary.errors import ManifestError
 from unary.evaluation.metrics import ScoreTable
 from unary.experiments.bench_data import BenchData, Fold, collect_bench_data, draw_folds
 from unary.experiments.image_level_sets import ImageSet, open_brain_mr, open_chest_films
-from unary.experiments.image_level_stages import ONE_BANDWIDTH, Stage, read_stages
+from unary.experiments.image_level_stages import ONE_BANDWIDTH, WITHOUT_NEAR, Stage, read_stages
+from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, find_profile
+from unary.records import Manifest, ManifestRow
 
 SIDE_PX = 128
 """Of whole pictures; patches of mammograms are of 64 px at the working spacing, 0.14 mm."""
@@ -142,24 +145,34 @@ def isolate_patches(patches: NDArray[np.uint16]) -> PatchSet:
 
 
 def collect_pictures(data: ImageSet, limits: Limits, *, seed: int) -> list[dict[str, Any]]:
-    """Whole pictures, all brought to one bandwidth, without copies."""
-    stages, _, _ = read_stages(data, find_profile("general"), side_px=SIDE_PX)
+    """Whole pictures, all brought to one bandwidth, without copies or near copies."""
+    stages, _, _ = read_stages(data, side_px=SIDE_PX)
     return [_cut_stage(stages[ONE_BANDWIDTH], limits, seed=seed)]
 
 
 def _cut_stage(stage: Stage, limits: Limits, *, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, 0])
-    train = draw(rng, stage.train, limits.train)
-    kept = [draw(rng, np.flatnonzero(stage.distinct & side), limits.test) for side in (~stage.positive, stage.positive)]
-    chosen = np.sort(np.concatenate(kept))
-    test = stage.test[chosen]
-    patches = stage.collection.patches
+    distinct = stage.select(WITHOUT_NEAR)
+    train = [stage.train[place] for place in draw(rng, np.arange(len(stage.train)), limits.train)]
+    sides = (~stage.positive, stage.positive)
+    places = np.sort(np.concatenate([draw(rng, np.flatnonzero(distinct & side), limits.test) for side in sides]))
+    test = [stage.test[place] for place in places]
     return {
-        "arrays": {"train": patches.gather(train), "test": patches.gather(test)},
-        "truth": {"positive": stage.positive[chosen], "unit": stage.units[chosen].astype(str)},
-        "pickles": {"pictures": (stage.collection, stage.layout, train, test)},
+        "arrays": {"train": prepare_pictures(train), "test": prepare_pictures(test)},
+        "truth": {"positive": stage.positive[places], "unit": np.asarray([row.patient_id for row in test])},
+        "pickles": {"pictures": (train, test)},
         "aligned": True,
     }
+
+
+def prepare_pictures(rows: Sequence[ManifestRow]) -> NDArray[np.uint16]:
+    """Return pictures as unary prepares them, each one patch, in order; shape (n, SIDE_PX, SIDE_PX)."""
+    profile = find_profile("general")
+    preparation = PreparationConfig(mask=profile.mask, working_size_px=SIDE_PX)
+    found = collect_patches(Manifest(tuple(rows)), preparation, GridConfig(SIDE_PX, SIDE_PX, 0.0), profile.reading)
+    if [row.image_id for row in found.rows] != [row.image_id for row in rows] or len(found) != len(rows):
+        raise ManifestError(f"{len(rows) - len(found)} of {len(rows)} pictures could not be prepared")
+    return found.patches.gather(slice(None))
 
 
 def open_sets(

@@ -24,7 +24,11 @@ from peers_features import measure_patches
 SKLEARN = ("isolation_forest", "one_class_svm", "local_outlier_factor")
 PYOD = ("ecod", "knn", "pyod_autoencoder")
 TORCH = ("torch_autoencoder",)
-ANOMALIB = ("padim", "fastflow", "ganomaly", "patchcore", "padim_256")
+ANOMALIB = ("padim", "patchcore", "fastflow", "ganomaly", "padim_256")
+EXTRA = ("padim_256",)
+"""Run only when named, for what they take."""
+ENDLESS = ("fastflow", "ganomaly")
+"""Learn for as long as they are let."""
 PEERS = (*SKLEARN, *PYOD, *TORCH, *ANOMALIB)
 ALONE = "_alone"
 """Ends the name of a detector of unary that is shown each patch as an image of its own, as the peers are."""
@@ -247,23 +251,29 @@ def run_unary(name: str, task: Task, clock: Clock) -> tuple[Any, str]:
 
 
 def run_unary_on_pictures(name: str, task: Task, clock: Clock) -> tuple[Any, str]:
-    """A detector of unary on whole pictures, scored as a model scores an image; settings as in `list_rows`."""
+    """A detector of unary on whole pictures, as `unary reproduce brainmri` runs and scores it."""
     from unary.detectors import find_detector_class
     from unary.experiments.bench_cells import complete_model
+    from unary.experiments.contenders import Contender
     from unary.experiments.image_level import list_rows
+    from unary.experiments.image_level_cells import PictureRow
     from unary.models.examination import examine_image
-    from unary.patches.collection import read_row
+    from unary.patches.collection import collect_patches, read_row
     from unary.profiles import find_profile
+    from unary.records import Manifest
     from unary.training.context import FitContext
 
     profile = find_profile("general")
-    listed = {row.name: row.detector for row in list_rows(profile)}
-    detector = listed[name] if name in listed else find_detector_class(name)()
-    collection, layout, train, test = pickle.loads((task.folder / "pictures.pickle").read_bytes())
+    listed = {row.name: row for row in list_rows(profile)}
+    row = listed[name] if name in listed else PictureRow(Contender(name, find_detector_class(name)()))
+    train, test = pickle.loads((task.folder / "pictures.pickle").read_bytes())
+    layout = row.choose_layout(tuple(train), profile)
     with clock.measure("fit"):
-        detector = detector.fit(collection.patches.subset(train), FitContext(task.seed, progress=False))
-        model = complete_model(detector, collection, train, profile=profile, layout=layout, progress=False)
+        part = collect_patches(Manifest(tuple(train)), *layout, profile.reading, progress=False)
+        everything = np.arange(len(part))
+        detector = row.contender.detector.fit(part.patches, FitContext(task.seed, progress=False))
+        model = complete_model(detector, part, everything, profile=profile, layout=layout, progress=False)
     with clock.measure("score"):
-        found = [examine_image(model, read_row(collection.rows[place])) for place in test]
-    scores = [one.scores.max() if name == "wei2018" else one.image_score for one in found]
-    return scores, f"{collection.patches.size_px} x {collection.patches.size_px}"
+        found = [examine_image(model, read_row(picture)) for picture in test]
+    scores = [one.image_score if row.side_px is None else one.scores.max() for one in found]
+    return scores, f"{part.patches.size_px} x {part.patches.size_px}"

@@ -121,7 +121,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(peers, task, monkeypa
         methods=[], limit=1, show=False, seed=0, resamples=50, peers_python=Path(sys.executable)
     )
     facts = '{"fit_s": 1, "score_s": 1, "peak_mb": 1, "note": "", "versions": {}}'
-    np.savez(task.folder / "fusion-1.npz", scores=np.arange(24.0), facts=facts)
+    np.savez(task.folder / "fusion.npz", scores=np.arange(24.0), facts=facts)
     monkeypatch.setattr(peers, "list_methods", lambda name: ("no_such_detector", "fusion"))
     found = peers.run_set("toy", [task], options)
     assert "no detector is called 'no_such_detector'" in found["failures"]["no_such_detector"]
