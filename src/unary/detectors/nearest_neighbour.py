@@ -127,7 +127,8 @@ class NearestNeighbour:
     """Distance of each place of a picture from the nearest normal picture there.
 
     The map is a weighted mean of the 25 distances, NaN outside of what the picture shows; a patch scores by its highest
-    value. A picture that the memory holds is not its own neighbour. ``memory`` is None before fitting.
+    value. It says how far the picture departs, and hardly where: each place is a quarter of it. A picture that the
+    memory holds is not its own neighbour. ``memory`` is None before fitting.
     """
 
     grid: ClassVar[Grid] = "working"
