@@ -12,8 +12,9 @@ import pytest
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 
-# A script that starts the tests in its background has them ignore interrupts, which some of them send to themselves.
+# A script that starts the tests in its background, or by nohup, has them ignore signals that some send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

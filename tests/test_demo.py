@@ -10,7 +10,7 @@ def test_the_whole_chain_says_that_it_is_synthetic(tmp_path):
     printed = "\n".join(lines)
     assert "synthetic" in lines[0]
     for detector in ("wei2018", "laplacian"):
-        found = json.loads((out / "metrics.json").read_text())["detectors"][detector]["patient"]["all"]
+        found = json.loads((out / "metrics.json").read_text())["detectors"][detector]["tissue"]["patient"]["all"]
         assert f"{detector:18s} {'all':14s} AUROC {found['auroc']:.3f} (too few patients to tell" in printed
     heading = (
         "Wei et al. 2018 on synthetic images, not as published: 2 of 500 epochs, 2 runs, 16 negative and 6 positive"
