@@ -114,9 +114,9 @@ def run_set(name: str, tasks: Sequence[PeerTask], options: argparse.Namespace) -
         task.build_table({method: own[number].scores for method, own in cells.items()}, number)
         for number, task in enumerate(tasks)
     ]
-    subjects = [method for method in listed if method in cells and method not in PEERS]
+    subjects = [method for method in known[: 2 if name == "inbreast" else 1] if method in cells]
     return {
-        **compare_methods(tables, subjects[:2] if name == "inbreast" else subjects[:1], resamples=options.resamples),
+        **compare_methods(tables, subjects, resamples=options.resamples),
         "failures": failures,
         "costs": {method: summarise_costs(own) for method, own in cells.items() if method not in CONTROLS},
         "counts": [count_task(task) for task in tasks],
@@ -199,7 +199,7 @@ def build_tables(name: str, result: dict[str, Any]) -> list[str]:
         for other in sorted(others, key=lambda method: others[method].get(ALL, [0])[0]):
             figures = [format_figure(others[other].get(group), signed=True) for group in groups]
             lines.append(_row([f"`{other}`", *figures]))
-    lines += ["", *(f"`{method}` failed: {why}" for method, why in result["failures"].items())]
+    lines += ["", *(f"`{method}` is not there: {why}" for method, why in result["failures"].items())]
     return lines
 
 

@@ -112,7 +112,7 @@ def test_the_best_method_stands_first_and_what_beats_the_subject_stands_first_am
     ]
     assert "| `ecod` | PyOD | 0.900 | 1.2 | 0.5 | 100 | 28 features |" in lines
     assert "| `padim` | +0.100 (+0.050 to +0.200) |" in lines
-    assert lines[-1] == "`knn` failed: no module"
+    assert lines[-1] == "`knn` is not there: no module"
 
 
 def test_a_method_that_fails_is_named_and_the_others_go_on(peers, task, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(peers, task, monkeypa
     )
     facts = '{"fit_s": 1, "score_s": 1, "peak_mb": 1, "note": "", "versions": {}}'
     np.savez(task.folder / "fusion.npz", scores=np.arange(24.0), facts=facts)
-    monkeypatch.setattr(peers, "list_methods", lambda name: ("no_such_detector", "fusion"))
+    monkeypatch.setattr(peers, "list_methods", lambda name: ("fusion", "no_such_detector"))
     found = peers.run_set("toy", [task], options)
     assert "no detector is called 'no_such_detector'" in found["failures"]["no_such_detector"]
     assert set(found["auroc"]) == {"fusion", "mean_brightness", "standard_deviation"}
