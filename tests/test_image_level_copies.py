@@ -39,11 +39,20 @@ def test_near_copies_are_those_that_correlate():
     darker = 0.5 * pictures[1] + rng.normal(0, 2, (64, 64))  # encoded anew
     mixed = 0.7 * pictures[2] + 0.3 * pictures[3]
     pictures += [darker.clip(0), mixed]
-    pairs = {
-        tuple(pair) for pair in link_near_copies([build_row(str(k), one) for k, one in enumerate(pictures)]).tolist()
-    }
+    rows = [build_row(str(number), picture) for number, picture in enumerate(pictures)]
+    pairs = {tuple(pair) for pair in link_near_copies(rows).tolist()}
     expected = {(i, j) for i in range(7) for j in range(i + 1, 7) if correlate(pictures[i], pictures[j]) > NEAR}
     assert pairs == expected == {(1, 5)}
+
+
+def test_another_margin_or_a_mirror_hides_no_near_copy():
+    shown = [draw_blobs(seed) + 30 for seed in range(3)]  # bright, so that the margin is told from it
+    framed = [np.pad(picture, ((9, 9), (9, 9))) for picture in shown]
+    shifted = np.pad(shown[0], ((3, 15), (2, 16)))
+    mirrored = np.pad(shown[1][:, ::-1], ((12, 6), (9, 9)))
+    upside_down = np.pad(shown[2][::-1], ((9, 9), (9, 9)))
+    rows = [build_row(str(number), one) for number, one in enumerate([*framed, shifted, mirrored, upside_down])]
+    assert link_near_copies(rows).tolist() == [[0, 3], [1, 4]]
 
 
 def test_all_blocks_of_many_pictures_are_compared():

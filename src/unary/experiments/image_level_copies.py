@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from unary.detectors.nearest_neighbour import find_content
 from unary.experiments.image_level_pictures import bring_to_size
 from unary.files import hash_file
 from unary.patches.collection import read_row
@@ -33,17 +34,30 @@ def hash_contents(rows: Sequence[ManifestRow]) -> tuple[str, ...]:
 def link_near_copies(rows: Sequence[ManifestRow]) -> NDArray[np.int64]:
     """Return the pairs of pictures in memory that show nearly the same, positions of shape (pairs, 2), ascending.
 
-    They correlate above `NEAR` when shrunk to 32 x 32 pixels: the same slice encoded anew, or its neighbour. Copies are
-    among them.
+    They correlate above `NEAR` when shrunk to 32 x 32 pixels, as they are, or cropped to what they show, or then
+    mirrored: the same slice encoded anew, with another margin or contrast, or the next one. Copies are among them.
     """
-    small = np.stack([bring_to_size(read_row(row).pixels.astype(np.float32), NEAR_PX).ravel() for row in rows])
-    small -= small.mean(axis=1, keepdims=True)
-    small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-9)
+    pictures = [np.asarray(read_row(row).pixels, np.float32) for row in rows]
+    whole = np.stack([bring_to_size(picture, NEAR_PX) for picture in pictures])
+    cropped = np.stack([bring_to_size(_crop(picture), NEAR_PX) for picture in pictures])
     pairs = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(small), _BLOCK):
-        found = np.argwhere(small[start : start + _BLOCK] @ small[start:].T > NEAR) + start
-        pairs.append(found[found[:, 0] < found[:, 1]])
-    return np.concatenate(pairs)
+    for first, second in ((whole, whole), (cropped, cropped), (cropped, cropped[:, :, ::-1])):
+        left, right = _standardise(first), _standardise(second)
+        for start in range(0, len(left), _BLOCK):
+            found = np.argwhere(left[start : start + _BLOCK] @ right[start:].T > NEAR) + start
+            pairs.append(found[found[:, 0] < found[:, 1]])
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _crop(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    return picture[find_content((256 * picture).astype(np.uint16))]
+
+
+def _standardise(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pictures, (n, rows, cols), as vectors whose products are correlations."""
+    flat = pictures.reshape(len(pictures), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def hold_together(rows: Sequence[ManifestRow], contents: Sequence[str], pairs: NDArray[np.int64]) -> NDArray[np.str_]:

@@ -182,7 +182,8 @@ def _results_section(result: ImageLevelResult) -> Section:
             f"above {NEAR:g}, at {NEAR_PX} x "
             f"{NEAR_PX} pixels, with a training picture ({counts['test_near_copies_of_training']:,}, "
             f"{counts['test_negative_near_copies_of_training']:,} of them normal) or another test picture "
-            f"({counts['test_near_copies_of_test']:,}): the same picture encoded anew, or the next one. Without them, "
+            f"({counts['test_near_copies_of_test']:,}), as they are, or cropped to what they show, or mirrored: the "
+            "same picture encoded anew, with another margin or contrast, or the next one. Without them, "
             f"{counts['test_without_near_copies']:,} are left. Where copies are on one side alone, they make normal "
             "pictures easy, and every figure that counts them too high.",
         ),
