@@ -149,7 +149,7 @@ def plot_histogram(
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.3g}")
         axes.set_xlim(low, high)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.22 * axes.dataLim.ymax)  # room for the legend
         axes.set_xlabel(label + (f"; beyond the right edge: {count_words(beyond, unit)}" if beyond else ""))
         axes.set_ylabel("Density")
         axes.legend(loc="upper right")
