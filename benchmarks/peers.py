@@ -7,7 +7,8 @@ much time as ``--limit`` where they have no end of their own, and score the same
 and the others go on. Prints Markdown tables, then one JSON line. Interrupt when you like; the same command goes on.
 
     python benchmarks/peers.py --out DIR --peers-python PEERS_ENVIRONMENT/bin/python [--inbreast DIR [--annotation CSV]]
-        [--brainmri DIR] [--chestxray DIR] [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 60] [--show]
+        [--brainmri DIR] [--chestxray DIR] [--split as_files_without_copies]
+        [--methods padim,fusion] [--seed 0] [--folds 3] [--limit 60] [--show]
 
 The peers' environment: ``python -m venv ENV; ENV/bin/pip install -r benchmarks/peers-requirements.txt``. What it
 measures, and how to read it, is in ``docs/peers.md``.
@@ -28,11 +29,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peers_data import Limits, PeerTask, open_sets, write_tasks
+from peers_data import USUAL, Limits, PeerTask, open_sets, write_tasks
 from peers_methods import ALONE, ENDLESS, EXTRA, PEERS
 
 from unary.evaluation.metrics import ALL, ScoreTable, compare_all, summarise
 from unary.experiments.image_level import list_rows
+from unary.experiments.image_level_stages import SPLITS
 from unary.profiles import find_profile
 
 CONTROLS = ("mean_brightness", "standard_deviation")
@@ -220,6 +222,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--annotation", type=Path)
     parser.add_argument("--brainmri", type=Path)
     parser.add_argument("--chestxray", type=Path)
+    parser.add_argument("--split", choices=SPLITS, default=USUAL, help="of whole pictures")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folds", type=int, default=3, help="of INbreast")
@@ -236,7 +239,11 @@ def main() -> None:
     options = parse_options()
     limits = Limits(options.train, options.test)
     sets = open_sets(
-        inbreast=options.inbreast, annotation=options.annotation, brain=options.brainmri, chest=options.chestxray
+        inbreast=options.inbreast,
+        annotation=options.annotation,
+        brain=options.brainmri,
+        chest=options.chestxray,
+        split=options.split,
     )
     results = {}
     for name, collect in sets.items():

@@ -17,7 +17,7 @@ from unary.errors import ManifestError
 from unary.evaluation.metrics import ScoreTable
 from unary.experiments.bench_data import BenchData, Fold, collect_bench_data, draw_folds
 from unary.experiments.image_level_sets import ImageSet, open_brain_mr, open_chest_films
-from unary.experiments.image_level_stages import ONE_BANDWIDTH, WITHOUT_NEAR, Stage, read_stages
+from unary.experiments.image_level_stages import ONE_BANDWIDTH, WITHOUT_COPIES, Stage, read_stages
 from unary.patches.collection import collect_patches
 from unary.patches.grid import GridConfig
 from unary.patches.patch_set import PatchSet, build_patch_set, join_patch_sets
@@ -25,6 +25,7 @@ from unary.patches.preparation import PreparationConfig
 from unary.profiles import DEFAULT, find_profile
 from unary.records import Manifest, ManifestRow
 
+USUAL = ONE_BANDWIDTH + WITHOUT_COPIES
 SIDE_PX = 128
 """Of whole pictures; patches of mammograms are of 64 px at the working spacing, 0.14 mm."""
 
@@ -144,15 +145,16 @@ def isolate_patches(patches: NDArray[np.uint16]) -> PatchSet:
     return join_patch_sets([build_patch_set(one, origin, size_px=len(one)) for one in patches])
 
 
-def collect_pictures(data: ImageSet, limits: Limits, *, seed: int) -> list[dict[str, Any]]:
-    """Whole pictures, all brought to one bandwidth, without copies or near copies."""
+def collect_pictures(data: ImageSet, limits: Limits, *, split: str, seed: int) -> list[dict[str, Any]]:
+    """Whole pictures in one of the conditions and without copies, as ``split`` says."""
     stages, _, _ = read_stages(data, side_px=SIDE_PX)
-    return [_cut_stage(stages[ONE_BANDWIDTH], limits, seed=seed)]
+    stage = next(own for own in stages.values() if split.startswith(own.name))
+    return [_cut_stage(stage, split.removeprefix(stage.name), limits, seed=seed)]
 
 
-def _cut_stage(stage: Stage, limits: Limits, *, seed: int) -> dict[str, Any]:
+def _cut_stage(stage: Stage, part: str, limits: Limits, *, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, 0])
-    distinct = stage.select(WITHOUT_NEAR)
+    distinct = stage.select(part)
     train = [stage.train[place] for place in draw(rng, np.arange(len(stage.train)), limits.train)]
     sides = (~stage.positive, stage.positive)
     places = np.sort(np.concatenate([draw(rng, np.flatnonzero(distinct & side), limits.test) for side in sides]))
@@ -176,16 +178,24 @@ def prepare_pictures(rows: Sequence[ManifestRow]) -> NDArray[np.uint16]:
 
 
 def open_sets(
-    *, inbreast: Path | None, annotation: Path | None, brain: Path | None, chest: Path | None
+    *, inbreast: Path | None, annotation: Path | None, brain: Path | None, chest: Path | None, split: str
 ) -> dict[str, Callable[[Limits, int, int], list[dict[str, Any]]]]:
-    """Return, by name, what collects the tasks of each data set that is there, given limits, folds and seed."""
+    """Return, by name, what collects the tasks of each data set that is there, given limits, folds and seed.
+
+    The ``split`` is that of whole pictures (`SPLITS`); it ends the name of a data set where it is not the usual one.
+    """
     found: dict[str, Callable[[Limits, int, int], list[dict[str, Any]]]] = {}
     if inbreast is not None:
         found["inbreast"] = lambda limits, folds, seed: collect_inbreast(
             inbreast, annotation, limits, folds=folds, seed=seed
         )
+    ending = "" if split == USUAL else f"_{split}"
     if brain is not None:
-        found["brainmri"] = lambda limits, _, seed: collect_pictures(open_brain_mr(brain), limits, seed=seed)
+        found[f"brainmri{ending}"] = lambda limits, _, seed: collect_pictures(
+            open_brain_mr(brain), limits, split=split, seed=seed
+        )
     if chest is not None:
-        found["chestxray"] = lambda limits, _, seed: collect_pictures(open_chest_films(chest), limits, seed=seed)
+        found[f"chestxray{ending}"] = lambda limits, _, seed: collect_pictures(
+            open_chest_films(chest), limits, split=split, seed=seed
+        )
     return found
