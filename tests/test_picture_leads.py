@@ -6,7 +6,7 @@ import pytest
 
 from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import FEW_PATIENTS
-from unary.outputs.picture_leads import PictureOutcome, describe_pictures
+from unary.outputs.picture_leads import PictureOutcome, describe_learned, describe_pictures
 
 BETTER, ALIKE, WORSE = Estimate(0.1, 0.02, 0.2), Estimate(0.001, -0.04, 0.05), Estimate(-0.3, -0.4, -0.2)
 NOTHING_SHOWN = "shown nothing that the file does not tell"
@@ -60,3 +60,20 @@ def test_published_figures_are_compared_by_the_interval(area, said):
     assert f"The highest of the published figures for this split is {area:.3f} (Autoencoder (32), without" in text
     assert f"the interval of model, with the files as they are, {said}." in text
     assert "published" not in describe(outcome(BETTER))
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "said"),
+    [
+        ((486, 600), (0, 600), True),
+        ((60, 600), (60, 600), False),
+        ((0, 600), (300, 600), False),
+        ((3, 600), (0, 600), False),
+    ],
+)
+def test_what_has_been_learned_from_is_said_where_it_flatters(negative, positive, said):
+    text = describe_learned(negative, positive)
+    assert bool(text) == said
+    if said:
+        assert "Of the 600 negative test pictures 486 are copies or near copies of training pictures" in text
+        assert "of the 600 positive ones 0: figures of all test pictures, published ones included, flatter" in text

@@ -27,7 +27,7 @@ from unary.experiments.image_level_stages import (
 )
 from unary.outputs.figures import add_colour_bar, draw_picture, figure_png, new_figure, plot_histogram
 from unary.outputs.leads import describe_auroc, describe_means
-from unary.outputs.picture_leads import PictureOutcome, describe_pictures
+from unary.outputs.picture_leads import PictureOutcome, describe_learned, describe_pictures
 from unary.outputs.report import Cell, Picture, Report, Section, Table, build_results_section, write_report
 from unary.patches.collection import read_row
 
@@ -114,13 +114,17 @@ def _lead(result: ImageLevelResult) -> str:
             words += f" ({found['n_positive']:,} against {found['n_negative']:,})"
         outcomes.append(PictureOutcome(words, found, _name_control(name), area, result.differences[split][name]))
     best = max(result.data.published, key=lambda one: one.auroc, default=None)
-    return describe_pictures(
+    files = result.stages[AS_FILES]
+    sides = [files.copies.near_learned[role] for role in (~files.positive, files.positive)]
+    learned = describe_learned((int(sides[0].sum()), len(sides[0])), (int(sides[1].sum()), len(sides[1])))
+    lead = describe_pictures(
         result.subject,
         outcomes,
         what=_SIDES[result.data.name],
         unit="patient" if result.data.has_patients else "distinct picture",
         published=None if best is None else (best.method, best.auroc),
     )
+    return f"{lead} {learned}".strip()
 
 
 def _lead_splits(result: ImageLevelResult) -> tuple[str, str]:

@@ -11,6 +11,9 @@ from unary.evaluation.metrics import FEW_PATIENTS
 from unary.outputs.leads import describe_auroc, is_few, judge_difference
 from unary.records import count_words
 
+_MATTERS = 0.02
+"""The share of negatives that have been learned from, above that of positives, from which it must be said."""
+
 
 @dataclass(frozen=True)
 class PictureOutcome:
@@ -88,3 +91,21 @@ def _describe_difference(found: Estimate | None) -> str:
     if found is None or found.low is None:
         return "no paired interval"
     return f"difference {found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f}"
+
+
+def describe_learned(negative: tuple[int, int], positive: tuple[int, int]) -> str:
+    """Say how many test pictures of either side, of how many, have as good as been learned from.
+
+    Empty where they are too few on the negative side to matter, or as many on the other.
+
+    >>> describe_learned((1, 100), (0, 100))
+    ''
+    """
+    learned, other = (count / of for count, of in (negative, positive))
+    if learned - other < _MATTERS:
+        return ""
+    return (
+        f"Of the {negative[1]:,} negative test pictures {negative[0]:,} are copies or near copies of training "
+        f"pictures, of the {positive[1]:,} positive ones {positive[0]:,}: figures of all test pictures, published ones "
+        "included, flatter whatever remembers."
+    )
