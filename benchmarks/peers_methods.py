@@ -276,4 +276,5 @@ def run_unary_on_pictures(name: str, task: Task, clock: Clock) -> tuple[Any, str
     with clock.measure("score"):
         found = [examine_image(model, read_row(picture)) for picture in test]
     scores = [one.image_score if row.side_px is None else one.scores.max() for one in found]
-    return scores, f"{part.patches.size_px} x {part.patches.size_px}"
+    side = layout[0].working_size_px or int(task.read("test").shape[-1])
+    return scores, f"{side} x {side}"
