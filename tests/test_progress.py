@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 
 from unary import progress
@@ -38,6 +39,10 @@ def test_what_was_done_before_does_not_flatter_the_time_that_is_left(clock, caps
     assert "60/100" in line
     assert "[01:00<04:00" in line
     assert "loss=1e-3" in line
+
+
+def test_arrays_are_gone_over_too(capsys):
+    assert list(show_progress(np.arange(3), title="positions", unit="patch")) == [0, 1, 2]
 
 
 def test_short_or_hidden_work_leaves_no_line(clock, capsys):

@@ -26,7 +26,7 @@ class _Lines(Generic[T]):
         self._added = ""
 
     def __iter__(self) -> Iterator[T]:
-        for item in self._items or ():
+        for item in () if self._items is None else self._items:
             yield item
             self.update()
 
