@@ -132,6 +132,11 @@ def test_where_near_copies_leave_one_side_empty_there_is_no_such_figure(brain, t
     page = (tmp_path / "report.html").read_text()
     assert "Without copies" in page
     assert "Without near copies" not in page
+    assert "nothing here tells how new pictures would fare" in page
+
+
+def test_no_more_is_said_where_pictures_are_left(result):
+    assert "nothing here tells" not in (result[1] / "report.html").read_text()
 
 
 def test_size_tells_all_of_the_files_and_nothing_at_one_bandwidth(result):

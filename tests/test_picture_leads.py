@@ -77,3 +77,12 @@ def test_what_has_been_learned_from_is_said_where_it_flatters(negative, positive
     if said:
         assert "Of the 600 negative test pictures 486 are copies or near copies of training pictures" in text
         assert "of the 600 positive ones 0: figures of all test pictures, published ones included, flatter" in text
+
+
+@pytest.mark.parametrize("positive", [(12, 12), (0, 12)])
+def test_that_nothing_new_was_tested_is_said_whichever_side_was_learned_from(positive):
+    text = describe_learned((12, 12), positive, nothing_new=True)
+    assert f"12 are copies or near copies of training pictures, of the 12 positive ones {positive[0]}" in text
+    assert text.endswith("one side has no picture left: nothing here tells how new pictures would fare.")
+    assert ("flatter" in text) == (positive[0] == 0)
+    assert "nothing here tells" not in describe_learned((12, 12), positive)

@@ -140,7 +140,10 @@ class NearestNeighbour:
     def check_patches(self, normals: PatchSet) -> None:
         """Refuse patches of fewer than two pictures; see `unary.detectors.protocol.Detector`."""
         if len(np.unique(normals.index[:, 0])) < 2:
-            raise TrainingError("nearest_neighbour compares whole pictures and needs at least two normal ones")
+            raise TrainingError(
+                "nearest_neighbour compares whole pictures and needs patches of at least two normal ones, there is one: "
+                "give more images"
+            )
 
     def fit(self, normals: PatchSet, context: FitContext) -> NearestNeighbour:
         """Remember the pictures that have a patch; see `unary.detectors.protocol.Detector.fit`."""

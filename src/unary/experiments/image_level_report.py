@@ -116,7 +116,8 @@ def _lead(result: ImageLevelResult) -> str:
     best = max(result.data.published, key=lambda one: one.auroc, default=None)
     files = result.stages[AS_FILES]
     sides = [files.copies.near_learned[role] for role in (~files.positive, files.positive)]
-    learned = describe_learned((int(sides[0].sum()), len(sides[0])), (int(sides[1].sum()), len(sides[1])))
+    negative, positive = ((int(one.sum()), len(one)) for one in sides)
+    learned = describe_learned(negative, positive, nothing_new=ONE_BANDWIDTH + WITHOUT_NEAR not in result.tables)
     lead = describe_pictures(
         result.subject,
         outcomes,

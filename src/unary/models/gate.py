@@ -116,10 +116,12 @@ def require_room(prepared: PreparedImage, grid: GridConfig | None, name: str) ->
     if grid is None or min(prepared.shape) >= grid.size_px or len(tissue_origins(prepared.mask, grid)):
         return
     rows, cols = prepared.shape
+    helps = "one that brings images of all sizes to one with --working-size-px"
+    if max(rows, cols) >= grid.size_px:  # it is narrow, not small
+        helps = "cut it to pieces that are less narrow"
     raise ImageError(
         f"{name}: its {rows} x {cols} working pixels hold no patch of {grid.size_px} x {grid.size_px} px with "
-        f"{grid.min_tissue:.0%} of tissue; fit a model for such images with a smaller --size-px, or one that brings "
-        "images of all sizes to one with --working-size-px",
+        f"{grid.min_tissue:.0%} of tissue; fit a model for such images with a smaller --size-px, or {helps}",
         reason="TOO_SMALL",
     )
 

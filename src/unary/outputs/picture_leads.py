@@ -93,19 +93,28 @@ def _describe_difference(found: Estimate | None) -> str:
     return f"difference {found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f}"
 
 
-def describe_learned(negative: tuple[int, int], positive: tuple[int, int]) -> str:
+def describe_learned(negative: tuple[int, int], positive: tuple[int, int], *, nothing_new: bool = False) -> str:
     """Say how many test pictures of either side, of how many, have as good as been learned from.
 
-    Empty where they are too few on the negative side to matter, or as many on the other.
+    Empty where they are too few on the negative side to matter, or as many on the other; but not where ``nothing_new``
+    says that, without near copies, a side would have no picture left.
 
     >>> describe_learned((1, 100), (0, 100))
     ''
     """
     learned, other = (count / of for count, of in (negative, positive))
-    if learned - other < _MATTERS:
+    flatters = learned - other >= _MATTERS
+    if not flatters and not nothing_new:
         return ""
-    return (
+    told = (
         f"Of the {negative[1]:,} negative test pictures {negative[0]:,} are copies or near copies of training "
-        f"pictures, of the {positive[1]:,} positive ones {positive[0]:,}: figures of all test pictures, published ones "
-        "included, flatter whatever remembers."
+        f"pictures, of the {positive[1]:,} positive ones {positive[0]:,}"
     )
+    if flatters:
+        told += ": figures of all test pictures, published ones included, flatter whatever remembers"
+    if nothing_new:
+        told += (
+            ". Without copies and near copies, of training or of other test pictures, one side has no picture left: "
+            "nothing here tells how new pictures would fare"
+        )
+    return f"{told}."
