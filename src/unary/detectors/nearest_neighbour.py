@@ -141,8 +141,7 @@ class NearestNeighbour:
         """Refuse patches of fewer than two pictures; see `unary.detectors.protocol.Detector`."""
         if len(np.unique(normals.index[:, 0])) < 2:
             raise TrainingError(
-                "nearest_neighbour compares whole pictures and needs patches of at least two normal ones, there is one: "
-                "give more images"
+                "nearest_neighbour compares whole pictures and needs at least two normal ones, there is one: give more"
             )
 
     def fit(self, normals: PatchSet, context: FitContext) -> NearestNeighbour:
