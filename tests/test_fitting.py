@@ -346,6 +346,8 @@ def test_an_image_too_small_for_a_patch_is_refused_with_the_option_that_helps():
     ) as caught:
         score(model, tiny)
     assert caught.value.reason == "TOO_SMALL"
+    with pytest.raises(ImageError, match=r"8 x 60 working pixels hold no patch.*or cut it to pieces"):
+        score(model, rng.integers(0, 255, (8, 60), np.uint8))
     assert np.isfinite(score(model, tiny[:, :1].repeat(40, 1).repeat(2, 0)).stored_map).all()
     assert score(fit_small(images, size_px=32, working_size_px=64), tiny).stored_map.shape == (20, 21)
 
