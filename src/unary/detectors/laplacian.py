@@ -171,7 +171,7 @@ class Laplacian:
         return fitted
 
 
-def pool_patches(
+def pool_patch_set(
     patches: PatchSet, config: LaplacianConfig = LaplacianConfig(), *, title: str | None = None
 ) -> NDArray[np.float64]:
     """Return `pool_values` of every patch, shape (n, scales): once for any number of fits and scorings.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.datasets.splits import require_disjoint, split_by_patch, split_by_patient
-from unary.detectors.laplacian import Laplacian, pool_patches
+from unary.detectors.laplacian import Laplacian, pool_patch_set
 from unary.detectors.scoring import measure_controls, score_patches
 from unary.detectors.wei2018.detector import Wei2018, Wei2018Config
 from unary.detectors.wei2018.learning import History, TrainingConfig
@@ -197,7 +197,7 @@ def _measure(manifest: Manifest, extraction: Extraction, *, progress: bool) -> _
             "(AllXML) there, and patches not too large for the images (--size-px)?"
         )
     title = f"laplacian, {extraction.name}" if progress else None
-    pooled = pool_patches(collection.patches, title=title)
+    pooled = pool_patch_set(collection.patches, title=title)
     return _Measured(extraction, collection, pooled, measure_controls(collection.patches))
 
 
