@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from unary.datasets.simulated.specks import Plane, Shape, draw_calcification
 from unary.errors import require_positive
 
-Plane = NDArray[np.float32]
-Shape = Literal["compact", "ring", "rod", "clump"]
-
-_FINER = 4
 _SMALL_MM = 0.8
 _SHARES: dict[bool, dict[Shape, float]] = {  # by whether the calcification is small
     True: {"compact": 0.55, "ring": 0.15, "rod": 0.15, "clump": 0.15},
@@ -78,59 +73,6 @@ def build_library(config: CalcificationConfig, rng: np.random.Generator, *, coun
         shape: Shape = list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
         templates.append(draw_calcification(diameter / config.spacing_mm, shape, rng))
     return CalcificationLibrary(config, diameters, tuple(templates))
-
-
-def draw_calcification(diameter_px: float, shape: Shape, rng: np.random.Generator) -> Plane:
-    """Return one calcification with peak 1 on a square of odd side, float32."""
-    radius = diameter_px / 2 * _FINER
-    reach = {"compact": 1.4, "ring": 1.4, "rod": 2.2, "clump": 2.2}[shape]
-    half = math.ceil(diameter_px / 2 * reach) + 4
-    side = (2 * half + 1) * _FINER
-    centre = side / 2 - 0.5 + rng.uniform(-_FINER / 2, _FINER / 2, 2)
-    if shape == "ring":
-        distance = _outline_distance(side, centre, radius, rng, aspect=1 + 0.2 * abs(rng.normal()), roughness=0.1)
-        wall, core = rng.uniform(0.15, 0.5), rng.uniform(0.0, 0.8)
-        thickness = np.where(distance > 1, 0.0, np.where(distance > 1 - wall, 1.0, core))
-    elif shape == "clump":
-        thickness = np.zeros((side, side))
-        for _ in range(int(rng.integers(2, 6))):
-            grain = radius * rng.uniform(0.3, 0.7)
-            distance = _outline_distance(side, centre + rng.normal(0, 0.7 * radius, 2), grain, rng, roughness=0.3)
-            thickness = np.maximum(thickness, np.sqrt(np.clip(1 - distance**2, 0, None)) * rng.uniform(0.5, 1))
-    else:
-        aspect = rng.uniform(2, 5) if shape == "rod" else 1 + 0.2 * abs(rng.normal())
-        size = radius / math.sqrt(aspect) if shape == "rod" else radius
-        distance = _outline_distance(side, centre, size, rng, aspect=aspect, roughness=rng.uniform(0.05, 0.35))
-        flatness = 0.5 if shape == "rod" else rng.choice([0.25, 0.5, 1.0])
-        thickness = np.clip(1 - distance**2, 0, None) ** flatness
-    blocks = thickness.reshape(side // _FINER, _FINER, side // _FINER, _FINER).mean(axis=(1, 3))
-    blurred = ndimage.gaussian_filter(blocks, rng.uniform(0.4, 0.9))
-    template: Plane = (blurred / blurred.max()).astype(np.float32)
-    return template
-
-
-def _outline_distance(
-    side: int,
-    centre: NDArray[np.float64],
-    radius: float,
-    rng: np.random.Generator,
-    *,
-    aspect: float = 1.0,
-    roughness: float,
-) -> NDArray[np.float64]:
-    """Distance from the centre in units of an irregular ellipse's own radius: 1 on its outline."""
-    angle = rng.uniform(0, math.pi)
-    rows, cols = np.mgrid[:side, :side].astype(np.float64)
-    rows -= centre[0]
-    cols -= centre[1]
-    along = (cols * math.cos(angle) + rows * math.sin(angle)) / aspect
-    across = rows * math.cos(angle) - cols * math.sin(angle)
-    bearing = np.arctan2(across, along)
-    outline = np.ones((side, side))
-    for order in range(2, 6):
-        outline += roughness * rng.normal() / order * np.cos(order * bearing + rng.uniform(0, 2 * math.pi))
-    distance: NDArray[np.float64] = np.hypot(along, across) / (radius * np.maximum(outline, 0.3))
-    return distance
 
 
 def add_calcifications(

@@ -1,0 +1,1 @@
+"""Simulated lesions in images of normal tissue; `unary.datasets.simulated.insertion` is the way in."""
