@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unary.datasets.simulated.plans import LesionClass, LesionPlan
 from unary.datasets.simulated.specks import Plane, Shape, draw_calcification, draw_line
@@ -43,24 +44,36 @@ def draw_specks(
 def _draw_group(
     tissue: TissueMeasures, plan: LesionPlan, centre: tuple[float, float], rng: np.random.Generator
 ) -> list[Speck]:
-    """Specks scattered in an ellipse, denser in its middle, of like or, where pleomorphic, of unlike size."""
-    pixels_per_mm = 1 / tissue.spacing_mm
-    turn, flat = rng.uniform(0, math.pi), rng.uniform(0.4, 1.0)
+    """Specks scattered in an ellipse, of like or, where pleomorphic, of unlike size; larger ones are brighter."""
+    pixels_per_mm, single = 1 / tissue.spacing_mm, plan.count == 1
     shapes = _SHAPES[plan.kind]
-    unlike = 0.15 if plan.kind == "round_cluster" else 0.3
+    unlike = 0.0 if single else 0.15 if plan.kind == "round_cluster" else 0.35
     specks = []
-    for _ in range(plan.count):
-        radius, bearing = plan.spread_mm / 2 * math.sqrt(rng.uniform()) * rng.uniform(0.6, 1), rng.uniform(0, math.tau)
-        along, across = radius * math.cos(bearing), flat * radius * math.sin(bearing)
-        row = centre[0] + (along * math.sin(turn) + across * math.cos(turn)) * pixels_per_mm
-        col = centre[1] + (along * math.cos(turn) - across * math.sin(turn)) * pixels_per_mm
-        single = plan.count == 1
-        size = plan.size_mm * (1.0 if single else math.exp(unlike * rng.normal()))
-        contrast = plan.contrast * (1.0 if single else math.exp(0.35 * rng.normal()))
+    for row, col in np.asarray(centre) + _scatter(plan, rng) * pixels_per_mm:
+        relative = math.exp(unlike * rng.normal())
+        contrast = plan.contrast * (1.0 if single else relative * math.exp(0.35 * rng.normal()))
         shape: Shape = list(shapes)[int(rng.choice(len(shapes), p=list(shapes.values())))]
+        size = plan.size_mm * relative
         template = draw_calcification(size * pixels_per_mm, shape, rng, blur_px=tissue.blur_px)
-        specks.append(Speck(template, round(row), round(col), contrast, size))
+        specks.append(Speck(template, round(float(row)), round(float(col)), contrast, size))
     return specks
+
+
+def _scatter(plan: LesionPlan, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Places in mm around (0, 0), shape (count, 2): in an ellipse, half of them near few of the others if many."""
+    turn, flat = rng.uniform(0, math.pi), rng.uniform(0.4, 1.0)
+    radius = plan.spread_mm / 2 * np.sqrt(rng.uniform(size=plan.count)) * rng.uniform(0.6, 1, plan.count)
+    bearing = rng.uniform(0, math.tau, plan.count)
+    places = np.stack([radius * np.cos(bearing), flat * radius * np.sin(bearing)], axis=1)
+    if plan.count >= 10:
+        nests = places[rng.integers(plan.count, size=int(rng.integers(2, 5)))]
+        drawn = nests[rng.integers(len(nests), size=plan.count)] + 0.1 * plan.spread_mm * rng.normal(size=places.shape)
+        away = np.hypot(*drawn.T)[:, None]
+        drawn *= np.minimum(1, plan.spread_mm / 2 / np.maximum(away, 1e-9))
+        places = np.where(rng.random(plan.count)[:, None] < 0.5, drawn, places)
+    along = np.array([[math.sin(turn), math.cos(turn)], [math.cos(turn), -math.sin(turn)]])
+    turned: NDArray[np.float64] = places @ along
+    return turned
 
 
 def _draw_branches(

@@ -35,7 +35,7 @@ def draw_mass(
         profile = np.clip(1 - ratio ** rng.uniform(2, 5), 0, None) ** 0.5  # a ball, or flatter
         uneven = 0.06
     else:
-        profile = 1 / (1 + np.exp(np.clip((ratio - 0.95) / rng.uniform(0.07, 0.18), -30, 30)))
+        profile = 1 / (1 + np.exp(np.clip((ratio - 0.95) / rng.uniform(0.03, 0.12), -30, 30)))
         uneven = 0.2
     layer = profile * np.clip(1 + uneven * _draw_texture(side, radius, rng), 0.2, None)
     body = ratio <= 1
@@ -70,7 +70,7 @@ def _draw_texture(side: int, radius: float, rng: np.random.Generator) -> NDArray
 def _draw_strands(side: int, radius: float, rng: np.random.Generator, *, pixels_per_mm: float) -> Plane:
     """Thin lines that leave the body, bent, fading outwards; 0.2 to 0.5 of the body's mean where they begin."""
     centre, total = (side - 1) / 2, np.zeros((side, side), np.float32)
-    count = int(np.clip(rng.normal(10 + 1.2 * radius / pixels_per_mm, 5), 8, 45))
+    count = int(np.clip(rng.normal(8 + 0.9 * radius / pixels_per_mm, 4), 6, 36))
     for width_mm in (0.15, 0.3, 0.5):  # standard deviations across
         sigma = max(width_mm * pixels_per_mm, 0.4)
         lines = np.zeros((side, side), np.float32)

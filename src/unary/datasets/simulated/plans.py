@@ -48,9 +48,9 @@ RANGES: dict[LesionClass, Ranges] = {
     "branching_cluster": Ranges((5, 40), (8, 30), (0.4, 2.0), (2, 12)),
     "faint_field": Ranges((40, 200), (10, 30), (0.1, 0.4), (1, 4)),
     "ring": Ranges((1, 1), (0, 0), (1.0, 4.0), (3, 15)),
-    "circumscribed_mass": Ranges((1, 1), (0, 0), (6, 40), (0.3, 2)),
-    "irregular_mass": Ranges((1, 1), (0, 0), (6, 40), (0.3, 2)),
-    "spiculated_mass": Ranges((1, 1), (0, 0), (6, 40), (0.3, 2)),
+    "circumscribed_mass": Ranges((1, 1), (0, 0), (6, 40), (0.5, 2.5)),
+    "irregular_mass": Ranges((1, 1), (0, 0), (6, 40), (0.5, 2.5)),
+    "spiculated_mass": Ranges((1, 1), (0, 0), (6, 40), (0.5, 2.5)),
 }
 
 
