@@ -283,6 +283,7 @@ class Manifest:
 
 
 Unit = Literal["finding", "patch"]
+FindingKind = Literal["unusual region", "vascular pattern"]
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ class Finding:
     Attributes
     ----------
     rank
-        1 is the most abnormal of its image.
+        1 is the first of its image: unusual regions come first, vascular patterns after them, each by falling score.
     score
         The mean of the highest values of its strongest regions, in the detector's unit (`unary.models.findings`).
     p_value
@@ -349,6 +350,9 @@ class Finding:
     area_mm2, diameter_mm
         Area of its pixels, those of `Detection.labels`, and the longest distance between two vertices of the outline,
         with the spacing of rows and of columns; None where it is unknown.
+    kind
+        A vascular pattern is a chain of specks as in the walls of an artery (`unary.models.vascular`). Its score and
+        p-value are those of any finding.
     """
 
     rank: int
@@ -360,6 +364,7 @@ class Finding:
     regions: int
     area_mm2: float | None
     diameter_mm: float | None
+    kind: FindingKind = "unusual region"
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,10 +408,20 @@ class Detection:
         pandas = require("pandas", extra="tables")
         columns = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
         rows = [
-            (one.rank, one.score, one.p_value, *one.box, *one.peak, one.regions, one.area_mm2, one.diameter_mm)
+            (
+                one.rank,
+                one.score,
+                one.p_value,
+                *one.box,
+                *one.peak,
+                one.regions,
+                one.area_mm2,
+                one.diameter_mm,
+                one.kind,
+            )
             for one in self.findings
         ]
-        return pandas.DataFrame(rows, columns=[*columns, "area_mm2", "diameter_mm"])
+        return pandas.DataFrame(rows, columns=[*columns, "area_mm2", "diameter_mm", "kind"])
 
 
 @dataclass(frozen=True)

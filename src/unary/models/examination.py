@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors import name_of
-from unary.detectors.protocol import Detector, View
+from unary.detectors.protocol import Detector, Examination, View
 from unary.errors import CalibrationError, DetectorError, ImageError, Reason, require
 from unary.images.attributes import read_attributes
 from unary.images.reading import check_pixels, read_image
@@ -24,6 +24,7 @@ from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
 from unary.models.findings import Candidates, describe_findings, find_candidates
 from unary.models.gate import admit_image, build_gate, require_admission, require_room
+from unary.models.vascular import find_vascular
 from unary.patches.grid import GridConfig, Origins, tissue_origins
 from unary.patches.patch_set import cut_window, find_window
 from unary.patches.preparation import PreparedImage, enlarge, erode_mask, prepare_image
@@ -177,15 +178,19 @@ def examine_image(model: Model, image: Image) -> ScoredImage:
     out_of_domain = tuple(compare_domain(image, model.domain))  # first, while memory is free for a copy of the pixels
     prepared = prepare_image(image, model.preparation)
     require_room(prepared, model.grid, image.name)
-    origins, scores, anomaly_map = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
+    origins, examined = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
+    if examined.silent:
+        note = f"too small for {', '.join(examined.silent)}, which had no say: the others stand in, in the same unit"
+        prepared = dataclasses.replace(prepared, notes=(*prepared.notes, note))
+    anomaly_map = examined.require_map()
     candidates = find_candidates(anomaly_map, model.level, model.findings, spacing_mm=prepared.spacing_mm)
-    return ScoredImage(prepared, origins, scores, anomaly_map, candidates, out_of_domain)
+    return ScoredImage(prepared, origins, examined.scores, anomaly_map, candidates, out_of_domain)
 
 
 def map_prepared(
     detector: Detector, prepared: PreparedImage, grid: GridConfig, lengths: Lengths
-) -> tuple[Origins, NDArray[np.float64], NDArray[np.float32]]:
-    """Return patches, their scores, and the map of a prepared image, shape (rows, cols) of the working grid.
+) -> tuple[Origins, Examination]:
+    """Return the patches of a prepared image, and what is said of it; the map is that of its whole working grid.
 
     The map is NaN outside the tissue and in its rim, whose width ``lengths`` gives: folds of the skin, the border of
     the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing but rim would
@@ -199,7 +204,7 @@ def map_prepared(
     origins = tissue_origins(prepared.mask, grid)
     anomaly_map = np.full(prepared.shape, np.nan, np.float32)
     if not prepared.mask.any():
-        return origins, np.empty(len(origins)), anomaly_map
+        return origins, Examination(np.empty(len(origins)), anomaly_map)
     window = find_window(prepared.mask, origins, size_px=grid.size_px)
     view = View(cut_window(prepared.pixels, window), cut_window(prepared.mask, window))
     corner = np.array([window[0].start, window[1].start], np.int32)
@@ -219,7 +224,7 @@ def map_prepared(
     inner = erode_mask(mask, rim_px)
     place = anomaly_map[window]
     np.copyto(place, found[: place.shape[0], : place.shape[1]], where=inner if inner.any() else mask)
-    return origins, scores, anomaly_map
+    return origins, Examination(scores, anomaly_map, examination.silent)
 
 
 def choose_point(model: Model, name: str | float | None) -> OperatingPoint | None:
@@ -251,11 +256,13 @@ def build_detection(
 ) -> Detection:
     """Return the findings above an operating point, the strongest ``most`` of them at the most.
 
-    Without a point, the strongest, whatever they score.
+    Without a point, the strongest, whatever they score. Which findings there are does not depend on their kind;
+    vascular patterns are told from the others, and ranked after them, where the profile has vessels.
     """
     scores, highest, calibration = scored.candidates.scores, scored.image_score, model.calibration
     count = min(len(scores) if point is None else int((scores > point.threshold).sum()), most)
     p_values = [None if calibration is None else calibration.find_p_value(float(score)) for score in scores[:count]]
-    findings, labels = describe_findings(scored.candidates, scored.prepared, p_values, count=count)
+    vascular = find_vascular(scored.candidates, scored.prepared, count=count) if model.profile.vessels else False
+    findings, labels = describe_findings(scored.candidates, scored.prepared, p_values, count=count, vascular=vascular)
     p_value = None if calibration is None or highest is None else calibration.find_p_value(highest)
     return Detection(findings, labels, highest, p_value, point, scored.out_of_domain, scored.prepared.notes)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -206,7 +206,12 @@ def _find_borders(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray
 
 
 def describe_findings(
-    candidates: Candidates, prepared: PreparedImage, p_values: Sequence[float | None], *, count: int
+    candidates: Candidates,
+    prepared: PreparedImage,
+    p_values: Sequence[float | None],
+    *,
+    count: int,
+    vascular: ArrayLike = False,
 ) -> tuple[tuple[Finding, ...], NDArray[np.uint8]]:
     """Return the first ``count`` candidates, at most 255, as findings of the stored image, and its label image.
 
@@ -217,41 +222,50 @@ def describe_findings(
     Parameters
     ----------
     p_values
-        One per finding.
+        One per candidate.
+    vascular
+        Shape (count,), bool: which candidates are vascular patterns; they are ranked after all others.
     """
     if not 0 <= count <= 255:
         raise ValueError(f"at most 255 findings can be labelled, got {count}")
     if count == 0:
         return (), np.zeros(prepared.stored_shape, np.uint8)
+    vessel = np.broadcast_to(np.asarray(vascular, bool), count)
+    order = np.argsort(vessel, kind="stable")
     small = candidates.labels.astype(np.uint8)
     small[candidates.labels > count] = 0
+    if vessel.any():
+        rank = np.empty(count, np.uint8)
+        rank[order] = np.arange(1, count + 1)
+        small = np.concatenate([np.zeros(1, np.uint8), rank])[small]
     labels = enlarge(small, prepared)
     last = np.asarray(prepared.stored_shape) - 1
-    peaks = np.minimum((candidates.peaks[:count] + 0.5) * np.asarray(prepared.scale), last).astype(np.intp)
+    peaks = np.minimum((candidates.peaks[order] + 0.5) * np.asarray(prepared.scale), last).astype(np.intp)
     missing = [number for number, box in enumerate(ndimage.find_objects(labels, count)) if box is None]
     for number in reversed(missing):  # on a coarser stored grid one may lie between pixels: its peak is then labelled
         labels[tuple(peaks[number])] = number + 1
     spacing = None if prepared.stored_spacing_mm is None else np.asarray(prepared.stored_spacing_mm)
     findings = []
-    for number, (box, p_value) in enumerate(zip(ndimage.find_objects(labels, count), p_values, strict=True)):
+    for number, (box, own) in enumerate(zip(ndimage.find_objects(labels, count), order.tolist(), strict=True)):
         r, c = peaks[number].tolist()
         place = box or (slice(r, r + 1), slice(c, c + 1))  # a stronger one has the only pixel that it touches
         inside = labels[place] == number + 1 if box else np.ones((1, 1), bool)
         corner = np.asarray([part.start for part in place])
         if box and labels[r, c] != number + 1:  # on a coarser stored grid
-            own = np.argwhere(inside) + corner
-            r, c = own[np.square(own - (r, c)).sum(axis=1).argmin()].tolist()
+            pixels = np.argwhere(inside) + corner
+            r, c = pixels[np.square(pixels - (r, c)).sum(axis=1).argmin()].tolist()
         outline = _find_outline(inside, corner)
         finding = Finding(
             rank=number + 1,
-            score=float(candidates.scores[number]),
-            p_value=p_value,
+            score=float(candidates.scores[own]),
+            p_value=p_values[own],
             box=(place[0].start, place[1].start, place[0].stop, place[1].stop),
             outline=tuple((row, col) for row, col in outline.tolist()),
             peak=(r, c),
-            regions=int(candidates.regions[number]),
+            regions=int(candidates.regions[own]),
             area_mm2=None if spacing is None else float(inside.sum() * np.prod(spacing)),
             diameter_mm=None if spacing is None else float(pdist(outline * spacing).max()),
+            kind="vascular pattern" if vessel[own] else "unusual region",
         )
         findings.append(finding)
     return tuple(findings), labels

@@ -192,7 +192,8 @@ class Profile:
     """What is particular to a kind of image, which is chosen by its name; it travels with the model.
 
     ``noun`` is what reports call one such image, and ``detector`` the one of `unary.detectors.DETECTORS` that is fitted
-    when none is asked for. A pixel spacing outside ``spacing_range_mm`` is most likely stated in another unit.
+    when none is asked for. A pixel spacing outside ``spacing_range_mm`` is most likely stated in another unit. With
+    ``vessels``, findings that follow a calcified one are told from the others.
     """
 
     name: str
@@ -204,3 +205,4 @@ class Profile:
     headers: Headers
     codes: Codes
     spacing_range_mm: tuple[float, float] = (0.0005, 20.0)
+    vessels: bool = False
