@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from unary.evaluation.froc import ImageOutcome, sensitivity_at_rates, summarise_froc
-from unary.outputs.detection_figures import plot_findings, plot_froc
+from unary.outputs.detection_figures import label_finding, plot_findings, plot_froc
 from unary.outputs.figures import figure_png
 from unary.records import NOTICE, Finding
 
@@ -130,6 +131,19 @@ def test_without_known_lesions_all_findings_look_alike() -> None:
     assert legend_of(plot_findings(PIXELS, FINDINGS)) == ["finding"]
     assert legend_of(plot_findings(PIXELS, FINDINGS, lesions=LESIONS)) == ["finding", "lesion"]
     assert plot_findings(PIXELS, ()).legends == []
+
+
+def test_vascular_patterns_have_a_look_and_a_name_of_their_own() -> None:
+    vessel = dataclasses.replace(FINDINGS[1], kind="vascular pattern")
+    plain = plot_findings(PIXELS, (FINDINGS[0], vessel))
+    assert legend_of(plain) == ["finding", "vascular pattern"]
+    lines = [line for line in plain.axes[0].lines if line.get_label() in ("finding", "vascular pattern")]
+    assert len({line.get_color() for line in lines}) == 2
+    judged = plot_findings(PIXELS, (FINDINGS[0], vessel), lesions=LESIONS, hits=[(1,), (2,)])
+    assert legend_of(judged) == ["finding, hit", "lesion, found", "vascular pattern, hit"]
+    assert legend_of(plot_findings(PIXELS, (vessel,), lesions=LESIONS, hits=[(), ()]))[-1] == "vascular pattern"
+    assert label_finding(vessel) == f"2: {vessel.score:.3g} vascular pattern"
+    assert label_finding(FINDINGS[0]) == f"1: {FINDINGS[0].score:.3g}"
 
 
 def test_misshapen_input_is_refused() -> None:

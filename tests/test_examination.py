@@ -238,7 +238,8 @@ def test_results_become_tables(models, clusters, monkeypatch):
     assert table["rank"].tolist() == [finding.rank for finding in detection.findings]
     assert tuple(table.loc[0, ["r0", "c0", "r1", "c1"]]) == detection.findings[0].box
     assert table["diameter_mm"].tolist() == [finding.diameter_mm for finding in detection.findings]
-    assert dataclasses.replace(detection, findings=()).to_frame().shape == (0, 12)
+    assert dataclasses.replace(detection, findings=()).to_frame().shape == (0, 13)
+    assert table["kind"].tolist() == [finding.kind for finding in detection.findings]
     monkeypatch.setitem(sys.modules, "pandas", None)
     for result in (scored, detection):
         with pytest.raises(MissingPackageError, match=r"pip install 'unary\[tables\]'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from typing import Any
@@ -184,3 +185,12 @@ def test_the_heading_counts_what_is_shown(count: int, threshold: float | None, w
     point = None if threshold is None else OperatingPoint("1", "finding", 1.0, threshold, 0.9, True, 0.5, 40)
     findings = tuple(find(rank, 1, 1) for rank in range(1, count + 1))
     assert describe_count(Detection(findings, np.zeros((2, 2), np.uint8), 9.0, None, point)) == words
+
+
+def test_vascular_patterns_are_counted_in_the_heading_and_named_beside_their_outline() -> None:
+    point = OperatingPoint("1", "finding", 1.0, 9.07, 0.9, True, 0.5, 40)
+    vessel = dataclasses.replace(find(2, 8, 8, score=9.5), kind="vascular pattern")
+    detection = Detection((find(1, 3, 3), vessel), np.zeros((2, 2), np.uint8), 9.5, None, point)
+    assert describe_count(detection) == "2 findings (1 vascular pattern) above the operating point 1 (score 9.07)"
+    detection = dataclasses.replace(detection, operating_point=None)
+    assert describe_count(detection).startswith("2 findings (1 vascular pattern), whatever they score")

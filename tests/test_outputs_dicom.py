@@ -26,8 +26,10 @@ from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
     FINDING_COUNT,
+    FINDING_KINDS,
     IMAGE_P_VALUE,
     IMAGE_SCORE,
+    KIND,
     OUT_OF_DOMAIN,
     P_VALUE,
     SUMMARY,
@@ -53,7 +55,7 @@ CANARY = "Canary^Zoë"
 
 
 def make_detection(shape, *, count=3, spacing=True, point=POINT, out_of_domain=()):
-    """Return a detection of rectangles in rows and columns of their own."""
+    """Return a detection of rectangles in rows and columns of their own; the third is a vascular pattern."""
     rng = np.random.default_rng(count)
     labels = np.zeros(shape, np.uint8)
     findings = []
@@ -68,7 +70,8 @@ def make_detection(shape, *, count=3, spacing=True, point=POINT, out_of_domain=(
         score = 20 / rank + float(rng.random())
         size = (float(rng.random()) * 30, float(rng.random()) * 9) if spacing else (None, None)
         p_value = None if point is None else float(rng.random())
-        findings.append(Finding(rank, score, p_value, (r0, c0, r1, c1), outline, (r0 + 1, c0 + 1), 1, *size))
+        kind = "vascular pattern" if rank == 3 else "unusual region"
+        findings.append(Finding(rank, score, p_value, (r0, c0, r1, c1), outline, (r0 + 1, c0 + 1), 1, *size, kind))
     score = findings[0].score if findings else 3.1234567
     p_value = None if point is None else 0.123456789
     return Detection(tuple(findings), labels, score, p_value, point, out_of_domain)
@@ -379,6 +382,9 @@ def test_the_report_reads_back_equal(written, variant):
         assert group.tracking_identifier == f"Finding {finding.rank}"
         assert find_number(group, ANOMALY_SCORE) == finding.score
         assert find_number(group, P_VALUE) == finding.p_value
+        (kind,) = [each.value for each in group.get_qualitative_evaluations() if each.name == KIND]
+        assert kind == FINDING_KINDS[finding.kind]
+        assert kind.meaning == finding.kind.capitalize()
         points = group.roi.value  # (column, row), 0 at the outer edge of the first pixel
         assert np.array_equal(points[0], points[-1])
         assert np.array_equal(points[:-1, ::-1] - 0.5, np.float32(finding.outline))
@@ -406,7 +412,8 @@ def test_the_segmentation_reads_back_equal(written, variant):
     assert dict(segmentation.get_tracking_ids()) == report
     for number, finding in enumerate(detection.findings, 1):
         text = segmentation.get_segment_description(number).SegmentDescription
-        assert f"Anomaly score {finding.score:.6g}, p-value {finding.p_value:.4g}" in text
+        assert text.startswith(f"{finding.kind.capitalize()}. Anomaly score {finding.score:.6g}, p-value ")
+        assert f", p-value {finding.p_value:.4g}" in text
 
 
 def test_the_heat_map_reads_back_within_half_a_step(written):
@@ -447,7 +454,9 @@ def test_the_presentation_state_draws_the_boxes_with_the_source_s_window(written
         assert (r0, c0, r1, c1) == finding.box
         assert len(corners) == 5
     texts = [item.UnformattedTextValue for item in annotation.TextObjectSequence]
-    assert texts == [NOTICE, *(f"{f.rank}: {f.score:.3g}" for f in detection.findings)]
+    kinds = ["", "", " vascular pattern"]
+    labels = [f"{f.rank}: {f.score:.3g}{kind}" for f, kind in zip(detection.findings, kinds, strict=True)]
+    assert texts == [NOTICE, *labels]
 
 
 def test_a_presentation_state_of_a_source_without_window_has_one_that_shows_the_breast(written):
@@ -479,7 +488,10 @@ def test_the_capture_shows_image_outlines_and_banner(written, variant):
     for finding in detection.findings:
         (row, col), bottom = finding.outline[1], finding.outline[2][0]
         middle = round((row + bottom) / 2)
-        assert is_colour(part[middle : middle + 1, round(col) - 3 : round(col) + 4]).any()
+        line = part[middle : middle + 1, round(col) - 3 : round(col) + 4]
+        assert is_colour(line).any()
+        colour = (179, 157, 219) if finding.kind == "vascular pattern" else (230, 159, 0)
+        assert (line == colour).all(axis=2).any()
 
 
 def test_the_capture_has_half_the_resolution_of_a_large_image():

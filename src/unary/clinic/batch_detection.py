@@ -34,7 +34,7 @@ from unary.records import Detection, Image, ModelIdentity
 logger = logging.getLogger(__name__)
 
 _PLACE = ["r0", "c0", "r1", "c1", "peak_row", "peak_col"]
-_COLUMNS = ["rank", "score", "p_value", *_PLACE, "regions", "area_mm2", "diameter_mm"]
+_COLUMNS = ["rank", "score", "p_value", *_PLACE, "regions", "area_mm2", "diameter_mm", "kind"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
     detection, scored = examined.detection, examined.scored
     found = detection.findings
     _write_pictures(scored, detection, folder, maps=wanted.maps)
-    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm] for f in found]
+    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm, f.kind] for f in found]
     write_csv(folder / "findings.csv", _COLUMNS, rows)
     objects, missing = _write_objects(examined, wanted, folder) if wanted.kinds else ((), None)
     document = _describe(detection, wanted.run.identity, scored) | {

@@ -41,6 +41,8 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "finding": ("#E69F00", "-", "o"),
     "finding, hit": ("#009E73", "-", "o"),
     "finding, no hit": ("#E69F00", (0, (6, 1)), "o"),
+    "vascular pattern": ("#B39DDB", (0, (5, 1, 1, 1)), "o"),
+    "vascular pattern, hit": ("#009E73", (0, (5, 1, 1, 1)), "o"),
     "lesion": ("#56B4E9", (0, (4, 2)), "s"),
     "lesion, found": ("#56B4E9", (0, (4, 2)), "s"),
     "lesion, missed": ("#CC79A7", (0, (1.5, 1.2)), "D"),
@@ -115,7 +117,7 @@ def plot_findings(
     colour, dash and legend. None draws all alike, as befits an image whose lesions are unknown.
 
     The title is the image id, never a patient's. The long side is reduced to about 1200 px by averaging blocks. What is
-    too small to see is ringed.
+    too small to see is ringed. Vascular patterns have a dash of their own, and a colour unless they hit.
     """
     if pixels.ndim != 2:
         raise ValueError(f"an image must have the shape (rows, cols), got {pixels.shape}")
@@ -156,11 +158,11 @@ def draw_findings(
     """
     points = 72 * axes.bbox.width / axes.figure.dpi / shape[1]  # typographic, per pixel of the image
     for finding in sorted(findings, key=lambda each: -each.rank):
-        name = "finding" if hits is None else "finding, hit" if finding.rank in hits else "finding, no hit"
+        name = _name_look(finding, hits)
         outline = np.asarray(finding.outline, np.float64)
         colour = _LOOKS[name][0] if colours is None else colours(finding.score)
         _draw_outline(axes, outline, _POINTS / points, name=name, colour=colour)
-        text = str(finding.rank) if colours is None else f"{finding.rank}: {finding.score:.3g}"
+        text = str(finding.rank) if colours is None else label_finding(finding)
         size = np.array([1.3 * _LABEL_PT, (0.65 * len(text) + 0.5) * _LABEL_PT]) / points
         wanted = np.array([outline[:, 0].min() - size[0] - 3 / points, outline[:, 1].max() + 3 / points])
         row, col = np.clip(wanted, 0, np.maximum(np.asarray(shape[:2]) - 1 - size, 0))
@@ -175,6 +177,18 @@ def draw_findings(
             zorder=1.5,  # below the outlines, which it may meet
             bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none", "alpha": _LABEL_ALPHA},
         )
+
+
+def label_finding(finding: Finding) -> str:
+    """Return rank and score as pictures write them beside a finding, and its kind where it is a vascular pattern."""
+    kind = "" if finding.kind == "unusual region" else f" {finding.kind}"
+    return f"{finding.rank}: {finding.score:.3g}{kind}"
+
+
+def _name_look(finding: Finding, hits: Collection[int] | None) -> str:
+    if finding.kind != "unusual region":
+        return f"{finding.kind}, hit" if hits is not None and finding.rank in hits else finding.kind
+    return "finding" if hits is None else "finding, hit" if finding.rank in hits else "finding, no hit"
 
 
 def _draw_outline(axes: Axes, polygon: NDArray[np.float64], factor: float, *, name: str, colour: Any = None) -> None:

@@ -55,7 +55,12 @@ def list_false_alarms(images: Sequence[EvaluatedImage], *, threshold: float, cou
     found.sort(key=lambda pair: -pair[1].score)
     return _thin(
         (
-            Place(image, finding.box, f"{image.row.image_id[-16:]}\nscore {finding.score:.3g}, rank {finding.rank}")
+            Place(
+                image,
+                finding.box,
+                f"{image.row.image_id[-16:]}\nscore {finding.score:.3g}, rank {finding.rank}"
+                + (", vascular" if finding.kind == "vascular pattern" else ""),
+            )
             for image, finding in found
         ),
         count,
@@ -106,7 +111,8 @@ def plot_places(places: Sequence[Place]) -> Figure | None:
 
 def plot_evaluated(image: EvaluatedImage, *, threshold: float) -> Figure:
     """Draw a whole image with its findings above a threshold, at most as many as are reported, and its lesions."""
-    findings = [finding for finding in image.findings if finding.score > threshold][:MOST_FINDINGS]
+    above = [finding for finding in image.findings if finding.score > threshold]
+    findings = sorted(above, key=lambda finding: -finding.score)[:MOST_FINDINGS]
     shown = {finding.rank for finding in findings}
     return plot_findings(
         read_row(image.row).pixels,

@@ -34,14 +34,14 @@ def write_tables(evaluation: Evaluation, out: Path) -> None:
     """Write ``findings.csv``, ``lesions.csv`` and ``images.csv``: all that the figures but those by pixel rest on.
 
     ``findings.csv`` has one row per finding: ``image_id``, ``rank``, ``score``, ``p_value``, the half-open box ``r0``,
-    ``c0``, ``r1``, ``c1`` in stored pixels, and ``targets``, the lesions or groups that it hits, such as
+    ``c0``, ``r1``, ``c1`` in stored pixels, ``kind``, and ``targets``, the lesions or groups that it hits, such as
     ``0:calcification 2:mass``. ``lesions.csv`` has one row per lesion or cluster, numbered within its image, with the
     ``score`` of the best finding on it, empty where there is none; ``counted`` says whether its image is labelled
     positive. ``images.csv`` says which images are ``normal`` and ``complete``.
     """
     images = evaluation.evaluated
-    header = ("image_id", "rank", "score", "p_value", "r0", "c0", "r1", "c1", "targets")
-    write_csv(out / "findings.csv", header, (line for image in images for line in _list_findings(image)))
+    columns = ("image_id", "rank", "score", "p_value", "r0", "c0", "r1", "c1", "kind", "targets")
+    write_csv(out / "findings.csv", columns, (line for image in images for line in _list_findings(image)))
     header = ("image_id", "target", "group", "cluster", "counted", "lesions", "area_mm2", "score", "ranks")
     write_csv(out / "lesions.csv", header, (line for image in images for line in _list_targets(image)))
     fields = ("image_id", "patient_id", "label", "assessment")
@@ -63,7 +63,7 @@ def _list_findings(image: EvaluatedImage) -> Iterable[Sequence[object]]:
     targets = list(enumerate(zip(image.match.targets, image.match.hits, strict=True)))
     for finding in image.findings:
         hit = " ".join(f"{place}:{target.group}" for place, (target, ranks) in targets if finding.rank in ranks)
-        yield (image.row.image_id, finding.rank, finding.score, finding.p_value, *finding.box, hit)
+        yield (image.row.image_id, finding.rank, finding.score, finding.p_value, *finding.box, finding.kind, hit)
 
 
 def _list_targets(image: EvaluatedImage) -> Iterable[Sequence[object]]:

@@ -69,10 +69,12 @@ def place_findings(findings: Sequence[Finding], scale: tuple[float, float]) -> l
 def describe_count(detection: Detection) -> str:
     """Say in a heading how many findings there are, and above what."""
     point, count = detection.operating_point, len(detection.findings)
+    vascular = sum(finding.kind == "vascular pattern" for finding in detection.findings)
+    among = f" ({count_words(vascular, 'vascular pattern')})" if vascular else ""
     if point is None:
-        return f"{count_words(count, 'finding')}, whatever they score: the model is not calibrated"
+        return f"{count_words(count, 'finding')}{among}, whatever they score: the model is not calibrated"
     said = count_words(count, "finding") if count else "No finding"
-    return f"{said} above the operating point {point.name} (score {point.threshold:.3g})"
+    return f"{said}{among} above the operating point {point.name} (score {point.threshold:.3g})"
 
 
 def plot_overlay(

@@ -11,6 +11,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
+from unary.outputs.detection_figures import label_finding
 from unary.outputs.dicom.header import (
     Case,
     describe_domain,
@@ -26,7 +27,7 @@ from unary.records import NOTICE, Detection, Finding, Image, ModelIdentity, coun
 BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
 _NARROWEST = 512  # wide enough for the words
 _HALVED_FROM = 1024
-_ORANGE, _BLACK, _RED = (230, 159, 0), (0, 0, 0), (255, 80, 60)
+_ORANGE, _VIOLET, _BLACK, _RED = (230, 159, 0), (179, 157, 219), (0, 0, 0), (255, 80, 60)
 
 
 def build_capture(hd: Any, case: Case, image: Image) -> Dataset:
@@ -158,16 +159,17 @@ def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _draw_finding(draw: Any, finding: Finding, *, step: int, above: int, font: Any, line_px: int) -> None:
-    """An outline with a dark rim, so that it shows on white tissue too, and its rank and score."""
+    """An outline with a dark rim, so that it shows on white tissue too, rank and score, and the kind of a vessel."""
+    colour = _VIOLET if finding.kind == "vascular pattern" else _ORANGE
     loop = [*finding.outline, finding.outline[0]]
     path = [((col + 0.5) / step - 0.5, above + (row + 0.5) / step - 0.5) for row, col in loop]
     draw.line(path, fill=_BLACK, width=3 * line_px, joint="curve")
-    draw.line(path, fill=_ORANGE, width=line_px, joint="curve")
-    text = f"{finding.rank}: {finding.score:.3g}"
+    draw.line(path, fill=colour, width=line_px, joint="curve")
+    text = label_finding(finding)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=2)
     x = min(finding.box[3] / step + 4, draw.im.size[0] - (right - left) - 2)
     y = max(above + finding.box[0] / step - (bottom - top), above)
-    draw.text((x - left, y - top), text, font=font, fill=_ORANGE, stroke_width=2, stroke_fill=_BLACK)
+    draw.text((x - left, y - top), text, font=font, fill=colour, stroke_width=2, stroke_fill=_BLACK)
 
 
 def _summarise(detection: Detection, identity: ModelIdentity) -> str:

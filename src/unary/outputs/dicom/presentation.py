@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from unary.outputs.detection_figures import label_finding
 from unary.outputs.dicom.header import Case, describe_domain, to_ascii
 from unary.outputs.dicom.source import find_side
 from unary.records import NOTICE, Detection, Finding
@@ -65,8 +66,9 @@ def _draw_notice(hd: Any, detection: Detection) -> Any:
 
 def _label_finding(hd: Any, finding: Finding) -> Any:
     r0, _, _, c1 = finding.box
-    text = f"{finding.rank}: {finding.score:.3g}"
-    return hd.pr.TextObject(text, "PIXEL", anchor_point=(float(c1), float(r0)), anchor_point_visible=False)
+    return hd.pr.TextObject(
+        label_finding(finding), "PIXEL", anchor_point=(float(c1), float(r0)), anchor_point_visible=False
+    )
 
 
 def _draw_box(hd: Any, case: Case, finding: Finding) -> Any:

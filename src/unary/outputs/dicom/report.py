@@ -2,7 +2,8 @@
 
 One group of measurements speaks for the whole image, so that an image without findings has a report too; then comes one
 group per finding with its outline. The anomaly score is coded in a scheme of its own: it is no probability of cancer,
-and no code of the standard says what it is.
+and no code of the standard says what it is. The kind of a finding is coded there too, since a vascular pattern is no
+diagnosis of calcified arteries.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from unary.outputs.dicom.header import (
     to_ascii,
 )
 from unary.outputs.dicom.source import find_side
-from unary.records import NOTICE, Finding
+from unary.records import NOTICE, Finding, FindingKind
 
 ANOMALY_SCORE = Code("ANOMALY-SCORE", SCHEME, "Anomaly score")
 P_VALUE = Code("P-VALUE", SCHEME, "Fraction of normal images as abnormal")
@@ -35,6 +36,7 @@ THRESHOLD = Code("THRESHOLD", SCHEME, "Threshold of the anomaly score")
 RATE_ASKED = Code("RATE-ASKED", SCHEME, "False findings per normal image, asked")
 RATE_MEASURED = Code("RATE-MEASURED", SCHEME, "Findings per normal image, measured")
 FINDING_COUNT = Code("FINDING-COUNT", SCHEME, "Number of findings")
+KIND = Code("KIND", SCHEME, "Kind of finding")
 DOMAIN = Code("DOMAIN", SCHEME, "Likeness to the training images")
 IN_DOMAIN = Code("IN-DOMAIN", SCHEME, "No difference found")
 OUT_OF_DOMAIN = Code("OUT-OF-DOMAIN", SCHEME, "Out of domain")
@@ -42,6 +44,10 @@ SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
 NOT_SCORED = Code("111245", "DCM", "No algorithms succeeded; without findings")
+FINDING_KINDS: dict[FindingKind, Code] = {
+    "unusual region": Code("UNUSUAL-REGION", SCHEME, "Unusual region"),
+    "vascular pattern": Code("VASCULAR-PATTERN", SCHEME, "Vascular pattern"),
+}
 ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 _COMMENT = Code("121106", "DCM", "Comment")
 _AREA, _DIAMETER = Code("42798000", "SCT", "Area"), Code("81827009", "SCT", "Diameter")
@@ -143,6 +149,7 @@ def _describe_finding(hd: Any, case: Case, finding: Finding, algorithm: Any, sit
         algorithm_id=algorithm,
         finding_sites=sites,
         measurements=_build_measurements(hd, numbers),
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(KIND, FINDING_KINDS[finding.kind])],
     )
 
 

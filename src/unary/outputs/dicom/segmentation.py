@@ -38,7 +38,7 @@ def build_segmentation(hd: Any, case: Case) -> Dataset | None:
     segments = []
     for finding in kept:
         p_value = "" if finding.p_value is None else f", p-value {finding.p_value:.4g}"
-        text = f"Anomaly score {finding.score:.6g}{p_value}. {NOTICE}"
+        text = f"{finding.kind.capitalize()}. Anomaly score {finding.score:.6g}{p_value}. {NOTICE}"
         name = f"Finding {finding.rank}"
         segments.append(_describe_segment(hd, case, finding.rank, name, part=name.lower(), text=text))
     return _assemble(
