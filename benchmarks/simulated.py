@@ -10,6 +10,7 @@ intervals over patients; then one JSON line. Interrupt when you like; the same c
 
     python benchmarks/simulated.py --data INBREAST [--annotation images.csv] --out DIR [--folds 3] [--seeds 0]
         [--detectors fusion,laplacian,mean_brightness,standard_deviation] [--classes all] [--per-image 2]
+        [--images 4]
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--detectors", default="fusion,laplacian,mean_brightness,standard_deviation")
     parser.add_argument("--classes", default="all", help=f"of {', '.join(LESION_CLASSES)}")
     parser.add_argument("--per-image", type=int, default=2, help="lesions of a class in one image, at the most")
+    parser.add_argument("--images", type=int, help="held-out images of a fold, at the most; by default all")
     return parser.parse_args()
 
 
@@ -151,7 +153,7 @@ def main() -> None:
     for seed in (int(seed) for seed in options.seeds.split(",")):
         for fold in range(options.folds):
             for detector in detectors:
-                plan = Plan(detector, seed, fold, options.folds, classes, options.per_image)
+                plan = Plan(detector, seed, fold, options.folds, classes, options.per_image, options.images)
                 runs[detector].append(run_plan(manifest, plan, options.out, data_hash=data_hash))
     rows = list(list_figures(runs, classes))
     result = {"simulated": rows, "data": data_hash, "versions": describe_versions(), "notice": NOTICE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,10 @@ MOST_CANDIDATES = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """Which detector, which division of the normal patients, what is put into the held-out images."""
+    """Which detector, which division of the normal patients, what is put into the held-out images.
+
+    ``most_images`` are of a fold, evenly spread; None for all.
+    """
 
     detector: str
     seed: int
@@ -47,6 +51,7 @@ class Plan:
     folds: int
     classes: tuple[LesionClass, ...]
     per_image: int
+    most_images: int | None = None
 
     @property
     def name(self) -> str:
@@ -91,6 +96,8 @@ def run_plan(manifest: Manifest, plan: Plan, out: Path, *, data_hash: str) -> li
     done = _read_lines(kept)
     lesional = {lesion.image_id for lesion in manifest.lesions}
     normal = [row for row in fold.test if row.image_id not in lesional and is_normal(row, (), DEFAULT.reading)]
+    if plan.most_images is not None:
+        normal = normal[:: max(1, math.ceil(len(normal) / plan.most_images))]
     finished = {line["image_id"] for line in done}
     rows = [row for row in normal if row.image_id not in finished]
     if rows:
