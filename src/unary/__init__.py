@@ -21,6 +21,7 @@ _HOME = {
         "unary.evaluation.evaluate": "evaluate",
         "unary.experiments.bench": "BenchConfig run_bench",
         "unary.images.reading": "read_image",
+        "unary.models.asymmetry": "compare_breasts",
         "unary.models.bundle": "read_model",
         "unary.models.calibrating": "calibrate_model",
         "unary.models.estimator": "OneClassPatchDetector",
