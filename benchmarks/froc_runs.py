@@ -231,8 +231,8 @@ def _read_run(path: Path, manifest: Manifest, plan: Plan) -> RunResult:
 
 
 def _as_normal(image: EvaluatedImage) -> NormalScores:
-    scores = tuple(finding.score for finding in image.findings[:MOST_FINDINGS])
-    return NormalScores(image.row.patient_id, scores, float(image.image_score or 0.0))
+    scores = sorted((finding.score for finding in image.findings), reverse=True)[:MOST_FINDINGS]
+    return NormalScores(image.row.patient_id, tuple(scores), float(image.image_score or 0.0))
 
 
 def _read_image(entry: dict[str, Any], row: ManifestRow) -> EvaluatedImage:

@@ -104,15 +104,16 @@ def find_in_stages(times: Times, model: Model, files: dict[str, Path]) -> Prepar
     images = [time_call(times, name, functools.partial(read_image, path)) for name, path in files.items()]
     time_call(times, "tissue mask", lambda: find_bright_region(images[0].pixels))  # which preparing does as well
     prepared = time_call(times, "prepare", lambda: prepare_image(images[0], model.preparation))
-    origins, scores, found = time_call(
+    origins, examined = time_call(
         times, "map", lambda: map_prepared(model.detector, prepared, model.grid, model.profile.lengths)
     )
     candidates = time_call(
         times,
         "candidates",
-        lambda: find_candidates(found, model.level, model.findings, spacing_mm=prepared.spacing_mm),
+        lambda: find_candidates(examined.require_map(), model.level, model.findings, spacing_mm=prepared.spacing_mm),
     )
-    scored, point = ScoredImage(prepared, origins, scores, found, candidates), choose_point(model, None)
+    scored = ScoredImage(prepared, origins, examined.scores, examined.require_map(), candidates)
+    point = choose_point(model, None)
     time_call(times, "findings", lambda: build_detection(scored, model, point))
     return prepared
 

@@ -14,6 +14,8 @@ DETECTORS: dict[str, str] = {
     "laplacian": "unary.detectors.laplacian:Laplacian",
     "dense_laplacian": "unary.detectors.dense_laplacian:DenseLaplacian",
     "prominence": "unary.detectors.prominence:Prominence",
+    "clusters": "unary.detectors.clusters:Clusters",
+    "mass": "unary.detectors.mass:Mass",
     "blind_spot": "unary.detectors.blind_spot:BlindSpot",
     "segmentation": "unary.detectors.segmentation:Segmentation",
     "denoising": "unary.detectors.denoising:Denoising",

@@ -5,15 +5,19 @@ same for every part. Their weighted sum is Fisher's statistic for combining test
 Research Workers, 1925): two parts that are each mildly surprised count as much as one that is very. No abnormal image
 has a say in it but for the weights, which are part of the configuration and fixed before any evaluation.
 
-A part is any detector, found by its name, examined on the same view of an image.
+A part is any detector, found by its name, examined on the same view of an image. One that can say nothing of small
+images (``least_side_px``) is silent there. A sum without it would be compared with thresholds that were set with it;
+what the others add up to is therefore told as the whole sum that is as rare among normal patches.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, get_args
 
 import numpy as np
@@ -21,8 +25,9 @@ from numpy.typing import NDArray
 
 from unary.detectors import DETECTORS, find_detector_class
 from unary.detectors.blind_spot import BlindSpotConfig
+from unary.detectors.clusters import ClustersConfig
 from unary.detectors.dense_laplacian import DenseLaplacianConfig
-from unary.detectors.prominence import ProminenceConfig
+from unary.detectors.mass import MassConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.scoring import measure_normals
 from unary.detectors.segmentation import SegmentationConfig
@@ -32,6 +37,8 @@ from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.threads import run_in_threads
+
+logger = logging.getLogger(__name__)
 
 _TAIL = 0.01
 _KNOTS = 400
@@ -47,14 +54,15 @@ class FusionConfig:
     ----------
     parts
         Names of detectors, each with its weight; a detector without settings here takes part with its defaults.
-    dense_laplacian, blind_spot, prominence, segmentation
+    clusters, blind_spot, mass, dense_laplacian, segmentation
         Settings of the part of that name.
     """
 
-    parts: tuple[tuple[str, float], ...] = (("dense_laplacian", 1.0), ("blind_spot", 1.0), ("prominence", 1.0))
-    dense_laplacian: DenseLaplacianConfig = dataclasses.field(default=DenseLaplacianConfig())
+    parts: tuple[tuple[str, float], ...] = (("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0))
+    clusters: ClustersConfig = dataclasses.field(default=ClustersConfig())
     blind_spot: BlindSpotConfig = dataclasses.field(default=BlindSpotConfig())
-    prominence: ProminenceConfig = dataclasses.field(default=ProminenceConfig())
+    mass: MassConfig = dataclasses.field(default=MassConfig())
+    dense_laplacian: DenseLaplacianConfig = dataclasses.field(default=DenseLaplacianConfig())
     segmentation: SegmentationConfig = dataclasses.field(default=SegmentationConfig())
 
     def __post_init__(self) -> None:
@@ -113,6 +121,14 @@ class Surprisal:
         result: NDArray[np.float64] = np.where(values > self.tail_start, tail, body)
         return result
 
+    def invert(self, surprisals: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the lowest value, but for rounding, that is as surprising; NaN of NaN."""
+        heights, first = np.unique(self.surprisals, return_index=True)
+        body = np.interp(surprisals, heights, np.asarray(self.values)[first])
+        tail = self.tail_start + (surprisals - self.tail_surprisal) * self.tail_scale
+        result: NDArray[np.float64] = np.where(surprisals > self.tail_surprisal, tail, body)
+        return result
+
 
 def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
     """Estimate the curve from the values of normal patches, shape (n,).
@@ -156,7 +172,38 @@ class FusedPart:
     surprisal: Surprisal
 
 
-Parts = tuple[FusedPart, ...]
+@dataclass(frozen=True)
+class StandIn:
+    """What normal patches add up to with all parts, and without those that are silent."""
+
+    silent: tuple[str, ...]
+    whole: Surprisal
+    rest: Surprisal
+
+    def __call__(self, sums: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the whole sum that is as rare among normal patches as these sums without the silent parts."""
+        return self.whole.invert(self.rest(sums))
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The fitted parts, at least one, and what takes their place where some are silent, the fewest silent first."""
+
+    members: tuple[FusedPart, ...]
+    stand_ins: tuple[StandIn, ...] = ()
+
+    def __iter__(self) -> Iterator[FusedPart]:
+        return iter(self.members)
+
+    def find_stand_in(self, shape: tuple[int, int]) -> StandIn | None:
+        """Return what holds for a view of (rows, cols); None where every part can judge it."""
+        silent = _find_silent({part.name: part.detector for part in self.members}, min(shape))
+        return next((one for one in self.stand_ins if one.silent == silent), None)
+
+
+def _find_silent(detectors: Mapping[str, Detector], side_px: int) -> tuple[str, ...]:
+    """The names of those that cannot judge a view of such a shorter side."""
+    return tuple(name for name, detector in detectors.items() if side_px < getattr(detector, "least_side_px", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +230,7 @@ class Fusion:
 
     def check_patches(self, normals: PatchSet) -> None:
         """Refuse by a `TrainingError` what could not be learned from."""
-        _check_patches(self.build_parts(), normals)
+        _check_patches(self.config, self.build_parts(), normals)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
@@ -207,7 +254,7 @@ class FusionPrior:
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
     fewest_patches: ClassVar[int] = _FEWEST
     config: FusionConfig = FusionConfig(
-        (("dense_laplacian", 1.0), ("blind_spot", 1.0), ("segmentation", 1.0), ("prominence", 1.0))
+        (("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0), ("segmentation", 1.0))
     )
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
@@ -218,7 +265,7 @@ class FusionPrior:
         return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
 
     def check_patches(self, normals: PatchSet) -> None:
-        _check_patches(self.build_parts(), normals)
+        _check_patches(self.config, self.build_parts(), normals)
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         parts = require_fitted(self.parts, "fusion_prior")
@@ -232,27 +279,54 @@ class FusionPrior:
         return cls(*_restore_parts(state))
 
 
-def _check_patches(parts: Sequence[Detector], normals: PatchSet) -> None:
-    """Ask all parts, before the first of them is trained."""
+def _check_patches(config: FusionConfig, parts: Sequence[Detector], normals: PatchSet) -> dict[str, Detector]:
+    """Ask all parts, before the first of them is trained; return those that can judge an image at all."""
     _require_enough(len(normals))
-    for part in parts:
+    largest = max(min(normals.images[number].shape) for number in np.unique(normals.index[:, 0]))
+    asked = dict(zip((name for name, _ in config.parts), parts, strict=True))
+    silent = _find_silent(asked, largest)
+    if len(silent) == len(asked):
+        raise TrainingError(f"no image is large enough for {', '.join(silent)}: the largest has {largest} working px")
+    if silent:
+        told = f"{largest} working px a side, too small for {', '.join(silent)}"
+        logger.warning("the largest image has %s: the fusion is made without", told)
+    usable = {name: part for name, part in asked.items() if name not in silent}
+    for part in usable.values():
         if hasattr(part, "check_patches"):
             part.check_patches(normals)
+    return usable
 
 
 def _fit_parts(prepared: Sequence[Detector], config: FusionConfig, normals: PatchSet, context: FitContext) -> Parts:
-    """Train all parts, then calibrate them on the same patches."""
-    _check_patches(prepared, normals)
-    fitted = [part.fit(normals, context) for part in prepared]
+    """Train all parts that can judge the images, then calibrate them on the same patches."""
+    usable = _check_patches(config, prepared, normals)
+    fitted = {name: part.fit(normals, context) for name, part in usable.items()}
 
     def score(view: View, origins: Origins) -> list[NDArray[np.float64]]:
-        return [part.examine(view, origins, size_px=normals.size_px, with_map=False).scores for part in fitted]
+        found = [part.examine(view, origins, size_px=normals.size_px, with_map=False) for part in fitted.values()]
+        return [one.scores for one in found]
 
     scores = measure_normals(score, normals, title=context.name_bar("calibrating parts"))
-    return tuple(
-        FusedPart(name, part, weight, fit_surprisal(values))
-        for (name, weight), part, values in zip(config.parts, fitted, scores, strict=True)
+    weights = dict(config.parts)
+    members = tuple(
+        FusedPart(name, part, weights[name], fit_surprisal(values))
+        for (name, part), values in zip(fitted.items(), scores, strict=True)
     )
+    return Parts(members, _fit_stand_ins(members, scores))
+
+
+def _fit_stand_ins(members: Sequence[FusedPart], scores: Sequence[NDArray[np.float64]]) -> tuple[StandIn, ...]:
+    """Measure what normal patches add up to, with all parts and without those that smaller images silence."""
+    sides = sorted({side for part in members if (side := getattr(part.detector, "least_side_px", 0))}, reverse=True)
+    told = {part.name: part.weight * part.surprisal(values) for part, values in zip(members, scores, strict=True)}
+    whole = fit_surprisal(np.sum(list(told.values()), axis=0)) if sides else None
+    stand_ins = []
+    for side in sides:
+        silent = _find_silent({part.name: part.detector for part in members}, side - 1)
+        if whole is not None and len(silent) < len(members):
+            rest = np.sum([values for name, values in told.items() if name not in silent], axis=0)
+            stand_ins.append(StandIn(silent, whole, fit_surprisal(rest)))
+    return tuple(stand_ins)
 
 
 def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detector:
@@ -267,30 +341,41 @@ def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detect
     return part
 
 
-def _examine_parts(
-    parts: Sequence[FusedPart], view: View, origins: Origins, *, size_px: int, with_map: bool
-) -> Examination:
+def _examine_parts(parts: Parts, view: View, origins: Origins, *, size_px: int, with_map: bool) -> Examination:
+    stand_in = parts.find_stand_in(view.shape)
+    silent = () if stand_in is None else stand_in.silent
     scores = np.zeros(len(origins))
     total = np.zeros(view.shape, np.float32) if with_map else None
     for part in parts:  # one after the other, so that no two of their maps are held at a time
+        if part.name in silent:
+            continue
         examined = part.detector.examine(view, origins, size_px=size_px, with_map=with_map)
         scores += part.weight * part.surprisal(examined.scores)
-        if total is not None and examined.anomaly_map is not None:
-            _add_surprisal(part, examined.anomaly_map, total)
+        if total is not None:
+            _convert(partial(_add_surprisal, part, examined.require_map(), total), len(total))
         del examined
-    return Examination(scores, total)
+    if stand_in is not None:
+        scores = stand_in(scores)
+        if total is not None:
+            _convert(partial(_replace_sums, stand_in, total), len(total))
+    return Examination(scores, total, silent)
 
 
-def _add_surprisal(part: FusedPart, answer: NDArray[np.float32], total: NDArray[np.float32]) -> None:
-    """Add a part's weighted surprisal, in bands, since it is float64."""
+def _convert(convert: Callable[[slice], None], rows: int) -> None:
+    """Do so many rows in bands, since what comes between is float64."""
+    run_in_threads(convert, [slice(start, start + _BAND_PX) for start in range(0, rows, _BAND_PX)])
 
-    def add(start: int) -> None:
-        band = slice(start, start + _BAND_PX)
-        seen = ~np.isnan(answer[band])
-        total[band][seen] += (part.weight * part.surprisal(answer[band][seen])).astype(np.float32)
-        np.copyto(total[band], np.float32(np.nan), where=~seen)
 
-    run_in_threads(add, range(0, len(total), _BAND_PX))
+def _add_surprisal(part: FusedPart, answer: NDArray[np.float32], total: NDArray[np.float32], band: slice) -> None:
+    """Add a part's weighted surprisal in a band of rows."""
+    seen = ~np.isnan(answer[band])
+    total[band][seen] += (part.weight * part.surprisal(answer[band][seen])).astype(np.float32)
+    np.copyto(total[band], np.float32(np.nan), where=~seen)
+
+
+def _replace_sums(stand_in: StandIn, total: NDArray[np.float32], band: slice) -> None:
+    seen = ~np.isnan(total[band])
+    total[band][seen] = stand_in(total[band][seen]).astype(np.float32)
 
 
 def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
@@ -299,14 +384,20 @@ def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
         own = part.detector.get_state()
         settings = {"settings": own.settings, "surprisal": describe_config(part.surprisal)}
         states[part.name] = DetectorState(settings, own.tensors)
-    return join_states(config, states)
+    joined = join_states(config, states)
+    stand_ins = [describe_config(one) for one in parts.stand_ins]
+    return DetectorState({**joined.settings, "stand_ins": stand_ins}, joined.tensors)
 
 
 def _restore_parts(state: DetectorState) -> tuple[FusionConfig, Parts]:
     config = read_config(FusionConfig, state.settings["config"])
-    parts = []
+    members = []
     for name, weight in config.parts:
+        if name not in state.settings["parts"]:  # no training image was large enough for it
+            continue
         own = pick_state(state, name)
         detector = find_detector_class(name).from_state(DetectorState(own.settings["settings"], own.tensors))
-        parts.append(FusedPart(name, detector, weight, read_config(Surprisal, own.settings["surprisal"])))
-    return config, tuple(parts)
+        members.append(FusedPart(name, detector, weight, read_config(Surprisal, own.settings["surprisal"])))
+    if not members:
+        raise ValueError("a fusion needs at least one part")
+    return config, Parts(tuple(members), tuple(read_config(StandIn, one) for one in state.settings["stand_ins"]))

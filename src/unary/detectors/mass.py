@@ -107,6 +107,11 @@ class Mass:
     config: MassConfig = MassConfig()
     tails: tuple[Tail | None, ...] | None = None
 
+    @property
+    def least_side_px(self) -> int:
+        """The shorter side of the smallest view in which the surroundings of a smallest mass can lie, on either side."""
+        return math.ceil(2 * _DISTANCE * self.config.radii_px[0])
+
     def fit(self, normals: PatchSet, context: FitContext) -> Mass:
         """Measure what normal patches reach; see `unary.detectors.protocol.Detector.fit`."""
         if len(normals) < 2:

@@ -54,10 +54,17 @@ class Examination:
 
     ``scores``, shape (n,), float64, are those of the patches asked for. The ``anomaly_map``, shape (rows, cols) of the
     view, float32, is in the detector's own unit, NaN where nothing was scored; None where no map was asked for.
+    ``silent`` names the parts of a detector that could not judge this view.
     """
 
     scores: NDArray[np.float64]
     anomaly_map: NDArray[np.float32] | None
+    silent: tuple[str, ...] = ()
+
+    def require_map(self) -> NDArray[np.float32]:
+        """Return the map where one was asked for."""
+        assert self.anomaly_map is not None
+        return self.anomaly_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +90,8 @@ class Detector(Protocol):
 
     A detector may also have ``check_patches(normals)``, which refuses in a moment, by a `TrainingError`, what `fit`
     would refuse after a while; one of parts ``build_parts()``, which returns them; and one of the working grid
-    ``working_size_px``, the longer side to which images are brought whose profile has no working spacing or size.
+    ``working_size_px``, the longer side to which images are brought whose profile has no working spacing or size. One
+    that can say nothing of small images has ``least_side_px``, the shorter side of the smallest view that it can judge.
     """
 
     grid: ClassVar[Grid]

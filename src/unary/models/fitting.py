@@ -321,7 +321,7 @@ def measure_images(model: Model, rows: list[ManifestRow], *, progress: bool = Tr
     def examine(_row: ManifestRow, image: Image) -> NDArray[np.float32]:
         prepared = prepare_image(image, model.preparation)
         domains.append(describe_image(image))
-        return map_prepared(model.detector, prepared, model.grid, model.profile.lengths)[2]
+        return map_prepared(model.detector, prepared, model.grid, model.profile.lengths)[1].require_map()
 
     chosen = [rows[place] for place in places]
     peaks = find_peaks(examine_rows(chosen, examine, title="findings", progress=progress))
