@@ -109,7 +109,7 @@ class Mass:
 
     @property
     def least_side_px(self) -> int:
-        """The shorter side of the smallest view in which the surroundings of a smallest mass can lie, on either side."""
+        """Shorter side of the smallest view that holds the surroundings of a smallest mass on either side."""
         return math.ceil(2 * _DISTANCE * self.config.radii_px[0])
 
     def fit(self, normals: PatchSet, context: FitContext) -> Mass:
