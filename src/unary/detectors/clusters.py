@@ -119,13 +119,22 @@ class Clusters:
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
-        laplacian, scale = require_fitted(self.laplacian, "clusters"), require_fitted(self.scale, "clusters")
-        response = _respond(laplacian, view, size_px)
-        sums = sum_specks(find_specks(response, scale.level), view.tissue.mask, scale, self.config.reach_px)
+        response = _respond(require_fitted(self.laplacian, "clusters"), view, size_px)
+        return self.judge(response, view, origins, size_px=size_px, with_map=with_map)
+
+    def judge(
+        self, response: NDArray[np.float32], view: View, origins: Origins, *, size_px: int, with_map: bool = True
+    ) -> Examination:
+        """Do the same with the map that ``laplacian`` makes of the view, where it is there already.
+
+        The response, (rows, cols), is written over where a map is wanted.
+        """
+        scale, mask = require_fitted(self.scale, "clusters"), view.tissue.mask
+        sums = sum_specks(find_specks(response, scale.level), mask, scale, self.config.reach_px)
         scores = _pool_blocks(sums, origins, size_px)
         if not with_map:
             return Examination(scores, None)
-        _spread_blocks(sums, view.tissue.mask, response)
+        _spread_blocks(sums, mask, response)
         return Examination(scores, response)
 
     def get_state(self) -> DetectorState:
