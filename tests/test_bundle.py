@@ -217,8 +217,8 @@ def test_missing_foreign_and_damaged_model_folders(normals, written, change, tmp
     text = (written / "model.json").read_text()
     for broken, cause in [
         ("{", "not readable as JSON"),
-        ("[]", "format 5 is needed, found None"),
-        (text.replace('"format": 5', '"format": 99'), "found 99; of a later version, or no model"),
+        ("[]", "format 6 is needed, found None"),
+        (text.replace('"format": 6', '"format": 99'), "found 99; of a later version, or no model"),
     ]:
         with pytest.raises(BundleError, match=cause):
             change(broken)
@@ -273,7 +273,7 @@ def test_weights_that_do_not_fit_are_named(model, tmp_path):
 
 def test_a_model_of_an_earlier_format_is_refused_in_one_clear_line():
     with pytest.raises(
-        BundleError, match=r"format 5 is needed, found 2; an earlier unary wrote this model: fit it again"
+        BundleError, match=r"format 6 is needed, found 2; an earlier unary wrote this model: fit it again"
     ):
         read_model(EARLIER)
 

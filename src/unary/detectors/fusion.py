@@ -253,9 +253,7 @@ class FusionPrior:
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
     fewest_patches: ClassVar[int] = _FEWEST
-    config: FusionConfig = FusionConfig(
-        (("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0), ("segmentation", 1.0))
-    )
+    config: FusionConfig = FusionConfig((("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0), ("segmentation", 1.0)))
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:

@@ -50,7 +50,7 @@ from unary.records import NOTICE, Domain, ModelIdentity
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 MODEL_FILE = "model.json"
 _OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
 _PARTIAL = re.compile(r"\.\d+\.(model.*\.json|weights-.*\.safetensors)")  # as `unary.files.replacing` names them

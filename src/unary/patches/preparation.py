@@ -16,8 +16,9 @@ from scipy import sparse
 
 from unary.errors import ImageError
 from unary.patches.bright_region import describe_tissue, find_bright_region
+from unary.patches.metal import find_metal
 from unary.profiles.profile import TissueRule
-from unary.records import Image
+from unary.records import Image, count_words
 
 FULL_SCALE = 65535
 IntensityRule = Literal["percentile", "full_scale", "window"]
@@ -198,6 +199,13 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
             f"{image.name}: the tissue has one single value ({low:g}); the image looks blank or damaged", reason="BLANK"
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
+    notes = (*image.notes, *describe_unusual(image, config))
+    if config.mask == "bright_region" and config.intensity == "percentile" and image.spacing_mm is not None:
+        spacing = (image.spacing_mm[0] * scale[0], image.spacing_mm[1] * scale[1])
+        metal, count = find_metal(pixels, mask, low=low, high=high, spacing_mm=spacing)
+        if metal is not None and (mask & ~metal).any():
+            mask = mask & ~metal
+            notes = (*notes, f"{count_words(count, 'piece')} of metal, such as a clip, left out: it is no tissue")
     values = _rescale(pixels, low, high, top=top, mask=mask)
     if config.window is not None and (inside := values[mask]).min() == inside.max():
         raise ImageError(
@@ -205,7 +213,6 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
             f"{pixels[mask].min():g} to {pixels[mask].max():g}: is the window of another unit, or the image empty?",
             reason="BLANK",
         )
-    notes = (*image.notes, *describe_unusual(image, config))
     return PreparedImage(values, mask, scale, image.shape, image.spacing_mm, notes)
 
 
