@@ -80,7 +80,8 @@ def clusters(phantoms):
 @pytest.mark.parametrize("stride", [1, 8, 16])
 def test_an_identity_detector_maps_every_pixel_to_itself(detector, shape, stride):
     prepared = make_prepared(shape)
-    origins, scores, found = map_prepared(detector, prepared, GridConfig(16, stride), MAMMOGRAPHY.lengths)
+    origins, examined = map_prepared(detector, prepared, GridConfig(16, stride), MAMMOGRAPHY.lengths)
+    scores, found = examined.scores, examined.require_map()
     assert np.array_equal(origins, tissue_origins(prepared.mask, GridConfig(16, stride)))
     assert len(scores) == len(origins)
     assert found.dtype == np.float32
@@ -102,15 +103,16 @@ def test_tissue_anywhere_is_scored_and_nothing_else(detector, place):
     mask = np.zeros((100, 80), bool)
     mask[place] = True
     prepared = make_prepared((100, 80), mask)
-    _, _, found = map_prepared(detector, prepared, GridConfig(16, 8), MAMMOGRAPHY.lengths)
+    found = map_prepared(detector, prepared, GridConfig(16, 8), MAMMOGRAPHY.lengths)[1].require_map()
     inner = ndimage.binary_erosion(mask, np.ones((17, 17), bool), border_value=1)
     scored = inner if inner.any() else mask  # what is all rim is scored as it is
     assert np.array_equal(np.isfinite(found), scored)
     assert np.allclose(found[scored], prepared.pixels[scored], rtol=1e-5)
-    _, _, whole = map_prepared(detector, prepared, GridConfig(16, 8), GENERAL.lengths)
+    whole = map_prepared(detector, prepared, GridConfig(16, 8), GENERAL.lengths)[1].require_map()
     assert np.array_equal(np.isfinite(whole), mask), "a profile may have no rim"
     empty = make_prepared((100, 80), np.zeros_like(mask))
-    origins, scores, nowhere = map_prepared(detector, empty, GridConfig(16, 8), MAMMOGRAPHY.lengths)
+    origins, examined = map_prepared(detector, empty, GridConfig(16, 8), MAMMOGRAPHY.lengths)
+    scores, nowhere = examined.scores, examined.require_map()
     assert len(origins) == len(scores) == 0
     assert nowhere.shape == (100, 80)
     assert np.isnan(nowhere).all()
