@@ -87,6 +87,17 @@ def test_size_brightness_and_contrast_of_the_other_do_not_matter():
     assert found.correlation > 0.6
 
 
+def test_a_clip_in_one_breast_is_no_place_of_the_other():
+    """Metal is left out of the tissue and is 0 there, which is no darkness."""
+    clipped = draw()[:, ::-1].copy()
+    clipped[PLACE[0] - 7 : PLACE[0] + 7, COLS - 1 - PLACE[1] - 7 : COLS - 1 - PLACE[1] + 7] = 6000
+    found = compare_breasts(take(clipped), take(draw()))
+    assert any("metal" in note for note in found.prepared.notes)
+    for each in (found, compare_breasts(take(draw()), take(clipped))):
+        assert each.correlation > 0.99
+        assert np.nanmax(np.abs(each.excess)) < 3
+
+
 def test_breasts_that_have_nothing_in_common_say_so():
     found = compare_breasts(take(draw(seed=3)), take(draw(seed=8)))
     assert abs(found.correlation) < 0.4

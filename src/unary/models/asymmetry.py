@@ -25,6 +25,9 @@ Plane = NDArray[np.float32]
 
 _BINS = 12  # of depth under the skin
 _LEAST_SPREAD = 0.05  # of one breast's own; that of pairs is about 1, and of one picture twice nothing
+_LEAST_SEEN = (
+    0.1  # of what is smoothed into a place, is tissue: in the middle of a large piece of metal nothing is seen
+)
 _SIDE_PX = 8  # at either side of the picture: where more of it is tissue, the chest wall is
 
 
@@ -163,13 +166,14 @@ def _face_left(prepared: PreparedImage) -> tuple[PreparedImage, bool]:
 
 def _measure_standing(prepared: PreparedImage, config: AsymmetryConfig) -> Plane:
     """How bright each place is against what is usual as deep under the skin, in spreads; NaN outside and in the rim."""
-    mask, sigma = ndimage.binary_fill_holes(prepared.mask), config.smooth_mm / config.spacing_mm
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-    values = ndimage.gaussian_filter(np.where(mask, prepared.pixels, 0).astype(np.float32), sigma)
+    known, sigma = prepared.mask, config.smooth_mm / config.spacing_mm
+    weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)
+    values = ndimage.gaussian_filter(np.where(known, prepared.pixels, 0).astype(np.float32), sigma)
     values /= np.maximum(weight, 1e-3)
-    # the chest wall, where the breast is cut off, is no skin
+    # neither metal that was left out nor the chest wall, where the breast is cut off, is skin
+    mask = ndimage.binary_fill_holes(known)
     depth = ndimage.distance_transform_edt(np.pad(mask, ((1, 1), (0, 1))))[1:-1, :-1] * config.spacing_mm
-    inner = mask & (depth > config.rim_mm)
+    inner = mask & (depth > config.rim_mm) & (weight > _LEAST_SEEN)
     standing = np.full(mask.shape, np.nan, np.float32)
     if not inner.any():
         return standing
