@@ -132,6 +132,16 @@ def test_noise_and_blur_of_an_image_are_measured():
         assert 5 < np.median(found.noise) < 10.5  # without what the high-pass takes
 
 
+@pytest.mark.parametrize("shape", [(60, 60), (60, 300), (300, 64), (65, 65)])
+def test_a_small_image_is_measured_too(shape):
+    rng = np.random.default_rng(2)
+    values = 1000 + 200 * np.linspace(0, 1, shape[1]) + 10 * rng.standard_normal(shape)
+    found = measure_tissue(values, np.ones(shape, bool), 0.14)
+    assert 0.3 <= found.blur_px <= 1.5
+    assert np.isfinite(found.grain_at).all()
+    assert np.median(found.grain_at) > 0
+
+
 def test_contrast_means_the_same_at_half_the_pixel_spacing():
     rng = np.random.default_rng(1)
     fine = 1000 + 100 * np.linspace(0, 1, 800)[:, None] + 20 * rng.standard_normal((800, 800))

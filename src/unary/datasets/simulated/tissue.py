@@ -190,9 +190,9 @@ def _measure_grain(pixels: NDArray[Any], mask: NDArray[np.bool_], step: int) -> 
     """
     values = np.where(mask, pixels, pixels[mask].mean()).astype(np.float32)
     fine = np.pad(np.diff(np.diff(values, 2, axis=0), 2, axis=1), 1)
-    whole = (
-        ndimage.binary_erosion(_block_means(mask, _BLUR_BLOCK_PX) == 1) if min(mask.shape) > _BLUR_BLOCK_PX else mask
-    )
+    whole = _block_means(mask, _BLUR_BLOCK_PX) == 1
+    if min(mask.shape) > _BLUR_BLOCK_PX:
+        whole = ndimage.binary_erosion(whole)
     waves, widths = np.linspace(0, math.pi, 512), np.linspace(*_BLUR_PX, 60)
     taps = np.arange(-6, 7)
     kernels = np.exp(-0.5 * np.square(taps / widths[:, None]))
