@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.detectors.prominence import Prominence, ProminenceConfig
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -23,20 +25,23 @@ class Variant:
         return np.sum([weight * answers[name] for name, weight in self.weights], axis=0)
 
 
-def _add(*names: str) -> tuple[tuple[str, float], ...]:
-    return tuple((name, 1.0) for name in names)
+@dataclass(frozen=True, eq=False)
+class WithMuscle(Prominence):
+    """Prominence as it was in 0.2.0, the pectoral muscle among the tissue."""
+
+    config: ProminenceConfig = ProminenceConfig(muscle=False)
 
 
-FIRST = "0.2.0"
+_OLD = "nested_variants:WithMuscle"
+_SPECKS = (("clusters", 1.0), ("blind_spot", 1.0))
+_REGIONS = (("mass", 0.7), ("prominence", 0.7))
+FIRST, DEFAULT = "0.2.0", "the default"
 VARIANTS = (
-    Variant(FIRST, _add("dense_laplacian", "blind_spot", "prominence"), strongest=2),
-    Variant("clusters + blind + mass", _add("clusters", "blind_spot", "mass")),
-    Variant("laplacian + blind + mass", _add("dense_laplacian", "blind_spot", "mass")),
-    Variant("all four", _add("clusters", "dense_laplacian", "blind_spot", "mass")),
-    Variant("half a mass", (*_add("clusters", "blind_spot"), ("mass", 0.5))),
-    Variant("two regions", _add("clusters", "blind_spot", "mass"), strongest=2),
-    Variant("without mass", _add("clusters", "blind_spot")),
-    Variant("prominence for mass", _add("clusters", "blind_spot", "prominence")),
-    Variant("without blind spot", _add("clusters", "mass")),
+    Variant(FIRST, (("dense_laplacian", 1.0), ("blind_spot", 1.0), (_OLD, 1.0)), strongest=2),
+    Variant(DEFAULT, (*_SPECKS, *_REGIONS)),
+    Variant("Laplacian for clusters", (("dense_laplacian", 1.0), ("blind_spot", 1.0), *_REGIONS)),
+    Variant("mass alone for regions", (*_SPECKS, ("mass", 1.0))),
+    Variant("prominence alone for regions", (*_SPECKS, ("prominence", 1.0))),
+    Variant("without blind spot", (("clusters", 1.0), *_REGIONS)),
 )
 PARTS = tuple(dict.fromkeys(name for variant in VARIANTS for name, _ in variant.weights))

@@ -7,6 +7,7 @@ of the film or of a muscle that is left out is no step of brightness.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,10 +54,10 @@ def shrink_tissue(tissue: Tissue) -> Coarse:
     return Coarse(np.where(inside, bright / np.maximum(share, 1), np.float32(0)).astype(np.float32), inside)
 
 
-def enlarge_cells(cells: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the value of each pixel's cell, (rows, cols) of that shape."""
+def enlarge_cells(cells: NDArray[Any], shape: tuple[int, int], step: int = STEP) -> NDArray[Any]:
+    """Return the value of each pixel's cell, (rows, cols) of that shape, of as many pixels a side as ``step``."""
     rows, cols = shape
-    return np.repeat(np.repeat(cells, STEP, axis=1)[:, :cols], STEP, axis=0)[:rows]
+    return np.repeat(np.repeat(cells, step, axis=1)[:, :cols], step, axis=0)[:rows]
 
 
 def smooth_inside(coarse: Coarse, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -28,6 +28,7 @@ from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.clusters import ClustersConfig
 from unary.detectors.dense_laplacian import DenseLaplacianConfig
 from unary.detectors.mass import MassConfig
+from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.scoring import measure_normals
 from unary.detectors.segmentation import SegmentationConfig
@@ -54,14 +55,15 @@ class FusionConfig:
     ----------
     parts
         Names of detectors, each with its weight; a detector without settings here takes part with its defaults.
-    clusters, blind_spot, mass, dense_laplacian, segmentation
+    clusters, blind_spot, mass, prominence, dense_laplacian, segmentation
         Settings of the part of that name.
     """
 
-    parts: tuple[tuple[str, float], ...] = (("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0))
+    parts: tuple[tuple[str, float], ...] = (("clusters", 1.0), ("blind_spot", 1.0), ("mass", 0.7), ("prominence", 0.7))
     clusters: ClustersConfig = dataclasses.field(default=ClustersConfig())
     blind_spot: BlindSpotConfig = dataclasses.field(default=BlindSpotConfig())
     mass: MassConfig = dataclasses.field(default=MassConfig())
+    prominence: ProminenceConfig = dataclasses.field(default=ProminenceConfig())
     dense_laplacian: DenseLaplacianConfig = dataclasses.field(default=DenseLaplacianConfig())
     segmentation: SegmentationConfig = dataclasses.field(default=SegmentationConfig())
 
@@ -253,7 +255,7 @@ class FusionPrior:
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
     fewest_patches: ClassVar[int] = _FEWEST
-    config: FusionConfig = FusionConfig((("clusters", 1.0), ("blind_spot", 1.0), ("mass", 1.0), ("segmentation", 1.0)))
+    config: FusionConfig = FusionConfig((*FusionConfig().parts, ("segmentation", 1.0)))
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.coarse import STEP, enlarge_cells, shrink_tissue
+from unary.detectors.pectoral import find_muscle
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, read_config
 from unary.detectors.tissue import Tissue, examine_answer
@@ -36,9 +38,12 @@ class ProminenceConfig:
     ----------
     region_px
         Standard deviation of the Gaussian mean, in working pixels; 32 are 4.5 mm at 0.14 mm per pixel.
+    muscle
+        Whether the pectoral muscle is looked for and left out (`unary.detectors.pectoral`).
     """
 
     region_px: float = 32.0
+    muscle: bool = True
 
     def __post_init__(self) -> None:
         require_positive(self, "region_px")
@@ -63,7 +68,7 @@ class Prominence:
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
-        standing = _measure_standing(view.tissue, self.config.region_px)
+        standing = _measure_standing(view.tissue, self.config)
         return examine_answer(view, standing, origins, size_px=size_px, strongest=None, with_map=with_map)
 
     def get_state(self) -> DetectorState:
@@ -75,8 +80,11 @@ class Prominence:
         return cls(read_config(ProminenceConfig, state.settings["config"]))
 
 
-def _measure_standing(tissue: Tissue, region_px: float) -> NDArray[np.float32]:
-    """Return the standing of each pixel's region, (rows, cols), in spreads above the median; 0 if all are alike."""
+def _measure_standing(tissue: Tissue, config: ProminenceConfig) -> NDArray[np.float32]:
+    """Return the standing of each pixel's region, (rows, cols), in spreads above the median; 0 if all are alike.
+
+    What is left out stands at the median.
+    """
     rows, cols = tissue.shape
     nothing = np.zeros((rows, cols), np.float32)
     if not tissue.mask.any():
@@ -86,12 +94,17 @@ def _measure_standing(tissue: Tissue, region_px: float) -> NDArray[np.float32]:
         for strip in tissue.strips(0)  # a strip begins at a multiple of the block
     ]
     inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    sigma = region_px / _COARSE
+    if config.muscle:
+        muscle = find_muscle(shrink_tissue(tissue))
+        if muscle.any():
+            outside = enlarge_cells(muscle, inside.shape, STEP // _COARSE)
+            inside, bright = (np.where(outside, np.float32(0), values) for values in (inside, bright))
+    sigma = config.region_px / _COARSE
     regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
     own = regional[inside > 0.5]
     if own.size == 0 or not own.std() > 0:
         return nothing
-    standing = ((regional - np.median(own)) / own.std()).astype(np.float32)
+    standing = np.where(inside > 0, (regional - np.median(own)) / own.std(), 0).astype(np.float32)
     return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
 
 

@@ -115,13 +115,14 @@ def list_contenders() -> tuple[Contender, ...]:
         "variational": Variational(VariationalConfig(training=steps)),
     }
     deviation = Control(ControlConfig("standard_deviation"))
-    specks = Fusion(FusionConfig((("dense_laplacian", 1.0), ("blind_spot", 1.0))))
-    unlearned = Fusion(FusionConfig((("dense_laplacian", 1.0), ("prominence", 1.0))))
+    parts = FusionConfig().parts
+    specks = Fusion(FusionConfig(tuple(part for part in parts if part[0] not in ("mass", "prominence"))))
+    unlearned = Fusion(FusionConfig(tuple(part for part in parts if part[0] != "blind_spot")))
     return (
         Contender("mean_brightness", Control(), "mean intensity of the patch", is_control=True),
         Contender("standard_deviation", deviation, "standard deviation of the patch's intensity", is_control=True),
         *(Contender(name, chosen[name] if name in chosen else find_detector_class(name)()) for name in DETECTORS),
-        Contender("fusion_specks", specks, "ablation of the fusion: without prominence"),
+        Contender("fusion_specks", specks, "ablation of the fusion: without mass and prominence"),
         Contender("fusion_unlearned", unlearned, "ablation of the fusion: without blind_spot"),
         *(
             Contender(

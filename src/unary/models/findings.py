@@ -41,13 +41,13 @@ class FindingsConfig:
         The same in working pixels, where the pixel spacing is unknown.
     strongest
         A finding's score is the mean over this many of its regions, the strongest ones, each by its highest value; a
-        finding with fewer regions has the level in the place of those that it lacks: a lone speck counts half. 1 is the
-        highest value alone.
+        finding with fewer regions has the level in the place of those that it lacks, so that at 2 a lone one counts half.
+        1 is the highest value alone.
     """
 
     merge_mm: float = 5.0
     merge_px: float = 36.0
-    strongest: int = 2
+    strongest: int = 1
 
     def __post_init__(self) -> None:
         if not (0 < self.merge_mm < math.inf and 0 < self.merge_px < math.inf):
