@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class Variant:
 class WithMuscle(Prominence):
     """Prominence as it was in 0.2.0, the pectoral muscle among the tissue."""
 
-    config: ProminenceConfig = ProminenceConfig(muscle=False)
+    config: ProminenceConfig = field(default=ProminenceConfig(muscle=False))
 
 
 _OLD = "nested_variants:WithMuscle"

@@ -184,7 +184,7 @@ def sum_specks(specks: Specks, mask: NDArray[np.bool_], scale: SpeckScale, reach
     """Return, for each block of 4 x 4 pixels, what the specks around it count, in all.
 
     The mask of tissue, (rows, cols), decides how much of the Gaussian window there is: the sum is divided by its share.
-    Shape (ceil(rows / 4), ceil(cols / 4)), float32, non-negative.
+    Shape (ceil(rows / 4), ceil(cols / 4)), float32, non-negative, 0 where there is no tissue.
     """
     places, values = specks
     inside = np.concatenate([_block_shares(mask[start : start + _BAND_PX]) for start in range(0, len(mask), _BAND_PX)])
@@ -193,7 +193,7 @@ def sum_specks(specks: Specks, mask: NDArray[np.bool_], scale: SpeckScale, reach
     sigma = reach_px / _COARSE
     around, share = (ndimage.gaussian_filter(plane, sigma, mode="constant") for plane in (weight, inside))
     sums: NDArray[np.float64] = around / (share + _SPARE) * (2 * math.pi * sigma**2)
-    return sums.astype(np.float32)
+    return np.where(inside > 0, sums, 0).astype(np.float32)
 
 
 def _block_shares(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ class MassConfig:
     Attributes
     ----------
     radii_px
-        Radii of masses in working pixels, ascending; 43 are 6 mm at 0.14 mm per pixel.
+        Radii of masses in working pixels; 43 are 6 mm at 0.14 mm per pixel.
     strongest
         How many of the largest pixels of a patch are averaged; 400 are 8 square millimetres.
     muscle
@@ -110,7 +110,7 @@ class Mass:
     @property
     def least_side_px(self) -> int:
         """Shorter side of the smallest view that holds the surroundings of a smallest mass on either side."""
-        return math.ceil(2 * _DISTANCE * self.config.radii_px[0])
+        return math.ceil(2 * _DISTANCE * min(self.config.radii_px))
 
     def fit(self, normals: PatchSet, context: FitContext) -> Mass:
         """Measure what normal patches reach; see `unary.detectors.protocol.Detector.fit`."""

@@ -60,9 +60,9 @@ def find_muscle(coarse: Coarse) -> NDArray[np.bool_]:
         bright, inside = relative[end, side], own.inside[end, side]
         line = _find_line(bright, inside)
         if line is not None and (best is None or line.goodness > best.goodness):
-            best, muscle = line, _follow_edge(bright, inside, line)[end, side]
-    if best is not None and muscle.sum() <= _LARGEST * own.inside.sum():
-        found[box] = muscle
+            muscle = _follow_edge(bright, inside, line)
+            if muscle.sum() <= _LARGEST * own.inside.sum():
+                best, found[box] = line, muscle[end, side]
     return found
 
 

@@ -41,8 +41,8 @@ class FindingsConfig:
         The same in working pixels, where the pixel spacing is unknown.
     strongest
         A finding's score is the mean over this many of its regions, the strongest ones, each by its highest value; a
-        finding with fewer regions has the level in the place of those that it lacks, so that at 2 a lone one counts half.
-        1 is the highest value alone.
+        finding with fewer regions has the level in the place of those that it lacks: at 2 a lone speck counts half. 1
+        is the highest value alone.
     """
 
     merge_mm: float = 5.0
