@@ -3,7 +3,8 @@
 Normal patients are divided into folds: in each, the others train all parts once, and every variant is made of those
 parts, so that variants differ by their parts and weights alone. Patients with lesions, of whom nothing is ever learned,
 are divided into folds of their own. In each pair of folds the *nested choice* is the variant that is best, by the mean
-of five figures, on the other lesion patients and the other folds of normals; it is judged on patients that had no say.
+of five figures, on the other lesion patients and the other folds of normals; it is judged on patients that had no
+say, but that models of the other folds of normals, one for each, have learned from these normals.
 Beside it, each variant fixed in advance. Prints Markdown tables, then one JSON line. Interrupt when you like; the same
 command goes on where it stopped.
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from froc_runs import Fold, draw_image_folds
-from nested_runs import HELD_OUT
+from froc_runs import Fold, draw_image_folds, hash_manifest
+from nested_runs import HELD_OUT, find_model_folder
 
 from unary.datasets.inbreast import read_inbreast
 from unary.datasets.splits import split_by_patient
@@ -39,7 +39,10 @@ def keep_default_parts(model: Model) -> Model:
     config = FusionConfig()
     if not isinstance(model.detector, Fusion) or model.detector.parts is None:
         raise DetectorError("the models of nested.py are fusions")
-    members = tuple(part for part in model.detector.parts if part.name in dict(config.parts))
+    weights = dict(config.parts)
+    members = tuple(
+        dataclasses.replace(part, weight=weights[part.name]) for part in model.detector.parts if part.name in weights
+    )
     lengths = DEFAULT.lengths
     findings = FindingsConfig(lengths.merge_mm, lengths.merge_px)
     return dataclasses.replace(model, detector=Fusion(config, Parts(members)), findings=findings)
@@ -82,13 +85,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     options = parser.parse_args()
     manifest = read_inbreast(options.data, annotation=options.annotation)[0]
+    data_hash = hash_manifest(manifest)
     plans = [
         (seed, number, fold)
         for seed in map(int, options.seeds.split(","))
         for number, fold in enumerate(draw_image_folds(manifest, count=options.folds, seed=seed))
     ]
     runs = [
-        count_alarms(read_model(options.out / "models" / f"seed{seed}-fold{number}"), fold, seed)
+        count_alarms(read_model(find_model_folder(options.out, fold, seed, number, data_hash=data_hash)), fold, seed)
         for seed, number, fold in show_progress(plans, title="folds", unit="fold")
     ]
     print("| point | false findings per image, measured | images with any: guaranteed at most | measured |")

@@ -71,11 +71,11 @@ def run_fold(
     Runs are known by data, variants and the version of unary; after changing the code of a detector, use a new folder.
     """
     variants = [dataclasses.asdict(variant) for variant in VARIANTS]
-    facts = [FORMAT, seed, number, data_hash, metadata.version("unary"), variants]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
-    kept = out / "runs" / f"seed{seed}-fold{number}-{key}.json"
+    folder = find_model_folder(out, fold, seed, number, data_hash=data_hash)
+    key = hashlib.sha256(json.dumps([FORMAT, variants], sort_keys=True).encode()).hexdigest()[:12]
+    kept = out / "runs" / f"{folder.name}-{key}.json"
     if not kept.exists():
-        model = _fit_or_read(manifest, fold, seed, out / "models" / f"seed{seed}-fold{number}")
+        model = _fit_or_read(manifest, fold, seed, folder)
         document = _judge(model, manifest, fold, seed)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as partial:
@@ -83,6 +83,13 @@ def run_fold(
     rows = {row.image_id: row for row in manifest.rows}
     document = json.loads(kept.read_text(encoding="utf-8"))
     return {name: [_read_image(entry, rows[entry["image_id"]]) for entry in found] for name, found in document.items()}
+
+
+def find_model_folder(out: Path, fold: Fold, seed: int, number: int, *, data_hash: str) -> Path:
+    """Return where the model of a fold is kept: known by data, patients, parts and the version of unary."""
+    facts = [data_hash, [row.image_id for row in fold.fit], PARTS, metadata.version("unary")]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return out / "models" / f"seed{seed}-fold{number}-{key}"
 
 
 def _fit_or_read(manifest: Manifest, fold: Fold, seed: int, folder: Path) -> Model:

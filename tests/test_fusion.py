@@ -7,12 +7,13 @@ import pytest
 
 from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.dense_laplacian import DenseLaplacianConfig
-from unary.detectors.fusion import Fusion, FusionConfig, FusionPrior, Parts, fit_surprisal
+from unary.detectors.fusion import Fusion, FusionConfig, FusionPrior, Parts
 from unary.detectors.laplacian import Laplacian
 from unary.detectors.prominence import Prominence
 from unary.detectors.protocol import DetectorState, View
 from unary.detectors.segmentation import Segmentation, SegmentationConfig
 from unary.detectors.simulation import build_library
+from unary.detectors.surprisal import fit_surprisal
 from unary.errors import DetectorError, TrainingError
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext

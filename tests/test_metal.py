@@ -9,7 +9,7 @@ from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.records import Image
 
 SPACING = (0.14, 0.14)
-CONFIG = PreparationConfig(mask="bright_region")
+CONFIG = PreparationConfig(mask="bright_region", metal=True)
 
 
 def make_breast():
@@ -66,9 +66,9 @@ def test_pieces_are_counted_and_small_ones_left_alone():
 
 
 @pytest.mark.parametrize(
-    "config", [dataclasses.replace(CONFIG, mask="none"), PreparationConfig(intensity="full_scale")]
+    "config", [dataclasses.replace(CONFIG, metal=False), dataclasses.replace(CONFIG, intensity="full_scale")]
 )
-def test_only_where_tissue_is_found_and_measured(config):
+def test_only_where_it_is_asked_for_and_the_tissues_range_is_known(config):
     assert prepare(add_clip(make_breast()), config).mask[200:230, 100:107].all()
 
 

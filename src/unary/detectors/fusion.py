@@ -33,7 +33,8 @@ from unary.detectors.protocol import Detector, DetectorState, Examination, Grid,
 from unary.detectors.scoring import measure_normals
 from unary.detectors.segmentation import SegmentationConfig
 from unary.detectors.states import describe_config, join_states, pick_state, read_config, require_fitted
-from unary.errors import DetectorError, TrainingError, require_positive
+from unary.detectors.surprisal import FEWEST_PATCHES, StandIn, Surprisal, fit_surprisal, require_enough
+from unary.errors import DetectorError, TrainingError
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
@@ -41,10 +42,7 @@ from unary.training.threads import run_in_threads
 
 logger = logging.getLogger(__name__)
 
-_TAIL = 0.01
-_KNOTS = 400
 _BAND_PX = 256
-_FEWEST = 100  # normal patches, for the tail to hold one
 
 
 @dataclass(frozen=True)
@@ -89,81 +87,6 @@ class FusionConfig:
                 )
 
 
-@dataclass(frozen=True)
-class Surprisal:
-    """-log p of a value among normal values, continued past the strongest 1 % by their exponential tail.
-
-    Below the tail it is linear between the ascending knots ``values`` and ``surprisals``. At ``tail_start`` it is
-    ``tail_surprisal``, -log of the share of normal values beyond: that of 1 %, or of more where the strongest values
-    are equal, as they are when overlapping patches share their strongest pixel. From there the value must rise by
-    ``tail_scale`` for one more unit.
-    """
-
-    values: tuple[float, ...]
-    surprisals: tuple[float, ...]
-    tail_start: float
-    tail_scale: float
-    tail_surprisal: float
-
-    def __post_init__(self) -> None:
-        if not self.values or len(self.values) != len(self.surprisals):
-            raise ValueError(f"values and surprisals must be as many: {len(self.values)}, {len(self.surprisals)}")
-        if not np.isfinite([*self.values, *self.surprisals, self.tail_start, self.tail_surprisal]).all():
-            raise ValueError("a surprisal must be finite")
-        if any((np.diff(knots) < 0).any() for knots in (self.values, self.surprisals)):
-            raise ValueError("the values and surprisals of a surprisal must ascend")
-        require_positive(self, "tail_scale")
-        if self.values[-1] > self.tail_start + self.tail_scale * (1 + 1e-9):
-            raise ValueError("the values of a surprisal must end where its tail starts")
-
-    def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the surprisal of each value, float64, non-negative and never clamped above; NaN of NaN."""
-        body = np.interp(values, self.values, self.surprisals)
-        tail = self.tail_surprisal + (values - self.tail_start) / self.tail_scale
-        result: NDArray[np.float64] = np.where(values > self.tail_start, tail, body)
-        return result
-
-    def invert(self, surprisals: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the lowest value, but for rounding, that is as surprising; NaN of NaN."""
-        heights, first = np.unique(self.surprisals, return_index=True)
-        body = np.interp(surprisals, heights, np.asarray(self.values)[first])
-        tail = self.tail_start + (surprisals - self.tail_surprisal) * self.tail_scale
-        result: NDArray[np.float64] = np.where(surprisals > self.tail_surprisal, tail, body)
-        return result
-
-
-def fit_surprisal(normal: NDArray[np.floating]) -> Surprisal:
-    """Estimate the curve from the values of normal patches, shape (n,).
-
-    A `TrainingError` says that there are fewer than 100 values, they are not finite, or they hardly differ.
-    """
-    _require_enough(len(normal))
-    ordered = np.sort(np.asarray(normal, np.float64))
-    if not np.isfinite(ordered).all():
-        raise TrainingError("a detector gave scores that are not finite on normal patches")
-    start = float(np.quantile(ordered, 1 - _TAIL))
-    if start == ordered[-1]:
-        start = float(ordered[max(int(np.searchsorted(ordered, start)) - 1, 0)])
-    beyond = ordered[ordered > start]
-    if len(beyond) == 0 or not start > ordered[0]:
-        raise TrainingError("a detector gives (nearly) the same score to all normal patches; are the images blank?")
-    positions = np.unique(np.linspace(0, np.searchsorted(ordered, start), _KNOTS).round().astype(int))
-    knots, first = np.unique(ordered[positions], return_index=True)
-    exceeding = (len(ordered) - positions[first]) / (len(ordered) + 1)
-    share = max(_TAIL, len(beyond) / len(ordered))
-    heights = np.minimum.accumulate((-np.log(np.maximum(exceeding, share)))[::-1])[::-1]
-    scale = float((beyond - start).mean())
-    return Surprisal(tuple(knots.tolist()), tuple(heights.tolist()), start, scale, float(-np.log(share)))
-
-
-def _require_enough(count: int) -> None:
-    if count < _FEWEST:
-        raise TrainingError(
-            f"calibrating a fusion needs at least {_FEWEST} normal patches, there are {count}: give more images, a "
-            "smaller --stride-px or --min-tissue, or --held-out 0"
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class FusedPart:
     """One fitted detector, how much it counts, and what is normal for it."""
@@ -174,22 +97,9 @@ class FusedPart:
     surprisal: Surprisal
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """What normal patches add up to with all parts, and without those that are silent."""
-
-    silent: tuple[str, ...]
-    whole: Surprisal
-    rest: Surprisal
-
-    def __call__(self, sums: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the whole sum that is as rare among normal patches as these sums without the silent parts."""
-        return self.whole.invert(self.rest(sums))
-
-
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The fitted parts, at least one, and what takes their place where some are silent, the fewest silent first."""
+    """The fitted parts, at least one, and what takes their place where some are silent, the most silent last."""
 
     members: tuple[FusedPart, ...]
     stand_ins: tuple[StandIn, ...] = ()
@@ -201,6 +111,10 @@ class Parts:
         """Return what holds for a view of (rows, cols); None where every part can judge it."""
         silent = _find_silent({part.name: part.detector for part in self.members}, min(shape))
         return next((one for one in self.stand_ins if one.silent == silent), None)
+
+
+def _find_least_side(parts: Parts | None) -> int:
+    return min((getattr(part.detector, "least_side_px", 0) for part in parts or ()), default=0)
 
 
 def _find_silent(detectors: Mapping[str, Detector], side_px: int) -> tuple[str, ...]:
@@ -218,13 +132,18 @@ class Fusion:
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals only"
-    fewest_patches: ClassVar[int] = _FEWEST
+    fewest_patches: ClassVar[int] = FEWEST_PATCHES
     config: FusionConfig = FusionConfig()
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> Fusion:
         """Fit each part, and calibrate it; see `unary.detectors.protocol.Detector.fit`."""
         return dataclasses.replace(self, parts=_fit_parts(self.build_parts(), self.config, normals, context))
+
+    @property
+    def least_side_px(self) -> int:
+        """That of the part that can judge the smallest images; 0 before fitting."""
+        return _find_least_side(self.parts)
 
     def build_parts(self) -> list[Detector]:
         """Return the parts, not fitted; a `DetectorError` says that one may not take part."""
@@ -254,12 +173,16 @@ class FusionPrior:
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals + lesion prior"
-    fewest_patches: ClassVar[int] = _FEWEST
+    fewest_patches: ClassVar[int] = FEWEST_PATCHES
     config: FusionConfig = FusionConfig((*FusionConfig().parts, ("segmentation", 1.0)))
     parts: Parts | None = dataclasses.field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> FusionPrior:
         return dataclasses.replace(self, parts=_fit_parts(self.build_parts(), self.config, normals, context))
+
+    @property
+    def least_side_px(self) -> int:
+        return _find_least_side(self.parts)
 
     def build_parts(self) -> list[Detector]:
         return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
@@ -281,15 +204,12 @@ class FusionPrior:
 
 def _check_patches(config: FusionConfig, parts: Sequence[Detector], normals: PatchSet) -> dict[str, Detector]:
     """Ask all parts, before the first of them is trained; return those that can judge an image at all."""
-    _require_enough(len(normals))
+    require_enough(len(normals))
     largest = max(min(normals.images[number].shape) for number in np.unique(normals.index[:, 0]))
     asked = dict(zip((name for name, _ in config.parts), parts, strict=True))
     silent = _find_silent(asked, largest)
     if len(silent) == len(asked):
         raise TrainingError(f"no image is large enough for {', '.join(silent)}: the largest has {largest} working px")
-    if silent:
-        told = f"{largest} working px a side, too small for {', '.join(silent)}"
-        logger.warning("the largest image has %s: the fusion is made without", told)
     usable = {name: part for name, part in asked.items() if name not in silent}
     for part in usable.values():
         if hasattr(part, "check_patches"):
@@ -298,35 +218,55 @@ def _check_patches(config: FusionConfig, parts: Sequence[Detector], normals: Pat
 
 
 def _fit_parts(prepared: Sequence[Detector], config: FusionConfig, normals: PatchSet, context: FitContext) -> Parts:
-    """Train all parts that can judge the images, then calibrate them on the same patches."""
+    """Train all parts that can judge the images, then calibrate them on the patches of those that each can judge."""
     usable = _check_patches(config, prepared, normals)
+    if left_out := [name for name, _ in config.parts if name not in usable]:
+        logger.warning("all images are too small for %s: the fusion is made without", ", ".join(left_out))
     fitted = {name: part.fit(normals, context) for name, part in usable.items()}
 
     def score(view: View, origins: Origins) -> list[NDArray[np.float64]]:
-        found = [part.examine(view, origins, size_px=normals.size_px, with_map=False) for part in fitted.values()]
-        return [one.scores for one in found]
+        silent = _find_silent(fitted, min(view.shape))
+        return [
+            np.full(len(origins), np.nan)
+            if name in silent
+            else part.examine(view, origins, size_px=normals.size_px, with_map=False).scores
+            for name, part in fitted.items()
+        ]
 
     scores = measure_normals(score, normals, title=context.name_bar("calibrating parts"))
     weights = dict(config.parts)
     members = tuple(
-        FusedPart(name, part, weights[name], fit_surprisal(values))
+        FusedPart(name, part, weights[name], fit_surprisal(_drop_silent(part, values)))
         for (name, part), values in zip(fitted.items(), scores, strict=True)
     )
     return Parts(members, _fit_stand_ins(members, scores))
 
 
+def _drop_silent(part: Detector, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores of the patches that a part could judge; all of one that judges any image."""
+    return scores[~np.isnan(scores)] if getattr(part, "least_side_px", 0) else scores
+
+
 def _fit_stand_ins(members: Sequence[FusedPart], scores: Sequence[NDArray[np.float64]]) -> tuple[StandIn, ...]:
     """Measure what normal patches add up to, with all parts and without those that smaller images silence."""
-    sides = sorted({side for part in members if (side := getattr(part.detector, "least_side_px", 0))}, reverse=True)
-    told = {part.name: part.weight * part.surprisal(values) for part, values in zip(members, scores, strict=True)}
-    whole = fit_surprisal(np.sum(list(told.values()), axis=0)) if sides else None
-    stand_ins = []
-    for side in sides:
-        silent = _find_silent({part.name: part.detector for part in members}, side - 1)
-        if whole is not None and len(silent) < len(members):
-            rest = np.sum([values for name, values in told.items() if name not in silent], axis=0)
-            stand_ins.append(StandIn(silent, whole, fit_surprisal(rest)))
-    return tuple(stand_ins)
+    expected = _list_silent(members)
+    if not expected:
+        return ()
+    judged = ~np.isnan(scores).any(axis=0)
+    told = {
+        part.name: part.weight * part.surprisal(values[judged]) for part, values in zip(members, scores, strict=True)
+    }
+    whole = fit_surprisal(np.sum(list(told.values()), axis=0))
+    rest = (np.sum([values for name, values in told.items() if name not in silent], axis=0) for silent in expected)
+    return tuple(StandIn(silent, whole, fit_surprisal(sums)) for silent, sums in zip(expected, rest, strict=True))
+
+
+def _list_silent(members: Sequence[FusedPart]) -> list[tuple[str, ...]]:
+    """Which parts can be silent together, the others having a say; larger sets for smaller images."""
+    detectors = {part.name: part.detector for part in members}
+    sides = sorted({getattr(part, "least_side_px", 0) for part in detectors.values()} - {0}, reverse=True)
+    found = [_find_silent(detectors, side - 1) for side in sides]
+    return [silent for silent in found if len(silent) < len(members)]
 
 
 def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detector:
@@ -385,19 +325,26 @@ def _describe_parts(config: FusionConfig, parts: Parts) -> DetectorState:
         settings = {"settings": own.settings, "surprisal": describe_config(part.surprisal)}
         states[part.name] = DetectorState(settings, own.tensors)
     joined = join_states(config, states)
-    stand_ins = [describe_config(one) for one in parts.stand_ins]
-    return DetectorState({**joined.settings, "stand_ins": stand_ins}, joined.tensors)
+    told = {
+        "left_out": [name for name, _ in config.parts if name not in states],  # too large for every training image
+        "stand_ins": [describe_config(one) for one in parts.stand_ins],
+    }
+    return DetectorState({**joined.settings, **told}, joined.tensors)
 
 
 def _restore_parts(state: DetectorState) -> tuple[FusionConfig, Parts]:
     config = read_config(FusionConfig, state.settings["config"])
     members = []
     for name, weight in config.parts:
-        if name not in state.settings["parts"]:  # no training image was large enough for it
+        if name in state.settings["left_out"]:
             continue
         own = pick_state(state, name)
         detector = find_detector_class(name).from_state(DetectorState(own.settings["settings"], own.tensors))
         members.append(FusedPart(name, detector, weight, read_config(Surprisal, own.settings["surprisal"])))
-    if not members:
-        raise ValueError("a fusion needs at least one part")
-    return config, Parts(tuple(members), tuple(read_config(StandIn, one) for one in state.settings["stand_ins"]))
+    stand_ins = tuple(read_config(StandIn, one) for one in state.settings["stand_ins"])
+    stored = {*state.settings["parts"], *state.settings["left_out"]}
+    if not members or stored != {name for name, _ in config.parts} or len(members) != len(state.settings["parts"]):
+        raise ValueError("the parts of a fusion and those left out must be those of its configuration")
+    if [one.silent for one in stand_ins] != _list_silent(members):
+        raise ValueError("a fusion must have a stand-in for each set of its parts that small images silence")
+    return config, Parts(tuple(members), stand_ins)

@@ -65,7 +65,7 @@ class BenchConfig:
 
     def choose_preparation(self) -> PreparationConfig:
         """Return the preparation that is asked for, or the profile's."""
-        return self.preparation or PreparationConfig(mask=self.profile.mask)
+        return self.preparation or PreparationConfig(mask=self.profile.mask, metal=self.profile.metal)
 
 
 @dataclass(frozen=True, eq=False)

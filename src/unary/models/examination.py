@@ -198,6 +198,8 @@ def map_prepared(
 
     Raises
     ------
+    ImageError
+        If the image is too small for the detector.
     DetectorError
         If the detector cannot examine the image, or answers with other shapes or infinite numbers.
     """
@@ -207,6 +209,13 @@ def map_prepared(
         return origins, Examination(np.empty(len(origins)), anomaly_map)
     window = find_window(prepared.mask, origins, size_px=grid.size_px)
     view = View(cut_window(prepared.pixels, window), cut_window(prepared.mask, window))
+    least_px = getattr(detector, "least_side_px", 0)
+    if min(view.shape) < least_px:
+        shape = f"{view.shape[0]} x {view.shape[1]}"
+        raise ImageError(
+            f"{name_of(detector)} can say nothing of an image of {shape} working pixels; it needs {least_px} at least",
+            reason="TOO_SMALL",
+        )
     corner = np.array([window[0].start, window[1].start], np.int32)
     examination = detector.examine(view, origins - corner, size_px=grid.size_px, with_map=True)
     scores, found, name = examination.scores, examination.anomaly_map, name_of(detector)

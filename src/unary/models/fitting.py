@@ -270,7 +270,7 @@ def choose_grid(
             grid.size_px,
         )
     preparation = config.prepare(profile.mask, default_mm, default_px)
-    return replace(preparation, spacing_range_mm=profile.spacing_range_mm), grid
+    return replace(preparation, spacing_range_mm=profile.spacing_range_mm, metal=profile.metal), grid
 
 
 def _states_spacing(manifest: Manifest) -> bool:

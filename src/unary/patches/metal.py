@@ -30,7 +30,7 @@ def find_metal(
     pixels, mask
         Shape (rows, cols): an image in any unit, and its tissue, outside which nothing is looked for.
     low, high
-        The 1st and the 99th percentile of the tissue.
+        The range of the tissue: its 1st and 99th percentile, by default.
     spacing_mm
         Between the rows and the columns of these pixels.
     """

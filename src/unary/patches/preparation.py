@@ -59,6 +59,9 @@ class PreparationConfig:
         beyond; for the intensity ``"window"`` alone.
     spacing_range_mm
         The lowest and highest pixel spacing that such images have; another one is noted. None for any.
+    metal
+        Whether clips and markers are left out of the tissue (`find_metal`), where the pixel spacing is known and the
+        intensity is ``"percentile"``, whose two values are the tissue's range.
     """
 
     mask: TissueRule = "bright_region"
@@ -70,6 +73,7 @@ class PreparationConfig:
     window: tuple[float, float] | None = None
     spacing_range_mm: tuple[float, float] | None = None
     working_size_px: int | None = None
+    metal: bool = False
 
     def __post_init__(self) -> None:
         if self.mask not in ("bright_region", "none"):
@@ -200,7 +204,7 @@ def prepare_image(image: Image, config: PreparationConfig) -> PreparedImage:
         )
     top = config.high_value if config.intensity == "percentile" else 1.0
     notes = (*image.notes, *describe_unusual(image, config))
-    if config.mask == "bright_region" and config.intensity == "percentile" and image.spacing_mm is not None:
+    if config.metal and config.intensity == "percentile" and image.spacing_mm is not None:
         spacing = (image.spacing_mm[0] * scale[0], image.spacing_mm[1] * scale[1])
         metal, count = find_metal(pixels, mask, low=low, high=high, spacing_mm=spacing)
         if metal is not None and (mask & ~metal).any():

@@ -97,4 +97,5 @@ MAMMOGRAPHY = Profile(
     codes=Codes(procedure=("71651007", "SCT", "Mammography"), site=("76752008", "SCT", "Breast")),
     spacing_range_mm=(0.02, 0.5),  # films are scanned at 0.04 to 0.2 mm, detectors have 0.05 to 0.1
     vessels=True,
+    metal=True,
 )

@@ -193,7 +193,8 @@ class Profile:
 
     ``noun`` is what reports call one such image, and ``detector`` the one of `unary.detectors.DETECTORS` that is fitted
     when none is asked for. A pixel spacing outside ``spacing_range_mm`` is most likely stated in another unit. With
-    ``vessels``, findings that follow a calcified one are told from the others.
+    ``vessels``, findings that follow a calcified one are told from the others; with ``metal``, clips and markers are
+    left out of the tissue.
     """
 
     name: str
@@ -206,3 +207,4 @@ class Profile:
     codes: Codes
     spacing_range_mm: tuple[float, float] = (0.0005, 20.0)
     vessels: bool = False
+    metal: bool = False
