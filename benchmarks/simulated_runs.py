@@ -104,7 +104,8 @@ def run_plan(manifest: Manifest, plan: Plan, out: Path, *, data_hash: str) -> li
         require_disjoint(
             *(np.asarray([row.patient_id for row in side]) for side in (fold.fit, rows)), sides=("fitting", "test")
         )
-        model = _fit_or_read(manifest.select(fold.fit), plan, out / "models" / f"{plan.name}-of{plan.folds}-{data_hash[:12]}")
+        folder = out / "models" / f"{plan.name}-of{plan.folds}-{data_hash[:12]}"
+        model = _fit_or_read(manifest.select(fold.fit), plan, folder)
         with kept.open("a", encoding="utf-8") as file:
             for row in show_progress(rows, title=plan.name, unit="image"):
                 answers = [_write_answer(answer) for answer in _examine_row(model, row, plan)]
