@@ -34,7 +34,7 @@ LEARNED = {  # to have learned what a speck is; for others the first steps are e
     "segmentation": SegmentationConfig(widths=(8,), training=StepsConfig(400, 8, 1e-2)),
     "denoising": DenoisingConfig(widths=(8, 16), training=StepsConfig(150, 4, 5e-3)),
 }
-NOTHING_DRAWN = ("nearest_neighbour",)  # unless there are more pictures than it keeps
+NOTHING_DRAWN = ("clusters", "nearest_neighbour")  # unless there are more pictures than it keeps
 NO_SPECKS = ("prominence", "mass", "nearest_neighbour")  # which look for regions
 
 every = pytest.mark.parametrize("name", DETECTORS)
