@@ -120,6 +120,8 @@ class Clusters:
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         response = _respond(require_fitted(self.laplacian, "clusters"), view, size_px)
+        if response.size == 0:
+            return Examination(np.zeros(len(origins)), response if with_map else None)
         return self.judge(response, view, origins, size_px=size_px, with_map=with_map)
 
     def judge(
