@@ -152,8 +152,8 @@ def test_images_smaller_than_a_patch_and_of_any_aspect_are_scored(model, shape, 
 def test_every_field_is_chosen_on_its_own(normals):
     def choose_for(config, detector_grid="working", profile=MAMMOGRAPHY):
         preparation, grid = choose_grid(normals, config, detector_grid=detector_grid, profile=profile)
-        assert preparation.spacing_range_mm == profile.spacing_range_mm
-        return dataclasses.replace(preparation, spacing_range_mm=None), grid
+        assert (preparation.spacing_range_mm, preparation.metal) == (profile.spacing_range_mm, profile.metal)
+        return dataclasses.replace(preparation, spacing_range_mm=None, metal=False), grid
 
     assert choose_for(FitConfig()) == (PreparationConfig(working_spacing_mm=0.14), GridConfig(64, 64))
     assert choose_for(FitConfig(), "stored") == (PreparationConfig(), GridConfig(128, 128))
