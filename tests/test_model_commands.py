@@ -131,7 +131,7 @@ def test_wrong_options_of_a_fusion_are_answered_by_right_ones(sets, tmp_path, ca
     assert "is one of these meant: --blind-spot-steps, --segmentation-steps?" in capsys.readouterr().err
     assert main([*begin, "--segmentation-steps", "3"]) == 2
     said = capsys.readouterr().err
-    assert "--parts, clusters=1,blind_spot=1,mass=1,segmentation=1" in said
+    assert "--parts, clusters=1,blind_spot=1,mass=0.7,prominence=0.7,segmentation=1" in said
     assert not (tmp_path / "model").exists()
 
 
