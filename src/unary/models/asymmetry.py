@@ -113,7 +113,7 @@ def compare_breasts(
         return None
     first, second = (each if isinstance(each, Image) else read_image(Path(each)) for each in (image, other))
     _check_pair(first, second)
-    preparation = PreparationConfig(working_spacing_mm=config.spacing_mm)
+    preparation = PreparationConfig(working_spacing_mm=config.spacing_mm, metal=True)
     prepared, opposite = (prepare_image(each, preparation) for each in (first, second))
     own, turned = _face_left(prepared)
     one = _measure_standing(own, config)
