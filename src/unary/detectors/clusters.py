@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.coarse import enlarge_cells, sum_cells
 from unary.detectors.dense_laplacian import DenseLaplacian, DenseLaplacianConfig
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.scoring import measure_normals
@@ -156,9 +157,7 @@ class Clusters:
 
 def _respond(laplacian: DenseLaplacian, view: View, size_px: int) -> NDArray[np.float32]:
     """The response of the best scale, (rows, cols), NaN outside the tissue."""
-    response = laplacian.examine(view, _NOWHERE, size_px=size_px).anomaly_map
-    assert response is not None
-    return response
+    return laplacian.examine(view, _NOWHERE, size_px=size_px).require_map()
 
 
 def find_specks(response: NDArray[np.float32], level: float) -> Specks:
@@ -189,20 +188,14 @@ def sum_specks(specks: Specks, mask: NDArray[np.bool_], scale: SpeckScale, reach
     Shape (ceil(rows / 4), ceil(cols / 4)), float32, non-negative, 0 where there is no tissue.
     """
     places, values = specks
-    inside = np.concatenate([_block_shares(mask[start : start + _BAND_PX]) for start in range(0, len(mask), _BAND_PX)])
+    counts = [sum_cells(mask[start : start + _BAND_PX], _COARSE) for start in range(0, len(mask), _BAND_PX)]
+    inside = np.concatenate(counts) / _COARSE**2
     weight = np.zeros(inside.shape)
     np.add.at(weight, tuple((places // _COARSE).T), np.log1p((values - np.float64(scale.level)) / scale.excess))
     sigma = reach_px / _COARSE
     around, share = (ndimage.gaussian_filter(plane, sigma, mode="constant") for plane in (weight, inside))
     sums: NDArray[np.float64] = around / (share + _SPARE) * (2 * math.pi * sigma**2)
     return np.where(inside > 0, sums, 0).astype(np.float32)
-
-
-def _block_shares(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    padded = np.pad(mask, [(0, -length % _COARSE) for length in mask.shape])
-    blocks = padded.reshape(padded.shape[0] // _COARSE, _COARSE, padded.shape[1] // _COARSE, _COARSE)
-    shares: NDArray[np.float64] = blocks.mean(axis=(1, 3))
-    return shares
 
 
 def _cover_patches(shape: tuple[int, int], origins: Origins, size_px: int) -> NDArray[np.bool_]:
@@ -229,7 +222,7 @@ def _spread_blocks(sums: NDArray[np.float32], mask: NDArray[np.bool_], into: NDA
     def spread(start: int) -> None:
         band = slice(start, min(start + _BAND_PX, rows))
         blocks = sums[start // _COARSE : -(-band.stop // _COARSE)]
-        into[band] = np.repeat(np.repeat(blocks, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[: band.stop - start]
+        into[band] = enlarge_cells(blocks, (band.stop - start, cols), _COARSE)
         np.copyto(into[band], np.float32(np.nan), where=~mask[band])
 
     run_in_threads(spread, range(0, rows, _BAND_PX))

@@ -7,6 +7,7 @@ of the film or of a muscle that is left out is no step of brightness.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ class Coarse:
     bright: NDArray[np.float32]
     inside: NDArray[np.bool_]
 
+    @cached_property
+    def muscle(self) -> NDArray[np.bool_]:
+        """Where the pectoral muscle is, (rows, cols), searched for once."""
+        from unary.detectors.pectoral import find_muscle
+
+        return find_muscle(self)
+
     def leave_out(self, region: NDArray[np.bool_]) -> Coarse:
         """Return the same without a region, (rows, cols), as if it were no tissue."""
         kept = self.inside & ~region
@@ -46,7 +54,7 @@ def shrink_tissue(tissue: Tissue) -> Coarse:
         nothing = np.zeros([-(-length // STEP) for length in tissue.shape], np.float32)
         return Coarse(nothing, nothing > 0)
     strips = [
-        (_sum_cells(strip.mask.astype(np.float32)), _sum_cells(strip.intensity * strip.mask))
+        (sum_cells(strip.mask.astype(np.float32), STEP), sum_cells(strip.intensity * strip.mask, STEP))
         for strip in tissue.strips(0)
     ]
     share, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
@@ -67,8 +75,9 @@ def smooth_inside(coarse: Coarse, sigma: float) -> tuple[NDArray[np.float32], ND
     return summed / np.maximum(weight, np.float32(_LEAST_WEIGHT)), weight
 
 
-def _sum_cells(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    padded = np.pad(values, [(0, -length % STEP) for length in values.shape])
-    cells = padded.reshape(padded.shape[0] // STEP, STEP, padded.shape[1] // STEP, STEP)
-    sums: NDArray[np.float32] = cells.sum(axis=(1, 3))
+def sum_cells(values: NDArray[Any], step: int) -> NDArray[Any]:
+    """Return the sum of each cell of ``step`` x ``step`` pixels, zero counting beyond the lower and right border."""
+    padded = np.pad(values, [(0, -length % step) for length in values.shape])
+    cells = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    sums: NDArray[Any] = cells.sum(axis=(1, 3))
     return sums

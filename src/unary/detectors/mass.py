@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from unary.detectors.coarse import STEP, Coarse, enlarge_cells, shrink_tissue, smooth_inside
-from unary.detectors.pectoral import find_muscle
+from unary.detectors.coarse import STEP, Coarse, enlarge_cells, smooth_inside
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.scoring import measure_normals
 from unary.detectors.states import describe_config, read_config, require_fitted
@@ -122,7 +121,7 @@ class Mass:
             cells = (origins // STEP).astype(np.int32)
             return [
                 pool_patches(answer, cells, size_px=size, strongest=strongest)
-                for answer in measure_regions(shrink_tissue(view.tissue), self.config)
+                for answer in measure_regions(view.coarse, self.config)
             ]
 
         pooled = measure_normals(pool, normals, title=context.name_bar("mass"))
@@ -136,7 +135,7 @@ class Mass:
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
         tails = _pair_tails(require_fitted(self.tails, "mass"))
-        measured = measure_regions(shrink_tissue(view.tissue), self.config)
+        measured = measure_regions(view.coarse, self.config)
         sums = [
             rise.count(measured[2 * k]) + converging.count(measured[2 * k + 1])
             for k, (rise, converging) in tails.items()
@@ -166,10 +165,8 @@ def measure_regions(coarse: Coarse, config: MassConfig) -> list[NDArray[np.float
 
     They are -9, which no place that can be judged is near, where nothing can be said.
     """
-    if config.muscle:
-        muscle = find_muscle(coarse)
-        if muscle.any():
-            coarse = coarse.leave_out(ndimage.binary_dilation(muscle, iterations=_MARGIN))
+    if config.muscle and coarse.muscle.any():
+        coarse = coarse.leave_out(ndimage.binary_dilation(coarse.muscle, iterations=_MARGIN))
     own = coarse.bright[coarse.inside]
     radii = [radius / STEP for radius in config.radii_px]
     if own.size == 0 or not own.std() > _FLAT:
@@ -219,11 +216,12 @@ def _measure_convergence(coarse: Coarse, radii: Sequence[float]) -> list[NDArray
     fields = [fft.rfft2(field.astype(np.float32), size) for field in (slopes[0] * weight, slopes[1] * weight, inner)]
     answers = []
     for radius in radii:
-        kernels = [fft.rfft2(kernel, size) for kernel in _build_ring(radius, reach)]
+        ring = _build_ring(radius, reach)
+        kernels = [fft.rfft2(kernel, size) for kernel in ring]
         pointing = fft.irfft2(fields[0] * kernels[0] + fields[1] * kernels[1], size)
         seen = fft.irfft2(fields[2] * kernels[2], size)
         own = tuple(slice(reach, reach + length) for length in inner.shape)
-        least = _LEAST_RING * float(_build_ring(radius, reach)[2].sum())
+        least = _LEAST_RING * float(ring[2].sum())
         mean = pointing[own] / np.maximum(seen[own], np.float32(least))
         answers.append(np.where(coarse.inside, mean, _UNKNOWN).astype(np.float32))
     return answers

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unary.detectors.coarse import STEP, enlarge_cells, shrink_tissue
-from unary.detectors.pectoral import find_muscle
+from unary.detectors.coarse import STEP, enlarge_cells, sum_cells
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, read_config
-from unary.detectors.tissue import Tissue, examine_answer
+from unary.detectors.tissue import examine_answer
 from unary.errors import require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
@@ -68,7 +67,7 @@ class Prominence:
 
     def examine(self, view: View, origins: Origins, *, size_px: int, with_map: bool = True) -> Examination:
         """Score and map a view; see `unary.detectors.protocol.Detector.examine`."""
-        standing = _measure_standing(view.tissue, self.config)
+        standing = _measure_standing(view, self.config)
         return examine_answer(view, standing, origins, size_px=size_px, strongest=None, with_map=with_map)
 
     def get_state(self) -> DetectorState:
@@ -80,36 +79,30 @@ class Prominence:
         return cls(read_config(ProminenceConfig, state.settings["config"]))
 
 
-def _measure_standing(tissue: Tissue, config: ProminenceConfig) -> NDArray[np.float32]:
+def _measure_standing(view: View, config: ProminenceConfig) -> NDArray[np.float32]:
     """Return the standing of each pixel's region, (rows, cols), in spreads above the median; 0 if all are alike.
 
     What is left out stands at the median.
     """
-    rows, cols = tissue.shape
-    nothing = np.zeros((rows, cols), np.float32)
+    tissue, area = view.tissue, np.float32(_COARSE**2)
+    nothing = np.zeros(tissue.shape, np.float32)
     if not tissue.mask.any():
         return nothing
     strips = [
-        (_block_means(strip.mask.astype(np.float32)), _block_means(strip.intensity * strip.mask))
+        (
+            sum_cells(strip.mask.astype(np.float32), _COARSE) / area,
+            sum_cells(strip.intensity * strip.mask, _COARSE) / area,
+        )
         for strip in tissue.strips(0)  # a strip begins at a multiple of the block
     ]
     inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    if config.muscle:
-        muscle = find_muscle(shrink_tissue(tissue))
-        if muscle.any():
-            outside = enlarge_cells(muscle, inside.shape, STEP // _COARSE)
-            inside, bright = (np.where(outside, np.float32(0), values) for values in (inside, bright))
+    if config.muscle and view.coarse.muscle.any():
+        outside = enlarge_cells(view.coarse.muscle, inside.shape, STEP // _COARSE)
+        inside, bright = (np.where(outside, np.float32(0), values) for values in (inside, bright))
     sigma = config.region_px / _COARSE
     regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
     own = regional[inside > 0.5]
     if own.size == 0 or not own.std() > 0:
         return nothing
     standing = np.where(inside > 0, (regional - np.median(own)) / own.std(), 0).astype(np.float32)
-    return np.repeat(np.repeat(standing, _COARSE, axis=1)[:, :cols], _COARSE, axis=0)[:rows]
-
-
-def _block_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    padded = np.pad(values, [(0, -length % _COARSE) for length in values.shape])
-    blocks = padded.reshape(padded.shape[0] // _COARSE, _COARSE, padded.shape[1] // _COARSE, _COARSE)
-    means: NDArray[np.float32] = blocks.mean(axis=(1, 3))
-    return means
+    return enlarge_cells(standing, tissue.shape, _COARSE)

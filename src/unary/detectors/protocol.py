@@ -19,6 +19,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
 if TYPE_CHECKING:
+    from unary.detectors.coarse import Coarse
     from unary.detectors.tissue import Tissue
 
 Grid = Literal["stored", "working"]
@@ -46,6 +47,13 @@ class View:
         from unary.detectors.tissue import scan_tissue
 
         return scan_tissue(self.pixels, self.mask)
+
+    @cached_property
+    def coarse(self) -> Coarse:
+        """The tissue in cells of a millimetre or so, computed once for all parts that look at regions."""
+        from unary.detectors.coarse import shrink_tissue
+
+        return shrink_tissue(self.tissue)
 
 
 @dataclass(frozen=True, eq=False)

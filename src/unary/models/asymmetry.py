@@ -25,9 +25,7 @@ Plane = NDArray[np.float32]
 
 _BINS = 12  # of depth under the skin
 _LEAST_SPREAD = 0.05  # of one breast's own; that of pairs is about 1, and of one picture twice nothing
-_LEAST_SEEN = (
-    0.1  # of what is smoothed into a place, is tissue: in the middle of a large piece of metal nothing is seen
-)
+_LEAST_SEEN = 0.1  # of what is smoothed into a place is tissue; in the middle of large metal nothing is seen
 _SIDE_PX = 8  # at either side of the picture: where more of it is tissue, the chest wall is
 
 

@@ -21,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, dijkstra, minimum_spanning_tree
 from scipy.spatial import Delaunay, KDTree
 
+from unary.errors import require_positive
 from unary.models.findings import Candidates
 from unary.patches.preparation import PreparedImage, erode_mask
 
@@ -71,9 +72,7 @@ class VascularRule:
     area_share: float = 0.7
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < np.inf:
-                raise ValueError(f"{name} must be positive, got {value}")
+        require_positive(self, *vars(self))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,16 +129,13 @@ def simulate_lesion(
 
     Parameters and errors are those of `insert_lesion`.
     """
+    insert = partial(insert_lesion, pixels, tissue, value_range=value_range, away_from=away_from, image_id=image_id)
     for _ in range(_TRIES - 1):
-        plan = draw_plan(kind, rng)
         try:
-            return insert_lesion(
-                pixels, tissue, plan, rng, value_range=value_range, away_from=away_from, image_id=image_id
-            )
+            return insert(draw_plan(kind, rng), rng)
         except ImageError:
             continue
-    plan = draw_plan(kind, rng)
-    return insert_lesion(pixels, tissue, plan, rng, value_range=value_range, away_from=away_from, image_id=image_id)
+    return insert(draw_plan(kind, rng), rng)
 
 
 def _find_range(pixels: NDArray[Any], value_range: tuple[float, float] | None) -> tuple[float, float]:
