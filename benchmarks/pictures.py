@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from unary.records import count_words
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 _GAP_PX, _HEIGHT_PX = 24, 760
+_PATCHES = "Patches and error maps"  # as the report calls the figure
 
 
 def main() -> None:
@@ -89,7 +91,9 @@ def build_patches(demo: Path) -> tuple[list[Path], str]:
     """The paper's figure 1 redrawn: patches, reconstructions and errors."""
     meta = json.loads((demo / "metrics.json").read_text(encoding="utf-8"))["meta"]
     epochs = meta["config"]["training"]["epochs"]
-    return [demo / "figures" / "figure-7.png"], (
+    titles = re.findall(r'alt="([^"]*)', (demo / "report.html").read_text(encoding="utf-8"))
+    number = max(place for place, title in enumerate(titles, 1) if title == _PATCHES)  # of tissue, the second reading
+    return [demo / "figures" / f"figure-{number}.png"], (
         f"Patches of synthetic mammograms, their reconstructions by the paper's network after {epochs} of 500 epochs, "
         "and what it fails to reconstruct."
     )
