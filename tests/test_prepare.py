@@ -46,6 +46,19 @@ def test_tissue_excludes_padding_and_is_empty_for_a_blank_image(phantom):
     assert not find_bright_region(phantom.pixels, np.ones_like(padding)).any()
 
 
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("width", [1, 5])
+def test_a_dark_strip_along_the_border_is_no_tissue(width, turns):
+    """Narrower than what the region is found on, it would be an edge inside the tissue, and the sharpest of all."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 20, (1200, 1000), np.uint16)
+    pixels[200:, width:700] += 2000  # tissue in a corner, air around it
+    mask = np.rot90(find_bright_region(np.ascontiguousarray(np.rot90(pixels, turns))), -turns)
+    assert not mask[:, :width].any()
+    assert mask[210:-10, width:690].all()
+    assert mask[-1, 10:690].all()  # the picture's border itself is no strip
+
+
 def test_a_bright_marker_beside_the_tissue_is_left_out(phantom):
     pixels = phantom.pixels.copy()
     corner = (
