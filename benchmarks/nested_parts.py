@@ -29,6 +29,9 @@ from unary.training.engine import StepsConfig, train_steps
 
 Plane = NDArray[np.float32]
 _CELL = 4  # of the sums over specks, as in `unary.detectors.clusters`
+_REGION = BlindSpotConfig(
+    features=8, hidden=16, window_px=17, training=StepsConfig(steps=1000, batch_size=8, learning_rate=4e-3)
+)
 _NOWHERE: Origins = np.zeros((0, 2), np.int32)
 
 
@@ -53,9 +56,7 @@ class RegionBlindSpot:
 
     grid: ClassVar[Grid] = "working"
     knowledge: ClassVar[Knowledge] = "normals only"
-    config: BlindSpotConfig = BlindSpotConfig(
-        features=8, hidden=16, window_px=17, training=StepsConfig(steps=1000, batch_size=8, learning_rate=4e-3)
-    )
+    config: BlindSpotConfig = field(default=_REGION)
     network: Any = field(default=None, repr=False)
 
     def fit(self, normals: PatchSet, context: FitContext) -> RegionBlindSpot:

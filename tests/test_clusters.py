@@ -94,15 +94,6 @@ def test_scores_are_the_largest_values_of_the_map(fitted, cut):
     assert np.nanmin(examined.anomaly_map) >= 0
 
 
-def test_a_response_that_is_there_already_is_judged_alike(fitted):
-    pixels = plant(make_tissue(6), draw_places(10), 5000)
-    view = View(pixels, pixels > 0)
-    response = fitted.laplacian.examine(view, ORIGINS, size_px=64).anomaly_map
-    judged, examined = fitted.judge(response, view, ORIGINS, size_px=64), examine(fitted, pixels)
-    assert np.array_equal(judged.scores, examined.scores)
-    assert np.array_equal(judged.anomaly_map, examined.anomaly_map, equal_nan=True)
-
-
 def test_a_state_goes_to_json_and_back_bit_for_bit(fitted):
     state = fitted.get_state()
     again = Clusters.from_state(DetectorState(json.loads(json.dumps(state.settings)), state.tensors))

@@ -25,8 +25,9 @@ from unary.models.examination import (
     score,
 )
 from unary.models.fitting import FitConfig, fit
+from unary.models.probe import choose_picture, draw_picture
 from unary.patches.grid import GridConfig, tissue_origins
-from unary.patches.preparation import PreparedImage
+from unary.patches.preparation import PreparedImage, prepare_image
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import Image
 from unary.training.engine import StepsConfig
@@ -278,6 +279,13 @@ def test_operating_points_nest(models, clusters):
         for point in points:
             assert point.threshold >= model.level
         assert len(build_detection(scored, model, None, most=2).findings) == 2
+
+
+def test_the_picture_that_a_model_is_checked_by_is_judged_by_all_its_parts(models):
+    model = models["fusion"]
+    prepared = prepare_image(draw_picture(choose_picture(model)), model.preparation)
+    examined = map_prepared(model.detector, prepared, model.grid, model.profile.lengths)[1]
+    assert examined.silent == ()
 
 
 def test_an_uncalibrated_model_shows_the_strongest_few(models, clusters):

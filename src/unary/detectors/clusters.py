@@ -123,15 +123,6 @@ class Clusters:
         response = _respond(require_fitted(self.laplacian, "clusters"), view, size_px)
         if response.size == 0:
             return Examination(np.zeros(len(origins)), response if with_map else None)
-        return self.judge(response, view, origins, size_px=size_px, with_map=with_map)
-
-    def judge(
-        self, response: NDArray[np.float32], view: View, origins: Origins, *, size_px: int, with_map: bool = True
-    ) -> Examination:
-        """Do the same with the map that ``laplacian`` makes of the view, where it is there already.
-
-        The response, (rows, cols), is written over where a map is wanted.
-        """
         scale, mask = require_fitted(self.scale, "clusters"), view.tissue.mask
         sums = sum_specks(find_specks(response, scale.level), mask, scale, self.config.reach_px)
         scores = _pool_blocks(sums, origins, size_px)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from unary.detectors.protocol import Detector
 from unary.detectors.scoring import score_patches
 from unary.models.examination import examine_image
 from unary.patches.grid import tissue_origins
@@ -73,14 +74,24 @@ class Probe:
 
 
 def choose_picture(model: Model) -> Picture:
-    """Return a picture of several patches a side, for whatever a model's grid, spacing and intensity are."""
+    """Return a picture of several patches a side, on which no part of a detector is silent, if that can be.
+
+    That is for whatever a model's grid, spacing and intensity are.
+    """
     preparation, grid = model.preparation, model.grid
     working_mm, working_px = preparation.working_spacing_mm, preparation.working_size_px
     spacing_mm, scale = (0.07, 1.0) if working_mm is None else (0.8 * working_mm, 1.25)
-    side_px = math.ceil((grid.size_px + 2 * grid.stride_px) * scale * 8 / 7)
+    wanted_px = max(grid.size_px + 2 * grid.stride_px, _find_side_of_all(model.detector))
+    side_px = math.ceil(wanted_px * scale * 8 / 7)
     side_px = side_px if working_px is None else math.ceil(1.25 * working_px)
     low, high = preparation.window or (0.0, 4095.0)
     return Picture(min(max(side_px, 96), _MOST_PX), spacing_mm, low, high)
+
+
+def _find_side_of_all(detector: Detector) -> int:
+    """Return the shorter side, in working pixels, of the smallest view that a detector and all its parts can judge."""
+    parts = [detector, *(detector.build_parts() if hasattr(detector, "build_parts") else ())]
+    return max(getattr(part, "least_side_px", 0) for part in parts)
 
 
 def draw_picture(picture: Picture) -> Image:

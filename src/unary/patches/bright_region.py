@@ -36,7 +36,7 @@ def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None =
     median and spread and the tissue's median. The threshold then lies just above the background, at its median plus
     the larger of six robust standard deviations and 4 % of the way to the tissue. Found on an image of at most 512
     pixels a side, which costs milliseconds, and enlarged. A dark strip along the picture's border, narrower than two
-    blocks of that image, is left out: otherwise the step from it to the tissue would be the sharpest edge of the tissue.
+    blocks of that image, is left out: otherwise its step to the tissue would be the sharpest edge in the tissue.
 
     All arrays have the shape (rows, cols). Padding, where no measurement is, is never part of the region, which is
     empty when nothing stands out from the background.
@@ -44,13 +44,15 @@ def find_bright_region(pixels: NDArray[Any], padding: NDArray[np.bool_] | None =
     rows, cols = pixels.shape
     survey = _survey(pixels, padding)
     full = np.repeat(np.repeat(survey.region, survey.step, axis=0), survey.step, axis=1)[:rows, :cols]
-    for turned, lines in ((full, pixels), (full[::-1], pixels[::-1]), (full.T, pixels.T), (full.T[::-1], pixels.T[::-1])):
-        turned[: _count_dark_lines(lines[: 2 * survey.step], turned, survey.level)] = False
+    for region, lines in ((full, pixels), (full.T, pixels.T)):
+        for towards in (slice(None), slice(None, None, -1)):
+            count = _count_dark_lines(lines[towards][: 2 * survey.step], region[towards], survey.level)
+            region[towards][:count] = False
     return full if padding is None else full & ~padding
 
 
 def _count_dark_lines(lines: NDArray[Any], region: NDArray[np.bool_], level: float) -> int:
-    """Of the outermost lines, how many, counted from the border, are mostly no brighter than a level in the region."""
+    """Return how many of the first lines, before any other, are mostly no brighter than a level in the region."""
     for count, (line, inside) in enumerate(zip(lines, region, strict=False)):
         if inside.any() and (line[inside] > level).mean() > 0.5:
             return count
