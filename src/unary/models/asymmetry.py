@@ -136,7 +136,7 @@ def describe_asymmetry(found: Asymmetry | None) -> str:
     where = ", ".join(f"{each.place} by {each.excess:.1f}" for each in found.places)
     return (
         f"Asymmetry, in spreads of this pair's differences, at (row, col): {where}; the breasts correlate by "
-        f"{found.correlation:.2f}. Not calibrated: of two normal patients the highest place reached 4."
+        f"{found.correlation:.2f}. Not calibrated: normal breasts differ too."
     )
 
 
