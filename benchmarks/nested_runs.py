@@ -31,7 +31,7 @@ from unary.patches.grid import Origins
 from unary.patches.preparation import PreparedImage, prepare_image
 from unary.records import Lesion, Manifest, ManifestRow
 
-FORMAT = 1
+FORMAT = 2
 HELD_OUT = 0.3  # of the patients, as `unary fit` keeps for operating points
 LEVEL_IMAGES = 24
 

@@ -21,6 +21,7 @@ from unary.models.examination import (
     choose_point,
     detect,
     examine_image,
+    leave_rim,
     map_prepared,
     score,
 )
@@ -89,6 +90,18 @@ def test_an_identity_detector_maps_every_pixel_to_itself(detector, shape, stride
     assert np.allclose(found, prepared.pixels, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rim", [0, 1, 3])
+def test_the_rim_lies_along_edges_and_borders_and_is_wider_in_corners(rim):
+    rows, cols = np.mgrid[:60, :50]
+    mask = (cols < 40 - rows // 3) & (rows < 52)
+    outside = np.pad(~mask, 1, constant_values=True)  # beyond the picture there is no tissue
+    away = ndimage.distance_transform_cdt(~outside, "chessboard")[1:-1, 1:-1]
+    from_edge = ndimage.distance_transform_cdt(np.pad(mask, 60, mode="edge"), "chessboard")[60:-60, 60:-60]
+    from_border = np.minimum.reduce([rows, cols, rows[::-1], cols[:, ::-1]])
+    corner = (from_edge <= 3 * rim) & (from_border < 3 * rim)
+    assert np.array_equal(leave_rim(mask, rim), mask & (away > rim) & ~corner)
+
+
 @pytest.mark.parametrize("detector", [Identity(), WholeIdentity()])
 @pytest.mark.parametrize(
     "place",
@@ -105,7 +118,7 @@ def test_tissue_anywhere_is_scored_and_nothing_else(detector, place):
     mask[place] = True
     prepared = make_prepared((100, 80), mask)
     found = map_prepared(detector, prepared, GridConfig(16, 8), MAMMOGRAPHY.lengths)[1].require_map()
-    inner = ndimage.binary_erosion(mask, np.ones((17, 17), bool), border_value=1)
+    inner = leave_rim(mask, 8)
     scored = inner if inner.any() else mask  # what is all rim is scored as it is
     assert np.array_equal(np.isfinite(found), scored)
     assert np.allclose(found[scored], prepared.pixels[scored], rtol=1e-5)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 AnyImage = Image | NDArray[Any] | Path | str
 Spacing = float | tuple[float, float] | None
 DEFAULT_POINT = "1"
+_CORNER = 3  # rims
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,9 +193,9 @@ def map_prepared(
 ) -> tuple[Origins, Examination]:
     """Return the patches of a prepared image, and what is said of it; the map is that of its whole working grid.
 
-    The map is NaN outside the tissue and in its rim, whose width ``lengths`` gives: folds of the skin, the border of
-    the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing but rim would
-    be left, all of it is kept.
+    The map is NaN outside the tissue and in its rim (`leave_rim`), whose width ``lengths`` gives: folds of the skin, the
+    border of the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing but
+    rim would be left, all of it is kept.
 
     Raises
     ------
@@ -229,11 +230,35 @@ def map_prepared(
     rim_px, spacing = lengths.rim_px, prepared.spacing_mm
     if spacing is not None:
         rim_px = max(round(lengths.rim_mm / spacing), 1) if lengths.rim_mm > 0 else 0
-    mask = prepared.mask[window]
-    inner = erode_mask(mask, rim_px)
+    mask, inner = prepared.mask[window], leave_rim(prepared.mask, rim_px)[window]
     place = anomaly_map[window]
     np.copyto(place, found[: place.shape[0], : place.shape[1]], where=inner if inner.any() else mask)
     return origins, Examination(scores, anomaly_map, examination.silent)
+
+
+def leave_rim(mask: NDArray[np.bool_], rim_px: int) -> NDArray[np.bool_]:
+    """Return a mask of tissue, (rows, cols), without its rim.
+
+    The rim is as wide along the border of the picture as along the edge of the tissue, and three times as wide where
+    one meets the other: in the corners at the chest wall folds of the skin, muscle and the edge of a film lie upon each
+    other. Where a strip without tissue, no wider than two rims, runs along the border, the border is where it ends.
+    """
+    if rim_px == 0 or not mask.any():
+        return mask
+    box = tuple(_find_picture(mask.any(axis=1 - axis), 2 * rim_px) for axis in (0, 1))
+    wide, inside = _CORNER * rim_px, mask[box]
+    middle = np.zeros_like(inside)
+    middle[wide:-wide, wide:-wide] = True
+    left: NDArray[np.bool_] = np.zeros_like(mask)
+    left[box] = erode_mask(np.pad(inside, 1), rim_px)[1:-1, 1:-1] & (middle | erode_mask(inside, wide))
+    return left
+
+
+def _find_picture(has_tissue: NDArray[np.bool_], strip_px: int) -> slice:
+    """Return the rows or columns without an empty strip, of a width or less, at either end."""
+    first, last = np.flatnonzero(has_tissue)[[0, -1]].tolist()
+    length = len(has_tissue)
+    return slice(first if first <= strip_px else 0, last + 1 if length - 1 - last <= strip_px else length)
 
 
 def choose_point(model: Model, name: str | float | None) -> OperatingPoint | None:
