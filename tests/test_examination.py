@@ -82,7 +82,7 @@ def clusters(phantoms):
 @pytest.mark.parametrize("stride", [1, 8, 16])
 def test_an_identity_detector_maps_every_pixel_to_itself(detector, shape, stride):
     prepared = make_prepared(shape)
-    origins, examined = map_prepared(detector, prepared, GridConfig(16, stride), MAMMOGRAPHY.lengths)
+    origins, examined = map_prepared(detector, prepared, GridConfig(16, stride), GENERAL.lengths)
     scores, found = examined.scores, examined.require_map()
     assert np.array_equal(origins, tissue_origins(prepared.mask, GridConfig(16, stride)))
     assert len(scores) == len(origins)
@@ -91,15 +91,16 @@ def test_an_identity_detector_maps_every_pixel_to_itself(detector, shape, stride
 
 
 @pytest.mark.parametrize("rim", [0, 1, 3])
-def test_the_rim_lies_along_edges_and_borders_and_is_wider_in_corners(rim):
+@pytest.mark.parametrize("strip", [0, 2])
+def test_the_rim_lies_along_edges_and_borders_and_is_wider_in_corners(rim, strip):
     rows, cols = np.mgrid[:60, :50]
     mask = (cols < 40 - rows // 3) & (rows < 52)
-    outside = np.pad(~mask, 1, constant_values=True)  # beyond the picture there is no tissue
-    away = ndimage.distance_transform_cdt(~outside, "chessboard")[1:-1, 1:-1]
+    away = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]  # beyond the picture is no tissue
     from_edge = ndimage.distance_transform_cdt(np.pad(mask, 60, mode="edge"), "chessboard")[60:-60, 60:-60]
-    from_border = np.minimum.reduce([rows, cols, rows[::-1], cols[:, ::-1]])
-    corner = (from_edge <= 3 * rim) & (from_border < 3 * rim)
-    assert np.array_equal(leave_rim(mask, rim), mask & (away > rim) & ~corner)
+    corner = (from_edge <= 3 * rim) & (np.minimum(rows, cols) < 3 * rim)
+    expected = mask & (away > rim) & ~corner
+    framed, at_left = (np.pad(each, ((0, 0), (strip, 0))) for each in (mask, expected))
+    assert np.array_equal(leave_rim(framed, rim), at_left), "a strip of the film's frame is beyond the picture"
 
 
 @pytest.mark.parametrize("detector", [Identity(), WholeIdentity()])
