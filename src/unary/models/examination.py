@@ -193,9 +193,9 @@ def map_prepared(
 ) -> tuple[Origins, Examination]:
     """Return the patches of a prepared image, and what is said of it; the map is that of its whole working grid.
 
-    The map is NaN outside the tissue and in its rim (`leave_rim`), whose width ``lengths`` gives: folds of the skin, the
-    border of the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing but
-    rim would be left, all of it is kept.
+    The map is NaN outside the tissue and in its rim (`leave_rim`), whose width ``lengths`` gives: folds of the skin,
+    the border of the exposed field and the edge of a film are the brightest lines of many normal images. Where nothing
+    but rim would be left, all of it is kept.
 
     Raises
     ------
