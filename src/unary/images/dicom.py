@@ -103,7 +103,7 @@ def read_header(path: Path) -> DicomHeader:
         return DicomHeader(
             find_shape(elements),
             _find_laterality(elements),
-            _find_view(elements),
+            find_view(elements),
             _hash_patient(elements),
             elements.find_text("SOPInstanceUID"),
             find_place(elements),
@@ -175,7 +175,7 @@ def read_dicom(path: Path) -> Image:
             padding=padding,
             spacing_mm=find_spacing(elements),
             laterality=_find_laterality(elements),
-            view=_find_view(elements),
+            view=find_view(elements),
             intent=intent,
             manufacturer=elements.find_text("Manufacturer"),
             model_name=elements.find_text("ManufacturerModelName"),
@@ -278,6 +278,7 @@ def _find_laterality(elements: Elements) -> str | None:
     return side if side in ("L", "R") else None
 
 
-def _find_view(elements: Elements) -> str | None:
+def find_view(elements: Elements) -> str | None:
+    """Return the view by its code, else the word that the file has for it; None where it states none."""
     codes = [item.find_text("CodeValue") for item in elements.read_items("ViewCodeSequence")]
     return next((_VIEWS[code] for code in codes if code in _VIEWS), elements.find_code("ViewPosition"))
