@@ -1,16 +1,15 @@
 """Findings of a study as a DICOM Mammography CAD SR (PS3.3 A.35.5), TID 4000 of PS3.16: what workstations mark.
 
 The template has no place for an anomaly score. Its *Certainty of Finding* and *Probability of cancer* are percentages
-of something that one-class detection does not estimate, and stay out; score and p-value stand, in words, among the
-parameters of the algorithm. A finding is a *Selected Region*, the one code of the standard that claims no kind of
-lesion.
+of something that one-class detection does not estimate, and stay out. A finding is a *Selected region*, the one code of
+the standard that claims no kind of lesion, and its description says in words what is known of it.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +52,8 @@ INTENT = _dcm("111056", "Rendering Intent")
 REQUIRED = _dcm("111150", "Presentation Required: Rendering device is expected to present")
 OPTIONAL = _dcm("111151", "Presentation Optional: Rendering device may present")
 FINDING = _dcm("111059", "Single Image Finding")
-SELECTED_REGION = _dcm("111099", "Selected Region")
+SELECTED_REGION = _dcm("111099", "Selected region")
+DESCRIPTION = _dcm("111058", "Selected Region Description")
 CENTER, OUTLINE = _dcm("111010", "Center"), _dcm("111041", "Outline")
 DETECTIONS, ANALYSES = _dcm("111064", "Summary of Detections"), _dcm("111065", "Summary of Analyses")
 DETECTION = _dcm("111022", "Detection Performed")
@@ -170,7 +170,8 @@ def _describe_finding(case: StudyCase, image: StudyImage, finding: Finding, plac
         [
             intent,
             *tracking,
-            *_identify_algorithm(case, _describe_numbers(image, finding)),
+            *_identify_algorithm(case),
+            build_text("HAS PROPERTIES", DESCRIPTION, describe_region(image, finding)),
             build_points("HAS PROPERTIES", CENTER, find_centre(outline), place),
             build_points("HAS PROPERTIES", OUTLINE, outline, place),
         ],
@@ -178,20 +179,20 @@ def _describe_finding(case: StudyCase, image: StudyImage, finding: Finding, plac
     return build_container(IMPRESSION, [intent, single], "INFERRED FROM")
 
 
-def _describe_numbers(image: StudyImage, finding: Finding) -> list[str]:
-    """What is known of a finding, in words."""
-    lines = [f"{image.name} finding {finding.rank} of {len(image.findings)}: {finding.kind}"]
-    lines.append(f"anomaly score {finding.score:.6g}; it is no probability of cancer")
+def describe_region(image: StudyImage, finding: Finding) -> str:
+    """Say on one line what is known of a finding."""
+    parts = [f"{image.name}, finding {finding.rank} of {len(image.findings)}: {finding.kind}"]
+    parts.append(f"anomaly score {finding.score:.6g}, no probability of cancer")
     if finding.p_value is not None:
-        lines.append(f"p-value {finding.p_value:.4g}: the fraction of normal images whose highest score is as high")
+        parts.append(f"p-value {finding.p_value:.4g}, the fraction of normal images whose highest score is as high")
     if finding.area_mm2 is not None and finding.diameter_mm is not None:
-        lines.append(f"area {finding.area_mm2:.4g} mm2, diameter {finding.diameter_mm:.4g} mm")
+        parts.append(f"area {finding.area_mm2:.4g} mm2, diameter {finding.diameter_mm:.4g} mm")
     if image.out_of_domain:
-        lines.append("out of domain: " + "; ".join(image.out_of_domain))
-    return lines
+        parts.append("out of domain: " + "; ".join(image.out_of_domain))
+    return to_ascii("; ".join([*parts, NOTICE]), 1024)
 
 
-def _identify_algorithm(case: StudyCase, lines: list[str]) -> list[Dataset]:
+def _identify_algorithm(case: StudyCase, lines: Sequence[str] = ()) -> list[Dataset]:
     """Which algorithm (TID 4019), with what is to be known of this use of it."""
     relation: Relation = "HAS PROPERTIES"
     identity = case.run.identity

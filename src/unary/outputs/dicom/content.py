@@ -50,7 +50,7 @@ def build_text(relation: Relation, name: Code, text: str) -> Dataset:
 def build_number(relation: Relation, name: Code, value: float, unit: Code = NO_UNITS) -> Dataset:
     """Build a NUM, as a decimal string of sixteen characters and as the exact value (PS3.3 C.18.1)."""
     measured = Dataset()
-    measured.NumericValue = format_number_as_ds(float(value))
+    measured.NumericValue = str(value) if isinstance(value, int) else format_number_as_ds(float(value))
     measured.FloatingPointValue = float(value)
     measured.MeasurementUnitsCodeSequence = [encode(unit)]
     item = _build(relation, "NUM", name)
