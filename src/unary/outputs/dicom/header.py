@@ -193,12 +193,15 @@ def caption_image(source: Dataset, detection: Detection) -> str:
     >>> caption_image(source, Detection((), np.zeros((1, 1), np.uint8), 2.5, 0.4, None))
     'RMLO: no finding'
     """
+    return ": ".join(part for part in (name_view(source), count_findings(detection)) if part)
+
+
+def count_findings(detection: Detection) -> str:
+    """Say how many findings there are, or that nothing could be scored."""
     count = len(detection.findings)
-    found = count_words(count, "finding") if count else "no finding"
     if detection.image_score is None and count == 0:
-        found = "not scored"
-    view = name_view(source)
-    return f"{view}: {found}" if view else found
+        return "not scored"
+    return count_words(count, "finding") if count else "no finding"
 
 
 def find_order(source: Dataset) -> int:
