@@ -100,9 +100,15 @@ def detect_files(
         highdicom is not installed and DICOM objects are asked for.
     """
     config = config or DetectConfig()
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    job = build_job(model, config, model_folder=model_folder, moment=moment)
+    return run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+
+
+def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment: datetime) -> Job:
+    """Return what `detect_files` does with every image; arguments and errors are the same."""
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
-    moment = moment or datetime.now().astimezone().replace(microsecond=0)
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
 
     wanted = _Wanted(run, kinds, config.maps)
@@ -119,8 +125,7 @@ def detect_files(
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
     }
     gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
-    job = Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
-    return run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+    return Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
 
 
 @dataclass(frozen=True)

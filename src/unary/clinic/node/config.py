@@ -217,7 +217,7 @@ class Sending:
     give_up_days
         Of running, after which an object counts as not delivered.
     refusals
-        How often an object is offered that the destination refuses for good.
+        How often an object is offered that the destination refuses for good: about a day, at the longest pause.
     connect_timeout_s, answer_timeout_s
         As in `unary.clinic.pacs_address.Patience`.
     """
@@ -225,7 +225,7 @@ class Sending:
     first_pause_s: float = 5.0
     longest_pause_s: float = 900.0
     give_up_days: float = 7.0
-    refusals: int = 3
+    refusals: int = 100
     connect_timeout_s: float = 10.0
     answer_timeout_s: float = 60.0
 

@@ -130,7 +130,8 @@ def examine_arrival(data: memoryview, syntax: str, sop_class: str = "", sop_inst
     digest = hashlib.sha256(f"{syntax}\n".encode())
     digest.update(data)
     own = maker == "unary" and model.startswith("unary ")
-    return Arrival(*found.values(), syntax, digest.hexdigest(), own)
+    names = (found["SOPClassUID"], found["SOPInstanceUID"], found["StudyInstanceUID"])
+    return Arrival(*names, syntax, digest.hexdigest(), own)
 
 
 def _read_header(data: memoryview, syntax: UID) -> Dataset:

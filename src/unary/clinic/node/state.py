@@ -48,7 +48,7 @@ CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state
 CREATE INDEX IF NOT EXISTS deliveries_of_object ON deliveries (object);
 CREATE TABLE IF NOT EXISTS commitments (
     commitment INTEGER PRIMARY KEY, title TEXT NOT NULL, address TEXT NOT NULL, request TEXT NOT NULL,
-    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, age_from REAL NOT NULL
+    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, age_from REAL NOT NULL, seen INTEGER NOT NULL DEFAULT 0
 );
 """
 
@@ -112,7 +112,12 @@ class NodeState:
         if found not in (None, _FORMAT):
             raise UnaryError(f"{path}: its format is {found}, this version of unary knows {_FORMAT}")
         self.write_fact("format", _FORMAT)
-        self._ran_before_s, self._began_s = float(self.read_fact("ran_s") or 0.0), time.monotonic()
+        (row,) = self.query(  # after a kill, at least what rows say
+            "SELECT MAX(COALESCE((SELECT MAX(age_from) FROM objects), 0.0), "
+            "COALESCE((SELECT MAX(age_from) FROM deliveries), 0.0)) AS ran_s"
+        )
+        self._ran_before_s = max(float(self.read_fact("ran_s") or 0.0), float(row["ran_s"]))
+        self._began_s = time.monotonic()
 
     def close(self) -> None:
         """Note how long the node has run, and close."""
@@ -226,6 +231,18 @@ class NodeState:
             self.change(objects, "running")
         return run, at
 
+    def take_back_attempt(self, objects: Sequence[str]) -> None:
+        """Do not count the last attempt: what went wrong was not the objects'."""
+        with self.transaction() as db:
+            for name in objects:
+                db.execute("UPDATE objects SET attempts = MAX(0, attempts - 1) WHERE object = ?", (name,))
+
+    def finish(self, name: str, result: str) -> None:
+        """Let an object be done, with a result of that name."""
+        with self.transaction() as db:
+            db.execute("UPDATE objects SET result = ? WHERE object = ?", (result, name))
+            self.change([name], "done")
+
     def end_run(self, run: int) -> None:
         """Note that nothing more is made in a run."""
         with self.transaction() as db:
@@ -241,10 +258,25 @@ class NodeState:
         rows = self.query(f"SELECT COUNT(*) AS number FROM objects WHERE state IN ({_marks(WAITING)})", WAITING)
         return int(rows[0]["number"])
 
+    def queue_quiet(self, pause_s: float) -> list[str]:
+        """Let studies be queued for which nothing has arrived so long; return them."""
+        rows = self.query(
+            "SELECT study FROM objects WHERE state = 'received' GROUP BY study HAVING MAX(age_from) <= ?",
+            (self.age_s() - pause_s,),
+        )
+        for row in rows:
+            self.queue_study(row["study"])
+        return [row["study"] for row in rows]
+
+    def queue_study(self, study: str) -> None:
+        """Let what has been received of a study be queued: nothing more is waited for."""
+        with self.transaction():
+            self.change([each.object for each in self.list_objects(study, "received")], "queued")
+
     def list_waiting(self) -> list[str]:
-        """Return the studies with objects to be examined, the longest waiting first."""
-        text = f"SELECT study FROM objects WHERE state IN ({_marks(WAITING)}) GROUP BY study ORDER BY MIN(age_from)"
-        return [row["study"] for row in self.query(text, WAITING)]
+        """Return the complete studies with objects to be examined, the longest waiting first."""
+        text = "SELECT study FROM objects WHERE state IN ('queued', 'running') GROUP BY study ORDER BY MIN(age_from)"
+        return [row["study"] for row in self.query(text)]
 
     # --- deliveries -------------------------------------------------------------------------------------------------
 
@@ -310,6 +342,13 @@ class NodeState:
     def list_commitments(self) -> list[sqlite3.Row]:
         """Return those that wait."""
         return self.query("SELECT * FROM commitments WHERE state = 'waiting' ORDER BY commitment")
+
+    def take_new_commitments(self) -> list[sqlite3.Row]:
+        """Return those whose studies have not been found complete yet; they are from now on."""
+        with self.transaction() as db:
+            rows = self.query("SELECT * FROM commitments WHERE seen = 0 ORDER BY commitment")
+            db.execute("UPDATE commitments SET seen = 1 WHERE seen = 0")
+        return rows
 
     def change_commitment(self, commitment: int, state: str) -> None:
         """Let one be in a state from now on, tried once more."""

@@ -204,9 +204,11 @@ class Store:
             if not (old or much):
                 break
             folder = self._studies / study
-            used -= sum(_size(path) for path in folder.rglob("*"))
             with self._lock:
+                if study not in {each for each, *_ in self.state.list_finished()}:
+                    continue  # something has arrived for it meanwhile
                 self.state.forget_files(study)
+                used -= sum(_size(path) for path in folder.rglob("*"))
                 shutil.rmtree(folder, ignore_errors=True)
             self.audit.write("deleted", study=study, reason="AGE" if old else "SIZE")
             deleted.append(study)
