@@ -12,7 +12,7 @@ from unary.clinic.node.store import Store
 
 logger = logging.getLogger(__name__)
 
-_COMMITMENT, _INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
+COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
 _NO_SUCH_OBJECT, _CLASS_CONFLICT = 0x0112, 0x0119
 _WAIT_S = 5.0
 
@@ -45,7 +45,7 @@ def build_report(row: Any, store: Store) -> tuple[Any, int, list[str]]:
 
 def _report(link: Any, row: Any, store: Store) -> bool:
     report, kind, _ = build_report(row, store)
-    status, _ = link.send_n_event_report(report, kind, _COMMITMENT, _INSTANCE)
+    status, _ = link.send_n_event_report(report, kind, COMMITMENT, COMMITMENT_INSTANCE)
     return bool(status) and status.get("Status") == SUCCESS
 
 
@@ -69,8 +69,8 @@ def answer_by_call(row: Any, store: Store, own_title: str) -> bool:
     request = json.loads(row["request"])
     entity = pynetdicom.AE(ae_title=own_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _WAIT_S
-    entity.add_requested_context(_COMMITMENT)
-    roles = [pynetdicom.build_role(_COMMITMENT, scp_role=True)]
+    entity.add_requested_context(COMMITMENT)
+    roles = [pynetdicom.build_role(COMMITMENT, scp_role=True)]
     link = entity.associate(row["address"], request["port"], ae_title=row["title"], ext_neg=roles)
     try:
         if not link.is_established:

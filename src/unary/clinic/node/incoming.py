@@ -136,6 +136,9 @@ def examine_arrival(data: memoryview, syntax: str, sop_class: str = "", sop_inst
 
 def _read_header(data: memoryview, syntax: UID) -> Dataset:
     """The header up to the pixels, without deciding anything by it."""
+    explicit = len(data) >= 6 and all(0x40 < byte < 0x5B for byte in data[4:6])  # where a VR stands, if any does
+    if len(data) < 8 or explicit == syntax.is_implicit_VR:  # which pydicom would guess and go on
+        raise RefusedError(NOT_UNDERSTOOD, "BAD_HEADER", "not written in the transfer syntax that it says")
     try:
         return read_dataset(
             _View(data),

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import Any
 
+from unary.clinic.node.commitment import COMMITMENT, COMMITMENT_INSTANCE, answer_on
 from unary.clinic.node.config import MIB, DimseListener
 from unary.clinic.node.incoming import (
     FAILED,
@@ -29,8 +30,6 @@ from unary.errors import UnaryError, require
 
 logger = logging.getLogger(__name__)
 
-COMMITMENT = "1.2.840.10008.1.20.1"
-COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 _PDU_BYTES = 256 * 1024
 _MOST_REFERENCES = 10_000
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # never deflated
@@ -167,8 +166,6 @@ class DimseReceiver:
         return SUCCESS, None
 
     def _answer_here(self, link: Any, number: int) -> None:
-        from unary.clinic.node.commitment import answer_on
-
         threading.Thread(target=answer_on, args=(link, number, self.store), name="node-commitment", daemon=True).start()
 
 

@@ -180,8 +180,8 @@ def running_node(config: NodeConfig, model: Model | None = None) -> Iterator[Nod
         If the state is held by another process or damaged, an address cannot be listened on, or model, operating point,
         certificate or secret is of no use.
     """
-    os.umask(0o077)  # images of patients lie below
     with ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0o077))  # images of patients lie below
         stack.enter_context(locking(config.state))
         model = model or read_model(config.model)
         check_config(config, model)
