@@ -117,6 +117,7 @@ def run_batch(
     moment: datetime | None = None,
     limits: ReadingLimits | None = None,
     progress: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
     """Examine every image file among the inputs, each into a folder of its own under ``out``.
 
@@ -129,6 +130,9 @@ def run_batch(
         Files and folders; and where results go, which no other process may use meanwhile.
     moment
         When the run began, with its time zone; now by default.
+    stopping
+        Asked after every image: whether to end early. The images under way are finished; of those written last, a next
+        run finds the results.
 
     Raises
     ------
@@ -150,7 +154,7 @@ def run_batch(
         outcomes = _Batch(found, results, job, moment, reader, writer).work()
         bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
-            settled = list(_settle(bar, results))
+            settled = list(itertools.takewhile(lambda _: not stopping(), _settle(bar, results)))
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             outcomes.close()

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from unary.clinic.batch import BatchSummary, Job, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
 from unary.clinic.inputs import list_inputs
 from unary.clinic.result_folder import Result, Source, Write
-from unary.clinic.study_results import write_study_results
+from unary.clinic.study_results import StudyResults, write_study_results
 from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
@@ -107,12 +107,46 @@ def detect_files(
         highdicom is not installed and DICOM objects are asked for, or a CAD report of what are no mammograms.
     """
     config = config or DetectConfig()
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    job = build_job(model, config, model_folder=model_folder, moment=moment)
+    summary = run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+    kinds = list_study_kinds(config)
+    if kinds:
+        sources = list_inputs(inputs).names
+        studies = write_studies(model, config, out, sources, model_folder=model_folder, moment=moment, kinds=kinds)
+        summary = replace(summary, remarks=(*summary.remarks, *studies.missing))
+    return summary
+
+
+def list_study_kinds(config: DetectConfig) -> tuple[StudyKind, ...]:
+    """Return the kinds of objects that are made of each study."""
+    return tuple(kind for kind in STUDY_KINDS if kind in (config.dicom or ()))
+
+
+def write_studies(
+    model: Model,
+    config: DetectConfig,
+    results: Path,
+    sources: Iterable[Path],
+    *,
+    model_folder: Path,
+    moment: datetime,
+    kinds: Sequence[StudyKind],
+) -> StudyResults:
+    """Write the objects of the studies of image files whose results, made by `detect_files`, are in a folder.
+
+    See `unary.clinic.study_results.write_study_results`.
+    """
+    run = Run(identify_model(model, model_folder), model.profile.codes, moment)
+    return write_study_results(results, sources, run, choose_point(model, config.operating_point), kinds=kinds)
+
+
+def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment: datetime) -> Job:
+    """Return what `detect_files` does with every image; arguments and errors are the same."""
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
-    of_studies = tuple(kind for kind in STUDY_KINDS if kind in (config.dicom or ()))
-    if "cad_report" in of_studies and model.profile.name != MAMMOGRAPHY.name:
+    if "cad_report" in list_study_kinds(config) and model.profile.name != MAMMOGRAPHY.name:
         raise UnaryError(f"a CAD report is of mammograms; this model's profile is {model.profile.name!r}")
-    moment = moment or datetime.now().astimezone().replace(microsecond=0)
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
 
     wanted = _Wanted(run, kinds, config.maps)
@@ -129,12 +163,7 @@ def detect_files(
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
     }
     gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
-    job = Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
-    summary = run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
-    if of_studies:
-        studies = write_study_results(out, list_inputs(inputs).names, run, point, kinds=of_studies)
-        summary = replace(summary, remarks=(*summary.remarks, *studies.missing))
-    return summary
+    return Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
 
 
 @dataclass(frozen=True)
