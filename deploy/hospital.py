@@ -131,7 +131,9 @@ def prepare(folder: Path, size: tuple[int, int]) -> tuple[list[Path], Path]:
         counts: dict[str, Any] = {"config": config, "seed": 16}
         normal = write_phantom_dataset(phantoms / "own", patients_normal=12, patients_abnormal=0, **counts)
         counts["seed"] = 17
-        write_phantom_dataset(phantoms / "study", patients_normal=0, patients_abnormal=1, images_per_patient=4, **counts)
+        write_phantom_dataset(
+            phantoms / "study", patients_normal=0, patients_abnormal=1, images_per_patient=4, **counts
+        )
         write_model(fit(normal, FitConfig(held_out=0.5), detector="laplacian", progress=False), model)
         done.write_text(json.dumps(size))
     return sorted((phantoms / "study").rglob("*.dcm")), model
@@ -411,9 +413,7 @@ def _ask(url: str, body: bytes | None = None) -> Any:
         return text
 
 
-def _wait(
-    what: str, ready: Callable[[], bool], log: Path, process: subprocess.Popen[bytes] | None = None
-) -> None:
+def _wait(what: str, ready: Callable[[], bool], log: Path, process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until something is there."""
     end = time.monotonic() + _DEADLINE_S
     while not ready():

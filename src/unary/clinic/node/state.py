@@ -291,6 +291,15 @@ class NodeState:
             )
             return cursor.rowcount > 0
 
+    def supersede(self, study: str, path: Path, instance: str) -> None:
+        """Let another object that lay at a place before not be delivered any more: this one tells the same and more."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE deliveries SET state = 'superseded', at = ? WHERE study = ? AND path = ? AND instance != ? "
+                "AND state IN ('waiting', 'sending', 'undelivered')",
+                (_now(), study, str(path), instance),
+            )
+
     def list_due(self, destination: str, most: int) -> list[DueDelivery]:
         """Return what waits for a destination, the oldest first; what a killed node was sending waits as well."""
         rows = self.query(

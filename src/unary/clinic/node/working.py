@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unary.clinic.batch import BatchSummary, run_batch
-from unary.clinic.batch_detection import DetectConfig, build_job
+from unary.clinic.batch_detection import DetectConfig, build_job, write_studies
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.incoming import hash_uid
 from unary.clinic.node.state import State, StoredObject
@@ -29,6 +29,8 @@ from unary.datasets.folder import read_result
 from unary.errors import ImageError, UnaryError
 from unary.models.bundle import Model, identify_model
 from unary.models.examination import choose_point
+from unary.outputs.dicom import STUDY_KINDS
+from unary.profiles.mammography import MAMMOGRAPHY
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +108,14 @@ class Worker:
     def _work_on(self, study: str) -> None:
         chosen = self._choose(study)
         if not chosen:
+            self._tell_of_study(study, (), None, datetime.now().astimezone().replace(microsecond=0))
             return
         names = [each.object for each in chosen]
         now = datetime.now().astimezone().replace(microsecond=0)
         run, moment = self.store.state.begin_run(study, names, now)
         try:
             summary = self._examine(study, chosen, moment)
+            self._tell_of_study(study, chosen, summary, moment)
         except (UnaryError, OSError) as error:
             logger.error("a study cannot be examined for now: %s", type(error).__name__)
             self.store.state.take_back_attempt(names)
@@ -121,9 +125,6 @@ class Worker:
             logger.error("a study cannot be examined for now: %s", type(error).__name__)
             self._put_off(study)
             return
-        results = self.store.results_folder(study)
-        if not self.ended.is_set():
-            write_study_results(results, self.model, moment)
         self._settle(study, chosen, summary)
         if not self.store.state.list_objects(study, "running"):
             self.store.state.end_run(run)
@@ -141,16 +142,46 @@ class Worker:
         return suspects[:1] if suspects else chosen
 
     def _examine(self, study: str, chosen: Sequence[StoredObject], moment: datetime) -> BatchSummary:
-        config = DetectConfig(
+        job = build_job(self.model, self._choose_outputs(), model_folder=self.config.model, moment=moment)
+        paths = [self.store.image_path(each) for each in chosen]
+        results = self.store.results_folder(study)
+        return run_batch(paths, results, job, moment=moment, progress=False, stopping=self.ended.is_set)
+
+    def _choose_outputs(self) -> DetectConfig:
+        return DetectConfig(
             self.config.operating_point,
             maps=self.config.maps,
             spacing_mm=self.config.spacing_mm,
             accept=self.config.accepted,
         )
-        job = build_job(self.model, config, model_folder=self.config.model, moment=moment)
-        paths = [self.store.image_path(each) for each in chosen]
-        results = self.store.results_folder(study)
-        return run_batch(paths, results, job, moment=moment, progress=False, stopping=self.ended.is_set)
+
+    def _tell_of_study(
+        self, study: str, chosen: Sequence[StoredObject], summary: BatchSummary | None, moment: datetime
+    ) -> None:
+        """Write the objects of the study as a whole and let them be sent, if none of its images is tried again.
+
+        Before the images are settled: what a killed node was writing is begun again with them.
+        """
+        known = {each.object: each for each in chosen}
+        failed = () if summary is None else summary.failed
+        again = any(self._may_pass(known[Path(each.file).stem], each.reason) for each in failed)
+        waiting = [
+            each for each in self.store.state.list_objects(study, "queued", "running") if each.object not in known
+        ]
+        if again or waiting or self.ended.is_set():
+            return
+        kinds = STUDY_KINDS if self.model.profile.name == MAMMOGRAPHY.name else ("study_summary",)
+        paths = [self.store.image_path(each) for each in self.store.state.list_objects(study) if each.held]
+        about: dict[str, Any] = {"model_folder": self.config.model, "moment": moment, "kinds": kinds}
+        written = write_studies(self.model, self._choose_outputs(), self.store.results_folder(study), paths, **about)
+        for line in written.missing:
+            logger.warning("a study's objects lack something: %s", line)
+        for path in (path for one in written.studies for path in one.objects):
+            self.queue_delivery(study, None, path)
+
+    def _may_pass(self, found: StoredObject, reason: str) -> bool:
+        """Whether an image is tried again."""
+        return reason in _MAY_PASS and found.attempts + 1 < self.config.limits.attempts
 
     def _settle(self, study: str, chosen: Sequence[StoredObject], summary: BatchSummary) -> None:
         """Note what became of each image; of those that an early end has left out, nothing."""
@@ -158,7 +189,7 @@ class Worker:
         again = False
         for failure in summary.failed:
             found = known[Path(failure.file).stem]
-            if failure.reason in _MAY_PASS and found.attempts + 1 < self.config.limits.attempts:
+            if self._may_pass(found, failure.reason):
                 self.store.state.change([found.object], "queued", reason=failure.reason, detail=failure.detail)
                 again = True
             else:
@@ -197,10 +228,11 @@ class Worker:
         except ImageError:
             logger.error("a result cannot be read and is not sent")
             return
+        place, instance = path.relative_to(self.store.folder), hash_uid(parcel.sop_instance)
+        if name is None:  # of a study, that may have got another image since
+            self.store.state.supersede(study, place, instance)
         for destination in self.config.destinations:
             if destination.wants(path.stem):
-                place = path.relative_to(self.store.folder)
-                instance = hash_uid(parcel.sop_instance)
                 self.store.state.add_delivery(study, name, place, instance, destination.name)
 
     def _put_off(self, study: str) -> None:
@@ -208,8 +240,3 @@ class Worker:
         _, last = self.pauses.get(study, (0.0, 0.0))
         pause = min(max(2 * last, _PAUSE_S), _LONGEST_PAUSE_S)
         self.pauses[study] = (time.monotonic() + pause, pause)
-
-
-def write_study_results(results: Path, model: Model, moment: datetime) -> tuple[Path, ...]:
-    """Write the objects of the study as a whole beside those of its images, and return their paths: none so far."""
-    return ()
