@@ -21,6 +21,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -241,9 +242,10 @@ def _list_results(pacs: str, study: str) -> list[dict[str, str]]:
 
 
 def _is_complete(results: Sequence[dict[str, str]], images: int) -> bool:
-    """Whether every image has its report and its capture."""
-    series = [each["series"] for each in results]
-    return all(sum(name in each for each in series) >= images for name in ("unary report", "unary findings"))
+    """Whether every image has its report and its capture, and the study its CAD report and its summary."""
+    series = [each["series"].split(" - ")[0] for each in results]
+    needed = {"unary report": images, "unary findings": images, "unary CAD report": 1, "unary study summary": 1}
+    return all(series.count(name) >= count for name, count in needed.items())
 
 
 def _describe(result: dict[str, str]) -> str:
@@ -271,12 +273,12 @@ def running_pacs(folder: Path, ports: Ports) -> Iterator[bool]:
             listening = [stack.enter_context(_listen(port)) for port in (ports.pacs_dimse, ports.pacs_web)]
             # out of the other network, through a file: to the node
             bridge = stack.enter_context(socket.socket(socket.AF_UNIX))
-            (place / "bridge").unlink(missing_ok=True)
-            bridge.bind(os.path.relpath(place / "bridge"))
+            way = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unary-")), "bridge"))
+            bridge.bind(way)
             bridge.listen()
             _relay(bridge, lambda: socket.create_connection(("127.0.0.1", ports.node_dimse), 10))
             numbers = ",".join(f"{each.fileno()}:{each.getsockname()[1]}" for each in listening)
-            inside = [*separate, sys.executable, __file__, "--inside", numbers, str(ports.node_dimse), str(place)]
+            inside = [*separate, sys.executable, __file__, "--inside", numbers, f"{ports.node_dimse}:{way}", str(place)]
         command = inside or [str(ORTHANC), str(place / "orthanc.json")]
         process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
                                    pass_fds=[each.fileno() for each in listening])  # fmt: skip
@@ -318,15 +320,16 @@ def find_separation() -> list[str] | None:
     return None
 
 
-def _run_inside(numbers: str, node_port: str, place: str) -> int:
+def _run_inside(numbers: str, node: str, place: str) -> int:
     """In the network of its own: relay from the sockets that were handed over to Orthanc, and from it to the node."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:  # as "ip link set lo up"
         fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up and running
     os.chdir(place)
+    node_port, way = node.split(":", 1)
 
     def bridge() -> socket.socket:
         out = socket.socket(socket.AF_UNIX)
-        out.connect("bridge")
+        out.connect(way)
         return out
 
     _relay(_listen(int(node_port)), bridge)
