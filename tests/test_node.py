@@ -117,8 +117,8 @@ def test_a_study_goes_round_and_no_patient_is_named_anywhere(model_folder, model
     assert health["status"] == "ok"
     assert {each.StudyInstanceUID for each in received} == {images[0].StudyInstanceUID}
     assert len({each.SOPInstanceUID for each in received}) == len(received) >= 8
-    folders = [path for path in results.iterdir() if path.is_dir()]
-    written = {pydicom.dcmread(path).SOPInstanceUID for folder in folders for path in folder.glob("*.dcm")}
+    folders = [path.parent for path in results.glob("*/result.json")]
+    written = {pydicom.dcmread(path).SOPInstanceUID for path in results.glob("*/*.dcm")}
     assert written == {each.SOPInstanceUID for each in received}
     assert {read_result(folder)["file"] for folder in folders} == {f"{folder.name}.dcm" for folder in folders}
     examined = [each for each in events if each["event"] == "examined"]
@@ -385,7 +385,7 @@ def test_images_that_come_late_join_their_study(model_folder, model, study, tmp_
         store(node.dimse_port, study[:2])
         wait_for(lambda: count(node, "done") == 2)
         results = node.store.results_folder(hash_uid(pydicom.dcmread(study[0]).StudyInstanceUID))
-        before = {path: path.read_bytes() for path in results.glob("*/*.dcm")}
+        before = {path: path.read_bytes() for path in results.glob("*/*.dcm") if path.with_name("result.json").exists()}
         store(node.dimse_port, study[2:])
         wait_for(lambda: count(node, "done") == 4)
     assert {path: path.read_bytes() for path in before} == before
