@@ -522,13 +522,37 @@ def test_the_capture_says_that_an_image_is_out_of_domain():
     assert len(foreign) > len(known)
 
 
+def test_a_finding_too_small_to_be_seen_has_a_ring_around_it():
+    gray = np.full((1500, 1200), 0.3, np.float32)
+    detection = make_detection((1500, 1200), count=1)
+    speck = replace(
+        detection.findings[0], box=(700, 600, 703, 603), outline=((699.5, 600.5), (699.5, 602.5), (702.5, 602.5))
+    )
+    small, large = (
+        is_colour(draw_capture(gray, replace(detection, findings=(each,)), IDENTITY))
+        for each in (speck, detection.findings[0])
+    )
+    middle = (slice(300, 550), slice(301 - 14, 301 + 15))  # of the picture, whose image begins below 100
+    assert small[middle].any(axis=1).sum() > 15
+    assert not large[middle].any()
+
+
+def test_labels_do_not_hide_each_other():
+    gray = np.full((1500, 1200), 0.3, np.float32)
+    detection = make_detection((1500, 1200), count=2)
+    one = detection.findings[0]
+    apart = draw_capture(gray, detection, IDENTITY)
+    close = draw_capture(gray, replace(detection, findings=(one, replace(one, rank=2))), IDENTITY)
+    assert is_colour(close).sum() > 0.9 * is_colour(apart).sum() - 4 * (one.box[2] + one.box[3])
+
+
 def test_the_numbers_of_a_capture_are_explained_below_it():
     detection = make_detection((192, 160))
     findings, image, point = explain_numbers(detection)
     for finding in detection.findings:
         assert f"{finding.rank}: {finding.score:.3g}" in findings
-        assert f"(p {finding.p_value:.2g})" in findings
-    assert image.startswith(f"Highest score of the image: {detection.image_score:.3g} (p 0.12).")
+        assert f"(p={finding.p_value:.2g})" in findings
+    assert image.startswith(f"Highest score of the image: {detection.image_score:.3g} (p=0.12).")
     assert "no probability" in image
     assert point.startswith("Operating point 1, score above 4.32. At most 1 false finding per normal image")
     assert "guaranteed" in point

@@ -166,7 +166,7 @@ def draw_capture(
     picture = Picture.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     for finding in reversed(detection.findings):  # the most abnormal on top
-        _draw_outline(draw, finding, step=step, above=above, line_px=max(1, size // 10))
+        _draw_outline(draw, finding, step=step, above=above, size=size)
     _draw_labels(draw, detection.findings, step=step, above=above, font=font)
     below = above + small.shape[0]
     _draw_band(draw, [BANNER], top=0, width=width, font=large, colour=_RED)
@@ -199,7 +199,7 @@ def explain_numbers(detection: Detection) -> list[str]:
 
 
 def _say_p(p_value: float | None) -> str:
-    return "" if p_value is None else f" (p {p_value:.2g})"
+    return "" if p_value is None else f" (p={p_value:.2g})"
 
 
 def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -209,12 +209,19 @@ def _halve(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, np.float32)
 
 
-def _draw_outline(draw: Any, finding: Finding, *, step: int, above: int, line_px: int) -> None:
-    """An outline with a dark rim, so that it shows on white tissue too."""
+def _draw_outline(draw: Any, finding: Finding, *, step: int, above: int, size: int) -> None:
+    """An outline with a dark rim, so that it shows on white tissue too, and a ring around one that nobody would see."""
     loop = [*finding.outline, finding.outline[0]]
     path = [((col + 0.5) / step - 0.5, above + (row + 0.5) / step - 0.5) for row, col in loop]
+    colour, line_px = _choose_colour(finding), max(1, size // 10)
+    (r0, c0, r1, c1), ring = finding.box, 0.8 * size
+    if max(r1 - r0, c1 - c0) / step < size / 2:
+        row, col = above + (r0 + r1) / 2 / step, (c0 + c1) / 2 / step
+        for fill, width in ((_BLACK, 3 * line_px), (colour, line_px)):
+            around = ring + width / 2
+            draw.ellipse((col - around, row - around, col + around, row + around), outline=fill, width=width)
     draw.line(path, fill=_BLACK, width=3 * line_px, joint="curve")
-    draw.line(path, fill=_choose_colour(finding), width=line_px, joint="curve")
+    draw.line(path, fill=colour, width=line_px, joint="curve")
 
 
 def _choose_colour(finding: Finding) -> tuple[int, int, int]:
@@ -228,7 +235,7 @@ def _draw_labels(draw: Any, findings: Sequence[Finding], *, step: int, above: in
         text = label_finding(finding)
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=2)
         width, height = right - left, bottom - top
-        x = min(finding.box[3] / step + 4, draw.im.size[0] - width - 2)
+        x = min(finding.box[3] / step + font.size, draw.im.size[0] - width - 2)
         y = max(above + finding.box[0] / step - height, above)
         for _ in range(len(taken)):
             hidden = [
