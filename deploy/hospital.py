@@ -90,7 +90,6 @@ def opening(folder: Path, ports: Ports, *, size: tuple[int, int] = (1024, 832)) 
         if not _is_free(port):
             raise HospitalError(f"port {port} is in use; is another hospital open?")
     folder.mkdir(parents=True, exist_ok=True)
-    _tell("drawing phantoms and learning normal tissue, once")
     study, model = prepare(folder, size)
     with contextlib.ExitStack() as stack:
         confined = stack.enter_context(running_pacs(folder, ports))
@@ -125,6 +124,7 @@ def prepare(folder: Path, size: tuple[int, int]) -> tuple[list[Path], Path]:
 
     model, phantoms, done = folder / "model", folder / "phantoms", folder / "prepared.json"
     if not done.exists() or json.loads(done.read_text()) != list(size):
+        _tell("drawing phantoms and learning normal tissue, once")
         for old in (model, phantoms, folder / "state", folder / "pacs"):
             shutil.rmtree(old, ignore_errors=True)
         spacing_mm = 0.2 * 1024 / size[0]

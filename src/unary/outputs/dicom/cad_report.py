@@ -189,7 +189,7 @@ def describe_region(image: StudyImage, finding: Finding) -> str:
         parts.append(f"area {finding.area_mm2:.4g} mm2, diameter {finding.diameter_mm:.4g} mm")
     if image.out_of_domain:
         parts.append("out of domain: " + "; ".join(image.out_of_domain))
-    return to_ascii("; ".join([*parts, NOTICE]), 1024)
+    return to_ascii("; ".join([*parts, NOTICE, *image.notes]), 1024)
 
 
 def _identify_algorithm(case: StudyCase, lines: Sequence[str] = ()) -> list[Dataset]:

@@ -57,7 +57,7 @@ VIEW_NAME = _own("VIEW", "Side and view")
 IMAGES, EXAMINED = _own("IMAGES", "Number of images"), _own("IMAGES-EXAMINED", "Number of images examined")
 REFUSED, FAILED = _own("IMAGES-REFUSED", "Number of images refused"), _own("IMAGES-FAILED", "Number of images failed")
 HIGHEST_SCORE = _own("HIGHEST-SCORE", "Highest anomaly score of an image")
-LOWEST_P_VALUE = _own("LOWEST-P-VALUE", "Its fraction of normal images as abnormal")
+ITS_P_VALUE = _own("ITS-P-VALUE", "Its fraction of normal images as abnormal")
 MODEL, POINT = _own("MODEL", "Model"), _own("OPERATING-POINT", "Operating point")
 _OBSERVER_TYPE, _DEVICE = Code("121005", "DCM", "Observer Type"), Code("121007", "DCM", "Device")
 _OBSERVER_UID = Code("121012", "DCM", "Device Observer UID")
@@ -132,7 +132,7 @@ def _describe_highest(case: StudyCase) -> list[Dataset]:
     score, p_value = max(scored, key=lambda pair: pair[0])
     items = [build_number("CONTAINS", HIGHEST_SCORE, score)]
     if p_value is not None:
-        items.append(build_number("CONTAINS", LOWEST_P_VALUE, p_value))
+        items.append(build_number("CONTAINS", ITS_P_VALUE, p_value))
     return items
 
 
