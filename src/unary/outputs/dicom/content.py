@@ -138,7 +138,8 @@ def build_document(
     document.ReferencedPerformedProcedureStepSequence = []
     document.PerformedProcedureCodeSequence = []
     document.CurrentRequestedProcedureEvidenceSequence = [_list_evidence(case, evidence)]
-    document.CodingSchemeIdentificationSequence = [identify_scheme()]
+    if any(each.keyword == "CodingSchemeDesignator" and each.value == SCHEME for each in root.iterall()):
+        document.CodingSchemeIdentificationSequence = [identify_scheme()]
     document.update(root)
     if template is not None:
         item = Dataset()
