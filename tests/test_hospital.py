@@ -1,8 +1,9 @@
 """`make hospital`: a PACS, a node and its page on phantoms."""
 
-import importlib.util
+import importlib
 import json
 import socket
+import sys
 import urllib.request
 from io import BytesIO
 from pathlib import Path
@@ -11,20 +12,15 @@ import pydicom
 import pytest
 from test_outputs_dicom import find_errors
 
-SCRIPT = Path(__file__).parents[1] / "deploy" / "hospital.py"
+DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 @pytest.fixture(scope="module")
 def hospital():
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("hospital", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["hospital"] = module  # dataclasses ask for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["hospital"]
+    sys.path.insert(0, str(DEPLOY))
+    yield importlib.import_module("hospital")
+    sys.path.remove(str(DEPLOY))
 
 
 def find_ports(hospital):
@@ -55,9 +51,9 @@ def list_listening():
 
 
 def test_four_views_come_back_with_findings_and_with_the_objects_of_their_study(hospital, tmp_path):
-    if not hospital.ORTHANC.exists():
-        pytest.skip(f"{hospital.ORTHANC} is missing: apt-get install orthanc")
-    if hospital.find_separation() is None:
+    if not hospital.pacs.ORTHANC.exists():
+        pytest.skip(f"{hospital.pacs.ORTHANC} is missing: apt-get install orthanc")
+    if hospital.pacs.find_separation() is None:
         pytest.skip("no network of its own is allowed here, and without one Orthanc listens on every interface")
     ports = find_ports(hospital)
     with hospital.opening(tmp_path, ports, size=(384, 320)) as lines:
@@ -95,14 +91,14 @@ def test_four_views_come_back_with_findings_and_with_the_objects_of_their_study(
 
 
 def test_without_orthanc_the_message_says_how_to_get_it(hospital, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hospital, "ORTHANC", tmp_path / "Orthanc")
+    monkeypatch.setattr(hospital.pacs, "ORTHANC", tmp_path / "Orthanc")
     assert hospital.main(["--folder", str(tmp_path / "state"), "--once"]) == 2
     assert "apt-get install orthanc" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
 
 
 def test_a_port_in_use_is_named(hospital, tmp_path, monkeypatch):
-    monkeypatch.setattr(hospital, "ORTHANC", Path(__file__))
+    monkeypatch.setattr(hospital.pacs, "ORTHANC", Path(__file__))
     ports = find_ports(hospital)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", ports.node_web))
@@ -112,7 +108,7 @@ def test_a_port_in_use_is_named(hospital, tmp_path, monkeypatch):
 
 
 def test_the_pacs_serves_this_machine_and_known_applications_alone(hospital, tmp_path):
-    settings = hospital.configure_pacs(tmp_path, hospital.Ports())
+    settings = hospital.pacs.configure_pacs(tmp_path, hospital.Ports())
     assert settings["RemoteAccessAllowed"] is False
     assert settings["DicomAlwaysAllowStore"] is False
     assert settings["DicomCheckModalityHost"] is True
