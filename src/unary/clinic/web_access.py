@@ -184,6 +184,9 @@ class Guard:
         try:
             answer = await self._answer(scope, receive)
             await (self.app if answer is None else answer)(scope, receive, send_guarded)
+        except UnaryError as error:
+            if not begun:
+                await _refuse(400, str(error))(scope, receive, send_guarded)
         except Exception as error:
             logger.error("a request has failed: %s", str(explain_unexpected(error, "web")).removeprefix("web: "))
             if not begun:

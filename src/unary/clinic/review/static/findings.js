@@ -62,7 +62,8 @@ export function fillAbout(element, meta) {
   more.append(make("p", meta.guarantee));
   more.append(make("p", `Model ${meta.model.detector} ${meta.model.sha256}, unary ${meta.model.version}; made ${meta.moment}; file ${meta.file}`));
   for (const note of meta.notes) more.append(make("p", note));
-  if (!meta.heat) more.append(make("p", "There is no heat map: unary detect --maps writes it."));
+  if (meta.heat) more.append(make("p", `Heat map: faint from score ${showScore(meta.heat.low)} on, strongest at ${showScore(meta.heat.high)}.`));
+  else more.append(make("p", "There is no heat map: unary detect --maps writes it."));
   element.append(more);
 }
 

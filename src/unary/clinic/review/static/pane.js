@@ -304,7 +304,8 @@ export class Pane {
     context.font = `${mark.active ? "bold " : ""}${12 * unit}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     const wide = context.measureText(mark.text).width + 8 * unit;
-    const left = Math.min(x + 2 * unit, this.canvas.width - wide - 2 * unit);
+    const left = Math.max(2 * unit, Math.min(x + 2 * unit, this.canvas.width - wide - 2 * unit));
+    y = Math.max(10 * unit, Math.min(y, this.canvas.height - 10 * unit));
     context.fillStyle = "#000b";
     context.fillRect(left, y - 9 * unit, wide, 18 * unit);
     context.fillStyle = mark.colour;
