@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 from unary.clinic.node.config import Caller, DimseListener, NodeConfig, Sending, WebListener
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 
+WIRES = []
 VIEWS = (("R", "CC"), ("L", "CC"), ("R", "MLO"), ("L", "MLO"))
 
 
@@ -50,7 +51,16 @@ def associate(port: int, datasets, *, title: str = "TESTER", called: str = "UNAR
     entity.add_requested_context("1.2.840.10008.1.20.1")
     for pair in dict.fromkeys((d.file_meta.MediaStorageSOPClassUID, d.file_meta.TransferSyntaxUID) for d in datasets):
         entity.add_requested_context(*pair)
-    return entity.associate("127.0.0.1", port, ae_title=called)
+    link = entity.associate("127.0.0.1", port, ae_title=called)
+    if link.dul.socket is not None and link.dul.socket.socket is not None:
+        WIRES.append(link.dul.socket.socket)
+    return link
+
+
+def close_wires() -> None:
+    """Close what pynetdicom leaves open where the peer was the first to close it."""
+    while WIRES:
+        WIRES.pop().close()
 
 
 def store(port: int, paths, **options) -> list[int]:

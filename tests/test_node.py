@@ -12,21 +12,23 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pydicom
 import pynetdicom
 import pytest
-from nodes import associate, configure, count, get, rename, store, stow, wait_for, write_study
+from nodes import associate, close_wires, configure, count, get, rename, store, stow, wait_for, write_study
 from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
 
-from unary.clinic.node import service
 from unary.clinic.node.audit import check_audit
 from unary.clinic.node.commitment import COMMITMENT, COMMITMENT_INSTANCE
 from unary.clinic.node.config import Caller, Destination, DimseListener, Limits, Watch, WebListener
-from unary.clinic.node.incoming import hash_uid
+from unary.clinic.node.incoming import hash_uid, split_file
 from unary.clinic.node.service import running_node
 from unary.datasets.folder import read_result
+from unary.errors import UnaryError
 from unary.models.bundle import read_model, write_model
 from unary.models.fitting import FitConfig, fit
 
@@ -50,6 +52,13 @@ def model(model_folder):
 def study(tmp_path_factory):
     """Return the paths of four views of one patient, whose name no log may hold."""
     return write_study(tmp_path_factory.mktemp("study"), CANARY)
+
+
+@pytest.fixture(autouse=True)
+def wires():
+    """Close the senders' sockets."""
+    yield
+    close_wires()
 
 
 @contextmanager
@@ -230,15 +239,19 @@ def test_half_associations_hold_up_nobody(model_folder, model, study, tmp_path):
         assert count(node, "received") == 2
 
 
-def test_objects_that_are_not_what_they_say_are_refused_with_a_status(model_folder, model, study, tmp_path):
+def test_objects_that_are_not_what_they_say_are_refused_with_a_status(
+    model_folder, model, study, tmp_path, monkeypatch
+):
     with start(model_folder, model, tmp_path / "state", limits=Limits(object_mib=1.0), pause_s=60.0) as node:
-        dataset = pydicom.dcmread(study[0])
-        link = associate(node.dimse_port, [dataset])
-        (context,) = [each for each in link.accepted_contexts if each.abstract_syntax == dataset.SOPClassUID]
-        context._transfer_syntax = ["1.2.840.10008.1.2"]  # what is sent from now on is not what was agreed on
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
-        assert link.send_c_store(dataset).Status == 0xC000
-        link.release()
+        with monkeypatch.context() as patch:  # what is sent is not in the syntax that was agreed on
+            _, explicit = split_file(memoryview(study[0].read_bytes()))
+            patch.setattr("pynetdicom.association.encode", lambda *_, **__: bytes(explicit))
+            implicit = BytesIO()
+            dataset = pydicom.dcmread(study[0])
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            dataset.save_as(implicit, enforce_file_format=True, implicit_vr=True, little_endian=True)
+            dataset = pydicom.dcmread(BytesIO(implicit.getvalue()))
+            assert store(node.dimse_port, [dataset]) == [0xC000]
         other = rename(pydicom.dcmread(study[0]))
         other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
         assert store(node.dimse_port, [other, rename(other, SOPInstanceUID=other.SOPInstanceUID)]) == [0, 0]
@@ -435,7 +448,7 @@ def test_a_failure_that_may_pass_is_tried_again_and_no_image_takes_others_down(
 def test_a_second_node_on_the_same_state_is_refused(model_folder, model, tmp_path):
     with (
         start(model_folder, model, tmp_path / "state"),
-        pytest.raises(service.UnaryError, match="in use by another process"),
+        pytest.raises(UnaryError, match="in use by another process"),
         start(model_folder, model, tmp_path / "state"),
     ):
         pass
@@ -452,20 +465,21 @@ def test_sigterm_finishes_the_image_under_way_and_nothing_is_lost(model_folder, 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, env=environment, check=True)
     assert "nothing is wrong with it" in checked.stdout
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     lines = []
-    for line in process.stderr:
-        lines.append(json.loads(line))
-        if lines[-1]["event"] == "started":
-            break
-    assert store(port, study) == [0, 0, 0, 0]
-    for line in process.stderr:
-        lines.append(json.loads(line))
-        if lines[-1]["event"] == "complete":
-            break
-    process.send_signal(signal.SIGTERM)
-    said, code = process.stderr.read(), process.wait(timeout=60)
-    lines += map(json.loads, said.splitlines())
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+
+        def read_until(event):
+            for line in process.stderr:
+                lines.append(json.loads(line))
+                if lines[-1]["event"] == event:
+                    return
+
+        read_until("started")
+        assert store(port, study) == [0, 0, 0, 0]
+        read_until("complete")
+        process.send_signal(signal.SIGTERM)
+        read_until("")
+        code = process.wait(timeout=60)
     assert code == 0
     assert [line["event"] for line in lines][-1] == "stopped"
     assert CANARY not in json.dumps(lines)
