@@ -47,7 +47,7 @@ def made(model_folder, tmp_path_factory):
     """Return a folder of images, four views of three patients, and one of their results."""
     base = tmp_path_factory.mktemp("review")
     config = PhantomConfig(rows=384, cols=320)
-    options = {"patients_normal": 1, "patients_abnormal": 2, "images_per_patient": 4}
+    options = {"patients_normal": 2, "patients_abnormal": 1, "images_per_patient": 4}
     write_phantom_dataset(base / "images", config=config, seed=4, **options)
     config = DetectConfig(maps=True, dicom=(), operating_point="2")
     model = read_model(model_folder)
@@ -79,6 +79,10 @@ def list_images(client):
 def look_again(client):
     client.app.state.page.index._looked = -10.0
     return client.get("/api/studies").json()
+
+
+def count_images(known):
+    return sum(len(study["images"]) for study in known["studies"])
 
 
 def say(client, image, **said):
@@ -238,7 +242,7 @@ def test_judgements_become_a_manifest(client, site, tmp_path):
     contour = [[10, 10], [30, 12], [25, 40]]
     say(client, missed, target="missed", verdict="missed", kind="contour", points=contour, name="mass")
     archive = zipfile.ZipFile(io.BytesIO(client.get("/export/manifest.zip").content))
-    assert sorted(archive.namelist()) == ["judgements.csv", "manifest.csv", "manifest.lesions.csv"]
+    assert sorted(archive.namelist()) == ["judgements.csv", "manifest.csv", "manifest.lesions.csv", "normals.csv"]
     archive.extractall(tmp_path / "export")
     manifest = read_manifest(tmp_path / "export" / "manifest.csv")
     rows = {row.image_id: row for row in manifest.rows}
@@ -289,7 +293,7 @@ def test_the_manifest_is_what_evaluate_and_calibrate_take(client, site, model_fo
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
     assert "froc" in json.dumps(figures)
     calibrated = tmp_path / "calibrated"
-    assert main(["calibrate", str(model_folder), str(out / "manifest.csv"), "--out", str(calibrated)]) == 0
+    assert main(["calibrate", str(model_folder), str(out / "normals.csv"), "--out", str(calibrated)]) == 0
     assert read_model(calibrated).calibration is not None
 
 
@@ -297,9 +301,9 @@ def test_results_that_come_later_are_seen_without_a_restart(client, site):
     hidden = site / "results" / ".unary.partial"
     (folder, *_) = sorted(path for path in (site / "results").iterdir() if path.is_dir())
     shutil.move(folder, hidden)
-    assert len(sum((study["images"] for study in look_again(client)["studies"]), [])) == 11
+    assert count_images(look_again(client)) == 11
     shutil.move(hidden, folder)
-    assert len(sum((study["images"] for study in look_again(client)["studies"]), [])) == 12
+    assert count_images(look_again(client)) == 12
     found = json.loads((folder / "result.json").read_text())
     found["image_score"], found["moment"] = 1e9, "2030-01-01T00:00:00+00:00"
     (folder / "new.json").write_text(json.dumps(found))

@@ -8,10 +8,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from web import WebClient
 
 from unary.clinic.web_access import COOKIE, Access, Guard, build_access, read_token
 from unary.errors import UnaryError
-from web import WebClient
 
 TOKEN = "a-token-of-more-than-twenty-letters"
 HOST = "http://127.0.0.1:8000"
@@ -126,7 +126,9 @@ def test_a_cookie_that_is_forged_or_old_is_worth_nothing(remote, monkeypatch):
 
 def test_a_cookie_travels_over_tls_alone_where_there_is_tls():
     client = build_client(Access(frozenset({"127.0.0.1"}), TOKEN, secure=True), base_url="https://127.0.0.1")
-    answer = client.post("/login", data={"token": TOKEN}, headers={"origin": "https://127.0.0.1"}, follow_redirects=False)
+    answer = client.post(
+        "/login", data={"token": TOKEN}, headers={"origin": "https://127.0.0.1"}, follow_redirects=False
+    )
     assert "secure" in answer.headers["set-cookie"].lower()
 
 

@@ -304,7 +304,7 @@ def _list_headers(there: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         "x-content-type-options": "nosniff",
         "x-frame-options": "DENY",
-        "referrer-policy": "no-referrer",
+        "referrer-policy": "same-origin",  # "no-referrer" would have forms send the Origin null
         "cross-origin-resource-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-store",

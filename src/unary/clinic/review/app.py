@@ -11,26 +11,26 @@ import io
 import tempfile
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from unary.clinic.review.export import JUDGEMENTS, export_judgements, write_judgements
-from unary.clinic.review.judgements import (
-    LESION_NAMES,
-    VERDICTS,
-    Judgement,
-    JudgementStore,
-    Target,
-    Verdict,
-    select_standing,
-    tell_moment,
+from unary.clinic.review.judgements import LESION_NAMES, Judgement, JudgementStore, select_standing, tell_moment
+from unary.clinic.review.pyramid import Pyramid, PyramidCache, SourceError, read_heat_map
+from unary.clinic.review.results import ResultIndex, ReviewedImage, read_document
+from unary.clinic.review.saying import NotThereError, build_judgement, read_said
+from unary.clinic.review.telling import (
+    find_threshold,
+    gather_studies,
+    tell_image,
+    tell_judgements,
+    tell_pyramid,
+    tell_study,
 )
-from unary.clinic.review.pyramid import TILE_PX, Pyramid, PyramidCache, SourceError, read_heat_map
-from unary.clinic.review.results import ResultDocument, ResultIndex, ReviewedImage, read_document
 from unary.clinic.web_access import Access, Guard, read_body
 from unary.errors import UnaryError, require
 from unary.records import NOTICE
@@ -45,27 +45,7 @@ _STATIC = {"review.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkey
 )
 _MOST_STUDIES = 500
 _LONGEST_BODY = 200_000
-_MOST_POINTS = 2000
 _PICTURE = "findings.png"
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What the page sends when a reader has judged."""
-
-    image: str
-    target: Target
-    verdict: Verdict
-    reader: str
-    rank: int | None = None
-    name: str = "lesion"
-    kind: Literal["contour", "point"] | None = None
-    points: tuple[tuple[float, float], ...] = ()
-    comment: str = ""
-
-
-class _NotThereError(UnaryError):
-    """What was asked for is not there."""
 
 
 def build_review_app(roots: Sequence[Path], judgements: Path, *, access: Access, cache_mib: int = 512) -> Starlette:
@@ -136,7 +116,7 @@ def _answering(answer: Callable[[Request], Response]) -> Callable[[Request], Res
 def _refuse(error: UnaryError) -> Response:
     from starlette.responses import JSONResponse
 
-    return JSONResponse({"error": str(error)}, 404 if isinstance(error, _NotThereError) else 400)
+    return JSONResponse({"error": str(error)}, 404 if isinstance(error, NotThereError) else 400)
 
 
 @dataclass(frozen=True)
@@ -153,7 +133,7 @@ class _Page:
 
         def read() -> None:
             with contextlib.suppress(SourceError, UnaryError):
-                studies = _gather_studies(self.index.list_images().values())
+                studies = gather_studies(self.index.list_images().values())
                 for image in studies[0][:4] if studies else ():
                     self.cache.get(image)
 
@@ -175,7 +155,7 @@ class _Page:
 
         name = request.path_params["name"]
         if name not in _STATIC:
-            raise _NotThereError("no such file")
+            raise NotThereError("no such file")
         return Response(_read_static(name), media_type=_STATIC[name], headers={"cache-control": "no-cache"})
 
     def list_studies(self, request: Request) -> Response:
@@ -188,10 +168,10 @@ class _Page:
         said: dict[str, list[Judgement]] = {}
         for one in select_standing(self.store.list_all()):
             said.setdefault(one.image_sha256, []).append(one)
-        studies = _gather_studies(images.values())
+        studies = gather_studies(images.values())
         if request.query_params.get("sort") == "time":
             studies.sort(key=lambda study: max(image.moment for image in study), reverse=True)
-        told = [_tell_study(study, said) for study in studies[:_MOST_STUDIES]]
+        told = [tell_study(study, said) for study in studies[:_MOST_STUDIES]]
         known = {
             "version": version,
             "studies": told,
@@ -209,15 +189,15 @@ class _Page:
         image = self._find(request)
         document = read_document(image.folder)
         if document is None:
-            raise _NotThereError("this result has just been replaced; look again")
+            raise NotThereError("this result has just been replaced; look again")
         shown: dict[str, Any] = {"state": "shown", "message": ""}
         try:
-            shown |= _tell_pyramid(self.cache.get(image), image)
+            shown |= tell_pyramid(self.cache.get(image), image)
         except SourceError as error:
             shown |= {"state": error.state, "message": str(error), "picture": (image.folder / _PICTURE).is_file()}
-        heat = read_heat_map(image.folder, threshold=_find_threshold(document))
+        heat = read_heat_map(image.folder, threshold=find_threshold(document))
         known = {
-            **_tell_image(image),
+            **tell_image(image),
             **shown,
             "file": document.file,
             "shape": document.stored_shape,
@@ -228,7 +208,7 @@ class _Page:
             "notes": document.notes,
             "model": {name: document.model.get(name, "")[:12] for name in ("detector", "version", "sha256")},
             "heat": heat and {"shape": heat.shades.shape, "low": heat.low, "high": heat.high},
-            "judgements": _tell_judgements(self.store, image),
+            "judgements": tell_judgements(self.store, image),
         }
         return JSONResponse(known)
 
@@ -239,9 +219,9 @@ class _Page:
         try:
             tile = self.cache.get(self._find(request)).cut_tile(where["level"], where["row"], where["col"])
         except SourceError as error:
-            raise _NotThereError(str(error)) from error
+            raise NotThereError(str(error)) from error
         if tile is None:
-            raise _NotThereError("no such tile")
+            raise NotThereError("no such tile")
         return Response(tile.astype("<u2", copy=False).tobytes(), media_type="application/octet-stream")
 
     def give_heat(self, request: Request) -> Response:
@@ -249,9 +229,9 @@ class _Page:
 
         image = self._find(request)
         document = read_document(image.folder)
-        heat = document and read_heat_map(image.folder, threshold=_find_threshold(document))
+        heat = document and read_heat_map(image.folder, threshold=find_threshold(document))
         if not heat:
-            raise _NotThereError("this result has no map; unary detect --maps writes it")
+            raise NotThereError("this result has no map; unary detect --maps writes it")
         return Response(heat.shades.tobytes(), media_type="application/octet-stream")
 
     def give_picture(self, request: Request) -> Response:
@@ -260,7 +240,7 @@ class _Page:
         try:
             content = (self._find(request).folder / _PICTURE).read_bytes()
         except OSError as error:
-            raise _NotThereError("this result has no picture") from error
+            raise NotThereError("this result has no picture") from error
         return Response(content, media_type="image/png")
 
     def give_table(self, _: Request) -> Response:
@@ -289,13 +269,13 @@ class _Page:
     def _keep(self, body: bytes) -> Response:
         from starlette.responses import JSONResponse
 
-        said = _read_said(body)
+        said = read_said(body)
         image = self.index.find(said.image)
         document = None if image is None else read_document(image.folder)
         if image is None or document is None:
-            raise _NotThereError("no such image")
-        self.store.add(_build_judgement(said, image, document, self._find_pyramid(image)))
-        return JSONResponse({"judgements": _tell_judgements(self.store, image)})
+            raise NotThereError("no such image")
+        self.store.add(build_judgement(said, image, document, self._find_pyramid(image)))
+        return JSONResponse({"judgements": tell_judgements(self.store, image)})
 
     async def withdraw(self, request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -315,19 +295,19 @@ class _Page:
             raise UnaryError("image and reader are needed, as JSON") from error
         image = self.index.find(asked.get("image", ""))
         if image is None:
-            raise _NotThereError("no such image")
+            raise NotThereError("no such image")
         standing = {one.id: one for one in select_standing(self.store.list_all(image.sha256))}
         found = standing.get(number)
         if found is None or found.reader != asked.get("reader"):
-            raise _NotThereError("no such judgement of this reader")
+            raise NotThereError("no such judgement of this reader")
         known = {**asdict(found), "id": None, "moment": tell_moment(), "verdict": "withdrawn", "withdraws": number}
         self.store.add(Judgement(**known))
-        return JSONResponse({"judgements": _tell_judgements(self.store, image)})
+        return JSONResponse({"judgements": tell_judgements(self.store, image)})
 
     def _find(self, request: Request) -> ReviewedImage:
         image = self.index.find(request.path_params["key"])
         if image is None:
-            raise _NotThereError("no such image")
+            raise NotThereError("no such image")
         return image
 
     def _find_pyramid(self, image: ReviewedImage) -> Pyramid | None:
@@ -344,125 +324,3 @@ def _attach(content: bytes, name: str, kind: str) -> Response:
     from starlette.responses import Response
 
     return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
-
-
-def _rank_image(image: ReviewedImage) -> tuple[float, float]:
-    """What sorts images: the rarest first, among equally rare ones the highest score, what has none last."""
-    rarity = 1.1 if image.image_p_value is None else image.image_p_value
-    return rarity, float("inf") if image.image_score is None else -image.image_score
-
-
-def _gather_studies(images: Iterable[ReviewedImage]) -> list[list[ReviewedImage]]:
-    """Studies by their most abnormal image, and the images of each in the same order."""
-    studies: dict[str, list[ReviewedImage]] = {}
-    for image in images:
-        studies.setdefault(image.study, []).append(image)
-    ordered = [sorted(study, key=_rank_image) for study in studies.values()]
-    return sorted(ordered, key=lambda study: (_rank_image(study[0]), study[0].key))
-
-
-def _tell_image(image: ReviewedImage) -> dict[str, Any]:
-    names = ("key", "name", "laterality", "view", "image_score", "image_p_value", "moment")
-    return {name: getattr(image, name) for name in names}
-
-
-def _tell_study(study: Sequence[ReviewedImage], said: dict[str, list[Judgement]]) -> dict[str, Any]:
-    images = []
-    for image in study:
-        own = said.get(image.sha256, [])
-        judged = {one.rank for one in own if one.target == "finding" and one.result == image.fingerprint}
-        known = {"findings": image.findings, "judged": len(judged), "read": any(one.target == "image" for one in own)}
-        known["missed"] = sum(one.target == "missed" for one in own)
-        images.append({**_tell_image(image), **known, "version": image.fingerprint})
-    return {"key": study[0].study, "label": study[0].study_label, "images": images}
-
-
-def _tell_pyramid(pyramid: Pyramid, image: ReviewedImage) -> dict[str, Any]:
-    side = image.laterality or pyramid.laterality
-    return {
-        "levels": [level.shape for level in pyramid.levels],
-        "tile": TILE_PX,
-        "offset": pyramid.offset,
-        "step": pyramid.step,
-        "window": pyramid.window,
-        "spacing_mm": pyramid.spacing_mm,
-        "laterality": side,
-        "view": image.view or pyramid.view,
-        "chest_wall": pyramid.chest_wall,
-        # As radiologists hang them: right breasts on the left of the screen with their chest wall to the right.
-        "mirrored": pyramid.chest_wall == {"R": "left", "L": "right"}.get(side or "", "neither"),
-    }
-
-
-def _find_threshold(document: ResultDocument) -> float | None:
-    return None if document.operating_point is None else float(document.operating_point["threshold"])
-
-
-def _tell_judgements(store: JudgementStore, image: ReviewedImage) -> list[dict[str, Any]]:
-    """What holds of an image; of findings, only of those of this very result."""
-    names = ("id", "moment", "reader", "target", "rank", "verdict", "name", "kind", "points", "comment")
-    return [
-        {name: getattr(one, name) for name in names}
-        for one in select_standing(store.list_all(image.sha256))
-        if one.target != "finding" or one.result == image.fingerprint
-    ]
-
-
-def _read_said(body: bytes) -> _Said:
-    """What a reader has said, checked."""
-    try:
-        said = msgspec.json.decode(body, type=_Said)
-    except msgspec.MsgspecError as error:
-        raise UnaryError(f"not a judgement: {error}") from error
-    if said.verdict not in VERDICTS[said.target]:
-        raise UnaryError(f"of a {said.target} one says {' or '.join(VERDICTS[said.target])}, not {said.verdict}")
-    reader = said.reader.strip()
-    if not (0 < len(reader) <= 80 and reader.isprintable()):
-        raise UnaryError("the reader's name is needed, of at most 80 printable characters")
-    if said.name not in LESION_NAMES:
-        raise UnaryError(f"name must be one of {', '.join(LESION_NAMES)}")
-    if len(said.comment) > 1000 or len(said.points) > _MOST_POINTS:
-        raise UnaryError("a comment of 1000 characters and an outline of 2000 points at most")
-    drawn = len(said.points) == 1 if said.kind == "point" else said.kind == "contour" and len(said.points) >= 3
-    if said.target == "missed" and not drawn:
-        raise UnaryError("a place that was missed is a point, or a contour of three points or more")
-    return said
-
-
-def _build_judgement(said: _Said, image: ReviewedImage, document: ResultDocument, pyramid: Pyramid | None) -> Judgement:
-    finding = next((one for one in document.findings if one.rank == said.rank), None)
-    kind, points = said.kind, said.points
-    if said.target == "finding":
-        if finding is None:
-            raise _NotThereError("no such finding")
-        kind, points = "contour", finding.outline
-    elif said.target == "image":
-        kind, points = None, ()
-    rows, cols = document.stored_shape
-    if any(not (-1 <= row <= rows and -1 <= col <= cols) for row, col in points):
-        raise UnaryError(f"a point lies outside the image of {rows} x {cols} pixels")
-    spacing = document.stored_spacing_mm
-    return Judgement(
-        moment=tell_moment(),
-        reader=said.reader.strip(),
-        image=image.name,
-        file=document.file,
-        path=image.path if pyramid is None or pyramid.path is None else str(pyramid.path.absolute()),
-        image_sha256=image.sha256,
-        result=image.fingerprint,
-        model_sha256=image.model_sha256,
-        study=image.study,
-        patient=None if pyramid is None else pyramid.patient,
-        laterality=image.laterality,
-        view=image.view,
-        spacing_mm=None if spacing is None or spacing[0] != spacing[1] else spacing[0],
-        target=said.target,
-        rank=said.rank if said.target == "finding" else None,
-        verdict=said.verdict,
-        name=said.name,
-        kind=kind,
-        points=points,
-        score=None if finding is None else finding.score,
-        p_value=None if finding is None else finding.p_value,
-        comment=said.comment,
-    )

@@ -13,11 +13,13 @@ from unary.errors import UnaryError
 from unary.files import write_csv
 from unary.records import Label, Lesion, Manifest, ManifestRow
 
-JUDGEMENTS, MANIFEST = "judgements.csv", "manifest.csv"
+JUDGEMENTS, MANIFEST, NORMALS = "judgements.csv", "manifest.csv", "normals.csv"
 
 
 def export_judgements(judgements: Sequence[Judgement], images: Iterable[ReviewedImage], folder: Path) -> Manifest:
-    """Write ``judgements.csv``, everything that was said, and the manifest of what holds; return the latter.
+    """Write ``judgements.csv``, everything that was said, and ``manifest.csv``, what holds; return the latter.
+
+    ``normals.csv`` has the negative images of the manifest, for `unary calibrate`; it is not written if there are none.
 
     Raises
     ------
@@ -26,10 +28,16 @@ def export_judgements(judgements: Sequence[Judgement], images: Iterable[Reviewed
     """
     if not judgements:
         raise UnaryError("nothing has been judged yet")
-    require_replaceable(folder / MANIFEST)
+    for name in (MANIFEST, NORMALS):
+        require_replaceable(folder / name)
     write_judgements(judgements, folder / JUDGEMENTS)
     manifest = build_judged_manifest(judgements, images)
     write_manifest(manifest, folder / MANIFEST)
+    normals = tuple(row for row in manifest.rows if row.label == "negative")
+    if normals:
+        write_manifest(manifest.select(normals), folder / NORMALS)
+    else:
+        (folder / NORMALS).unlink(missing_ok=True)
     return manifest
 
 
