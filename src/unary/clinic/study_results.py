@@ -145,15 +145,16 @@ def _write(results: Path, study: str, images: Sequence[StudyImage], made: _Made)
     if before is not None and before["key"] == key and _is_whole(folder, before, names):
         return StudyResult(folder, tuple(folder / name for name in names), len(images), kept=True)
     folder.mkdir(exist_ok=True)
-    for name in before["files"] if before is not None else ():
-        if name != STUDY_FILE and Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
     _write_record(folder, {"notice": NOTICE, "key": "", "files": [*names, STUDY_FILE]})  # so that a kill leaves it ours
     failure: DicomResultError | None = None
     try:
         objects = write_study_objects(images, made.point, made.run, folder, kinds=made.kinds)
     except DicomResultError as error:
         objects, failure = error.written, error
+    made_now = {STUDY_FILE, *(path.name for path in objects)}
+    for name in before["files"] if before is not None else ():
+        if name not in made_now and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
     _write_record(folder, _describe(key, images, made, objects))
     if failure is not None:
         raise failure

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from unary.clinic.node.config import Destination, Sending
+from unary.clinic.node.incoming import hash_uid
 from unary.clinic.node.state import DueDelivery
 from unary.clinic.node.store import Store
 from unary.clinic.pacs import store_files
@@ -77,9 +78,14 @@ class Deliverer:
         parcels: dict[Parcel, DueDelivery] = {}
         for each in due:
             try:
-                parcels[read_parcel(self.store.folder / each.path)] = each
+                parcel = read_parcel(self.store.folder / each.path)
             except ImageError:
                 self._give_up(each, "the file is gone or damaged")
+                continue
+            if hash_uid(parcel.sop_instance) == each.instance:
+                parcels[parcel] = each
+            else:  # a study has got another image, and its objects tell of that too
+                self.store.state.change_delivery(each.delivery, "superseded")
         if not parcels:
             return bool(due)
         with self.store.state.transaction():

@@ -310,12 +310,12 @@ class NodeState:
         return [DueDelivery(**row) for row in rows]
 
     def change_delivery(self, delivery: int, state: str, *, note: str = "", refused: bool = False) -> None:
-        """Let a delivery be in a state from now on; ``sending`` counts as an attempt."""
+        """Let a delivery be in a state from now on; ``sending`` counts as an attempt. What is superseded stays so."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE deliveries SET state = ?, note = ?, at = ?, attempts = attempts + ?, refusals = refusals + ? "
-                "WHERE delivery = ?",
-                (state, note, _now(), int(state == "sending"), int(refused), delivery),
+                "WHERE delivery = ? AND (state != 'superseded' OR ? = 'sent')",
+                (state, note, _now(), int(state == "sending"), int(refused), delivery, state),
             )
 
     def settle_sent(self, study: str) -> list[str]:
