@@ -6,9 +6,9 @@
 ``load`` starts ``unary serve`` in a process of its own and sends it small phantoms (the model is the Laplacian, which
 learns nothing: the load on receiving is the same, that on the processor is not that of the default model) from several
 senders at once, each over its own association, while the node examines and delivers to a PACS made here. It measures
-each answer to C-STORE at the sender, and the node's memory. ``kills`` sends the images again and again to a node that is
-killed (SIGKILL) after a random time and started again; a sender repeats what was not confirmed, and nothing else. In the
-end every image that was confirmed must be examined once and the PACS must hold every result, each with one content.
+each answer to C-STORE at the sender, and the node's memory. ``kills`` sends the images again and again to a node that
+is killed (SIGKILL) after a random time and started again; a sender repeats what was not confirmed, and nothing else. In
+the end every image that was confirmed must be examined and the PACS must hold every result, each with one content.
 Prints a table and, last, one JSON line; ends with 1 unless all is right.
 """
 

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 import pynetdicom
 import pytest
-from nodes import associate, close_wires, configure, count, get, rename, store, stow, wait_for, write_study
+from nodes import associate, close_wires, configure, count, find_port, get, rename, store, stow, wait_for, write_study
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -86,12 +86,6 @@ def archive(answer=lambda _: 0x0000, port=0):
         yield server.socket.getsockname()[1], received
     finally:
         server.shutdown()
-
-
-def find_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def read_audit(node):
