@@ -102,6 +102,8 @@ def test_a_whole_configuration_is_read(tmp_path, monkeypatch):
         (('dimse = "PACS@[::1]:104"', 'dimse = "PACS"'), "table [destinations.pacs]: AET@HOST:PORT is needed"),
         (('dimse = "PACS@[::1]:104"', ""), "table [destinations.pacs]: give one of dimse and web"),
         (('kinds = ["report"]', 'password = "x"'), "table [destinations.pacs]: unknown field 'password'"),
+        (("token_variable =", "user ="), "table [destinations.archive]: give user with password_file"),
+        (("https://archive", "http://archive"), "table [destinations.archive]: over plain http anybody can read"),
         (("[destinations.pacs]", "[destinations"), "no TOML"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A node between two sides of a real PACS (Orthanc): it is sent four views, and the findings come back into the study."""
+"""A node and a real PACS (Orthanc): four views go to the node, and the findings come back into their study."""
 
 import json
 import logging
@@ -78,7 +78,9 @@ def pacs(tmp_path):
             found.stop()
 
 
-def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_was_away(pacs, normals, tmp_path):
+def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_was_away(
+    pacs, normals, tmp_path, monkeypatch
+):
     pacs, node_port = pacs
     model_folder = tmp_path / "model"
     write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), model_folder)
@@ -89,16 +91,18 @@ def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_wa
         dimse=DimseListener(node_port, (Caller("ORTHANC", ("127.0.0.1",)),)),
         destinations=(
             Destination("by_dimse", dimse=f"ORTHANC@127.0.0.1:{pacs.dimse_port}", kinds=("report", "capture")),
-            Destination("by_web", web=f"{pacs.url}/dicom-web", user=USER, password_variable="PACS_PASSWORD", kinds=("segmentation",)),
+            Destination(
+                "by_web", web=f"{pacs.url}/dicom-web", user=USER, password_variable="PASSWORD", kinds=("segmentation",)
+            ),
         ),
-    )  # fmt: skip
+    )
     studies = [str(pydicom.dcmread(paths[0]).StudyInstanceUID) for paths in (by_dimse, by_web)]
     pacs.start()
     to_pacs = DimseAddress("127.0.0.1", pacs.dimse_port, "ORTHANC")
     delivered = store_files([read_parcel(path) for path in (*by_dimse, *by_web)], to_pacs, Patience(), progress=False)
     assert all(each.stored for each in delivered)
-    with pytest.MonkeyPatch.context() as patch, running_node(config, read_model(model_folder)) as node:
-        patch.setenv("PACS_PASSWORD", PASSWORD)
+    monkeypatch.setenv("PASSWORD", PASSWORD)
+    with running_node(config, read_model(model_folder)) as node:
         assert pacs.ask("/modalities/node/echo", {}) == {}
         (first,) = pacs.ask("/tools/find", {"Level": "Study", "Query": {"StudyInstanceUID": studies[0]}})
         told = pacs.ask("/modalities/node/store", first)

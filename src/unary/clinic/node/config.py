@@ -277,15 +277,23 @@ class Destination:
             if any(each is not None for each in secrets):
                 raise ValueError("user, password and token go with web alone")
             DimseAddress.parse(self.dimse, calling_title=self.calling_title, tls=self._tls())
-        elif self.user is None and (self.password_file or self.password_variable):
-            raise ValueError("a password needs the user whose it is")
+            return
+        password = sum(each is not None for each in (self.password_file, self.password_variable))
+        token = sum(each is not None for each in (self.token_file, self.token_variable))
+        if (self.user is not None) != (password == 1) or password + token > 1:
+            raise ValueError(
+                "give user with password_file or password_variable, or token_file or token_variable, or nothing of it"
+            )
+        WebAddress(
+            str(self.web), token="x" if password + token else None, tls=self._tls(), plain_http=self.allow_plain_http
+        )
 
     def _tls(self) -> Tls | None:
         files = (self.ca_file, self.client_cert, self.client_key)
         return Tls(*files) if self.tls or any(files) else None
 
     def build_address(self) -> DimseAddress | WebAddress:
-        """Return the address, with the secrets read now."""
+        """Return the address, with the secrets read now; an UnaryError says that one cannot be read."""
         if self.dimse is not None:
             return DimseAddress.parse(self.dimse, calling_title=self.calling_title, tls=self._tls())
         return WebAddress(
