@@ -279,7 +279,7 @@ def run_kills(folder: Path, kills: int, rng: np.random.Generator, count: int) ->
     for number in range(kills):
         service.start()
         listening = service.wait_until_it_listens() if rng.random() < 0.9 else False
-        after_s = float(rng.uniform(0.0, 4.0))
+        after_s = float(rng.uniform(0.0, 10.0))
         time.sleep(after_s)
         service.end(signal.SIGKILL)
         reading = NodeState(service.state / "node.sqlite") if (service.state / "node.sqlite").exists() else None

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from unary.cli import clinic, data, experiments, models, node, sending
+from unary.cli import clinic, data, experiments, models, node, review, sending
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
@@ -21,6 +21,7 @@ COMMANDS: tuple[Command, ...] = (
     *clinic.COMMANDS,
     *sending.COMMANDS,
     *node.COMMANDS,
+    *review.COMMANDS,
     *experiments.COMMANDS,
 )
 

@@ -176,6 +176,7 @@ class _Ready:
     image: Image
     source: Source
     verdict: Verdict
+    study: str | None
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ class _Batch:
             if row is not None:
                 return _Outcome(path, name, row, sha256, kept=True)
             image = complete_spacing(admit_image(self.reader.read(path), verdict), self.job.gate)
-            return _Ready(name, image, source, verdict)
+            return _Ready(name, image, source, verdict, attributes.study)
         except ImageError as error:
             return _Outcome(path, "", error, sha256)
         except UnaryError:  # the process that reads cannot be started
@@ -324,6 +325,9 @@ class _Batch:
         uid, path = found.image.instance_uid, found.source.path
         known = {
             "instance": None if uid is None else hashlib.sha256(uid.encode()).hexdigest()[:16],
+            "study": found.study,
+            "laterality": found.image.laterality,
+            "view": found.image.view,
             "accepted_despite": list(found.verdict.accepted_despite),
             "moment": self.moment.isoformat(),
         }
