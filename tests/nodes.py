@@ -113,7 +113,7 @@ def rename(dataset: pydicom.Dataset, **changes) -> pydicom.Dataset:
     return copied
 
 
-def wait_for(condition, timeout_s: float = 60.0):
+def wait_for(condition, timeout_s: float = 150.0):
     """Wait until something holds; return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -29,7 +29,7 @@ from unary.models.examination import choose_point
 
 logger = logging.getLogger(__name__)
 
-_TIDY_S, _TICK_S = 3600.0, 1.0
+_TIDY_S, _TICK_S = 600.0, 1.0
 _COMMITMENT_TRIES, _COMMITMENT_PAUSE_S = 50, 30.0
 
 
