@@ -3,12 +3,12 @@
     python benchmarks/node_load.py load --images 1000 --senders 4
     python benchmarks/node_load.py kills --kills 50
 
-``load`` starts ``unary serve`` in a process of its own and sends it small phantoms (the model is the Laplacian, which
+``load`` starts a node in a process of its own and sends it small phantoms (the model is the Laplacian, which
 learns nothing: the load on receiving is the same, that on the processor is not that of the default model) from several
 senders at once, each over its own association, while the node examines and delivers to a PACS made here. It measures
-each answer to C-STORE at the sender, and the node's memory. ``kills`` sends the images again and again to a node that is
-killed (SIGKILL) after a random time and started again; a sender repeats what was not confirmed, and nothing else. In the
-end every image that was confirmed must be examined once and the PACS must hold every result, each with one content.
+each answer to C-STORE at the sender, and the node's memory. ``kills`` sends the images again and again to a node that
+is killed (SIGKILL) after a random time and started again; a sender repeats what was not confirmed, and nothing else. In
+the end every image that was confirmed must be examined and the PACS must hold every result, each with one content.
 Prints a table and, last, one JSON line; ends with 1 unless all is right.
 """
 
@@ -20,8 +20,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,7 +33,11 @@ from batch_failures import write_small_model
 from pydicom.uid import generate_uid
 
 from unary.clinic.node.audit import check_audit
+from unary.clinic.node.config import NodeConfig, read_config
+from unary.clinic.node.logs import logging_as_json
+from unary.clinic.node.service import running_node
 from unary.clinic.node.state import NodeState
+from unary.models.bundle import Model, read_model
 
 NODE = """
 model = "{model}"
@@ -68,15 +70,14 @@ kinds = ["report", "capture"]
 class Archive:
     """A PACS that notes the hash of every object by its UID."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self.held: dict[str, set[str]] = {}
         self.received = 0
         entity = pynetdicom.AE(ae_title="PACS")
         for offered in pynetdicom.StoragePresentationContexts:
             entity.add_supported_context(offered.abstract_syntax)
         handlers = [(pynetdicom.evt.EVT_C_STORE, self._keep)]
-        self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        self.port = self._server.socket.getsockname()[1]
+        self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
 
     def _keep(self, event) -> int:
         content = hashlib.sha256(event.request.DataSet.getbuffer()).hexdigest()
@@ -106,25 +107,40 @@ def make_images(sound: list[Path], count: int, per_study: int) -> list[pydicom.D
 
 
 class Service:
-    """``unary serve`` in a process of its own, started and ended as often as one likes."""
+    """A node in a process of its own, started and ended as often as one likes.
+
+    It is forked from a process that has imported everything and read the model, so that kills fall into the work and
+    not into imports, and which has no threads of its own.
+    """
 
     def __init__(self, folder: Path, model: Path, pacs_port: int, pause_s: float) -> None:
         self.port, self.web_port, self.state = find_port(), find_port(), folder / "state"
-        self.config = folder / "NODE.toml"
+        self.config, self.pid = folder / "NODE.toml", 0
         ports = {"port": self.port, "web_port": self.web_port, "pacs_port": pacs_port}
         self.config.write_text(NODE.format(model=model, state=self.state, pause_s=pause_s, **ports))
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = (folder / "log").open("ab")
+        orders, self._orders = os.pipe()
+        self._answers, answers = os.pipe()
+        if os.fork() == 0:
+            os.close(self._orders)
+            _launch(orders, answers, self.config, folder / "log")
+        os.close(orders)
+        os.close(answers)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "unary.cli", "serve", str(self.config)]
-        self.process = subprocess.Popen(command, stderr=self.log)
+        os.write(self._orders, b"+")
+        self.pid = int(os.read(self._answers, 20))
+
+    @property
+    def is_alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait_until_it_listens(self, timeout_s: float = 60.0) -> bool:
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.process is None or self.process.poll() is not None:
-                return False
+        while time.monotonic() < deadline and self.is_alive:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1.0).close()
                 return True
@@ -133,14 +149,36 @@ class Service:
         return False
 
     def end(self, how: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait()
+        os.kill(self.pid, how)
+        while self.is_alive:
+            time.sleep(0.01)
 
     def read_memory_mib(self) -> float:
-        assert self.process is not None
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        text = Path(f"/proc/{self.pid}/status").read_text()
         return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def _launch(orders: int, answers: int, path: Path, log: Path) -> None:
+    """Start a node at every order, until there are none any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that what has ended is gone
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    config = read_config(path)
+    model = read_model(config.model)
+    while os.read(orders, 1):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _run(config, model)
+        os.write(answers, str(child).encode())
+    os._exit(0)
+
+
+def _run(config: NodeConfig, model: Model) -> None:
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    with logging_as_json(), running_node(config, model):
+        told.wait()
+    os._exit(0)
 
 
 def send(port: int, images: list[pydicom.Dataset], confirmed: dict[str, int], times: list[float]) -> None:
@@ -224,8 +262,8 @@ def find_faults(books: dict[str, object], images: list[pydicom.Dataset], archive
 
 def run_load(folder: Path, images_count: int, senders: int, per_study: int) -> dict[str, object]:
     model, sound = write_small_model(folder)
-    images, archive = make_images(sound, images_count, per_study), Archive()
-    service = Service(folder, model, archive.port, pause_s=2.0)
+    images, pacs_port = make_images(sound, images_count, per_study), find_port()
+    service, archive = Service(folder, model, pacs_port, pause_s=2.0), Archive(pacs_port)
     service.start()
     assert service.wait_until_it_listens()
     before = service.read_memory_mib()
@@ -263,8 +301,8 @@ def run_load(folder: Path, images_count: int, senders: int, per_study: int) -> d
 
 def run_kills(folder: Path, kills: int, rng: np.random.Generator, count: int) -> dict[str, object]:
     model, sound = write_small_model(folder)
-    images, archive = make_images(sound, count, 4), Archive()
-    service = Service(folder, model, archive.port, pause_s=0.5)
+    images, pacs_port = make_images(sound, count, 4), find_port()
+    service, archive = Service(folder, model, pacs_port, pause_s=0.5), Archive(pacs_port)
     confirmed: dict[str, int] = {}
     stopped = threading.Event()
 
@@ -279,7 +317,7 @@ def run_kills(folder: Path, kills: int, rng: np.random.Generator, count: int) ->
     for number in range(kills):
         service.start()
         listening = service.wait_until_it_listens() if rng.random() < 0.9 else False
-        after_s = float(rng.uniform(0.0, 4.0))
+        after_s = float(rng.uniform(0.0, 6.0))
         time.sleep(after_s)
         service.end(signal.SIGKILL)
         reading = NodeState(service.state / "node.sqlite") if (service.state / "node.sqlite").exists() else None

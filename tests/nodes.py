@@ -1,5 +1,6 @@
 """A node for tests: its configuration, senders over DIMSE and STOW, and waiting for what happens in its threads."""
 
+import socket
 import time
 import uuid
 from io import BytesIO
@@ -28,6 +29,13 @@ def write_study(folder: Path, patient: str, *, rows: int = 256, cols: int = 192,
         paths.append(folder / f"{side}{view}.dcm")
         write_phantom(phantom, paths[-1], image_id=f"{side}{view}", patient_id=patient, seed=seed)
     return paths
+
+
+def find_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def configure(model: Path, state: Path, **changes) -> NodeConfig:
@@ -105,7 +113,7 @@ def rename(dataset: pydicom.Dataset, **changes) -> pydicom.Dataset:
     return copied
 
 
-def wait_for(condition, timeout_s: float = 60.0):
+def wait_for(condition, timeout_s: float = 150.0):
     """Wait until something holds; return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 import pynetdicom
 import pytest
-from nodes import associate, close_wires, configure, count, get, rename, store, stow, wait_for, write_study
+from nodes import associate, close_wires, configure, count, find_port, get, rename, store, stow, wait_for, write_study
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -33,6 +33,7 @@ from unary.models.bundle import read_model, write_model
 from unary.models.fitting import FitConfig, fit
 
 CANARY = "KANARIE"
+TOKEN = "correct-horse-battery-staple"
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,6 @@ def archive(answer=lambda _: 0x0000, port=0):
         yield server.socket.getsockname()[1], received
     finally:
         server.shutdown()
-
-
-def find_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def read_audit(node):
@@ -281,15 +276,35 @@ def test_a_full_disk_is_told_as_out_of_resources_by_every_way(model_folder, mode
 
 
 def test_the_web_asks_for_its_token_but_for_health(model_folder, model, study, tmp_path, monkeypatch):
-    monkeypatch.setenv("NODE_TOKEN", "correct-horse")
+    monkeypatch.setenv("NODE_TOKEN", TOKEN)
     web = WebListener(0, token_variable="NODE_TOKEN")
     with start(model_folder, model, tmp_path / "state", web=web, pause_s=60.0) as node:
         assert get(node.web_port, "/health").status_code == 200
         assert get(node.web_port, "/metrics").status_code == 401
         assert stow(node.web_port, study[:1], headers={"Authorization": "Bearer wrong"}).status_code == 401
-        assert get(node.web_port, "/metrics", Authorization="Bearer correct-horse").status_code == 200
-        assert stow(node.web_port, study[:1], headers={"Authorization": "Bearer correct-horse"}).status_code == 200
+        assert get(node.web_port, "/metrics", Authorization=f"Bearer {TOKEN}").status_code == 200
+        assert stow(node.web_port, study[:1], headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
         assert count(node, "received") == 1
+        assert get(node.web_port, "/review/").status_code == 401
+        assert get(node.web_port, "/review/", Authorization=f"Bearer {TOKEN}").status_code == 200
+
+
+def test_the_web_answers_to_its_own_name_and_to_no_foreign_page(model_folder, model, study, tmp_path):
+    with start(model_folder, model, tmp_path / "state", pause_s=60.0) as node:
+        assert get(node.web_port, "/metrics", Host="evil.example").status_code == 421
+        assert get(node.web_port, "/health", Host="[evil").status_code in (400, 421)
+        assert get(node.web_port, "/metrics", **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert stow(node.web_port, study[:1], headers={"Origin": "http://evil.example"}).status_code == 403
+        assert get(node.web_port, "/review/").status_code == 200
+        assert get(node.web_port, "/nothing").status_code == 404
+
+
+def test_findings_are_seen_on_the_review_page(model_folder, model, study, tmp_path):
+    with start(model_folder, model, tmp_path / "state") as node:
+        store(node.dimse_port, study)
+        wait_for(lambda: count(node, "done") == 4)
+        (found,) = wait_for(lambda: get(node.web_port, "/review/api/studies").json()["studies"])
+        assert len(found["images"]) == 4
 
 
 def test_dimse_over_tls_asks_for_a_certificate(model_folder, model, study, tmp_path):

@@ -1,8 +1,23 @@
 """NODE.toml: what is taken, and that every mistake is named with file, table and field."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
-from unary.clinic.node.config import read_config, read_secret
+from unary.clinic.node.config import (
+    Caller,
+    Destination,
+    DimseListener,
+    Limits,
+    NodeConfig,
+    Sending,
+    Watch,
+    WebListener,
+    read_config,
+    read_secret,
+)
 from unary.errors import UnaryError
 
 GOOD = """
@@ -87,6 +102,8 @@ def test_a_whole_configuration_is_read(tmp_path, monkeypatch):
         (('dimse = "PACS@[::1]:104"', 'dimse = "PACS"'), "table [destinations.pacs]: AET@HOST:PORT is needed"),
         (('dimse = "PACS@[::1]:104"', ""), "table [destinations.pacs]: give one of dimse and web"),
         (('kinds = ["report"]', 'password = "x"'), "table [destinations.pacs]: unknown field 'password'"),
+        (("token_variable =", "user ="), "table [destinations.archive]: give user with password_file"),
+        (("https://archive", "http://archive"), "table [destinations.archive]: over plain http anybody can read"),
         (("[destinations.pacs]", "[destinations"), "no TOML"),
     ],
 )
@@ -120,3 +137,16 @@ def test_secrets_come_from_files_or_the_environment_and_are_never_quoted(tmp_pat
     monkeypatch.delenv("NO_SUCH", raising=False)
     with pytest.raises(UnaryError, match="NO_SUCH"):
         read_secret(None, "NO_SUCH", "token")
+
+
+def test_the_example_in_the_docs_is_right_and_shows_every_default(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "node.md").read_text()
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    config = read_config(write(tmp_path, example))
+    assert [each.name for each in config.destinations] == ["pacs", "research"]
+    assert (config.limits, config.sending) == (Limits(), Sending())
+    bare = read_config(write(tmp_path, re.sub(r"^(pause_s|maps|accept) = .*\n", "", example, flags=re.MULTILINE)))
+    assert bare == config
+    for kind in (NodeConfig, DimseListener, WebListener, Watch, Limits, Sending, Destination, Caller):
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"\b{field.name}\b", example + "destinations name"), field.name

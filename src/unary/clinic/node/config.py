@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from unary.clinic.pacs_address import DimseAddress, Tls, WebAddress
+from unary.clinic.web_access import Access, build_access, is_loopback
 from unary.errors import Reason, UnaryError
 from unary.models.gate import ACCEPTABLE
 
@@ -116,9 +117,14 @@ class WebListener:
     host, port, certificate, key
         As those of `DimseListener`.
     token_file, token_variable
-        Where the token stands that every request must bring (``Authorization: Bearer``), but for ``/health``.
+        Where the token stands that every request must bring (``Authorization: Bearer``, on pages also by logging in),
+        but for ``/health``; needed where the address is not loopback.
+    names
+        By which the service is asked for, beside its address.
+    review
+        Whether the review page is served, at ``/review/``.
     allow_insecure
-        Whether to listen without token or without TLS on an address that is not loopback.
+        Whether to listen without TLS on an address that is not loopback.
     """
 
     port: int
@@ -127,6 +133,8 @@ class WebListener:
     key: Path | None = None
     token_file: Path | None = None
     token_variable: str | None = None
+    names: tuple[str, ...] = ()
+    review: bool = True
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -134,22 +142,30 @@ class WebListener:
         _check_tls(self.certificate, self.key)
         if self.token_file is not None and self.token_variable is not None:
             raise ValueError("give token_file or token_variable, not both")
-        if is_loopback(self.host) or self.allow_insecure:
+        if is_loopback(self.host):
             return
         if self.token_file is None and self.token_variable is None:
             raise ValueError(
                 f"host {self.host!r} is not loopback and there is no token: anybody could read and send; give "
-                "token_file or token_variable, or say allow_insecure = true"
+                "token_file or token_variable"
             )
-        if self.certificate is None:
+        if self.certificate is None and not self.allow_insecure:
             raise ValueError(
                 f"host {self.host!r} is not loopback and there is no TLS: anybody on the way could read the token and "
                 "patients' images; give certificate and key, or say allow_insecure = true"
             )
 
-    def read_token(self) -> str | None:
-        """Return the token, if one is asked for."""
-        return read_secret(self.token_file, self.token_variable, "token")
+    def build_access(self) -> Access:
+        """Return who may come in, with the token read now.
+
+        Raises
+        ------
+        UnaryError
+            If the token cannot be read or is too short, or no name is given for a listener on every address.
+        """
+        token = read_secret(self.token_file, self.token_variable, "token")
+        tls = self.certificate is not None
+        return build_access(self.host, token=token, names=self.names, tls=tls, plain_http=self.allow_insecure)
 
 
 @dataclass(frozen=True)
@@ -277,15 +293,23 @@ class Destination:
             if any(each is not None for each in secrets):
                 raise ValueError("user, password and token go with web alone")
             DimseAddress.parse(self.dimse, calling_title=self.calling_title, tls=self._tls())
-        elif self.user is None and (self.password_file or self.password_variable):
-            raise ValueError("a password needs the user whose it is")
+            return
+        password = sum(each is not None for each in (self.password_file, self.password_variable))
+        token = sum(each is not None for each in (self.token_file, self.token_variable))
+        if (self.user is not None) != (password == 1) or password + token > 1:
+            raise ValueError(
+                "give user with password_file or password_variable, or token_file or token_variable, or nothing of it"
+            )
+        WebAddress(
+            str(self.web), token="x" if password + token else None, tls=self._tls(), plain_http=self.allow_plain_http
+        )
 
     def _tls(self) -> Tls | None:
         files = (self.ca_file, self.client_cert, self.client_key)
         return Tls(*files) if self.tls or any(files) else None
 
     def build_address(self) -> DimseAddress | WebAddress:
-        """Return the address, with the secrets read now."""
+        """Return the address, with the secrets read now; an UnaryError says that one cannot be read."""
         if self.dimse is not None:
             return DimseAddress.parse(self.dimse, calling_title=self.calling_title, tls=self._tls())
         return WebAddress(
@@ -444,14 +468,6 @@ def read_secret(file: Path | None, variable: str | None, what: str) -> str | Non
     if not found:
         raise UnaryError(f"the environment variable {variable}, which should hold the {what}, is not set or empty")
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on such an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_title(title: str) -> None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from unary.clinic.node.audit import AuditLog
 from unary.clinic.node.commitment import answer_by_call, build_report
@@ -30,7 +29,7 @@ from unary.models.examination import choose_point
 
 logger = logging.getLogger(__name__)
 
-_TIDY_S, _TICK_S = 3600.0, 1.0
+_TIDY_S, _TICK_S = 600.0, 1.0
 _COMMITMENT_TRIES, _COMMITMENT_PAUSE_S = 50, 30.0
 
 
@@ -118,10 +117,6 @@ class Node:
         for deliverer in self.deliverers:
             yield f"to {deliverer.destination.name}", deliverer.is_alive
 
-    def build_pages(self) -> list[Any]:
-        """Return the routes of pages that others provide: ``/review`` and ``/monitor``, none so far."""
-        return []
-
     def _keep(self, to_deliver: threading.Event) -> None:
         """Answer requests for storage commitment, delete what is old, and note how long the node runs."""
         tidied, saved, next_call = -_TIDY_S, time.monotonic(), 0.0
@@ -207,7 +202,7 @@ def check_config(config: NodeConfig, model: Model) -> list[str]:
     if config.web is not None:
         require("starlette", extra="node")
         require("uvicorn", extra="node")
-        token = "token" if config.web.read_token() else "no token"
+        token = "token" if config.web.build_access().token else "no token"
         tls = "TLS" if config.web.certificate else "no TLS"
         lines.append(f"web: {config.web.host}:{config.web.port}, {tls}, {token}")
     if config.watch is not None:

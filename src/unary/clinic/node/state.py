@@ -22,6 +22,9 @@ from unary.errors import UnaryError
 State = Literal["received", "queued", "running", "done", "sent", "refused", "failed"]
 WAITING: tuple[State, ...] = ("received", "queued", "running")
 
+ALONE_FROM = 3
+"""Attempts, from which on an image is examined last and alone, lest it takes others down with it."""
+
 _FORMAT = "1"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -274,8 +277,11 @@ class NodeState:
             self.change([each.object for each in self.list_objects(study, "received")], "queued")
 
     def list_waiting(self) -> list[str]:
-        """Return the complete studies with objects to be examined, the longest waiting first."""
-        text = "SELECT study FROM objects WHERE state IN ('queued', 'running') GROUP BY study ORDER BY MIN(age_from)"
+        """Return the complete studies with objects to be examined, the longest waiting first; the suspect ones last."""
+        text = (
+            "SELECT study FROM objects WHERE state IN ('queued', 'running') GROUP BY study "
+            f"ORDER BY MIN(attempts) >= {ALONE_FROM}, MIN(age_from)"
+        )
         return [row["study"] for row in self.query(text)]
 
     # --- deliveries -------------------------------------------------------------------------------------------------

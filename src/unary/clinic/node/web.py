@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from unary.clinic.node.config import WebListener
 from unary.clinic.node.metrics import describe_health, format_metrics
 from unary.clinic.node.receiving_dimse import build_context
 from unary.clinic.node.receiving_web import build_stow_routes
+from unary.clinic.review.app import build_review_app
+from unary.clinic.web_access import Access
 from unary.errors import UnaryError, require
 from unary.records import NOTICE
 
@@ -20,15 +25,17 @@ if TYPE_CHECKING:
     from unary.clinic.node.service import Node
 
 _OPEN_PATHS = ("/health",)
+_PAGES = ("/review",)  # which guard themselves, for they let people log in
+JUDGEMENTS = "judgements.sqlite"
 
 
-def build_app(node: Node, token: str | None) -> Starlette:
-    """Return the application; with a token, all but ``/health`` asks for it."""
+def build_app(node: Node, config: WebListener) -> Starlette:
+    """Return the application: for machines ``/health``, ``/metrics`` and STOW-RS, for people ``/review``."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.requests import Request
     from starlette.responses import JSONResponse, PlainTextResponse
-    from starlette.routing import Route
+    from starlette.routing import Mount, Route
 
     def health(_: Request) -> JSONResponse:
         healthy, parts = describe_health(node)
@@ -38,30 +45,62 @@ def build_app(node: Node, token: str | None) -> Starlette:
     def metrics(_: Request) -> PlainTextResponse:
         return PlainTextResponse(format_metrics(node), media_type="text/plain; version=0.0.4")
 
+    access = config.build_access()
     routes: list[Any] = [Route("/health", health), Route("/metrics", metrics)]
     routes += build_stow_routes(node.store, node.wake)
-    routes += node.build_pages()
-    return Starlette(routes=routes, middleware=[Middleware(_Guard, token=token)])
+    pages = []
+    if config.review:
+        state = node.config.state
+        pages.append(build_review_app([state / "studies"], state / JUDGEMENTS, access=access))
+        routes.append(Mount("/review", pages[0]))
+
+    @contextlib.asynccontextmanager
+    async def living(_: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for page in pages:  # a mounted application is not told by itself that it begins and ends
+                await stack.enter_async_context(page.router.lifespan_context(page))
+            yield
+
+    return Starlette(routes=routes, lifespan=living, middleware=[Middleware(_Guard, access=access)])
 
 
 class _Guard:
-    """Asks for the token, in constant time; says nothing of what is behind it."""
+    """Lets machines in that ask for this service by its name and bring the token; says nothing of what is behind it.
 
-    def __init__(self, app: Any, token: str | None) -> None:
-        self.app, self._token = app, None if token is None else f"Bearer {token}".encode()
+    Browsers say where a request comes from; none of their requests from elsewhere passes.
+    """
+
+    def __init__(self, app: Any, access: Access) -> None:
+        self.app, self.access = app, access
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        refusal = None if scope["type"] != "http" else self._refuse(scope)
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
         from starlette.responses import PlainTextResponse
 
-        if scope["type"] != "http" or self._token is None or scope["path"] in _OPEN_PATHS:
-            await self.app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if hmac.compare_digest(given, self._token):
-            await self.app(scope, receive, send)
-            return
-        answer = PlainTextResponse("a token is needed", status_code=401, headers={"WWW-Authenticate": "Bearer"})
-        await answer(scope, receive, send)
+        headers = {"WWW-Authenticate": "Bearer"} if refusal[0] == 401 else {}
+        await PlainTextResponse(refusal[1], status_code=refusal[0], headers=headers)(scope, receive, send)
+
+    def _refuse(self, scope: Any) -> tuple[int, str] | None:
+        path = scope["path"]
+        if any(path == page or path.startswith(f"{page}/") for page in _PAGES):
+            return None
+        headers = dict(scope["headers"])
+        try:
+            host = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
+        except ValueError:  # brackets that do not close
+            host = ""
+        if host.lower() not in self.access.hosts:
+            return 421, "this service does not go by that name"
+        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") or b"origin" in headers:
+            return 403, "no page may ask for this"
+        if self.access.token is None or path in _OPEN_PATHS:
+            return None
+        wanted = f"Bearer {self.access.token}".encode()
+        given = headers.get(b"authorization", b"")
+        return None if hmac.compare_digest(given, wanted) else (401, "a token is needed")
 
 
 class WebServer:
@@ -72,13 +111,13 @@ class WebServer:
         uvicorn: Any = require("uvicorn", extra="node")
         build_context(config)  # says which file is of no use
         settings = uvicorn.Config(
-            build_app(node, config.read_token()),
+            build_app(node, config),
             host=config.host,
             port=config.port,
             log_config=None,
             access_log=False,
             server_header=False,
-            lifespan="off",
+            lifespan="on",
             limit_concurrency=64,
             timeout_graceful_shutdown=10,
             ssl_certfile=config.certificate,

@@ -22,7 +22,7 @@ from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_detection import DetectConfig, build_job, write_studies
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.incoming import hash_uid
-from unary.clinic.node.state import State, StoredObject
+from unary.clinic.node.state import ALONE_FROM, State, StoredObject
 from unary.clinic.node.store import Store
 from unary.clinic.pacs_files import read_parcel
 from unary.datasets.folder import read_result
@@ -35,8 +35,7 @@ from unary.profiles.mammography import MAMMOGRAPHY
 logger = logging.getLogger(__name__)
 
 _MAY_PASS = {"NOT_READABLE", "TIMEOUT", "MEMORY_LIMIT", "CRASH", "UNEXPECTED"}  # the others are the image's own
-_ALONE_FROM = 3  # attempts: from then on an image is examined alone, lest it takes others down with it
-_MOST_BREAKS = 20  # attempts that ended with the node's own end
+_MOST_BREAKS = 50  # attempts that ended with the node's own end
 _PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 
 
@@ -94,15 +93,17 @@ class Worker:
 
     def work(self) -> int:
         """Examine all studies that are complete now; return how many."""
-        for study in self.store.state.queue_quiet(self.config.pause_s):
-            logger.info("complete", extra={"about": {"study": study}})
         worked = 0
-        for study in self.store.state.list_waiting():
-            if self.ended.is_set():
+        while not self.ended.is_set():
+            for study in self.store.state.queue_quiet(self.config.pause_s):
+                logger.info("complete", extra={"about": {"study": study}})
+            now = time.monotonic()
+            ready = (each for each in self.store.state.list_waiting() if now >= self.pauses.get(each, (0.0, 0.0))[0])
+            first = next(ready, None)
+            if first is None:
                 break
-            if time.monotonic() >= self.pauses.get(study, (0.0, 0.0))[0]:
-                self._work_on(study)
-                worked += 1
+            self._work_on(first)
+            worked += 1
         return worked
 
     def _work_on(self, study: str) -> None:
@@ -138,8 +139,8 @@ class Worker:
                 self._give_up(each, "CRASH", "the node ended each time while it was examined")
             else:
                 chosen.append(each)
-        suspects = [each for each in chosen if each.attempts >= _ALONE_FROM]
-        return suspects[:1] if suspects else chosen
+        sound = [each for each in chosen if each.attempts < ALONE_FROM]
+        return sound or chosen[:1]
 
     def _examine(self, study: str, chosen: Sequence[StoredObject], moment: datetime) -> BatchSummary:
         job = build_job(self.model, self._choose_outputs(), model_folder=self.config.model, moment=moment)
