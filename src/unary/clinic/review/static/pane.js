@@ -44,15 +44,25 @@ export class Pane {
       this.tiles = new Tiles(meta.key, meta, () => this.invalidate());
       this.mirrored = meta.mirrored;
       this.window = new Window(meta.window[0], meta.window[1], this.window.inverted);
-      if (meta.heat) {
-        loadHeat(meta.key, meta.heat.shape).then((canvas) => {
-          if (this.meta === meta) this.heat = canvas;
-          this.invalidate();
-        });
-      }
     }
     this.element.dataset.state = meta === null ? "empty" : meta.state === "shown" ? "loading" : meta.state;
     this.resize();
+  }
+
+  /** The heat map, if it is there; it is asked for when it is to be seen for the first time. */
+  findHeat() {
+    if (this.heat === null && this.meta.heat) {
+      const { meta } = this;
+      this.heat = { canvas: null };
+      loadHeat(meta.key).then((heat) => {
+        if (this.meta !== meta || !heat) return;
+        this.heat = heat;
+        meta.scale = heat;
+        this.desk.tellHeat();
+        this.invalidate();
+      });
+    }
+    return this.heat?.canvas ?? null;
   }
 
   get rows() {
@@ -195,12 +205,13 @@ export class Pane {
         this.place(drawn, tile.box);
       }
     }
-    if (this.heat && this.desk.heat > 0) {
+    const heat = this.desk.heat > 0 ? this.findHeat() : null;
+    if (heat) {
       context.imageSmoothingEnabled = true;
       context.globalAlpha = this.desk.heat;
       const [x0, y0] = this.toCanvas(0, 0, view, box);
       const [x1, y1] = this.toCanvas(this.cols, this.rows, view, box);
-      this.place(this.heat, [x0, y0, x1, y1]);
+      this.place(heat, [x0, y0, x1, y1]);
       context.globalAlpha = 1;
     }
     context.restore();
