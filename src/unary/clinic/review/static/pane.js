@@ -75,6 +75,8 @@ export class Pane {
 
   resize() {
     const ratio = window.devicePixelRatio || 1;
+    // What is written on the canvas grows with the text around it.
+    this.unit = (ratio * parseFloat(getComputedStyle(document.documentElement).fontSize)) / 14;
     const [width, height] = [this.canvas.clientWidth * ratio, this.canvas.clientHeight * ratio].map(Math.round);
     if (!width || !height) return;
     if (this.canvas.width !== width || this.canvas.height !== height) {
@@ -254,8 +256,7 @@ export class Pane {
   }
 
   drawMarks(view, box) {
-    const { context, desk } = this;
-    const unit = window.devicePixelRatio || 1;
+    const { context, desk, unit } = this;
     context.save();
     context.beginPath();
     context.rect(...box);
@@ -270,6 +271,12 @@ export class Pane {
 
   drawMark(mark, view, box, unit) {
     const { context } = this;
+    const at = mark.points.map(([row, col]) => this.toCanvas(col + 0.5, row + 0.5, view, box));
+    const seen = [0, 1].every((axis) => {
+      const along = at.map((point) => point[axis]);
+      return Math.max(...along) >= box[axis] && Math.min(...along) <= box[axis] + box[axis + 2];
+    });
+    if (!seen) return;
     const dash = mark.dashed ? [6 * unit, 4 * unit] : [];
     if (mark.kind === "point") {
       const [x, y] = this.toCanvas(mark.points[0][1] + 0.5, mark.points[0][0] + 0.5, view, box);
@@ -347,12 +354,11 @@ export class Pane {
   }
 
   drawMagnifier() {
-    const { context, cursor, canvas } = this;
-    const unit = window.devicePixelRatio || 1;
+    const { context, cursor, canvas, unit } = this;
     const size = Math.round(Math.min(320 * unit, 0.6 * Math.min(canvas.width, canvas.height)));
     const [u, v] = this.toImage(cursor.x, cursor.y);
     const box = [Math.round(cursor.x - size / 2), Math.round(cursor.y - size / 2), size, size];
-    const view = { scale: Math.max(2 * unit, 3 * this.view.scale), u, v };
+    const view = { scale: Math.max(2 * (window.devicePixelRatio || 1), 3 * this.view.scale), u, v };
     context.fillStyle = "#000";
     context.fillRect(...box);
     this.drawImage(view, box);
