@@ -128,9 +128,8 @@ export function fillStudies(list, studies, current, choose) {
     const read = study.images.filter((one) => one.read).length;
     const all = study.images.length;
     button.append(make("span", study.label, { className: "label" }), make("span", showP(study.images[0].image_p_value), { className: "score" }));
-    const views = study.images.map((one) => [one.laterality, one.view].filter(Boolean).join(" ")).filter(Boolean);
     const state = read === all ? "read" : judged ? `${judged} of ${findings} judged` : `${findings} ${findings === 1 ? "finding" : "findings"}`;
-    button.append(make("span", views.join(", ") || `${all} ${all === 1 ? "image" : "images"}`, { className: "under" }), make("span", state, { className: "under" }));
+    button.append(make("span", `${all} ${all === 1 ? "image" : "images"}`, { className: "under" }), make("span", state, { className: "under" }));
     button.addEventListener("click", () => choose(study.key));
     const item = make("li");
     item.append(button);
