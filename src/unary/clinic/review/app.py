@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import io
+import json
 import tempfile
 import threading
 import zipfile
@@ -20,7 +21,7 @@ import msgspec
 
 from unary.clinic.review.export import JUDGEMENTS, export_judgements, write_judgements
 from unary.clinic.review.judgements import LESION_NAMES, Judgement, JudgementStore, select_standing, tell_moment
-from unary.clinic.review.pyramid import Pyramid, PyramidCache, SourceError, read_heat_map
+from unary.clinic.review.pyramid import MAP_FILE, Pyramid, PyramidCache, SourceError, read_heat_map
 from unary.clinic.review.results import ResultIndex, ReviewedImage, read_document
 from unary.clinic.review.saying import NotThereError, build_judgement, read_said
 from unary.clinic.review.telling import (
@@ -195,7 +196,6 @@ class _Page:
             shown |= tell_pyramid(self.cache.get(image), image)
         except SourceError as error:
             shown |= {"state": error.state, "message": str(error), "picture": (image.folder / _PICTURE).is_file()}
-        heat = read_heat_map(image.folder, threshold=find_threshold(document))
         known = {
             **tell_image(image),
             **shown,
@@ -207,7 +207,7 @@ class _Page:
             "out_of_domain": document.out_of_domain,
             "notes": document.notes,
             "model": {name: document.model.get(name, "")[:12] for name in ("detector", "version", "sha256")},
-            "heat": heat and {"shape": heat.shades.shape, "low": heat.low, "high": heat.high},
+            "heat": (image.folder / MAP_FILE).is_file(),
             "judgements": tell_judgements(self.store, image),
         }
         return JSONResponse(known)
@@ -232,7 +232,8 @@ class _Page:
         heat = document and read_heat_map(image.folder, threshold=find_threshold(document))
         if not heat:
             raise NotThereError("this result has no map; unary detect --maps writes it")
-        return Response(heat.shades.tobytes(), media_type="application/octet-stream")
+        scale = json.dumps({"shape": heat.shades.shape, "low": heat.low, "high": heat.high})
+        return Response(heat.shades.tobytes(), media_type="application/octet-stream", headers={"x-unary-scale": scale})
 
     def give_picture(self, request: Request) -> Response:
         from starlette.responses import Response

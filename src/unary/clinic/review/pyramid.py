@@ -30,6 +30,7 @@ _SMALLEST_PX = 256  # the long side of the last level is at most twice this
 _PERCENTILES = (0.5, 99.9)  # of the tissue, which the first window spans
 _CLEARER = 1.3  # times as much tissue at one border as at the other tells the chest wall
 _READERS = 2
+MAP_FILE = "map.tiff"
 _MAP_PX = 1024  # the long side of a heat map as it is sent
 
 State = Literal["missing", "changed", "refused"]
@@ -262,7 +263,7 @@ def read_heat_map(folder: Path, *, threshold: float | None) -> HeatMap | None:
     """
     import tifffile
 
-    path = folder / "map.tiff"
+    path = folder / MAP_FILE
     try:
         found = np.asarray(tifffile.imread(path), np.float32)
     except (OSError, ValueError, tifffile.TiffFileError):

@@ -53,17 +53,19 @@ export function listMarks(meta, reader, activeRank) {
 }
 
 export function fillAbout(element, meta) {
+  const unfolded = element.dataset.key === meta.key && element.querySelector("details")?.open;
+  element.dataset.key = meta.key;
   element.replaceChildren();
   element.append(make("div", meta.name), make("div", `${showP(meta.image_p_value)}, score ${showScore(meta.image_score)}`));
   for (const line of meta.out_of_domain) element.append(make("div", `Outside what the model knows: ${line}`, { className: "warn" }));
   if (!meta.operating_point) element.append(make("div", "Not calibrated: scores alone, nothing is guaranteed.", { className: "warn" }));
-  const more = make("details");
+  const more = make("details", "", { open: unfolded });
   more.append(make("summary", "Model and guarantee"));
   more.append(make("p", meta.guarantee));
   more.append(make("p", `Model ${meta.model.detector} ${meta.model.sha256}, unary ${meta.model.version}; made ${meta.moment}; file ${meta.file}`));
   for (const note of meta.notes) more.append(make("p", note));
-  if (meta.heat) more.append(make("p", `Heat map: faint from score ${showScore(meta.heat.low)} on, strongest at ${showScore(meta.heat.high)}.`));
-  else more.append(make("p", "There is no heat map: unary detect --maps writes it."));
+  if (meta.scale) more.append(make("p", `Heat map: faint from score ${showScore(meta.scale.low)} on, strongest at ${showScore(meta.scale.high)}.`));
+  if (!meta.heat) more.append(make("p", "There is no heat map: unary detect --maps writes it."));
   element.append(more);
 }
 
@@ -126,9 +128,8 @@ export function fillStudies(list, studies, current, choose) {
     const read = study.images.filter((one) => one.read).length;
     const all = study.images.length;
     button.append(make("span", study.label, { className: "label" }), make("span", showP(study.images[0].image_p_value), { className: "score" }));
-    const views = study.images.map((one) => [one.laterality, one.view].filter(Boolean).join(" ")).filter(Boolean);
     const state = read === all ? "read" : judged ? `${judged} of ${findings} judged` : `${findings} ${findings === 1 ? "finding" : "findings"}`;
-    button.append(make("span", views.join(", ") || `${all} ${all === 1 ? "image" : "images"}`, { className: "under" }), make("span", state, { className: "under" }));
+    button.append(make("span", `${all} ${all === 1 ? "image" : "images"}`, { className: "under" }), make("span", state, { className: "under" }));
     button.addEventListener("click", () => choose(study.key));
     const item = make("li");
     item.append(button);

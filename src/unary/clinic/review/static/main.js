@@ -39,6 +39,7 @@ const desk = {
   click: chooseFinding,
   takeMark,
   tellCursor,
+  tellHeat: () => image() && fillAbout($("about"), image()),
   tellView,
   tellShown,
 };

@@ -44,15 +44,25 @@ export class Pane {
       this.tiles = new Tiles(meta.key, meta, () => this.invalidate());
       this.mirrored = meta.mirrored;
       this.window = new Window(meta.window[0], meta.window[1], this.window.inverted);
-      if (meta.heat) {
-        loadHeat(meta.key, meta.heat.shape).then((canvas) => {
-          if (this.meta === meta) this.heat = canvas;
-          this.invalidate();
-        });
-      }
     }
     this.element.dataset.state = meta === null ? "empty" : meta.state === "shown" ? "loading" : meta.state;
     this.resize();
+  }
+
+  /** The heat map, if it is there; it is asked for when it is to be seen for the first time. */
+  findHeat() {
+    if (this.heat === null && this.meta.heat) {
+      const { meta } = this;
+      this.heat = { canvas: null };
+      loadHeat(meta.key).then((heat) => {
+        if (this.meta !== meta || !heat) return;
+        this.heat = heat;
+        meta.scale = heat;
+        this.desk.tellHeat();
+        this.invalidate();
+      });
+    }
+    return this.heat?.canvas ?? null;
   }
 
   get rows() {
@@ -65,6 +75,8 @@ export class Pane {
 
   resize() {
     const ratio = window.devicePixelRatio || 1;
+    // What is written on the canvas grows with the text around it.
+    this.unit = (ratio * parseFloat(getComputedStyle(document.documentElement).fontSize)) / 14;
     const [width, height] = [this.canvas.clientWidth * ratio, this.canvas.clientHeight * ratio].map(Math.round);
     if (!width || !height) return;
     if (this.canvas.width !== width || this.canvas.height !== height) {
@@ -195,12 +207,13 @@ export class Pane {
         this.place(drawn, tile.box);
       }
     }
-    if (this.heat && this.desk.heat > 0) {
+    const heat = this.desk.heat > 0 ? this.findHeat() : null;
+    if (heat) {
       context.imageSmoothingEnabled = true;
       context.globalAlpha = this.desk.heat;
       const [x0, y0] = this.toCanvas(0, 0, view, box);
       const [x1, y1] = this.toCanvas(this.cols, this.rows, view, box);
-      this.place(this.heat, [x0, y0, x1, y1]);
+      this.place(heat, [x0, y0, x1, y1]);
       context.globalAlpha = 1;
     }
     context.restore();
@@ -243,8 +256,7 @@ export class Pane {
   }
 
   drawMarks(view, box) {
-    const { context, desk } = this;
-    const unit = window.devicePixelRatio || 1;
+    const { context, desk, unit } = this;
     context.save();
     context.beginPath();
     context.rect(...box);
@@ -259,6 +271,12 @@ export class Pane {
 
   drawMark(mark, view, box, unit) {
     const { context } = this;
+    const at = mark.points.map(([row, col]) => this.toCanvas(col + 0.5, row + 0.5, view, box));
+    const seen = [0, 1].every((axis) => {
+      const along = at.map((point) => point[axis]);
+      return Math.max(...along) >= box[axis] && Math.min(...along) <= box[axis] + box[axis + 2];
+    });
+    if (!seen) return;
     const dash = mark.dashed ? [6 * unit, 4 * unit] : [];
     if (mark.kind === "point") {
       const [x, y] = this.toCanvas(mark.points[0][1] + 0.5, mark.points[0][0] + 0.5, view, box);
@@ -336,12 +354,11 @@ export class Pane {
   }
 
   drawMagnifier() {
-    const { context, cursor, canvas } = this;
-    const unit = window.devicePixelRatio || 1;
+    const { context, cursor, canvas, unit } = this;
     const size = Math.round(Math.min(320 * unit, 0.6 * Math.min(canvas.width, canvas.height)));
     const [u, v] = this.toImage(cursor.x, cursor.y);
     const box = [Math.round(cursor.x - size / 2), Math.round(cursor.y - size / 2), size, size];
-    const view = { scale: Math.max(2 * unit, 3 * this.view.scale), u, v };
+    const view = { scale: Math.max(2 * (window.devicePixelRatio || 1), 3 * this.view.scale), u, v };
     context.fillStyle = "#000";
     context.fillRect(...box);
     this.drawImage(view, box);

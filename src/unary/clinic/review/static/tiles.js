@@ -1,7 +1,7 @@
 // Tiles of 16-bit pixels: fetched once, kept in bounded memory, and made grey by a table of all 65,536 values.
 
-const MOST_WORDS = 192 * 2 ** 20; // bytes of pixels as they came
-const MOST_DRAWN = 220; // canvases of at most 512 x 512
+const MOST_BYTES = 48 * 2 ** 20; // of an image's pixels as they came
+const MOST_DRAWN = 60; // canvases of at most 512 x 512
 
 /** A grey for each of the 65,536 words: black up to `low`, white from `high` on. */
 export class Window {
@@ -85,7 +85,7 @@ export class Tiles {
     let size = 0;
     for (const tile of this.words.values()) size += tile.words.byteLength;
     for (const [name, tile] of this.words) {
-      if (size <= MOST_WORDS / 4) break;
+      if (size <= MOST_BYTES) break;
       this.words.delete(name);
       this.drawn.delete(name);
       size -= tile.words.byteLength;
@@ -105,7 +105,7 @@ export class Tiles {
       canvas.height = tile.rows;
       drawn = { canvas, context: canvas.getContext("2d", { alpha: false }), window: null };
       this.drawn.set(name, drawn);
-      if (this.drawn.size > MOST_DRAWN / 4) this.drawn.delete(this.drawn.keys().next().value);
+      if (this.drawn.size > MOST_DRAWN) this.drawn.delete(this.drawn.keys().next().value);
     }
     paint(drawn.context, tile, window);
     drawn.window = window;
@@ -145,10 +145,12 @@ const STOPS = [
   [226, 40, 60],
 ];
 
-/** A heat map as a canvas whose opacity rises with the score, for a slider to scale. */
-export async function loadHeat(key, [rows, cols]) {
+/** A heat map as a canvas whose opacity rises with the score, for a slider to scale, and the scores of its scale. */
+export async function loadHeat(key) {
   const answer = await fetch(`api/images/${key}/heat`);
   if (!answer.ok) return null;
+  const scale = JSON.parse(answer.headers.get("x-unary-scale"));
+  const [rows, cols] = scale.shape;
   const shades = new Uint8Array(await answer.arrayBuffer());
   if (shades.length !== rows * cols) return null;
   const canvas = document.createElement("canvas");
@@ -161,10 +163,10 @@ export async function loadHeat(key, [rows, cols]) {
     picture.data.set([red, green, blue, 70 + Math.round(185 * (shades[place] / 255))], 4 * place);
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);
-  return canvas;
+  return { canvas, ...scale };
 }
 
-export function heatColour(share) {
+function heatColour(share) {
   const at = share * (STOPS.length - 1);
   const first = Math.min(Math.floor(at), STOPS.length - 2);
   return STOPS[first].map((from, part) => Math.round(from + (STOPS[first + 1][part] - from) * (at - first)));
