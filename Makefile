@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo hospital test check bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -11,6 +11,10 @@ BIN := .venv/bin
 
 demo: .venv/.installed
 	$(BIN)/unary demo --out demo
+
+# A PACS (Debian's orthanc), a node and its review page for a try on phantoms, until Ctrl-C: docs/hospital.md.
+hospital: .venv/.installed
+	$(BIN)/python deploy/hospital.py
 
 test: .venv/.installed
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
@@ -30,4 +34,4 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/out_of_core.py --patches 10000 100000 --rounds 1
 
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo hospital .pytest_cache .mypy_cache .ruff_cache

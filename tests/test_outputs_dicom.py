@@ -20,8 +20,8 @@ from unary.errors import DicomResultError, ImageError, MissingPackageError
 from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS
-from unary.outputs.dicom.capture import BANNER, draw_capture, render_gray
-from unary.outputs.dicom.header import Case, Run, build_result
+from unary.outputs.dicom.capture import BANNER, draw_capture, explain_numbers, render_gray
+from unary.outputs.dicom.header import Case, Run, build_result, name_view
 from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
@@ -39,7 +39,7 @@ from unary.outputs.dicom.report import (
     build_report,
 )
 from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
-from unary.outputs.dicom.source import extract_source
+from unary.outputs.dicom.source import extract_source, read_source
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.profiles import GENERAL, MAMMOGRAPHY
 from unary.records import NOTICE, Detection, Finding, ModelIdentity, OperatingPoint
@@ -498,7 +498,7 @@ def test_the_capture_has_half_the_resolution_of_a_large_image():
     gray = np.tile(np.linspace(0, 1, 1201, dtype=np.float32), (901, 1))
     picture = draw_capture(gray, make_detection((901, 1201), count=0), IDENTITY)
     assert picture.shape[1] == 601
-    assert 451 < picture.shape[0] < 451 + 120
+    assert 451 < picture.shape[0] < 451 + 250
     above = np.flatnonzero((picture[:, -1] == 255).all(axis=1))[0]
     expected = np.rint(255 * (gray[0, 600] + gray[0, 601]) / 2)
     assert np.array_equal(picture[above + 200, 300], np.full(3, expected))
@@ -520,6 +520,49 @@ def test_the_capture_says_that_an_image_is_out_of_domain():
     lines = ("spacing 0.05 mm; the model has learned from 0.07 mm",)
     foreign = draw_capture(gray, make_detection((1500, 1200), count=0, out_of_domain=lines), IDENTITY)
     assert len(foreign) > len(known)
+
+
+def test_a_finding_too_small_to_be_seen_has_a_ring_around_it():
+    gray = np.full((1500, 1200), 0.3, np.float32)
+    detection = make_detection((1500, 1200), count=1)
+    speck = replace(
+        detection.findings[0], box=(700, 600, 703, 603), outline=((699.5, 600.5), (699.5, 602.5), (702.5, 602.5))
+    )
+    small, large = (
+        is_colour(draw_capture(gray, replace(detection, findings=(each,)), IDENTITY))
+        for each in (speck, detection.findings[0])
+    )
+    middle = (slice(300, 550), slice(301 - 14, 301 + 15))  # of the picture, whose image begins below 100
+    assert small[middle].any(axis=1).sum() > 15
+    assert not large[middle].any()
+
+
+def test_labels_do_not_hide_each_other():
+    gray = np.full((1500, 1200), 0.3, np.float32)
+    detection = make_detection((1500, 1200), count=2)
+    one = detection.findings[0]
+    apart = draw_capture(gray, detection, IDENTITY)
+    close = draw_capture(gray, replace(detection, findings=(one, replace(one, rank=2))), IDENTITY)
+    assert is_colour(close).sum() > 0.9 * is_colour(apart).sum() - 4 * (one.box[2] + one.box[3])
+
+
+def test_the_numbers_of_a_capture_are_explained_below_it():
+    detection = make_detection((192, 160))
+    findings, image, point = explain_numbers(detection)
+    for finding in detection.findings:
+        assert f"{finding.rank}: {finding.score:.3g}" in findings
+        assert f"(p={finding.p_value:.2g})" in findings
+    assert image.startswith(f"Highest score of the image: {detection.image_score:.3g} (p=0.12).")
+    assert "no probability" in image
+    assert point.startswith("Operating point 1, score above 4.32. At most 1 false finding per normal image")
+    assert "guaranteed" in point
+    bare = explain_numbers(make_detection((192, 160), count=0, point=None, out_of_domain=("spacing 0.05 mm",)))
+    assert bare == [
+        "Highest score of the image: 3.12.",
+        "Not calibrated: the strongest places are shown whatever they score; nothing is guaranteed.",
+        "out of domain: spacing 0.05 mm",
+    ]
+    assert "and 24 more" in explain_numbers(make_detection((192, 160), count=32))[0]
 
 
 def test_polarity_does_not_change_the_picture(written):
@@ -560,9 +603,8 @@ def test_the_same_arguments_give_the_same_bytes(written, tmp_path):
         assert (tmp_path / f"{kind}.dcm").read_bytes() == (folder / f"{kind}.dcm").read_bytes(), kind
 
 
-def read_uids(folder):
-    datasets = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
-    return {str(d[keyword].value) for d in datasets for keyword in ("SOPInstanceUID", "SeriesInstanceUID")}
+def read_uids(folder, keyword="SOPInstanceUID"):
+    return {str(pydicom.dcmread(path)[keyword].value) for path in sorted(folder.glob("*.dcm"))}
 
 
 def flip_a_pixel(dataset):
@@ -603,9 +645,54 @@ def test_one_identifier_never_stands_for_two_contents(sources, tmp_path, name):
     assert pydicom.dcmread(path).SOPInstanceUID == pydicom.dcmread(sources["L CC"]).SOPInstanceUID
     write(path, of_detection(detection) if of_detection else detection, tmp_path / "other", run=run or RUN)
     one, other = read_uids(tmp_path / "one"), read_uids(tmp_path / "other")
-    assert len(one) == len(other) == 2 * len(KINDS)
+    assert len(one) == len(other) == len(KINDS)
     assert not one & other
     assert all(pydicom.uid.UID(uid).is_valid for uid in one | other)
+    shared = read_uids(tmp_path / "one", "SeriesInstanceUID") & read_uids(tmp_path / "other", "SeriesInstanceUID")
+    same_run = run is None and not name.startswith(("another calibration", "another operating point", "not calibrated"))
+    assert len(shared) == (len(KINDS) if same_run or name == "another profile" else 0)
+
+
+def test_results_of_a_run_are_one_series_of_each_kind_sorted_by_view_and_named_by_it(written):
+    views = {"R CC": 1, "L CC": 2, "R MLO": 3, "L MLO": 4}
+    for kind in KINDS:
+        objects = {view: pydicom.dcmread(written[view][2] / f"{kind}.dcm") for view in views}
+        assert {view: dataset.InstanceNumber for view, dataset in objects.items()} == views
+        for keyword in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"):
+            assert len({str(dataset.get(keyword)) for dataset in objects.values()}) == 1, keyword
+        assert not any(dataset.get("Laterality") for dataset in objects.values())
+    captures = {view: pydicom.dcmread(written[view][2] / "capture.dcm") for view in views}
+    assert captures["R CC"].SeriesDescription == "unary findings - RESEARCH, NOT FOR DIAGNOSIS"
+    for view, capture in captures.items():
+        assert capture.ImageComments.startswith(f"{view.replace(' ', '')}: 3 findings. {NOTICE}")
+        assert capture.ImageLaterality == view[0]
+    for kind in ("segmentation", "presentation"):
+        described = pydicom.dcmread(written["L MLO"][2] / f"{kind}.dcm").ContentDescription
+        assert described == f"LMLO: 3 findings. {NOTICE}"
+
+
+@pytest.mark.parametrize(("stated", "name"), [("399368009", "LMLO"), ("R-10242", "LCC"), (None, "L")])
+def test_a_view_that_is_stated_by_its_code_alone_is_known(sources, tmp_path, stated, name):
+    def change(dataset):
+        del dataset.ViewPosition
+        if stated is None:
+            del dataset.ViewCodeSequence
+        else:
+            dataset.ViewCodeSequence[0].CodeValue = stated
+
+    source = read_source(change_source(sources, tmp_path, change))
+    assert name_view(source) == name
+
+
+def test_slices_are_sorted_by_their_own_number(sources, tmp_path):
+    def change(dataset):
+        kept = turn_into_ct(dataset)
+        kept.InstanceNumber = 17
+        return kept
+
+    path = change_source(sources, tmp_path, change)
+    (report,) = write(path, make_detection((192, 160)), tmp_path / "out", kinds=("report",))
+    assert pydicom.dcmread(report).InstanceNumber == 17
 
 
 def test_what_a_package_writes_otherwise_has_another_identifier(sources, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from pydicom.dataset import Dataset
-from test_outputs_dicom import RUN, make_detection, make_map
+from test_outputs_dicom import POINT, RUN, make_detection, make_map
 
 from unary.cli.main import main
 from unary.clinic.pacs import describe_deliveries, store_files
@@ -36,6 +36,9 @@ from unary.clinic.pacs_files import read_parcel, read_whole, select_files
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import MissingPackageError, UnaryError
 from unary.outputs.dicom import KINDS
+from unary.outputs.dicom.source import read_source
+from unary.outputs.dicom.study import StudyImage
+from unary.outputs.dicom.study_writing import write_study_objects
 from unary.outputs.dicom.writing import write_dicom_results
 
 ORTHANC, PLUGIN = Path("/usr/sbin/Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -901,7 +904,7 @@ def fetch_by_dimse(address, study):
 
     classes = [str(uid) for uid in (
         "1.2.840.10008.5.1.4.1.1.1.2", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.66.4",
-        "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.11.1",
+        "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.88.50",
     )]  # fmt: skip
     entity = pynetdicom.AE(ae_title=address.calling_title)
     entity.add_requested_context(pynetdicom.sop_class.StudyRootQueryRetrieveInformationModelGet)
@@ -976,6 +979,20 @@ def test_round_trip_through_a_pacs(orthanc, files, caplog, capsys):
     assert CANARY not in said
     assert study not in said
     assert "stored 6 of 6 files" in said
+
+
+def test_the_objects_of_a_study_go_round_by_both_ways(orthanc, files, tmp_path):
+    dimse, web = orthanc
+    source = read_source(files[0])
+    image = StudyImage(source, "0" * 64, "examined", (0.2, 0.2), make_detection((256, 192)).findings, 3.0, 0.1)
+    paths = write_study_objects([image], POINT, RUN, tmp_path)
+    study = pydicom.dcmread(files[0]).StudyInstanceUID
+    for address in (dimse, web):
+        with suppress(ValueError):  # nothing there yet
+            forget(web, study)
+        assert all(delivery.stored for delivery in send(paths, address))
+        assert_equal(fetch_by_web(web, study), paths)
+        assert_equal(fetch_by_dimse(dimse, study), paths)
 
 
 def test_a_pacs_that_does_not_know_us_refuses(orthanc, files):

@@ -166,16 +166,18 @@ def _print_remarks(summary: BatchSummary) -> None:
 
 
 def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    from unary.outputs.dicom import DEFAULT_KINDS, KINDS
+    from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS
 
     def read_kinds(text: str) -> tuple[Any, ...]:
-        return () if text == "none" else tuple(map(choice_of(KINDS).read, text.split(",")))
+        return () if text == "none" else tuple(map(choice_of((*KINDS, *STUDY_KINDS)).read, text.split(",")))
 
     _add_score_options(parser, words)
     rates = "false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)"
     parser.add_argument("--operating-point", metavar="RATE", type=_read_point, help=rates)
-    kinds = Form("A,B,C", f"some of {', '.join(KINDS)}, or none", read_kinds)
-    shown = f"DICOM results, of {', '.join(KINDS)}; or none (default: {','.join(DEFAULT_KINDS)})"
+    names = ", ".join(KINDS)
+    kinds = Form("A,B,C", f"some of {names}, {', '.join(STUDY_KINDS)}, or none", read_kinds)
+    of_studies = f"of each study {' and '.join(STUDY_KINDS)}"
+    shown = f"DICOM results: of each image {names}; {of_studies}; or none (default: {','.join(DEFAULT_KINDS)})"
     add_option(parser, "--dicom", kinds, help=shown)
     parser.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
 

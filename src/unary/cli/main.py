@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from unary.cli import clinic, data, experiments, models, sending
+from unary.cli import clinic, data, experiments, models, node, review, sending
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
@@ -20,6 +20,8 @@ COMMANDS: tuple[Command, ...] = (
     *models.COMMANDS,
     *clinic.COMMANDS,
     *sending.COMMANDS,
+    *node.COMMANDS,
+    *review.COMMANDS,
     *experiments.COMMANDS,
 )
 

@@ -117,6 +117,7 @@ def run_batch(
     moment: datetime | None = None,
     limits: ReadingLimits | None = None,
     progress: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
     """Examine every image file among the inputs, each into a folder of its own under ``out``.
 
@@ -129,6 +130,9 @@ def run_batch(
         Files and folders; and where results go, which no other process may use meanwhile.
     moment
         When the run began, with its time zone; now by default.
+    stopping
+        Asked after every image: whether to end early. The images under way are finished; of those written last, a next
+        run finds the results.
 
     Raises
     ------
@@ -150,7 +154,7 @@ def run_batch(
         outcomes = _Batch(found, results, job, moment, reader, writer).work()
         bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
-            settled = list(_settle(bar, results))
+            settled = list(itertools.takewhile(lambda _: not stopping(), _settle(bar, results)))
         finally:
             reader.close()  # ends a reading that is under way, which an interrupt would else wait for
             outcomes.close()
@@ -172,6 +176,7 @@ class _Ready:
     image: Image
     source: Source
     verdict: Verdict
+    study: str | None
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,7 @@ class _Batch:
             if row is not None:
                 return _Outcome(path, name, row, sha256, kept=True)
             image = complete_spacing(admit_image(self.reader.read(path), verdict), self.job.gate)
-            return _Ready(name, image, source, verdict)
+            return _Ready(name, image, source, verdict, attributes.study)
         except ImageError as error:
             return _Outcome(path, "", error, sha256)
         except UnaryError:  # the process that reads cannot be started
@@ -320,6 +325,9 @@ class _Batch:
         uid, path = found.image.instance_uid, found.source.path
         known = {
             "instance": None if uid is None else hashlib.sha256(uid.encode()).hexdigest()[:16],
+            "study": found.study,
+            "laterality": found.image.laterality,
+            "view": found.image.view,
             "accepted_despite": list(found.verdict.accepted_despite),
             "moment": self.moment.isoformat(),
         }

@@ -6,16 +6,18 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from unary.clinic.batch import BatchSummary, Job, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
+from unary.clinic.inputs import list_inputs
 from unary.clinic.result_folder import Result, Source, Write
-from unary.errors import DicomResultError, Reason, explain_unexpected, require, require_positive
+from unary.clinic.study_results import StudyResults, write_study_results
+from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
@@ -24,11 +26,12 @@ from unary.models.examination import ScoredImage, build_detection, choose_point,
 from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
-from unary.outputs.dicom import DEFAULT_KINDS, Kind
-from unary.outputs.dicom.header import Run
+from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKind
+from unary.outputs.dicom.header import Run, hash_case
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
 from unary.outputs.heat_map import describe_count, place_findings
+from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Detection, Image, ModelIdentity
 
 logger = logging.getLogger(__name__)
@@ -46,8 +49,8 @@ class DetectConfig:
     operating_point
         By name; None takes one false finding per normal image.
     dicom
-        Kinds of DICOM objects for images that are DICOM; None takes report, segmentation and capture if highdicom is
-        there, and nothing if it is not.
+        Kinds of DICOM objects for images that are DICOM, and for their studies; None takes report, segmentation and
+        capture of each image if highdicom is there, and nothing if it is not.
     maps
         Whether to write the anomaly map as TIFF and as a heat map over the image.
     spacing_mm, accept
@@ -57,7 +60,7 @@ class DetectConfig:
     """
 
     operating_point: str | float | None = None
-    dicom: tuple[Kind, ...] | None = None
+    dicom: tuple[Kind | StudyKind, ...] | None = None
     maps: bool = False
     spacing_mm: float | None = None
     accept: tuple[Reason, ...] = ()
@@ -65,6 +68,9 @@ class DetectConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "spacing_mm")
+        unknown = [kind for kind in self.dicom or () if kind not in (*KINDS, *STUDY_KINDS)]
+        if unknown:
+            raise ValueError(f"unknown kind {unknown[0]!r}; known are {', '.join((*KINDS, *STUDY_KINDS))}")
 
 
 def detect_files(
@@ -83,7 +89,8 @@ def detect_files(
     ``findings.csv``, ``findings.png``, for DICOM images ``report.dcm``, ``segmentation.dcm`` and ``capture.dcm``, on
     request ``map.tiff`` (working grid) and ``heat_map.png``. Coordinates are pixels of the stored image. Where DICOM
     objects cannot be made, the rest is there all the same, and ``dicom_missing`` says why. ``out/summary.csv``,
-    ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`.
+    ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`; the objects of studies, which
+    are made last, those of `unary.clinic.study_results`.
 
     Parameters
     ----------
@@ -97,12 +104,49 @@ def detect_files(
     ------
     UnaryError
         As `unary.clinic.batch.run_batch`; and if the model has no such operating point, a reason cannot be accepted, or
-        highdicom is not installed and DICOM objects are asked for.
+        highdicom is not installed and DICOM objects are asked for, or a CAD report of what are no mammograms.
     """
     config = config or DetectConfig()
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    job = build_job(model, config, model_folder=model_folder, moment=moment)
+    summary = run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+    kinds = list_study_kinds(config)
+    if kinds:
+        sources = list_inputs(inputs).names
+        studies = write_studies(model, config, out, sources, model_folder=model_folder, moment=moment, kinds=kinds)
+        summary = replace(summary, remarks=(*summary.remarks, *studies.missing))
+    return summary
+
+
+def list_study_kinds(config: DetectConfig) -> tuple[StudyKind, ...]:
+    """Return the kinds of objects that are made of each study."""
+    return tuple(kind for kind in STUDY_KINDS if kind in (config.dicom or ()))
+
+
+def write_studies(
+    model: Model,
+    config: DetectConfig,
+    results: Path,
+    sources: Iterable[Path],
+    *,
+    model_folder: Path,
+    moment: datetime,
+    kinds: Sequence[StudyKind],
+) -> StudyResults:
+    """Write the objects of the studies of image files whose results, made by `detect_files`, are in a folder.
+
+    See `unary.clinic.study_results.write_study_results`.
+    """
+    run = Run(identify_model(model, model_folder), model.profile.codes, moment)
+    return write_study_results(results, sources, run, choose_point(model, config.operating_point), kinds=kinds)
+
+
+def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment: datetime) -> Job:
+    """Return what `detect_files` does with every image; arguments and errors are the same."""
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
-    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    if "cad_report" in list_study_kinds(config) and model.profile.name != MAMMOGRAPHY.name:
+        raise UnaryError(f"a CAD report is of mammograms; this model's profile is {model.profile.name!r}")
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
 
     wanted = _Wanted(run, kinds, config.maps)
@@ -119,8 +163,7 @@ def detect_files(
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
     }
     gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
-    job = Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
-    return run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+    return Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
 
 
 @dataclass(frozen=True)
@@ -153,6 +196,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
     document = _describe(detection, wanted.run.identity, scored) | {
         "dicom": [path.name for path in objects],
         "dicom_missing": missing,
+        "dicom_key": hash_case(examined.source.sha256, detection, wanted.run) if objects else None,
     }
     row = {
         "findings": len(found),
@@ -182,13 +226,15 @@ def _write_objects(examined: _Examined, wanted: _Wanted, folder: Path) -> tuple[
         return objects, str(explain_unexpected(error, str(path))).removeprefix(f"{path}: ")
 
 
-def _choose_kinds(asked: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
-    if asked:
+def _choose_kinds(asked: tuple[Kind | StudyKind, ...] | None) -> tuple[Kind, ...]:
+    """The kinds of objects of each image."""
+    own = None if asked is None else tuple(kind for kind in KINDS if kind in asked)
+    if own:
         require("highdicom", extra="dicom")
-    elif asked is None and importlib.util.find_spec("highdicom") is None:
+    elif own is None and importlib.util.find_spec("highdicom") is None:
         logger.warning("no DICOM results: highdicom is not installed (pip install 'unary[dicom]')")
         return ()
-    return DEFAULT_KINDS if asked is None else asked
+    return DEFAULT_KINDS if own is None else own
 
 
 def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, maps: bool) -> None:

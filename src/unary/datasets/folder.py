@@ -21,7 +21,7 @@ from unary.images.raster import RASTER_SUFFIXES
 from unary.images.reading import DICOM_SUFFIXES, is_image_file
 from unary.records import NOTICE, Label, Manifest, ManifestRow
 
-RESULT_FILE = "result.json"
+RESULT_FILE, STUDY_FILE = "result.json", "study.json"
 _LABELS: dict[str, Label] = {"normal": "negative", "abnormal": "positive"}
 
 LeftOut = dict[str, list[Path]]
@@ -57,7 +57,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
         reason = None
         if (status.st_dev, status.st_ino) in seen:
             reason = "folder met twice"
-        elif RESULT_FILE in files and read_result(Path(root)) is not None:
+        elif (RESULT_FILE in files and read_result(Path(root)) is not None) or (
+            STUDY_FILE in files and read_study(Path(root)) is not None
+        ):
             reason = "unary's own results"
         seen.add((status.st_dev, status.st_ino))
         if reason:
@@ -102,11 +104,21 @@ def describe_left_out(left_out: Mapping[str, list[Path]]) -> str:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return what the ``result.json`` says that unary has written into a folder; None for a folder that is not its."""
+    return _read_own(folder / RESULT_FILE, "files")
+
+
+def read_study(folder: Path) -> dict[str, Any] | None:
+    """Return what the ``study.json`` says that unary has written into a folder of a study's objects, or None."""
+    return _read_own(folder / STUDY_FILE, "files", "key")
+
+
+def _read_own(path: Path, *needed: str) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found.get("notice") == NOTICE and "files" in found else None
+    own = isinstance(found, dict) and found.get("notice") == NOTICE
+    return found if own and all(name in found for name in needed) else None
 
 
 def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ from unary.images.dicom import (
     PLACE_ELEMENTS,
     SlicePlace,
     find_intent,
+    find_laterality,
     find_magnification,
     find_place,
     find_spacing,
+    find_view,
+    hash_patient,
     read_frames,
 )
 from unary.images.elements import Elements, open_dicom
@@ -31,7 +35,8 @@ _ELEMENTS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored",
     "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
-    "LossyImageCompression", "SpecificCharacterSet", *UNIT_ELEMENTS, *PLACE_ELEMENTS,
+    "LossyImageCompression", "SpecificCharacterSet", "ImageLaterality", "Laterality", "ViewPosition", "PatientID",
+    "StudyInstanceUID", *UNIT_ELEMENTS, *PLACE_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -65,6 +70,10 @@ class Attributes:
         of the contrary: many devices leave such elements out.
     place
         Of a slice; None where it is not stated.
+    study
+        The first 16 hexadecimal digits of the SHA-256 of the Study Instance UID: joins the images of a study.
+    patient
+        `unary.images.dicom.DicomHeader.patient_key`.
     """
 
     shape: tuple[int, int]
@@ -84,6 +93,10 @@ class Attributes:
     lossy: bool = False
     flags: tuple[str, ...] = ()
     place: SlicePlace | None = field(default=None, repr=False)
+    laterality: str | None = None
+    view: str | None = None
+    study: str | None = field(default=None, repr=False)
+    patient: str | None = field(default=None, repr=False)
 
     @property
     def is_capture(self) -> bool:
@@ -129,8 +142,17 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             units=find_units(elements),
             lossy=elements.find_text("LossyImageCompression") == "01",
             place=find_place(elements),
+            laterality=find_laterality(elements),
+            view=find_view(elements),
+            study=_hash_study(elements),
+            patient=hash_patient(elements),
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
+
+
+def _hash_study(elements: Elements) -> str | None:
+    uid = elements.find_text("StudyInstanceUID")
+    return None if uid is None else hashlib.sha256(uid.encode("utf-8")).hexdigest()[:16]
 
 
 def _bears(elements: Elements, flag: HeaderFlag) -> bool:

@@ -102,16 +102,19 @@ def read_header(path: Path) -> DicomHeader:
         elements = open_dicom(path, _HEADER_ELEMENTS)
         return DicomHeader(
             find_shape(elements),
-            _find_laterality(elements),
-            _find_view(elements),
-            _hash_patient(elements),
+            find_laterality(elements),
+            find_view(elements),
+            hash_patient(elements),
             elements.find_text("SOPInstanceUID"),
             find_place(elements),
         )
 
 
-def _hash_patient(elements: Elements) -> str | None:
-    """The patient's key; bytes that the declared character set does not have all decode alike, and are taken raw."""
+def hash_patient(elements: Elements) -> str | None:
+    """Return the patient's key, `DicomHeader.patient_key`.
+
+    Bytes that the declared character set does not have all decode alike, and are taken raw.
+    """
     raw = elements.dataset.get_item("PatientID") if "PatientID" in elements else None
     patient = elements.find_text("PatientID")
     if patient is None or raw is None:
@@ -174,8 +177,8 @@ def read_dicom(path: Path) -> Image:
             path,
             padding=padding,
             spacing_mm=find_spacing(elements),
-            laterality=_find_laterality(elements),
-            view=_find_view(elements),
+            laterality=find_laterality(elements),
+            view=find_view(elements),
             intent=intent,
             manufacturer=elements.find_text("Manufacturer"),
             model_name=elements.find_text("ManufacturerModelName"),
@@ -272,12 +275,13 @@ def find_magnification(elements: Elements) -> float | None:
     return 1.0 if factor is None else factor
 
 
-def _find_laterality(elements: Elements) -> str | None:
-    """The side of this image, else of the series."""
+def find_laterality(elements: Elements) -> str | None:
+    """Return the side of this image, else of the series: L, R or None."""
     side = elements.find_code("ImageLaterality") or elements.find_code("Laterality")
     return side if side in ("L", "R") else None
 
 
-def _find_view(elements: Elements) -> str | None:
+def find_view(elements: Elements) -> str | None:
+    """Return the view, `unary.records.Image.view`, by its code, else as the header words it."""
     codes = [item.find_text("CodeValue") for item in elements.read_items("ViewCodeSequence")]
     return next((_VIEWS[code] for code in codes if code in _VIEWS), elements.find_code("ViewPosition"))

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +23,23 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import generate_uid
 
 from unary.errors import ImageError
-from unary.outputs.dicom import Kind
-from unary.outputs.dicom.source import ALWAYS, CARRIED, IMAGE, PLACE
+from unary.outputs.dicom import Kind, StudyKind
+from unary.outputs.dicom.source import ALWAYS, CARRIED, IMAGE, PLACE, find_side
 from unary.profiles.profile import Codes
-from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint
+from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint, count_words
 
 SCHEME = "99UNARY"
-_TITLES: dict[Kind, str] = {
+# In the order of the series' numbers.
+_TITLES: dict[Kind | StudyKind, str] = {
     "report": "report",
-    "segmentation": "findings",
-    "capture": "overlay",
+    "segmentation": "segments",
+    "capture": "findings",
     "heat_map": "anomaly map",
     "presentation": "boxes",
+    "cad_report": "CAD report",
+    "study_summary": "study summary",
 }
+_HANGING = (("R", "CC"), ("L", "CC"), ("R", "MLO"), ("L", "MLO"))  # as the views of a screening are hung
 
 # What highdicom is told that the image is: it refuses classes that it does not know, and asks some for what they lack.
 _PLACED, _FLAT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2"  # CT slice, mammogram
@@ -51,6 +55,34 @@ class Run:
     identity: ModelIdentity
     codes: Codes
     moment: datetime
+
+
+class Filed(Protocol):
+    """What `build_result` has to know of a result, of an image or of a study, to file it."""
+
+    @property
+    def source(self) -> Dataset:
+        """The header of an image whose patient and study are the result's."""
+
+    @property
+    def run(self) -> Run:
+        """What made it, and when."""
+
+    @property
+    def kind(self) -> Kind | StudyKind:
+        """Which object it is."""
+
+    @property
+    def key(self) -> str:
+        """A hash of all that it is made of."""
+
+    @property
+    def point(self) -> OperatingPoint | None:
+        """The operating point; None for a model that has not been calibrated."""
+
+    @property
+    def number(self) -> int:
+        """Its place in its series, from 1."""
 
 
 @dataclass(frozen=True)
@@ -84,33 +116,106 @@ class Case:
         return stand_in
 
     @property
+    def point(self) -> OperatingPoint | None:
+        """The detection's."""
+        return self.detection.operating_point
+
+    @property
     def moment(self) -> datetime:
-        """When the result is made, in the time zone that the image states, so that one offset is true of all in it."""
-        moment = self.run.moment if self.run.moment.tzinfo else self.run.moment.astimezone()
-        stated = str(self.source.get("TimezoneOffsetFromUTC") or "").strip()
-        if not stated:
-            return moment
-        minutes = 60 * int(stated[1:3]) + int(stated[3:5])
-        return moment.astimezone(timezone(timedelta(minutes=-minutes if stated[0] == "-" else minutes)))
+        """When the result is made; see `find_moment`."""
+        return find_moment(self.run, self.source)
+
+    @property
+    def number(self) -> int:
+        """The image's place among the views of its study; see `find_order`."""
+        return find_order(self.source)
+
+    @property
+    def caption(self) -> str:
+        """What was found in which view, in a few words: ``RCC: 2 findings``."""
+        return caption_image(self.source, self.detection)
 
     def uid(self, part: str) -> str:
-        """Return the UID of a part of the image's results, such as a series or a finding; the same in all of them."""
-        return _hash_uid(self.key, part)
+        """Return the UID of a part of the image's results, such as a finding; the same in all of them."""
+        return identify_part(self.key, part)
 
     def list_arguments(self) -> dict[str, Any]:
-        """Return what every class of highdicom takes in the same way: identifiers and equipment (PS3.3 C.7.5.1)."""
-        name = self.kind.replace("_", " ")
-        return {
-            "series_instance_uid": self.uid(f"{name} series"),
-            "sop_instance_uid": self.uid(f"{name} instance"),
-            "series_number": 9001 + list(_TITLES).index(self.kind),
-            "instance_number": 1,
-            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-            "manufacturer": "unary",
-            "manufacturer_model_name": to_ascii(f"unary {self.run.identity.detector}", 64),
-            "software_versions": to_ascii(self.run.identity.version, 64),
-            "device_serial_number": to_ascii(self.run.identity.sha256, 64),
-        }
+        """Return what every class of highdicom takes in the same way."""
+        return list_arguments(self)
+
+
+def list_arguments(case: Filed) -> dict[str, Any]:
+    """Return identifiers and equipment (PS3.3 C.7.5.1) of a result, by highdicom's names for them.
+
+    All results of one kind that a run makes of a study are one series, sorted by view.
+    """
+    name, identity = case.kind.replace("_", " "), case.run.identity
+    run = (identity.sha256, identity.version, case.run.moment.isoformat(), repr(case.point))
+    return {
+        "series_instance_uid": _hash_uid(str(case.source.StudyInstanceUID), name, "series", *run),
+        "sop_instance_uid": _hash_uid(case.key, name),  # until all is in it: see `build_result`
+        "series_number": 9001 + list(_TITLES).index(case.kind),
+        "instance_number": case.number,
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "manufacturer": "unary",
+        "manufacturer_model_name": to_ascii(f"unary {identity.detector}", 64),
+        "software_versions": to_ascii(identity.version, 64),
+        "device_serial_number": to_ascii(identity.sha256, 64),
+    }
+
+
+def identify_part(key: str, part: str) -> str:
+    """Return the UID of a part of an image's results, by the key of `hash_case`."""
+    return _hash_uid(key, part)
+
+
+def find_moment(run: Run, source: Dataset) -> datetime:
+    """When a result is made, in the time zone that the image states, so that one offset is true of all in it."""
+    moment = run.moment if run.moment.tzinfo else run.moment.astimezone()
+    stated = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    if not stated:
+        return moment
+    minutes = 60 * int(stated[1:3]) + int(stated[3:5])
+    return moment.astimezone(timezone(timedelta(minutes=-minutes if stated[0] == "-" else minutes)))
+
+
+def name_view(source: Dataset) -> str:
+    """Return side and view in a word, such as ``RCC``; empty where the header states neither."""
+    view = str(source.get("ViewPosition") or "").strip().upper()
+    return (find_side(source) or "") + (view if re.fullmatch(r"[A-Z]{1,8}", view) else "")
+
+
+def caption_image(source: Dataset, detection: Detection) -> str:
+    """Say what was found in which view, in a few words.
+
+    >>> source = Dataset()
+    >>> source.ImageLaterality, source.ViewPosition = "R", "MLO"
+    >>> caption_image(source, Detection((), np.zeros((1, 1), np.uint8), 2.5, 0.4, None))
+    'RMLO: no finding'
+    """
+    return ": ".join(part for part in (name_view(source), count_findings(detection)) if part)
+
+
+def count_findings(detection: Detection) -> str:
+    """Say how many findings there are, or that nothing could be scored."""
+    count = len(detection.findings)
+    if detection.image_score is None and count == 0:
+        return "not scored"
+    return count_words(count, "finding") if count else "no finding"
+
+
+def find_order(source: Dataset) -> int:
+    """Return the place of an image in a series of results, from 1: RCC, LCC, RMLO, LMLO, then other views.
+
+    Where no side is stated, as in slices, it is the image's own number.
+    """
+    side, view = find_side(source), str(source.get("ViewPosition") or "").strip().upper()
+    if side is not None:
+        return _HANGING.index((side, view)) + 1 if (side, view) in _HANGING else len(_HANGING) + 1
+    try:
+        return max(1, int(source.get("InstanceNumber") or 1))
+    except (TypeError, ValueError):
+        return 1
 
 
 def to_ascii(text: str, limit: int) -> str:
@@ -178,8 +283,8 @@ def format_date(moment: datetime) -> tuple[str, str]:
     return moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
 
 
-def build_result(case: Case, body: Dataset) -> Dataset:
-    """Return ``body``, made by highdicom, as a plain dataset with its source's patient and study and its maker.
+def build_result(case: Filed, body: Dataset) -> Dataset:
+    """Return ``body``, as highdicom makes it, as a plain dataset with its source's patient and study and its maker.
 
     highdicom takes the time and some identifiers from its surroundings; here they come from the arguments, so that the
     same arguments give the same bytes.
@@ -193,16 +298,17 @@ def build_result(case: Case, body: Dataset) -> Dataset:
             result.add(case.source.get_item(keyword))  # as it is: not decoded
         elif keyword in result:
             del result[keyword]
-    _state_moment(case.moment, result)
+    moment = find_moment(case.run, case.source)
+    _state_moment(moment, result)
     result.SeriesDescription = to_ascii(f"unary {title} - RESEARCH, NOT FOR DIAGNOSIS", 64)
     others = copy.deepcopy(list(result.get("ContributingEquipmentSequence") or []))
     result.ContributingEquipmentSequence = [_describe_equipment(case), *others]
     for item in result.ContributingEquipmentSequence:  # the time of this result in place of that of the call
-        item.ContributionDateTime = "".join(format_date(case.moment)) + result.TimezoneOffsetFromUTC
+        item.ContributionDateTime = "".join(format_date(moment)) + result.TimezoneOffsetFromUTC
     # the one identifier of dimensions that highdicom draws at random (PS3.3 C.7.6.17)
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in result.get(sequence) or []:
-            item.DimensionOrganizationUID = case.uid(f"{title} dimensions")
+            item.DimensionOrganizationUID = _hash_uid(case.key, f"{title} dimensions")
     _restore_class(result, case.source)
     correct_ambiguous_vr(result, True)
     _keep_bytes(result)
@@ -237,22 +343,22 @@ def _keep_bytes(dataset: Dataset) -> None:
     dataset.set_original_encoding(False, True, dataset._character_set)
 
 
-def _hash_content(case: Case, result: Dataset) -> str:
+def _hash_content(case: Filed, result: Dataset) -> str:
     """A UID from all that the result holds, and the case that it is of."""
     content = BytesIO()
     result.save_as(content, enforce_file_format=True)
     return _hash_uid(case.key, case.kind, hashlib.sha256(content.getbuffer()).hexdigest())
 
 
-def _describe_equipment(case: Case) -> Dataset:
+def _describe_equipment(case: Filed) -> Dataset:
     """One item of the Contributing Equipment Sequence (PS3.3 C.12.1): which model, at which operating point."""
-    equipment = case.list_arguments()
+    equipment = list_arguments(case)
     code, item = Dataset(), Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "109102", "DCM", "Processing Equipment"
     item.PurposeOfReferenceCodeSequence = [code]
     item.Manufacturer, item.ManufacturerModelName = equipment["manufacturer"], equipment["manufacturer_model_name"]
     item.DeviceSerialNumber, item.SoftwareVersions = equipment["device_serial_number"], equipment["software_versions"]
-    lines = (NOTICE, describe_model(case.run.identity), describe_point(case.detection.operating_point))
+    lines = (NOTICE, describe_model(case.run.identity), describe_point(case.point))
     item.ContributionDescription = to_ascii(". ".join(lines), 1024)
     return item
 

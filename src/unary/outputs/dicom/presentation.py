@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 
 from unary.outputs.detection_figures import label_finding
 from unary.outputs.dicom.header import Case, describe_domain, to_ascii
-from unary.outputs.dicom.source import find_side
 from unary.records import NOTICE, Detection, Finding
 
 _LAYER = "UNARY"
@@ -37,7 +36,7 @@ def build_presentation(hd: Any, case: Case, window: tuple[float, float]) -> Data
     body: Dataset = hd.pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[_keep_identity(source)],
         content_label="FINDINGS",
-        content_description=NOTICE,
+        content_description=to_ascii(f"{case.caption}. {NOTICE}", 64),
         graphic_annotations=[annotation],
         graphic_layers=[layer],
         modality_lut_transformation=_carry_rescale(hd, source),
@@ -45,7 +44,7 @@ def build_presentation(hd: Any, case: Case, window: tuple[float, float]) -> Data
         presentation_lut_transformation=hd.PresentationLUTTransformation("INVERSE" if inverted else "IDENTITY"),
         **case.list_arguments(),
     )
-    body.Laterality = find_side(case.source) or ""
+    body.Laterality = ""  # the series holds both sides
     return body
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from unary.outputs.dicom.content import COMMENT, MM, NO_UNITS, identify_scheme
 from unary.outputs.dicom.header import (
     SCHEME,
     Case,
@@ -49,10 +50,8 @@ FINDING_KINDS: dict[FindingKind, Code] = {
     "vascular pattern": Code("VASCULAR-PATTERN", SCHEME, "Vascular pattern"),
 }
 ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-_COMMENT = Code("121106", "DCM", "Comment")
 _AREA, _DIAMETER = Code("42798000", "SCT", "Area"), Code("81827009", "SCT", "Diameter")
-_NO_UNITS = Code("1", "UCUM", "no units")
-_MM, _MM2 = Code("mm", "UCUM", "millimeter"), Code("mm2", "UCUM", "square millimeter")
+_MM2 = Code("mm2", "UCUM", "square millimeter")
 _SIDES = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
 
 
@@ -94,11 +93,7 @@ def build_report(hd: Any, case: Case) -> Dataset:
     body: Dataset = hd.sr.ComprehensiveSR(
         evidence=[case.stand_in], content=content, is_complete=True, is_final=False, is_verified=False, **arguments
     )
-    scheme = Dataset()  # who defines the private codes (PS3.3 C.12.1)
-    scheme.CodingSchemeDesignator = SCHEME
-    scheme.CodingSchemeName = "unary, one-class anomaly detection"
-    scheme.CodingSchemeResponsibleOrganization = "unary"
-    body.CodingSchemeIdentificationSequence = [scheme]
+    body.CodingSchemeIdentificationSequence = [identify_scheme()]
     return body
 
 
@@ -108,10 +103,10 @@ def _describe_image(hd: Any, case: Case, algorithm: Any) -> Any:
     scored = detection.image_score is not None
     outcome = WITH_FINDINGS if detection.findings else WITHOUT_FINDINGS if scored else NOT_SCORED
     numbers: list[tuple[Code, float | None, Code]] = [
-        (IMAGE_SCORE, detection.image_score, _NO_UNITS),
-        (IMAGE_P_VALUE, detection.image_p_value, _NO_UNITS),
-        *((name, getattr(point, field, None), _NO_UNITS) for name, field in _POINT),
-        (FINDING_COUNT, len(detection.findings), _NO_UNITS),
+        (IMAGE_SCORE, detection.image_score, NO_UNITS),
+        (IMAGE_P_VALUE, detection.image_p_value, NO_UNITS),
+        *((name, getattr(point, field, None), NO_UNITS) for name, field in _POINT),
+        (FINDING_COUNT, len(detection.findings), NO_UNITS),
     ]
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(identifier="Image", uid=case.uid("image")),
@@ -126,7 +121,7 @@ def _describe_image(hd: Any, case: Case, algorithm: Any) -> Any:
     # The template is extensible, and free text has no other place in it.
     for line in (NOTICE, describe_domain(detection), *(to_ascii(note, 1024) for note in detection.notes)):
         if line:
-            group[0].ContentSequence.append(hd.sr.TextContentItem(_COMMENT, line, "CONTAINS"))
+            group[0].ContentSequence.append(hd.sr.TextContentItem(COMMENT, line, "CONTAINS"))
     return group
 
 
@@ -135,10 +130,10 @@ def _describe_finding(hd: Any, case: Case, finding: Finding, algorithm: Any, sit
     origin = hd.sr.SourceImageForRegion.from_source_image(case.stand_in)
     region = hd.sr.ImageRegion("POLYLINE", trace_outline(finding, case.source), origin)
     numbers = [
-        (ANOMALY_SCORE, finding.score, _NO_UNITS),
-        (P_VALUE, finding.p_value, _NO_UNITS),
+        (ANOMALY_SCORE, finding.score, NO_UNITS),
+        (P_VALUE, finding.p_value, NO_UNITS),
         (_AREA, finding.area_mm2, _MM2),
-        (_DIAMETER, finding.diameter_mm, _MM),
+        (_DIAMETER, finding.diameter_mm, MM),
     ]
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(

@@ -48,8 +48,9 @@ def build_segmentation(hd: Any, case: Case) -> Dataset | None:
         segmentation_type="BINARY",
         segment_descriptions=segments,
         content_label="FINDINGS",
-        content_description=NOTICE
-        + (f" {len(kept)} most abnormal of {len(findings)}." if len(kept) < len(findings) else ""),
+        content_description=f"{NOTICE} {len(kept)} most abnormal of {len(findings)}."
+        if len(kept) < len(findings)
+        else f"{case.caption}. {NOTICE}",
     )
 
 

@@ -20,6 +20,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from unary.errors import DicomResultError
 from unary.images.decoding import reading_dicom
+from unary.images.dicom import find_view
 from unary.images.elements import open_dicom
 
 # Type 1 or 2 in every result (PS3.3 C.7.1.1, C.7.2.1): there even when the source lacks them, then empty.
@@ -46,7 +47,7 @@ CARRIED = (
 IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PatientOrientation",
-    "ImageLaterality", "Laterality", "ViewPosition", "BurnedInAnnotation", "LossyImageCompression",
+    "ImageLaterality", "Laterality", "ViewPosition", "InstanceNumber", "BurnedInAnnotation", "LossyImageCompression",
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "VOILUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
 )  # fmt: skip
@@ -74,7 +75,11 @@ def read_source(path: Path) -> Dataset:
     """
     try:
         with reading_dicom(path):
-            return extract_source(open_dicom(path, (*ALWAYS, *CARRIED, *IMAGE, *PLACE)).dataset)
+            elements = open_dicom(path, (*ALWAYS, *CARRIED, *IMAGE, *PLACE, "ViewCodeSequence"))
+            source, view = extract_source(elements.dataset), find_view(elements)
+            if view is not None:  # many headers state it as a code alone
+                source.ViewPosition = view
+            return source
     except DicomResultError as error:
         raise DicomResultError(f"{path}: {error}") from None
 
