@@ -29,6 +29,8 @@ from unary.outputs.dicom.header import Run
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
 from unary.outputs.heat_map import describe_count, place_findings
+from unary.patches.measures import TissueValues, measure_values
+from unary.patches.preparation import enlarge
 from unary.records import Detection, Image, ModelIdentity
 
 logger = logging.getLogger(__name__)
@@ -109,7 +111,8 @@ def detect_files(
 
     def examine(image: Image, source: Source) -> Write:
         scored = examine_image(model, image)
-        examined = _Examined(image, source, scored, build_detection(scored, model, point))
+        measured = measure_values(image.pixels, enlarge(scored.prepared.mask, scored.prepared))
+        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured)
         return functools.partial(_write_detection, examined, wanted)
 
     made_from = {
@@ -140,6 +143,7 @@ class _Examined:
     source: Source
     scored: ScoredImage
     detection: Detection
+    measured: TissueValues | None
 
 
 def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
@@ -153,6 +157,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
     document = _describe(detection, wanted.run.identity, scored) | {
         "dicom": [path.name for path in objects],
         "dicom_missing": missing,
+        "tissue": None if examined.measured is None else dataclasses.asdict(examined.measured),
     }
     row = {
         "findings": len(found),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
+from unary.images.acquisition import ACQUISITION_ELEMENTS, Acquisition, find_acquisition
 from unary.images.decoding import find_missing_decoder, find_shape, reading_dicom
 from unary.images.dicom import (
     MULTIFRAME_CLASSES,
@@ -32,6 +33,7 @@ _ELEMENTS = [
     "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
     "LossyImageCompression", "SpecificCharacterSet", *UNIT_ELEMENTS, *PLACE_ELEMENTS,
+    *ACQUISITION_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -65,6 +67,8 @@ class Attributes:
         of the contrary: many devices leave such elements out.
     place
         Of a slice; None where it is not stated.
+    acquisition
+        How it was acquired; None of rasters.
     """
 
     shape: tuple[int, int]
@@ -84,6 +88,7 @@ class Attributes:
     lossy: bool = False
     flags: tuple[str, ...] = ()
     place: SlicePlace | None = field(default=None, repr=False)
+    acquisition: Acquisition | None = field(default=None, repr=False)
 
     @property
     def is_capture(self) -> bool:
@@ -129,6 +134,7 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             units=find_units(elements),
             lossy=elements.find_text("LossyImageCompression") == "01",
             place=find_place(elements),
+            acquisition=find_acquisition(elements),
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
 
