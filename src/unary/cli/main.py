@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from unary.cli import clinic, commissioning, data, experiments, models, sending
+from unary.cli import clinic, commissioning, data, experiments, models, monitoring, sending
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
@@ -20,6 +20,7 @@ COMMANDS: tuple[Command, ...] = (
     *models.COMMANDS,
     *clinic.COMMANDS,
     *commissioning.COMMANDS,
+    *monitoring.COMMANDS,
     *sending.COMMANDS,
     *experiments.COMMANDS,
 )

@@ -340,7 +340,7 @@ def _table_found(made: Commissioning, kind: str, points: Sequence[str]) -> Table
         shares = [None if (share := by_point[name].share) is None else with_interval(share) for name in points]
         added = None if first.added is None else float(f"{first.added:.3g}")
         counts: tuple[Cell, ...] = (first.lesions, first.patients, first.no_room)
-        rows.append((first.plan.size_mm, first.plan.contrast, added, *counts, *shares, first.by_chance))
+        rows.append((f"{first.plan.size_mm:g}", f"{first.plan.contrast:g}", added, *counts, *shares, first.by_chance))
     first_columns = ("size, mm", "contrast", "highest value added, median", "lesions", "patients", "no room")
     header = (*first_columns, *(f"found at {name}" for name in points), f"by chance at {chosen}")
     return Table(
