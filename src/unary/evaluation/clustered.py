@@ -59,11 +59,11 @@ def estimate_share(found: ArrayLike, counts: ArrayLike, *, observations: int | N
         return Estimate(share, *bound_extreme(round(share), patients))
     most = total if observations is None else float(observations)
     variance = patients / (patients - 1) * float(np.square(hits - share * sizes).sum()) / total**2
-    effective = most if variance == 0 else share * (1 - share) / variance
-    # by how much the spread of so few patients may be mistaken; of independent things there is nothing to correct
-    if most > patients or sizes.min() < sizes.max():
-        effective *= (stats.t.isf(_TAIL, most - 1) / stats.t.isf(_TAIL, patients - 1)) ** 2
-    effective = min(effective, most)
+    effective = most
+    if most > patients and variance > 0:  # else there is one thing of each patient: they are independent
+        # by how much the spread of so few patients may be mistaken
+        few = (stats.t.isf(_TAIL, most - 1) / stats.t.isf(_TAIL, patients - 1)) ** 2
+        effective = min(most, few * share * (1 - share) / variance)
     low = float(stats.beta.ppf(_TAIL, share * effective, (1 - share) * effective + 1))
     high = float(stats.beta.isf(_TAIL, share * effective + 1, (1 - share) * effective))
     return Estimate(share, low, high)
