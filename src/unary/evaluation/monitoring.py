@@ -279,7 +279,7 @@ def _chart_values(own: Sequence[Observation], limits: MonitorLimits) -> tuple[di
         for place, side in chart.signals:
             before = float(np.median(values[: max(place - place // 4, 1)]))
             now = float(np.median(values[max(place - 9, 0) : place + 1]))
-            said = f"{side} than before: about {now:.3g} in the last studies, {before:.3g} before"
+            said = f"{side} than before: about {now:.4g} in the last studies, {before:.4g} before"
             signals.append(Signal(own[0].scanner, months[place], "change", key, said))
     return charts, signals
 

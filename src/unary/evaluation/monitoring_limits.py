@@ -15,9 +15,9 @@ from unary.errors import UnaryError
 
 FOLLOWED: dict[str, str] = {
     "image_score": "image score",
-    "level": "median of the tissue's stored values",
-    "contrast": "width of the tissue's stored values (10th to 90th percentile) by their median",
-    "noise": "noise of single pixels by the median of the tissue's values",
+    "level": "median of the tissue's values",
+    "contrast": "spread of the tissue's values, by their median",
+    "noise": "noise of single pixels, by the median of the tissue's values",
     "exposure_mas": "exposure, mAs",
     "kvp": "peak voltage, kV",
     "thickness_mm": "compressed thickness, mm",

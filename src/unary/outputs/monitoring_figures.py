@@ -75,7 +75,7 @@ def plot_followed(found: FollowedChart, *, name: str) -> Figure:
             below.axhline(found.chart.limit, color=FAINT, linewidth=1)
             for place, _ in found.chart.signals:
                 below.axvline(place + 1, color="#CC79A7", linewidth=1)
-            below.set_ylim(0, 1.15 * max(found.chart.limit, float(max(found.chart.up.max(), found.chart.down.max()))))
+            below.set_ylim(0, 1.4 * max(found.chart.limit, float(max(found.chart.up.max(), found.chart.down.max()))))
             below.set_ylabel("CUSUM", fontsize=8)
             below.legend(loc="upper left", fontsize=7, ncols=2)
             axes.tick_params(labelbottom=False)
