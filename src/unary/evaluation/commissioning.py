@@ -232,7 +232,7 @@ class _Work:
             clean, tissue = measure_image(self.model, image)
             insertions = tuple(self._insert(row, image, clean, tissue, place) for place in range(len(self.plans)))
             detection = build_detection(clean, self.model, None, most=MOST_FINDINGS)
-        except (DetectorError, MemoryError):  # no image's fault
+        except DetectorError:  # no image's fault
             raise
         except Exception as error:  # of a library, on this image
             return explain_unexpected(error, name_row(row)).with_traceback(None)

@@ -15,6 +15,7 @@ the baseline was. It is found by the method of Brook and Evans (Biometrika 59:53
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def rank_in_sequence(values: ArrayLike, *, seed: int = 0) -> NDArray[np.float64]
     ordered: list[float] = []
     places = np.empty(len(found))
     for number, value in enumerate(found.tolist()):
-        low, high = (int(np.searchsorted(ordered, value, side=side)) for side in ("left", "right"))
+        low, high = bisect.bisect_left(ordered, value), bisect.bisect_right(ordered, value)
         places[number] = (low + drawn[number] * (high - low + 1)) / (number + 1)
         ordered.insert(high, value)
     return places
