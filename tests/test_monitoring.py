@@ -254,6 +254,12 @@ def test_the_command_watches_and_needs_a_baseline_for_constancy(results, tmp_pat
     assert NOTICE in capsys.readouterr().out
     assert main(["monitor", str(results), "--out", str(tmp_path / "out"), "--constancy"]) == 2
     assert "--constancy needs a baseline" in capsys.readouterr().err
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[baseline]\nfirst = '2026-01'\nlast = '2026-03'\n")
+    words = ["monitor", str(results), "--out", str(tmp_path / "out"), "--constancy", "--limits", str(limits)]
+    assert main(words) == 0
+    assert "no control limits" in capsys.readouterr().out  # one image is no baseline
+    assert "Constancy of a phantom image" in (tmp_path / "out" / "report.html").read_text()
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "report.html").write_text("mine")
     assert main(["monitor", str(results), "--out", str(tmp_path / "own")]) == 2

@@ -257,7 +257,7 @@ def _test_guarantee(
         f"more images alarm than the guarantee allows ({np.mean(shares):.3g} of them up to now; {tested:.3g} is the "
         f"most in the long run). Chance of saying so wrongly, ever, on any scanner: {limits.false_alarm:g}"
     )
-    if not limits.prevalence:
+    if limits.prevalence is None:
         said += ". No prevalence is stated: images with lesions count against the guarantee"
     return found, [Signal(own[0].scanner, month, "guarantee", ALARM_RATE, said)]
 
