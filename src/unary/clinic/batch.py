@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import hash_file, read_ahead
+from unary.images.acquisition import Acquisition
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
@@ -170,13 +171,14 @@ def _refuse_all(found: Inputs) -> ImageError:
 
 @dataclass(frozen=True)
 class _Ready:
-    """An image that has been read and may be examined, and what its results depend on."""
+    """An image that has been read and may be examined, how it was acquired, and what its results depend on."""
 
     name: str
     image: Image
     source: Source
     verdict: Verdict
     study: str | None
+    acquisition: Acquisition | None
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ class _Batch:
             if row is not None:
                 return _Outcome(path, name, row, sha256, kept=True)
             image = complete_spacing(admit_image(self.reader.read(path), verdict), self.job.gate)
-            return _Ready(name, image, source, verdict, attributes.study)
+            return _Ready(name, image, source, verdict, attributes.study, attributes.acquisition)
         except ImageError as error:
             return _Outcome(path, "", error, sha256)
         except UnaryError:  # the process that reads cannot be started
@@ -329,6 +331,7 @@ class _Batch:
             "laterality": found.image.laterality,
             "view": found.image.view,
             "accepted_despite": list(found.verdict.accepted_despite),
+            "acquisition": None if found.acquisition is None else asdict(found.acquisition),
             "moment": self.moment.isoformat(),
         }
         try:

@@ -31,6 +31,8 @@ from unary.outputs.dicom.header import Run, hash_case
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
 from unary.outputs.heat_map import describe_count, place_findings
+from unary.patches.measures import TissueValues, measure_values
+from unary.patches.preparation import enlarge
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Detection, Image, ModelIdentity
 
@@ -153,7 +155,8 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
 
     def examine(image: Image, source: Source) -> Write:
         scored = examine_image(model, image)
-        examined = _Examined(image, source, scored, build_detection(scored, model, point))
+        measured = measure_values(image.pixels, enlarge(scored.prepared.mask, scored.prepared))
+        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured)
         return functools.partial(_write_detection, examined, wanted)
 
     made_from = {
@@ -183,6 +186,7 @@ class _Examined:
     source: Source
     scored: ScoredImage
     detection: Detection
+    measured: TissueValues | None
 
 
 def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
@@ -197,6 +201,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
         "dicom": [path.name for path in objects],
         "dicom_missing": missing,
         "dicom_key": hash_case(examined.source.sha256, detection, wanted.run) if objects else None,
+        "tissue": None if examined.measured is None else dataclasses.asdict(examined.measured),
     }
     row = {
         "findings": len(found),

@@ -377,3 +377,22 @@ def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[obje
         write_csv(path, header, rows)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_whole_result(folder: Path) -> dict[str, Any] | None:
+    """Return what a ``result.json`` says; None where it is not unary's, or not what was written."""
+    found = read_result(folder)
+    try:
+        whole = found is not None and found.get("sha256") == _hash_document(found) and "sha256" in found["made_from"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if whole else None
+
+
+def read_record_failures(folder: Path) -> list[str]:
+    """Return the reasons of files without a result, as the record of the last run has them; none where it is not."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return [str(each["reason"]) for each in record["failures"]] if record["notice"] == NOTICE else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
+from unary.images.acquisition import ACQUISITION_ELEMENTS, Acquisition, find_acquisition
 from unary.images.decoding import find_missing_decoder, find_shape, reading_dicom
 from unary.images.dicom import (
     MULTIFRAME_CLASSES,
@@ -36,7 +37,7 @@ _ELEMENTS = [
     "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
     "LossyImageCompression", "SpecificCharacterSet", "ImageLaterality", "Laterality", "ViewPosition", "PatientID",
-    "StudyInstanceUID", *UNIT_ELEMENTS, *PLACE_ELEMENTS,
+    "StudyInstanceUID", *UNIT_ELEMENTS, *PLACE_ELEMENTS, *ACQUISITION_ELEMENTS,
 ]  # fmt: skip
 
 
@@ -74,6 +75,8 @@ class Attributes:
         The first 16 hexadecimal digits of the SHA-256 of the Study Instance UID: joins the images of a study.
     patient
         `unary.images.dicom.DicomHeader.patient_key`.
+    acquisition
+        How it was acquired; None of rasters.
     """
 
     shape: tuple[int, int]
@@ -97,6 +100,7 @@ class Attributes:
     view: str | None = None
     study: str | None = field(default=None, repr=False)
     patient: str | None = field(default=None, repr=False)
+    acquisition: Acquisition | None = field(default=None, repr=False)
 
     @property
     def is_capture(self) -> bool:
@@ -146,6 +150,7 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             view=find_view(elements),
             study=_hash_study(elements),
             patient=hash_patient(elements),
+            acquisition=find_acquisition(elements),
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
 

@@ -245,7 +245,7 @@ def leave_rim(mask: NDArray[np.bool_], rim_px: int) -> NDArray[np.bool_]:
     """
     if rim_px == 0 or not mask.any():
         return mask
-    box = tuple(_find_picture(mask.any(axis=1 - axis), 2 * rim_px) for axis in (0, 1))
+    box = tuple(_find_picture(np.asarray(mask.any(axis=1 - axis)), 2 * rim_px) for axis in (0, 1))
     wide, inside = _CORNER * rim_px, mask[box]
     middle = np.zeros_like(inside)
     middle[wide:-wide, wide:-wide] = True
