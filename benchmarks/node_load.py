@@ -32,6 +32,7 @@ import pynetdicom
 from batch_failures import write_small_model
 from pydicom.uid import generate_uid
 
+from unary.clinic.batch_detection import detect_files
 from unary.clinic.node.audit import check_audit
 from unary.clinic.node.config import NodeConfig, read_config
 from unary.clinic.node.logs import logging_as_json
@@ -79,6 +80,9 @@ class Archive:
         handlers = [(pynetdicom.evt.EVT_C_STORE, self._keep)]
         self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
 
+    def close(self) -> None:
+        self._server.shutdown()
+
     def _keep(self, event) -> int:
         content = hashlib.sha256(event.request.DataSet.getbuffer()).hexdigest()
         self.held.setdefault(str(event.request.AffectedSOPInstanceUID), set()).add(content)
@@ -118,6 +122,8 @@ class Service:
         self.config, self.pid = folder / "NODE.toml", 0
         ports = {"port": self.port, "web_port": self.web_port, "pacs_port": pacs_port}
         self.config.write_text(NODE.format(model=model, state=self.state, pause_s=pause_s, **ports))
+        (folder / "warm").mkdir()
+        (folder / "warm" / "image.dcm").write_bytes(next((folder / "phantoms").rglob("*.dcm")).read_bytes())
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
         if os.fork() == 0:
@@ -129,6 +135,10 @@ class Service:
     def start(self) -> None:
         os.write(self._orders, b"+")
         self.pid = int(os.read(self._answers, 20))
+
+    def close(self) -> None:
+        os.close(self._orders)
+        os.close(self._answers)
 
     @property
     def is_alive(self) -> bool:
@@ -164,6 +174,8 @@ def _launch(orders: int, answers: int, path: Path, log: Path) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     config = read_config(path)
     model = read_model(config.model)
+    warm = path.parent / "warm"
+    detect_files(model, sorted(warm.glob("*.dcm")), warm / "out", model_folder=config.model, progress=False)
     while os.read(orders, 1):
         child = os.fork()
         if child == 0:
@@ -285,6 +297,8 @@ def run_load(folder: Path, images_count: int, senders: int, per_study: int) -> d
     done = wait_until_all_is_sent(service, images_count, 3600.0, memory)
     all_s = time.monotonic() - begun
     service.end(signal.SIGTERM)
+    service.close()
+    archive.close()
     books = read_books(service)
     faults = find_faults(books, images, archive, service.state / "studies")
     answers = np.sort(np.concatenate(times))
@@ -338,6 +352,8 @@ def run_kills(folder: Path, kills: int, rng: np.random.Generator, count: int) ->
     sender.join()
     done = wait_until_all_is_sent(service, count, 1800.0, [])
     service.end(signal.SIGTERM)
+    service.close()
+    archive.close()
     books = read_books(service)
     faults = find_faults(books, images, archive, service.state / "studies")
     print(f"in the end: {books['states']}, the PACS was sent {archive.received} and holds {len(archive.held)}", *faults)

@@ -140,7 +140,7 @@ class Worker:
             else:
                 chosen.append(each)
         sound = [each for each in chosen if each.attempts < ALONE_FROM]
-        return sound or chosen[:1]
+        return sound or sorted(chosen, key=lambda each: each.attempts)[:1]
 
     def _examine(self, study: str, chosen: Sequence[StoredObject], moment: datetime) -> BatchSummary:
         job = build_job(self.model, self._choose_outputs(), model_folder=self.config.model, moment=moment)
