@@ -80,3 +80,24 @@ def test_a_log_that_was_changed_is_not_gone_on_with(path):
     path.write_text(path.read_text().replace('"bytes": 2', '"bytes": 7'))
     with pytest.raises(UnaryError, match="line 3: was changed"):
         AuditLog(path)
+
+
+def test_a_line_that_a_full_disk_has_cut_is_taken_back(path, monkeypatch):
+    log = AuditLog(path)
+    whole, real = path.read_bytes(), log._file
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def write(self, content):
+            return real.write(content[:50])
+
+    log._file = Full()
+    with pytest.raises(OSError, match="No space left"):
+        log.write("sent")
+    assert path.read_bytes() == whole
+    log._file = real
+    log.write("sent")
+    log.close()
+    assert check_audit(path).number == 6

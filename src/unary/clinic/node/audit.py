@@ -8,6 +8,7 @@ the call returns. What a chain cannot tell is that its end was cut off: compare 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -59,9 +60,20 @@ class AuditLog:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             line = {"number": number, "time": now, "event": event, **about, "previous": self._head.sha256}
             line["sha256"] = _hash_line(line)
-            self._file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
-            os.fsync(self._file.fileno())
+            self._append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
             self._head = AuditHead(number, line["sha256"])
+
+    def _append(self, content: bytes) -> None:
+        """Append all of it, or nothing: on a full disk a part may have been written."""
+        handle = self._file.fileno()
+        size = os.fstat(handle).st_size
+        try:
+            if self._file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
 
     def close(self) -> None:
         """Close the file."""
