@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from unary.cli.options import Command, add_option, read_path, whole_number
@@ -86,7 +87,8 @@ def _serve(options: argparse.Namespace, judgements: Path) -> int:
     print(f"http{'s' if tls else ''}://{host}:{opened.getsockname()[1]}/ (Ctrl-C ends it). {NOTICE}", flush=True)
     if token is not None and options.token_file is not None:
         print(f"the page asks for the token in {options.token_file}", flush=True)
-    serve_app(app, listening, opened)
+    with suppress(KeyboardInterrupt):  # which is how it is ended
+        serve_app(app, listening, opened)
     return 0
 
 

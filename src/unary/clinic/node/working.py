@@ -110,6 +110,7 @@ class Worker:
         chosen = self._choose(study)
         if not chosen:
             self._tell_of_study(study, (), None, datetime.now().astimezone().replace(microsecond=0))
+            self.to_deliver.set()
             return
         names = [each.object for each in chosen]
         now = datetime.now().astimezone().replace(microsecond=0)
@@ -165,11 +166,12 @@ class Worker:
         """
         known = {each.object: each for each in chosen}
         failed = () if summary is None else summary.failed
+        left = len(known) - (0 if summary is None else len(summary.rows) + len(failed))  # by an early end
         again = any(self._may_pass(known[Path(each.file).stem], each.reason) for each in failed)
         waiting = [
             each for each in self.store.state.list_objects(study, "queued", "running") if each.object not in known
         ]
-        if again or waiting or self.ended.is_set():
+        if again or waiting or left > 0:
             return
         kinds = STUDY_KINDS if self.model.profile.name == MAMMOGRAPHY.name else ("study_summary",)
         paths = [self.store.image_path(each) for each in self.store.state.list_objects(study) if each.held]

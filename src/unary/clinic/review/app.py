@@ -52,6 +52,9 @@ _PICTURE = "findings.png"
 def build_review_app(roots: Sequence[Path], judgements: Path, *, access: Access, cache_mib: int = 512) -> Starlette:
     """Return the review page as an ASGI application, to be served or mounted.
 
+    Whoever mounts it runs its life as well, ``app.router.lifespan_context(app)``: it reads ahead what will be looked at
+    first, and ends the processes that read.
+
     Parameters
     ----------
     roots

@@ -27,7 +27,8 @@ from unary.records import Image
 TILE_PX = 512
 _WORDS = 2**16
 _SMALLEST_PX = 256  # the long side of the last level is at most twice this
-_PERCENTILES = (0.5, 99.9)  # of the tissue, which the first window spans
+_PERCENTILES = (2, 99.9)  # of the tissue, which the first window spans
+_BELOW = 0.2  # of that span, by which the window begins lower: what is thin, at the skin, is dark and not black
 _CLEARER = 1.3  # times as much tissue at one border as at the other tells the chest wall
 _READERS = 2
 MAP_FILE = "map.tiff"
@@ -100,6 +101,7 @@ def build_pyramid(image: Image, patient: str | None = None) -> Pyramid:
     region = find_bright_region(levels[1] if len(levels) > 1 else words)
     shown = (levels[1] if len(levels) > 1 else words)[region]
     low, high = np.percentile(shown if shown.size else words, _PERCENTILES)
+    low = max(float(words.min()), low - _BELOW * (high - low))
     window = int(low), max(int(high), int(low) + 1)
     known: dict[str, Any] = {name: getattr(image, name) for name in ("spacing_mm", "laterality", "view", "path")}
     return Pyramid(tuple(levels), offset, step, window, _find_chest_wall(region), patient=patient, **known)

@@ -127,9 +127,12 @@ export function fillStudies(list, studies, current, choose) {
     const judged = study.images.reduce((sum, one) => sum + one.judged, 0);
     const read = study.images.filter((one) => one.read).length;
     const all = study.images.length;
-    button.append(make("span", study.label, { className: "label" }), make("span", showP(study.images[0].image_p_value), { className: "score" }));
+    const head = make("span", "", { className: "line" });
+    head.append(make("span", study.label, { className: "label" }), make("span", showP(study.images[0].image_p_value), { className: "score" }));
     const state = read === all ? "read" : judged ? `${judged} of ${findings} judged` : `${findings} ${findings === 1 ? "finding" : "findings"}`;
-    button.append(make("span", `${all} ${all === 1 ? "image" : "images"}`, { className: "under" }), make("span", state, { className: "under" }));
+    const foot = make("span", "", { className: "line under" });
+    foot.append(make("span", `${all} ${all === 1 ? "image" : "images"}`), make("span", state));
+    button.append(head, foot);
     button.addEventListener("click", () => choose(study.key));
     const item = make("li");
     item.append(button);

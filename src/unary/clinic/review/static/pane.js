@@ -338,15 +338,16 @@ export class Pane {
     const length = [50, 20, 10, 5, 2, 1, 0.5, 0.2].find((mm) => (mm / spacing[1]) * view.scale <= room) ?? 0.1;
     const wide = (length / spacing[1]) * view.scale;
     const [x, y] = [(canvas.width - wide) / 2, canvas.height - 12 * unit];
-    for (const [colour, width] of [["#000", 5 * unit], ["#cfd6dc", 2 * unit]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = width;
-      context.beginPath();
-      context.moveTo(x, y);
-      context.lineTo(x + wide, y);
-      context.stroke();
-    }
+    context.fillStyle = "#0009";
+    context.fillRect(x - 5 * unit, y - 20 * unit, wide + 10 * unit, 26 * unit);
+    context.strokeStyle = "#cfd6dc";
+    context.lineWidth = 2 * unit;
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(x + wide, y);
+    context.stroke();
     context.font = `${11 * unit}px system-ui, sans-serif`;
+    context.textBaseline = "middle";
     context.textAlign = "center";
     context.fillStyle = "#cfd6dc";
     context.fillText(`${length} mm`, x + wide / 2, y - 8 * unit);
