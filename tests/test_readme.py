@@ -23,7 +23,11 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_captions_are_those_that_the_pictures_were_made_with() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.findall(r"!\[([^\]]+)\]\((docs/images/[^)]+)\)\s+\*([^*]+)\*", text)
-    assert {path for _, path, _ in found} == {f"docs/images/{path.name}" for path in (ROOT / "docs/images").iterdir()}
+    pages = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    elsewhere = {f"docs/{path}" for path in re.findall(r"!\[[^\]]+\]\((images/[^)]+)\)", pages)}
+    there = {f"docs/images/{path.name}" for path in (ROOT / "docs/images").iterdir()}
+    assert {path for _, path, _ in found} == there - elsewhere
+    assert elsewhere <= there
     for alt, path, caption in found:
         with PIL.Image.open(ROOT / path) as picture:
             words = picture.info["Description"]

@@ -286,14 +286,14 @@ def test_readers_who_contradict_each_other_leave_an_image_open(client):
 
 
 def test_the_manifest_is_what_evaluate_and_calibrate_take(client, site, model_folder, tmp_path, capsys):
-    for image in list_images(client):
+    for image in (image for image in list_images(client) if image["view"] == "CC"):
         verdict = "agree" if image["name"].startswith("abnormal") else "disagree"
         for rank in range(1, image["findings"] + 1):
             say(client, image, target="finding", rank=rank, verdict=verdict)
         say(client, image, target="image", verdict="read")
     out = tmp_path / "export"
     assert main(["review", str(site / "results"), "--judgements", str(site / "said.sqlite"), "--export", str(out)]) == 0
-    assert "12 images judged" in capsys.readouterr().out
+    assert "6 images judged" in capsys.readouterr().out
     labels = [row.label for row in read_manifest(out / "manifest.csv").rows]
     assert set(labels) == {"positive", "negative"}
     assert main(["evaluate", str(model_folder), str(out / "manifest.csv"), "--out", str(tmp_path / "figures")]) == 0

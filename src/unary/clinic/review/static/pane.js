@@ -120,8 +120,10 @@ export class Pane {
 
   move(du, dv) {
     if (!this.tiles) return;
-    this.view.u = Math.min(this.cols, Math.max(0, this.view.u + du));
-    this.view.v = Math.min(this.rows, Math.max(0, this.view.v + dv));
+    // A part of the image stays in view.
+    const [across, down] = [this.canvas.width, this.canvas.height].map((size) => (0.4 * size) / this.view.scale);
+    this.view.u = Math.min(this.cols + across, Math.max(-across, this.view.u + du));
+    this.view.v = Math.min(this.rows + down, Math.max(-down, this.view.v + dv));
     this.fitted = false;
     this.invalidate();
   }
