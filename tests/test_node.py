@@ -31,6 +31,7 @@ from unary.datasets.folder import read_result
 from unary.errors import UnaryError
 from unary.models.bundle import read_model, write_model
 from unary.models.fitting import FitConfig, fit
+from unary.records import NOTICE
 
 CANARY = "KANARIE"
 TOKEN = "correct-horse-battery-staple"
@@ -287,6 +288,10 @@ def test_the_web_asks_for_its_token_but_for_health(model_folder, model, study, t
         assert count(node, "received") == 1
         assert get(node.web_port, "/review/").status_code == 401
         assert get(node.web_port, "/review/", Authorization=f"Bearer {TOKEN}").status_code == 200
+        assert get(node.web_port, "/monitor/").status_code == 401
+        nothing = get(node.web_port, "/monitor/", Authorization=f"Bearer {TOKEN}")
+        assert nothing.status_code == 200
+        assert "Nothing to report yet" in nothing.text
 
 
 def test_the_web_answers_to_its_own_name_and_to_no_foreign_page(model_folder, model, study, tmp_path):
@@ -299,12 +304,18 @@ def test_the_web_answers_to_its_own_name_and_to_no_foreign_page(model_folder, mo
         assert get(node.web_port, "/nothing").status_code == 404
 
 
-def test_findings_are_seen_on_the_review_page(model_folder, model, study, tmp_path):
+def test_findings_are_seen_on_the_pages(model_folder, model, study, tmp_path):
     with start(model_folder, model, tmp_path / "state") as node:
         store(node.dimse_port, study)
         wait_for(lambda: count(node, "done") == 4)
         (found,) = wait_for(lambda: get(node.web_port, "/review/api/studies").json()["studies"])
         assert len(found["images"]) == 4
+        report, months = (get(node.web_port, f"/monitor/{name}") for name in ("", "months.csv"))
+        assert report.headers["content-type"].startswith("text/html")
+        assert NOTICE in report.text
+        assert "'unsafe-inline'" in report.headers["content-security-policy"]
+        assert "4" in months.text.splitlines()[1].split(",")
+        assert get(node.web_port, "/monitor/..%2Fnode.sqlite").status_code == 404
 
 
 def test_dimse_over_tls_asks_for_a_certificate(model_folder, model, study, tmp_path):

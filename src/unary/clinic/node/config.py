@@ -122,7 +122,7 @@ class WebListener:
     names
         By which the service is asked for, beside its address.
     review
-        Whether the review page is served, at ``/review/``.
+        Whether the review page is served, at ``/review/``, and the report of `unary monitor`, at ``/monitor/``.
     allow_insecure
         Whether to listen without TLS on an address that is not loopback.
     """

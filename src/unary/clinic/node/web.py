@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from unary.clinic.node.config import WebListener
 from unary.clinic.node.metrics import describe_health, format_metrics
+from unary.clinic.node.monitor_page import build_monitor_app
 from unary.clinic.node.receiving_dimse import build_context
 from unary.clinic.node.receiving_web import build_stow_routes
 from unary.clinic.review.app import build_review_app
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from unary.clinic.node.service import Node
 
 _OPEN_PATHS = ("/health",)
-_PAGES = ("/review",)  # which guard themselves, for they let people log in
+_PAGES = ("/review", "/monitor")  # which guard themselves, for they let people log in
 JUDGEMENTS = "judgements.sqlite"
 
 
 def build_app(node: Node, config: WebListener) -> Starlette:
-    """Return the application: for machines ``/health``, ``/metrics`` and STOW-RS, for people ``/review``."""
+    """Return the application: ``/health``, ``/metrics``, STOW-RS, and for people ``/review`` and ``/monitor``."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.requests import Request
@@ -53,6 +54,7 @@ def build_app(node: Node, config: WebListener) -> Starlette:
         state = node.config.state
         pages.append(build_review_app([state / "studies"], state / JUDGEMENTS, access=access))
         routes.append(Mount("/review", pages[0]))
+        routes.append(Mount("/monitor", build_monitor_app(state / "studies", state / "monitor", access)))
 
     @contextlib.asynccontextmanager
     async def living(_: Starlette) -> AsyncIterator[None]:
