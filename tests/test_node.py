@@ -466,7 +466,7 @@ def test_a_failure_that_may_pass_is_tried_again_and_no_image_takes_others_down(
 
         node.worker._examine = examine
         store(node.dimse_port, study[:2])
-        wait_for(lambda: count(node, "done") == 1)
+        wait_for(lambda: count(node, "done") == 1 and [name] in tried)
     assert sorted(map(len, tried))[-1] == 2
     assert [name] in tried  # alone in the end
 
