@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from unary.clinic.node.service import Node
 
 STATES = ("received", "queued", "running", "done", "sent", "refused", "failed")
-_DELIVERY_STATES = ("waiting", "sending", "sent", "undelivered")
+_DELIVERY_STATES = ("waiting", "sending", "sent", "superseded", "undelivered")
 
 
 def describe_health(node: Node) -> tuple[bool, dict[str, object]]:
