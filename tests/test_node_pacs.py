@@ -90,7 +90,11 @@ def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_wa
         tmp_path / "state",
         dimse=DimseListener(node_port, (Caller("ORTHANC", ("127.0.0.1",)),)),
         destinations=(
-            Destination("by_dimse", dimse=f"ORTHANC@127.0.0.1:{pacs.dimse_port}", kinds=("report", "capture")),
+            Destination(
+                "by_dimse",
+                dimse=f"ORTHANC@127.0.0.1:{pacs.dimse_port}",
+                kinds=("report", "capture", "cad_report", "study_summary"),
+            ),
             Destination(
                 "by_web", web=f"{pacs.url}/dicom-web", user=USER, password_variable="PASSWORD", kinds=("segmentation",)
             ),
@@ -115,6 +119,7 @@ def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_wa
         assert get(node.web_port, "/health").json()["status"] == "ok"
         pacs.start()
         wait_for(lambda: count(node, "sent") == 8)
+        wait_for(lambda: not node.state.query("SELECT 1 FROM deliveries WHERE state != 'sent'"))
         held = pacs.list_instances()
         told = pacs.ask("/modalities/node/store", first)  # results and all, back to the node: nothing goes round
         assert told["FailedInstancesCount"] == 0
@@ -126,4 +131,4 @@ def test_four_views_go_to_the_node_and_findings_come_back_also_to_a_pacs_that_wa
     wanted = [(str(each.StudyInstanceUID), str(each.Modality), str(each.SOPInstanceUID)) for each in images + written]
     assert held == sorted(wanted)
     assert {study for study, kind, _ in held if kind == "SR"} == set(studies)
-    assert sum(kind == "SR" for _, kind, _ in held) == 8
+    assert sum(kind == "SR" for _, kind, _ in held) == 12, "one of each image, two of each study"
