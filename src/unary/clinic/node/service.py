@@ -160,7 +160,7 @@ class Node:
             self.state.change_commitment(row["commitment"], "answered" if done else "unanswered" if over else "waiting")
             if done or over:
                 event = "commitment_answered" if done else "commitment_not_answered"
-                self.audit.write(event, number=row["commitment"])
+                self.audit.write(event, commitment=row["commitment"])
             failed = failed or not done
         return failed
 
