@@ -55,6 +55,7 @@ class Node:
     def start(self) -> None:
         """Begin to work, then to listen."""
         self.audit.write("started", **self.worker.about)
+        self.state.settle_sent()  # a kill may have come after the last confirmation
         self.worker.start()
         for deliverer in self.deliverers:
             deliverer.start()
