@@ -16,13 +16,13 @@ from unary.clinic.node.commitment import answer_by_call, build_report
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.delivering import Deliverer
 from unary.clinic.node.logs import quiet_packages
-from unary.clinic.node.receiving_dimse import DimseReceiver
+from unary.clinic.node.receiving_dimse import DimseReceiver, build_context
 from unary.clinic.node.receiving_folder import FolderWatcher
 from unary.clinic.node.state import NodeState
 from unary.clinic.node.store import Store
 from unary.clinic.node.web import WebServer
 from unary.clinic.node.working import Worker
-from unary.errors import require
+from unary.errors import UnaryError, require
 from unary.files import locking
 from unary.models.bundle import Model, read_model
 from unary.models.examination import choose_point
@@ -206,7 +206,12 @@ def check_config(config: NodeConfig, model: Model) -> list[str]:
         token = "token" if config.web.build_access().token else "no token"
         tls = "TLS" if config.web.certificate else "no TLS"
         lines.append(f"web: {config.web.host}:{config.web.port}, {tls}, {token}")
+    for listener in (config.dimse, config.web):
+        if listener is not None:
+            build_context(listener)
     if config.watch is not None:
+        if not config.watch.folder.is_dir():
+            raise UnaryError(f"{config.watch.folder}: no such folder, and it is to be watched")
         lines.append(f"watched folder: {config.watch.folder}")
     for destination in config.destinations:
         address = destination.build_address()
