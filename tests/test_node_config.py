@@ -106,7 +106,10 @@ def test_a_whole_configuration_is_read(tmp_path, monkeypatch):
         (('kinds = ["report"]', 'password = "x"'), "table [destinations.pacs]: unknown field 'password'"),
         (('kinds = ["report"]', 'kinds = ["reports"]'), "table [destinations.pacs]: kinds has 'reports'; a node makes"),
         (('kinds = ["report"]', "kinds = []"), "table [destinations.pacs]: kinds is empty"),
-        (("[limits]", '[watch]\nfolder = "/var/lib/unary/in"\n[limits]'), "top level: state and the watched folder must not"),
+        (
+            ("[limits]", '[watch]\nfolder = "/var/lib/unary/in"\n[limits]'),
+            "top level: state and the watched folder must not",
+        ),
         (("[limits]", '[watch]\nfolder = "/var/lib"\n[limits]'), "top level: state and the watched folder must not"),
         (("token_variable =", "user ="), "table [destinations.archive]: give user with password_file"),
         (("https://archive", "http://archive"), "table [destinations.archive]: over plain http anybody can read"),

@@ -114,7 +114,7 @@ class Node:
         if self.dimse is not None:
             yield "dimse", self.dimse.is_alive
         if self.watcher is not None:
-            yield "watch", self.watcher.is_alive
+            yield "watch", self.watcher.is_alive and self.watcher.config.folder.is_dir()
         for deliverer in self.deliverers:
             yield f"to {deliverer.destination.name}", deliverer.is_alive
 
