@@ -239,8 +239,7 @@ def test_books_for_which_there_is_no_room_are_told_as_a_full_disk(tmp_path, stud
     (pages,) = store.state.query("PRAGMA page_count")[0]
     store.state.query(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(RefusedError) as caught:
-        for number in range(2000):
-            take(store, rename(pydicom.dcmread(study[0]), StudyInstanceUID=f"1.2.{number}"))
+        [take(store, rename(pydicom.dcmread(study[0]), StudyInstanceUID=f"1.2.{n}")) for n in range(2000)]
     assert (caught.value.status, caught.value.reason) == (0xA700, "DISK")
     assert str(caught.value) == "the disk is full"
     known = sum(store.state.count_objects().values())

@@ -80,7 +80,7 @@ class FolderWatcher:
         return found
 
     def _try_taking(self, path: Path, mark: tuple[int, int]) -> bool:
-        """Take a file, whatever goes wrong with it; one that stays where it is, is not taken again unless it changes."""
+        """Take a file, whatever goes wrong with it; one that stays where it is waits until it changes."""
         try:
             taken = self._take(path)
         except OSError as error:

@@ -331,7 +331,8 @@ class NodeState:
     def settle_sent(self, study: str | None = None) -> list[str]:
         """Let objects, of one study or of all, be sent all of whose results are, and return them."""
         rows = self.query(
-            "SELECT object FROM objects WHERE study = COALESCE(?, study) AND state = 'done' AND NOT EXISTS (SELECT 1 FROM deliveries "
+            "SELECT object FROM objects WHERE study = COALESCE(?, study) AND state = 'done' "
+            "AND NOT EXISTS (SELECT 1 FROM deliveries "
             "WHERE deliveries.study = objects.study AND (deliveries.object = objects.object OR deliveries.object IS "
             "NULL) AND deliveries.state IN ('waiting', 'sending', 'undelivered')) AND EXISTS (SELECT 1 FROM deliveries "
             "WHERE deliveries.object = objects.object)",
