@@ -387,6 +387,7 @@ def test_commitment_is_answered_and_completes_a_study_at_once(model_folder, mode
             wait_for(lambda: list_events(node, "commitment_answered"))
     finally:
         server.shutdown()
+    check_audit(tmp_path / "state" / "audit.jsonl")
     ((kind, report),) = reports
     assert (kind, report.TransactionUID) == (2, "1.2.3.4.5")
     assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == [present.SOPInstanceUID]

@@ -32,6 +32,15 @@ def test_lines_follow_each_other_over_several_starts(path, capsys):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("name", ["number", "time", "previous", "sha256"])
+def test_nothing_overwrites_what_makes_the_chain(path, name):
+    log = AuditLog(path)
+    with pytest.raises(ValueError, match=name):
+        log.write("commitment_answered", **{name: 1})
+    log.close()
+    assert check_audit(path).number == 5
+
+
 def edit(lines):
     lines[2] = lines[2].replace('"bytes": 2', '"bytes": 3')
 

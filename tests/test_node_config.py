@@ -18,7 +18,9 @@ from unary.clinic.node.config import (
     read_config,
     read_secret,
 )
+from unary.clinic.node.service import check_config
 from unary.errors import UnaryError
+from unary.models.fitting import FitConfig, fit
 
 GOOD = """
 model = "model"
@@ -102,6 +104,13 @@ def test_a_whole_configuration_is_read(tmp_path, monkeypatch):
         (('dimse = "PACS@[::1]:104"', 'dimse = "PACS"'), "table [destinations.pacs]: AET@HOST:PORT is needed"),
         (('dimse = "PACS@[::1]:104"', ""), "table [destinations.pacs]: give one of dimse and web"),
         (('kinds = ["report"]', 'password = "x"'), "table [destinations.pacs]: unknown field 'password'"),
+        (('kinds = ["report"]', 'kinds = ["reports"]'), "table [destinations.pacs]: kinds has 'reports'; a node makes"),
+        (('kinds = ["report"]', "kinds = []"), "table [destinations.pacs]: kinds is empty"),
+        (
+            ("[limits]", '[watch]\nfolder = "/var/lib/unary/in"\n[limits]'),
+            "top level: state and the watched folder must not",
+        ),
+        (("[limits]", '[watch]\nfolder = "/var/lib"\n[limits]'), "top level: state and the watched folder must not"),
         (("token_variable =", "user ="), "table [destinations.archive]: give user with password_file"),
         (("https://archive", "http://archive"), "table [destinations.archive]: over plain http anybody can read"),
         (("[destinations.pacs]", "[destinations"), "no TOML"),
@@ -118,6 +127,19 @@ def test_a_mistake_is_named_with_its_place(tmp_path, change, words):
 def test_an_open_listener_can_be_asked_for(tmp_path):
     text = GOOD.replace("port = 11112", 'port = 11112\nhost = "0.0.0.0"\nallow_insecure = true')
     assert read_config(write(tmp_path, text)).dimse.host == "0.0.0.0"
+
+
+def test_what_a_configuration_names_must_be_there(tmp_path, normals):
+    model = fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False)
+    text = f'model = "model"\nstate = "state"\n[watch]\nfolder = "{tmp_path / "inbox"}"\n'
+    with pytest.raises(UnaryError, match="inbox: no such folder, and it is to be watched"):
+        check_config(read_config(write(tmp_path, text)), model)
+    (tmp_path / "inbox").mkdir()
+    check_config(read_config(write(tmp_path, text)), model)
+    (tmp_path / "node.pem").write_text("no certificate")
+    text += '[web]\nport = 1\ncertificate = "node.pem"\nkey = "node.pem"\n'
+    with pytest.raises(UnaryError, match=r"node\.pem: certificate, key and CA must be PEM"):
+        check_config(read_config(write(tmp_path, text)), model)
 
 
 def test_something_must_bring_images(tmp_path):

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import sqlite3
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -214,6 +216,68 @@ def test_what_a_killed_node_had_not_confirmed_is_cleared_away(tmp_path, study):
     assert not list((store.folder / "incoming").iterdir())
     assert store.state.find_object(name).state == "received"
     close(store)
+
+
+def test_what_a_killed_node_was_deleting_is_deleted(tmp_path, study):
+    store = open_store(tmp_path / "state")
+    kept = take(store, study[0])
+    gone = take(store, rename(pydicom.dcmread(study[1]), StudyInstanceUID="1.2.3"))
+    folders = [store.image_path(store.state.find_object(name)).parents[1] for name in (kept, gone)]
+    for folder in folders:
+        (folder / "results").mkdir()
+        (folder / "results" / "result.json").write_text("{}")
+    store.state.forget_files(folders[1].name)
+    close(store)
+    store = open_store(tmp_path / "state")
+    assert (folders[0] / "results" / "result.json").exists()
+    assert not folders[1].exists()
+    close(store)
+
+
+def test_books_for_which_there_is_no_room_are_told_as_a_full_disk(tmp_path, study):
+    store = open_store(tmp_path / "state")
+    (pages,) = store.state.query("PRAGMA page_count")[0]
+    store.state.query(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(RefusedError) as caught:
+        [take(store, rename(pydicom.dcmread(study[0]), StudyInstanceUID=f"1.2.{n}")) for n in range(2000)]
+    assert (caught.value.status, caught.value.reason) == (0xA700, "DISK")
+    assert str(caught.value) == "the disk is full"
+    known = sum(store.state.count_objects().values())
+    store.state.query("PRAGMA max_page_count = 100000")
+    take(store, study[1])
+    close(store)
+    store = open_store(tmp_path / "state")
+    assert sum(store.state.count_objects().values()) == known + 1
+    close(store)
+
+
+def test_what_cannot_be_committed_is_taken_back_and_holds_up_nothing(tmp_path):
+    state = NodeState(tmp_path / "node.sqlite")
+    state.query("CREATE TABLE one (n INTEGER PRIMARY KEY)")
+    state.query("CREATE TABLE two (n INTEGER REFERENCES one DEFERRABLE INITIALLY DEFERRED)")
+    state.query("PRAGMA foreign_keys = ON")
+    with pytest.raises(sqlite3.IntegrityError), state.transaction() as db:
+        db.execute("INSERT INTO two VALUES (1)")
+    state.write_fact("later", "kept")
+    state._connection.close()  # as a kill would
+    state = NodeState(tmp_path / "node.sqlite")
+    assert state.read_fact("later") == "kept"
+    assert not state.query("SELECT * FROM two")
+    state.close()
+
+
+def test_what_is_refused_holds_up_nothing_and_what_is_sent_is_known_as_sent(store, study):
+    name = take(store, study[0])
+    place = Path("studies/a/results/b")
+    for kind in ("first", "second"):
+        store.state.add_delivery(store.state.find_object(name).study, name, place / f"{kind}.dcm", kind, "pacs")
+    first, second = (each.delivery for each in store.state.list_due("pacs", 9))
+    store.state.change_delivery(first, "waiting", refused=True)
+    assert [each.delivery for each in store.state.list_due("pacs", 1)] == [second]
+    store.state.change([name], "done")
+    for each in (first, second):
+        store.state.change_delivery(each, "sent")
+    assert store.state.settle_sent() == [name]
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.3"])

@@ -335,8 +335,18 @@ def test_what_is_no_result_is_counted_and_not_shown(client, site):
     for number, text in enumerate(("{}", "not json", '{"notice": "x"}', "[" * 100_000)):
         (site / "results" / f"bad{number}").mkdir()
         (site / "results" / f"bad{number}" / "result.json").write_text(text)
+    good = json.loads(next((site / "results").glob("*/result.json")).read_text())
+    edits = (
+        {"made_from": [1]},
+        {"image_score": float("nan")},
+        {"operating_point": {}},
+        {"findings": [{**good["findings"][0], "p_value": float("inf")}]},
+    )
+    for number, edit in enumerate(edits):
+        (site / "results" / f"edited{number}").mkdir()
+        (site / "results" / f"edited{number}" / "result.json").write_text(json.dumps({**good, **edit}))
     known = look_again(client)
-    assert (len(known["studies"]), known["unreadable"]) == (3, 4)
+    assert (len(known["studies"]), known["unreadable"]) == (3, 8)
 
 
 def test_a_file_that_is_gone_or_another_is_said_so_and_never_shown(client, site):

@@ -104,3 +104,11 @@ def test_a_further_value_leaves_the_interval_of_a_short_baseline_as_often_as_sta
     assert outside / 4000 == pytest.approx(0.1, abs=0.015)
     assert predict_interval([1.0, 2.0], 0.1) is None
     assert predict_interval([3.0, 3.0, 3.0], 0.1) is None
+
+
+def test_evidence_without_end_stays_a_number():
+    capital = bet_against(np.ones(5000), 0.05)
+    assert np.isfinite(capital).all()
+    assert (np.diff(capital) >= 0).all()
+    assert capital[-1] == pytest.approx(1e100)
+    assert bet_against([], 0.05).shape == (0,)

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unary.clinic.result_folder import RECORD
-from unary.datasets.folder import STUDY_FILE, read_result, read_study
+from unary.clinic.result_folder import RECORD, read_whole_result
+from unary.datasets.folder import STUDY_FILE, read_study
 from unary.errors import DicomResultError, ImageError, UnaryError
 from unary.files import hash_file, locking, replacing
 from unary.images.isolation import show_path
@@ -221,10 +221,9 @@ class _Results:
         }
         results = {}
         for path in sorted(folder.iterdir()):
-            found = read_result(path) if path.is_dir() and not path.name.startswith(".") else None
-            made_from = {} if found is None else found.get("made_from") or {}
-            if found is not None and all(made_from.get(key) == value for key, value in wanted.items()):
-                results[str(made_from["sha256"])] = found
+            found = read_whole_result(path) if path.is_dir() and not path.name.startswith(".") else None
+            if found is not None and all(found["made_from"].get(key) == value for key, value in wanted.items()):
+                results[str(found["made_from"]["sha256"])] = found
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -104,7 +104,8 @@ def describe_left_out(left_out: Mapping[str, list[Path]]) -> str:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return what the ``result.json`` says that unary has written into a folder; None for a folder that is not its."""
-    return _read_own(folder / RESULT_FILE, "files")
+    found = _read_own(folder / RESULT_FILE, "files")
+    return found if found is not None and isinstance(found.get("made_from", {}), dict) else None
 
 
 def read_study(folder: Path) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from scipy import stats
 
 ALLOWANCE = 0.25  # of the CUSUM, in standard deviations: it is tuned to shifts of twice as much
 _BETS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # shares of the largest bet that cannot ruin
+_MOST_LOG = 100 * math.log(10)
 _STATES = 250
 _HALF = math.sqrt(3.0)  # a uniform value of variance 1 lies in [-sqrt(3), sqrt(3)]
 
@@ -34,7 +35,8 @@ _HALF = math.sqrt(3.0)  # a uniform value of variance 1 lies in [-sqrt(3), sqrt(
 def bet_against(values: ArrayLike, bound: float) -> NDArray[np.float64]:
     """Return the capital after each value of a bettor who begins with 1 and bets that the mean exceeds a bound.
 
-    Values, shape (n,), lie in [0, 1], the bound in (0, 1]. Returns shape (n,).
+    Values, shape (n,), lie in [0, 1], the bound in (0, 1]. Returns shape (n,); no bet counts for more than 1e100, which
+    is evidence enough and can be written down.
 
     >>> bet_against([0, 0, 1, 1, 1, 1], 0.1).round(2).tolist()
     [0.75, 0.63, 1.35, 3.93, 15.66, 78.75]
@@ -44,8 +46,8 @@ def bet_against(values: ArrayLike, bound: float) -> NDArray[np.float64]:
         raise ValueError("values must lie in [0, 1]")
     if not 0 < bound <= 1:
         raise ValueError(f"bound must lie in (0, 1], got {bound}")
-    capital: NDArray[np.float64] = np.mean([np.cumprod(1 + share / bound * (found - bound)) for share in _BETS], axis=0)
-    return capital
+    grown = [np.cumsum(np.log1p(share / bound * (found - bound))) for share in _BETS]
+    return np.asarray(np.exp(np.minimum(grown, _MOST_LOG)).mean(axis=0))
 
 
 def rank_in_sequence(values: ArrayLike, *, seed: int = 0) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from typing import Any
 from unary.errors import UnaryError
 
 _START = "0" * 64
+_OWN = {"number", "time", "event", "previous", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class AuditLog:
         return self._head
 
     def write(self, event: str, **about: Any) -> None:
-        """Append one line and see it on the disk."""
+        """Append one line and see it on the disk; a ValueError where it would overwrite what makes the chain."""
+        if not _OWN.isdisjoint(about):
+            raise ValueError(f"{', '.join(sorted(_OWN & set(about)))}: a line has a field of that name already")
         with self._lock:
             number = self._head.number + 1
             now = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -59,7 +59,7 @@ def answer_on(link: Any, number: int, store: Store) -> None:
         logger.warning("commitment_not_answered", extra={"about": {"error": type(error).__name__}})
         done = False
     store.state.change_commitment(number, "answered" if done else "unanswered")
-    store.audit.write("commitment_answered" if done else "commitment_not_answered", number=number)
+    store.audit.write("commitment_answered" if done else "commitment_not_answered", commitment=number)
 
 
 def answer_by_call(row: Any, store: Store, own_title: str) -> bool:

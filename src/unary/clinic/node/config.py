@@ -21,8 +21,11 @@ from unary.clinic.pacs_address import DimseAddress, Tls, WebAddress
 from unary.clinic.web_access import Access, build_access, is_loopback
 from unary.errors import Reason, UnaryError
 from unary.models.gate import ACCEPTABLE
+from unary.outputs.dicom import DEFAULT_KINDS, STUDY_KINDS
 
 GIB, MIB = 2**30, 2**20
+MADE: tuple[str, ...] = (*DEFAULT_KINDS, *STUDY_KINDS)
+"""The kinds of results that a node makes."""
 T = TypeVar("T")
 
 
@@ -288,6 +291,10 @@ class Destination:
     def __post_init__(self) -> None:
         if (self.dimse is None) == (self.web is None):
             raise ValueError("give one of dimse and web")
+        unknown = [each for each in self.kinds or () if each not in MADE]
+        if unknown or self.kinds == ():
+            said = f"has {unknown[0]!r}" if unknown else "is empty, and nothing would be sent"
+            raise ValueError(f"kinds {said}; a node makes {', '.join(MADE)}; without kinds all are sent")
         secrets = (self.user, self.password_file, self.password_variable, self.token_file, self.token_variable)
         if self.dimse is not None:
             if any(each is not None for each in secrets):
@@ -364,6 +371,13 @@ class NodeConfig:
                 raise ValueError(f"accept cannot hold {reason!r}; these can be accepted: {', '.join(ACCEPTABLE)}")
         if self.dimse is None and self.web is None and self.watch is None:
             raise ValueError("one of the tables dimse, web and watch is needed, or no image would ever come")
+        if self.watch is not None:
+            state, watched = self.state.resolve(), self.watch.folder.resolve()
+            if state.is_relative_to(watched) or watched.is_relative_to(state):
+                raise ValueError(
+                    f"state and the watched folder must not lie in each other, or the node would take its own files: "
+                    f"{state} and {watched}"
+                )
 
     @property
     def accepted(self) -> tuple[Reason, ...]:

@@ -109,13 +109,14 @@ class Deliverer:
 
     def _note(self, answers: Sequence[tuple[DueDelivery, Delivery]]) -> None:
         stored = [each for each, answer in answers if answer.stored]
+        for each in stored:  # before the books, which a kill may leave without it: then it goes out, and is told, again
+            told = {"destination": self.destination.name, "instance": each.instance, "kind": each.kind}
+            self.store.audit.write("sent", object=each.object, study=each.study, **told)
         with self.store.state.transaction():
             for each, answer in answers:
                 if answer.stored:
                     self.store.state.change_delivery(each.delivery, "sent", note=answer.note)
         for each in stored:
-            told = {"destination": self.destination.name, "instance": each.instance, "kind": each.kind}
-            self.store.audit.write("sent", object=each.object, study=each.study, **told)
             self._not_before.pop(each.delivery, None)
         for study in {each.study for each in stored}:
             self.store.state.settle_sent(study)
@@ -139,11 +140,12 @@ class Deliverer:
             self._not_before[each.delivery] = time.monotonic() + self.sending.longest_pause_s
 
     def _give_up(self, each: DueDelivery, note: str) -> None:
-        self.store.state.change_delivery(each.delivery, "undelivered", note=note)
-        if each.object is not None:
-            self.store.state.change([each.object], "failed", reason="NOT_DELIVERED", detail=note)
         told = {"destination": self.destination.name, "instance": each.instance, "kind": each.kind, "note": note}
         self.store.audit.write("not_delivered", object=each.object, study=each.study, **told)
+        with self.store.state.transaction():
+            self.store.state.change_delivery(each.delivery, "undelivered", note=note)
+            if each.object is not None:
+                self.store.state.change([each.object], "failed", reason="NOT_DELIVERED", detail=note)
         logger.error("not_delivered", extra={"about": {"destination": self.destination.name}})
 
     def _slow_down(self) -> None:

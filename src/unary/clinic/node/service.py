@@ -16,13 +16,13 @@ from unary.clinic.node.commitment import answer_by_call, build_report
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.delivering import Deliverer
 from unary.clinic.node.logs import quiet_packages
-from unary.clinic.node.receiving_dimse import DimseReceiver
+from unary.clinic.node.receiving_dimse import DimseReceiver, build_context
 from unary.clinic.node.receiving_folder import FolderWatcher
 from unary.clinic.node.state import NodeState
 from unary.clinic.node.store import Store
 from unary.clinic.node.web import WebServer
 from unary.clinic.node.working import Worker
-from unary.errors import require
+from unary.errors import UnaryError, require
 from unary.files import locking
 from unary.models.bundle import Model, read_model
 from unary.models.examination import choose_point
@@ -55,6 +55,7 @@ class Node:
     def start(self) -> None:
         """Begin to work, then to listen."""
         self.audit.write("started", **self.worker.about)
+        self.state.settle_sent()  # a kill may have come after the last confirmation
         self.worker.start()
         for deliverer in self.deliverers:
             deliverer.start()
@@ -113,7 +114,7 @@ class Node:
         if self.dimse is not None:
             yield "dimse", self.dimse.is_alive
         if self.watcher is not None:
-            yield "watch", self.watcher.is_alive
+            yield "watch", self.watcher.is_alive and self.watcher.config.folder.is_dir()
         for deliverer in self.deliverers:
             yield f"to {deliverer.destination.name}", deliverer.is_alive
 
@@ -160,7 +161,7 @@ class Node:
             self.state.change_commitment(row["commitment"], "answered" if done else "unanswered" if over else "waiting")
             if done or over:
                 event = "commitment_answered" if done else "commitment_not_answered"
-                self.audit.write(event, number=row["commitment"])
+                self.audit.write(event, commitment=row["commitment"])
             failed = failed or not done
         return failed
 
@@ -205,7 +206,12 @@ def check_config(config: NodeConfig, model: Model) -> list[str]:
         token = "token" if config.web.build_access().token else "no token"
         tls = "TLS" if config.web.certificate else "no TLS"
         lines.append(f"web: {config.web.host}:{config.web.port}, {tls}, {token}")
+    for listener in (config.dimse, config.web):
+        if listener is not None:
+            build_context(listener)
     if config.watch is not None:
+        if not config.watch.folder.is_dir():
+            raise UnaryError(f"{config.watch.folder}: no such folder, and it is to be watched")
         lines.append(f"watched folder: {config.watch.folder}")
     for destination in config.destinations:
         address = destination.build_address()

@@ -150,10 +150,11 @@ class NodeState:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk may have ended it already
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def query(self, text: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a question."""
@@ -307,10 +308,13 @@ class NodeState:
             )
 
     def list_due(self, destination: str, most: int) -> list[DueDelivery]:
-        """Return what waits for a destination, the oldest first; what a killed node was sending waits as well."""
+        """Return what waits for a destination, the oldest first, what it has refused last, lest that hold up the rest.
+
+        What a killed node was sending waits as well.
+        """
         rows = self.query(
             "SELECT * FROM deliveries WHERE destination = ? AND state IN ('waiting', 'sending') "
-            "ORDER BY delivery LIMIT ?",
+            "ORDER BY refusals > 0, delivery LIMIT ?",
             (destination, most),
         )
         return [DueDelivery(**row) for row in rows]
@@ -324,10 +328,11 @@ class NodeState:
                 (state, note, _now(), int(state == "sending"), int(refused), delivery, state),
             )
 
-    def settle_sent(self, study: str) -> list[str]:
-        """Let objects be sent all of whose results are, and return them."""
+    def settle_sent(self, study: str | None = None) -> list[str]:
+        """Let objects, of one study or of all, be sent all of whose results are, and return them."""
         rows = self.query(
-            "SELECT object FROM objects WHERE study = ? AND state = 'done' AND NOT EXISTS (SELECT 1 FROM deliveries "
+            "SELECT object FROM objects WHERE study = COALESCE(?, study) AND state = 'done' "
+            "AND NOT EXISTS (SELECT 1 FROM deliveries "
             "WHERE deliveries.study = objects.study AND (deliveries.object = objects.object OR deliveries.object IS "
             "NULL) AND deliveries.state IN ('waiting', 'sending', 'undelivered')) AND EXISTS (SELECT 1 FROM deliveries "
             "WHERE deliveries.object = objects.object)",

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 import uuid
 from contextlib import suppress
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 IMAGES, RESULTS = "images", "results"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BOOKS_FULL = 13  # SQLITE_FULL
 
 
 class Store:
@@ -62,10 +64,14 @@ class Store:
         self._reader.close()
 
     def _clear(self) -> None:
-        """Remove what a killed node was writing, none of which was confirmed."""
+        """Remove what a killed node was writing, none of which was confirmed, and what it was deleting."""
         for path in self._incoming.iterdir():
             path.unlink()
-        known = {row["object"] for row in self.state.query("SELECT object FROM objects WHERE held = 1")}
+        held = self.state.query("SELECT object, study FROM objects WHERE held = 1")
+        known, studies = {row["object"] for row in held}, {row["study"] for row in held}
+        for folder in self._studies.iterdir():
+            if folder.name not in studies:
+                shutil.rmtree(folder, ignore_errors=True)
         for path in self._studies.glob(f"*/{IMAGES}/*.dcm"):
             if path.stem not in known:
                 path.unlink()
@@ -102,10 +108,11 @@ class Store:
         except RefusedError as error:
             self._tell("not_taken", sender, object=hash_uid(announced[1]), reason=error.reason, status=error.status)
             raise
-        except OSError as error:
-            if error.errno not in _FULL:
-                logger.error("an object cannot be written: %s", error.strerror)
-            words = "the disk is full" if error.errno in _FULL else "it cannot be written"
+        except (OSError, sqlite3.OperationalError) as error:
+            full = getattr(error, "errno", None) in _FULL or getattr(error, "sqlite_errorcode", None) == _BOOKS_FULL
+            if not full:
+                logger.error("an object cannot be written: %s", getattr(error, "strerror", type(error).__name__))
+            words = "the disk is full" if full else "it cannot be written"
             with suppress(OSError):
                 self._tell("not_taken", sender, object=hash_uid(announced[1]), reason="DISK", status=OUT_OF_RESOURCES)
             raise RefusedError(OUT_OF_RESOURCES, "DISK", words) from None

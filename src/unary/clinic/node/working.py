@@ -209,19 +209,22 @@ class Worker:
 
     def _give_up(self, found: StoredObject, reason: str, detail: str) -> None:
         state: State = "failed" if reason in _MAY_PASS else "refused"
-        self.store.state.change([found.object], state, reason=reason, detail=detail)
         self.store.audit.write(state, object=found.object, study=found.study, reason=reason, **self.about)
+        self.store.state.change([found.object], state, reason=reason, detail=detail)
         logger.info(state, extra={"about": {"object": found.object, "reason": reason}})
 
     def _deliver(self, found: StoredObject, folder: Path, document: dict[str, Any]) -> None:
-        """Let the objects of a result be sent, and the image be done, in one step."""
+        """Let the objects of a result be sent, and the image be done, in one step.
+
+        The audit log is told before: what a kill keeps out of the books is done, and told, again.
+        """
+        told = {"object": found.object, "study": found.study, "result": document.get("sha256")}
+        missing = document.get("dicom_missing")
+        self.store.audit.write("examined", **told, **self.about, objects_missing=bool(missing))
         with self.store.state.transaction():
             for name in document.get("dicom", ()):
                 self.queue_delivery(found.study, found.object, folder / name)
             self.store.state.finish(found.object, folder.name)
-        told = {"object": found.object, "study": found.study, "result": document.get("sha256")}
-        missing = document.get("dicom_missing")
-        self.store.audit.write("examined", **told, **self.about, objects_missing=bool(missing))
         logger.info("examined", extra={"about": {"object": found.object}})
 
     def queue_delivery(self, study: str, name: str | None, path: Path) -> None:

@@ -93,12 +93,16 @@ class ReviewedImage:
 def read_document(folder: Path) -> ResultDocument | None:
     """Return what was detected in an image; None where the folder holds no result of ``unary detect``."""
     found = read_result(folder)
-    if found is None or (found.get("made_from") or {}).get("command") != "detect":
+    if found is None or found.get("made_from", {}).get("command") != "detect":
         return None
     try:
-        return msgspec.convert(found, ResultDocument)
-    except msgspec.ValidationError:
+        json.dumps(found, allow_nan=False)  # what is no number could not be told either
+        document = msgspec.convert(found, ResultDocument)
+        if document.operating_point is not None:
+            float(document.operating_point["threshold"])
+    except (msgspec.ValidationError, ValueError, TypeError, KeyError):
         return None
+    return document
 
 
 class ResultIndex:
