@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,23 +34,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
         return json.dumps(line, ensure_ascii=True, default=str)
-
-
-@contextmanager
-def quiet_packages() -> Iterator[None]:
-    """Silence packages underneath, and Python's warnings, for as long as a node runs."""
-    logs = [logging.getLogger(name) for name in NOISY]
-    before = [(log.level, log.propagate) for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, (level, propagate) in zip(logs, before, strict=True):
-            log.setLevel(level)
-            log.propagate = propagate
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from unary.clinic.node.audit import AuditLog
 from unary.clinic.node.commitment import answer_by_call, build_report
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.delivering import Deliverer
-from unary.clinic.node.logs import quiet_packages
+from unary.clinic.node.logs import NOISY
 from unary.clinic.node.receiving_dimse import DimseReceiver, build_context
 from unary.clinic.node.receiving_folder import FolderWatcher
 from unary.clinic.node.state import NodeState
@@ -24,6 +24,7 @@ from unary.clinic.node.web import WebServer
 from unary.clinic.node.working import Worker
 from unary.errors import UnaryError, require
 from unary.files import locking
+from unary.images.checks import silencing
 from unary.models.bundle import Model, read_model
 from unary.models.examination import choose_point
 
@@ -181,7 +182,7 @@ def running_node(config: NodeConfig, model: Model | None = None) -> Iterator[Nod
         stack.enter_context(locking(config.state))
         model = model or read_model(config.model)
         check_config(config, model)
-        stack.enter_context(quiet_packages())
+        stack.enter_context(silencing(*NOISY))
         node = Node(config, model)
         try:
             node.start()
