@@ -178,3 +178,11 @@ def test_a_token_file_is_made_once_and_is_its_owner_s_alone(tmp_path, monkeypatc
         read_token(path, "UNARY_TEST_TOKEN")
     monkeypatch.setenv("UNARY_TEST_TOKEN", TOKEN)
     assert read_token(None, "UNARY_TEST_TOKEN") == TOKEN
+
+
+def test_a_token_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "token"
+    path.write_bytes(b"\xff\xfe\xff")
+    path.chmod(0o600)
+    with pytest.raises(UnaryError, match=r"token: the token cannot be read \(no text\)"):
+        read_token(path, "NONE")

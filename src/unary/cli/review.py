@@ -69,13 +69,13 @@ def _export(options: argparse.Namespace, judgements: Path) -> int:
 def _serve(options: argparse.Namespace, judgements: Path) -> int:
     from unary.clinic.review.app import build_review_app
     from unary.clinic.review.serving import Listening, open_socket, serve_app
-    from unary.clinic.web_access import build_access, read_token
+    from unary.clinic.web_access import build_access, build_context, read_token
 
     try:
         listening = Listening(options.address, options.port, options.certificate, options.key)
     except ValueError as error:
         raise UnaryError(str(error)) from error
-    tls = listening.certificate is not None
+    tls = build_context(listening) is not None  # says which file is of no use
     token = read_token(options.token_file, _TOKEN)
     access = build_access(
         listening.address, token=token, names=options.name, tls=tls, plain_http=options.allow_plain_http

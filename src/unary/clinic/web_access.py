@@ -14,12 +14,13 @@ import ipaddress
 import logging
 import os
 import secrets
+import ssl
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from unary.errors import UnaryError, explain_unexpected
@@ -139,7 +140,7 @@ def read_token(path: Path | None, variable: str) -> str | None:
     Raises
     ------
     UnaryError
-        If the file is empty, or others than its owner can read it.
+        If the file cannot be read or is empty, or others than its owner can read it.
     """
     if path is None:
         return os.environ.get(variable) or None
@@ -147,10 +148,32 @@ def read_token(path: Path | None, variable: str) -> str | None:
         write_durably(path, f"{secrets.token_urlsafe(32)}\n".encode("ascii"), mode=0o600)
     if path.stat().st_mode & 0o077:
         raise UnaryError(f"{path}: others can read the token; make it the owner's alone (chmod 600)")
-    token = path.read_text(encoding="utf-8").strip()
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UnaryError(f"{path}: the token cannot be read ({reason})") from None
     if not token:
         raise UnaryError(f"{path}: there is no token in it")
     return token
+
+
+def build_context(config: Any) -> ssl.SSLContext | None:
+    """Return what a listener shows and asks for over TLS; None without a certificate."""
+    if config.certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.certificate, config.key, password="")
+        if getattr(config, "client_ca", None) is not None:
+            context.load_verify_locations(config.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        wanted = "certificate, key and CA must be PEM, the key not encrypted"
+        raise UnaryError(f"{config.certificate}: {wanted} ({reason})") from None
+    return context
 
 
 class Guard:

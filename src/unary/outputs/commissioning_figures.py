@@ -143,5 +143,6 @@ def plot_sensitivities(rows: Sequence[Sensitivity], *, point: str) -> Figure:
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("Contrast")
         axes.set_ylabel(f"Share found at {point}")
-        axes.legend(loc="best", title="size", title_fontsize=8, fontsize=8)
+        if any(each.share is not None for each in rows):
+            axes.legend(loc="best", title="size", title_fontsize=8, fontsize=8)
     return figure

@@ -238,6 +238,8 @@ def _say_found(made: Commissioning) -> str:
         shares = [each.share.value for each in rows if each.share is not None]
         if shares:
             told.append(f"{kind.replace('_', ' ')} {min(shares):.0%} to {max(shares):.0%}")
+    if not told:
+        return "No image had room for any of the simulated lesions."
     return f"At operating point {point}, found of the simulated lesions, by size and contrast: {'; '.join(told)}."
 
 

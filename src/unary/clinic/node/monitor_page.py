@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def build_monitor_app(
     access
         Who may come in.
     again_s
-        How old a report may be, in seconds, before it is made anew; where there is none yet, each request tries.
+        How old a report may be, in seconds, before it is made anew; while one request does, others get what is there.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -55,24 +56,25 @@ def build_monitor_app(
 
     def make() -> None:
         nonlocal made_at
-        with making:
-            if made_at is not None and clock() - made_at < again_s:
-                return
-            with locking(out):
-                write_monitoring(monitor_results([studies]), out)
-            made_at = clock()
+        if not making.acquire(blocking=False):
+            return
+        try:
+            if made_at is None or clock() - made_at >= again_s:
+                with locking(out):
+                    write_monitoring(monitor_results([studies]), out)
+                made_at = clock()
+        finally:
+            making.release()
 
     def give(request: Request) -> Response:
         name = request.path_params.get("name", HTML_FILE)
         if name not in _KINDS:
             return PlainTextResponse(f"there is no {', '.join(_KINDS)} of that name", status_code=404)
-        try:
+        with contextlib.suppress(UnaryError):  # no study has results
             make()
-            content = (out / name).read_bytes()
-        except UnaryError:  # whose text names folders
-            return PlainTextResponse(f"Nothing to report yet: no study has results. {NOTICE}\n")
-        except FileNotFoundError:  # a table without rows
-            return PlainTextResponse("", media_type=_KINDS[name])
+        if not (out / HTML_FILE).exists():
+            return PlainTextResponse(f"Nothing to report yet. {NOTICE}\n")
+        content = (out / name).read_bytes() if (out / name).exists() else b""  # of a table without rows
         return Response(content, media_type=_KINDS[name], headers={"Content-Security-Policy": _POLICY})
 
     routes = [Route("/", give, methods=["GET"]), Route("/{name}", give, methods=["GET"])]

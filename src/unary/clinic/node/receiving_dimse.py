@@ -8,7 +8,6 @@ announces gigabytes end the association; the others go on.
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from unary.clinic.node.incoming import (
     Sender,
 )
 from unary.clinic.node.store import Store
+from unary.clinic.web_access import build_context
 from unary.errors import UnaryError, require
 
 logger = logging.getLogger(__name__)
@@ -167,24 +167,6 @@ class DimseReceiver:
 
     def _answer_here(self, link: Any, number: int) -> None:
         threading.Thread(target=answer_on, args=(link, number, self.store), name="node-commitment", daemon=True).start()
-
-
-def build_context(config: Any) -> ssl.SSLContext | None:
-    """Return what a listener shows and asks for over TLS; None without a certificate."""
-    if config.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(config.certificate, config.key, password="")
-        if getattr(config, "client_ca", None) is not None:
-            context.load_verify_locations(config.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error.strerror or error
-        wanted = "certificate, key and CA must be PEM, the key not encrypted"
-        raise UnaryError(f"{config.certificate}: {wanted} ({reason})") from None
-    return context
 
 
 class _Meter:

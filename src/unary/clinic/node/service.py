@@ -16,12 +16,13 @@ from unary.clinic.node.commitment import answer_by_call, build_report
 from unary.clinic.node.config import NodeConfig
 from unary.clinic.node.delivering import Deliverer
 from unary.clinic.node.logs import NOISY
-from unary.clinic.node.receiving_dimse import DimseReceiver, build_context
+from unary.clinic.node.receiving_dimse import DimseReceiver
 from unary.clinic.node.receiving_folder import FolderWatcher
 from unary.clinic.node.state import NodeState
 from unary.clinic.node.store import Store
 from unary.clinic.node.web import WebServer
 from unary.clinic.node.working import Worker
+from unary.clinic.web_access import build_context
 from unary.errors import UnaryError, require
 from unary.files import locking
 from unary.images.checks import silencing

@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 from unary.clinic.node.config import WebListener
 from unary.clinic.node.metrics import describe_health, format_metrics
 from unary.clinic.node.monitor_page import build_monitor_app
-from unary.clinic.node.receiving_dimse import build_context
 from unary.clinic.node.receiving_web import build_stow_routes
 from unary.clinic.review.app import build_review_app
-from unary.clinic.web_access import Access
+from unary.clinic.web_access import Access, build_context
 from unary.errors import UnaryError, require
 from unary.records import NOTICE
 
