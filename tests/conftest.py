@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+from unary.models.bundle import write_model
+from unary.models.fitting import FitConfig, fit
 
 # A script that starts the tests in its background, or by nohup, has them ignore signals that some send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,3 +37,11 @@ def phantoms(tmp_path_factory):
 def normals(phantoms):
     """Return the negatives among them."""
     return phantoms.select(tuple(row for row in phantoms.rows if row.label == "negative"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(normals, tmp_path_factory):
+    """Return the folder, not to be written to, of a calibrated model that learns nothing and is fitted in a second."""
+    folder = tmp_path_factory.mktemp("model") / "laplacian"
+    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
+    return folder

@@ -30,14 +30,6 @@ from unary.training.threads import using_threads
 
 
 @pytest.fixture(scope="module")
-def model_folder(normals, tmp_path_factory):
-    """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
-    folder = tmp_path_factory.mktemp("model") / "laplacian"
-    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def lesional(phantoms):
     """Return the row of an image with calcifications."""
     names = {lesion.image_id for lesion in phantoms.lesions if lesion.name.startswith("Calc")}

@@ -11,24 +11,15 @@ from unary.cli.main import main
 from unary.clinic.batch_detection import DetectConfig, detect_files
 from unary.clinic.monitoring import monitor_results
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
-from unary.detectors.laplacian import Laplacian
 from unary.errors import UnaryError
 from unary.evaluation.monitoring import Observation, watch
 from unary.evaluation.monitoring_limits import MonitorLimits, read_limits
 from unary.models.bundle import read_model
-from unary.models.fitting import FitConfig, fit
 from unary.outputs.monitoring_report import write_monitoring
 from unary.records import NOTICE
 
 POINT = {"name": "1", "false_alarm_rate": 0.1, "patients": 99}
 SECRETS = ("Canary", "20260314", "P-4711", "STATION-9")
-
-
-@pytest.fixture(scope="module")
-def model_folder(normals, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("watched") / "model"
-    fit(normals, FitConfig(held_out=0.5), detector=Laplacian(), progress=False).save(folder)
-    return folder
 
 
 def write_image(path, seed, **elements):

@@ -25,24 +25,16 @@ from pydicom.uid import ImplicitVRLittleEndian
 from unary.clinic.node.audit import check_audit
 from unary.clinic.node.commitment import COMMITMENT, COMMITMENT_INSTANCE
 from unary.clinic.node.config import Caller, Destination, DimseListener, Limits, Watch, WebListener
-from unary.clinic.node.incoming import hash_uid, split_file
+from unary.clinic.node.incoming import split_file
 from unary.clinic.node.service import running_node
 from unary.datasets.folder import read_result
 from unary.errors import UnaryError
-from unary.models.bundle import read_model, write_model
-from unary.models.fitting import FitConfig, fit
+from unary.images.dicom import hash_uid
+from unary.models.bundle import read_model
 from unary.records import NOTICE
 
 CANARY = "KANARIE"
 TOKEN = "correct-horse-battery-staple"
-
-
-@pytest.fixture(scope="module")
-def model_folder(normals, tmp_path_factory):
-    """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
-    folder = tmp_path_factory.mktemp("model") / "laplacian"
-    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

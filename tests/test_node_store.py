@@ -15,9 +15,10 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless
 
 from unary.clinic.node.audit import AuditLog
 from unary.clinic.node.config import Limits
-from unary.clinic.node.incoming import RefusedError, Sender, examine_arrival, hash_uid, split_file
+from unary.clinic.node.incoming import RefusedError, Sender, examine_arrival, split_file
 from unary.clinic.node.state import NodeState
 from unary.clinic.node.store import Store
+from unary.images.dicom import hash_uid
 
 SENDER = Sender("dimse", "TESTER", "127.0.0.1")
 SYNTAX = "1.2.840.10008.1.2.1"

@@ -1,6 +1,6 @@
 """What a node says of a study as a whole."""
 
-from test_node import archive, count, find_port, model, model_folder, start, store, study, wait_for  # noqa: F401
+from test_node import archive, count, find_port, model, start, store, study, wait_for  # noqa: F401
 from test_outputs_dicom_study import codes
 
 from unary.clinic.node.config import Destination, Sending

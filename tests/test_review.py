@@ -34,19 +34,10 @@ from unary.datasets.manifest import read_manifest
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
 from unary.errors import UnaryError
 from unary.images.reading import read_image
-from unary.models.bundle import read_model, write_model
-from unary.models.fitting import FitConfig, fit
+from unary.models.bundle import read_model
 from unary.records import Image
 
 OURS = {"x-unary": "1"}
-
-
-@pytest.fixture(scope="module")
-def model_folder(normals, tmp_path_factory):
-    """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
-    folder = tmp_path_factory.mktemp("model") / "laplacian"
-    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

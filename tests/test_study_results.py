@@ -30,14 +30,6 @@ MOMENT = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 CANARY = "KANARIE"
 
 
-@pytest.fixture(scope="module")
-def model_folder(normals, tmp_path_factory):
-    """Return the folder of a calibrated model that learns nothing and is fitted in a second."""
-    folder = tmp_path_factory.mktemp("model") / "laplacian"
-    write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
-    return folder
-
-
 @pytest.fixture
 def study(phantoms, tmp_path):
     """Return a folder with the images of one abnormal patient, and of them two that have no result."""
