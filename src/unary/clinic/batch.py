@@ -9,7 +9,6 @@ ends the batch once.
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import logging
 import os
@@ -27,6 +26,7 @@ from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import hash_file, read_ahead
 from unary.images.acquisition import Acquisition
+from unary.images.dicom import hash_uid
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
@@ -326,7 +326,7 @@ class _Batch:
             raise self.broken
         uid, path = found.image.instance_uid, found.source.path
         known = {
-            "instance": None if uid is None else hashlib.sha256(uid.encode()).hexdigest()[:16],
+            "instance": None if uid is None else hash_uid(uid),
             "study": found.study,
             "laterality": found.image.laterality,
             "view": found.image.view,

@@ -134,7 +134,7 @@ def _observe(result: Mapping[str, Any], reading: _Reading) -> Observation:
         known["spacing_mm"] = " x ".join(f"{length:.4g}" for length in spacing)
     return Observation(
         _name_scanner(facts),
-        facts.get("study") or str(result.get("instance") or result["made_from"]["sha256"]),
+        str(result.get("study") or result.get("instance") or result["made_from"]["sha256"]),
         _find_month(result, facts, reading),
         (str(result.get("moment")), name),
         len(result["findings"]) > 0,

@@ -1,6 +1,6 @@
 """What a header says of how an image was acquired: enough to watch a scanner by, and nothing of the patient.
 
-Study and station appear as pseudonyms, hashes of identifiers of which nobody can list all; of the date, the month.
+The station appears as a pseudonym, a hash of identifiers of which nobody can list all; of the date, the month.
 What is missing, damaged or beyond belief is None.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from unary.errors import ImageError
 from unary.images.dicom import find_intent
@@ -18,7 +18,7 @@ from unary.images.elements import Elements
 ACQUISITION_ELEMENTS = (
     "Manufacturer", "ManufacturerModelName", "StationName", "DeviceSerialNumber", "SoftwareVersions",
     "PresentationIntentType", "AcquisitionDeviceProcessingDescription", "AcquisitionDeviceProcessingCode",
-    "ExposureInuAs", "Exposure", "ExposureInmAs", "KVP", "BodyPartThickness", "StudyInstanceUID", "AcquisitionDate",
+    "ExposureInuAs", "Exposure", "ExposureInmAs", "KVP", "BodyPartThickness", "AcquisitionDate",
     "ContentDate", "SeriesDate", "StudyDate", "SpecificCharacterSet",
 )  # fmt: skip
 _DATES = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
@@ -33,8 +33,6 @@ class Acquisition:
     ----------
     station
         Pseudonym of the device: a hash of its manufacturer, model, serial number and station name.
-    study
-        Pseudonym of the study: a hash of its UID.
     software
         Versions, joined by commas.
     intent
@@ -54,7 +52,6 @@ class Acquisition:
     manufacturer: str | None = None
     model_name: str | None = None
     station: str | None = None
-    study: str | None = field(default=None, repr=False)
     software: str | None = None
     intent: str | None = None
     processing: str | None = None
@@ -69,7 +66,6 @@ def find_acquisition(elements: Elements) -> Acquisition:
     maker, model_name = _read_words(elements, "Manufacturer"), _read_words(elements, "ManufacturerModelName")
     own = [elements.find_text(name) or "" for name in ("DeviceSerialNumber", "StationName")]
     station = hash_identifier([maker or "", model_name or "", *own]) if any(own) else None
-    study = elements.find_text("StudyInstanceUID")
     names = ("AcquisitionDeviceProcessingCode", "AcquisitionDeviceProcessingDescription")
     micro = _read_number(elements, "ExposureInuAs", 1e7)
     plain = (_read_number(elements, name, 1e4) for name in ("ExposureInmAs", "Exposure"))
@@ -77,7 +73,6 @@ def find_acquisition(elements: Elements) -> Acquisition:
         maker,
         model_name,
         station,
-        None if study is None else hash_identifier([study]),
         _clean(", ".join(elements.read_texts("SoftwareVersions"))),
         find_intent(elements),
         next((found for name in names if (found := _read_words(elements, name))), None),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from unary.images.dicom import (
     find_spacing,
     find_view,
     hash_patient,
+    hash_uid,
     read_frames,
 )
 from unary.images.elements import Elements, open_dicom
@@ -72,7 +72,7 @@ class Attributes:
     place
         Of a slice; None where it is not stated.
     study
-        The first 16 hexadecimal digits of the SHA-256 of the Study Instance UID: joins the images of a study.
+        `unary.images.dicom.hash_uid` of the Study Instance UID: joins the images of a study.
     patient
         `unary.images.dicom.DicomHeader.patient_key`.
     acquisition
@@ -148,16 +148,11 @@ def read_attributes(path: Path, headers: Headers) -> Attributes:
             place=find_place(elements),
             laterality=find_laterality(elements),
             view=find_view(elements),
-            study=_hash_study(elements),
+            study=None if (study := elements.find_text("StudyInstanceUID")) is None else hash_uid(study),
             patient=hash_patient(elements),
             acquisition=find_acquisition(elements),
             flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
         )
-
-
-def _hash_study(elements: Elements) -> str | None:
-    uid = elements.find_text("StudyInstanceUID")
-    return None if uid is None else hashlib.sha256(uid.encode("utf-8")).hexdigest()[:16]
 
 
 def _bears(elements: Elements, flag: HeaderFlag) -> bool:

@@ -110,6 +110,11 @@ def read_header(path: Path) -> DicomHeader:
         )
 
 
+def hash_uid(uid: str) -> str:
+    """Return what stands for a UID in results, names, logs and metrics: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]
+
+
 def hash_patient(elements: Elements) -> str | None:
     """Return the patient's key, `DicomHeader.patient_key`.
 

@@ -7,8 +7,9 @@ import logging
 import time
 from typing import Any
 
-from unary.clinic.node.incoming import SUCCESS, hash_uid
+from unary.clinic.node.incoming import SUCCESS
 from unary.clinic.node.store import Store
+from unary.images.dicom import hash_uid
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 
 from unary.clinic.node.config import Destination, Sending
-from unary.clinic.node.incoming import hash_uid
 from unary.clinic.node.state import DueDelivery
 from unary.clinic.node.store import Store
 from unary.clinic.pacs import store_files
@@ -22,6 +21,7 @@ from unary.clinic.pacs_address import Patience
 from unary.clinic.pacs_delivery import Delivery
 from unary.clinic.pacs_files import Parcel, read_parcel
 from unary.errors import ImageError, UnaryError
+from unary.images.dicom import hash_uid
 
 logger = logging.getLogger(__name__)
 

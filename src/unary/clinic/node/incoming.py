@@ -69,11 +69,6 @@ class Arrival:
     own: bool
 
 
-def hash_uid(uid: str) -> str:
-    """Return what stands for a UID in names, logs and metrics; the same as ``instance`` in ``result.json``."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:16]
-
-
 def split_file(content: memoryview) -> tuple[str, memoryview]:
     """Return the transfer syntax and the data set of a DICOM file.
 

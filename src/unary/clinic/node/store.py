@@ -30,11 +30,11 @@ from unary.clinic.node.incoming import (
     RefusedError,
     Sender,
     examine_arrival,
-    hash_uid,
     write_arrival,
 )
 from unary.clinic.node.state import NodeState, StoredObject
 from unary.errors import ImageError
+from unary.images.dicom import hash_uid
 from unary.images.isolation import IsolatedReader
 
 logger = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from typing import Any
 from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_detection import DetectConfig, build_job, write_studies
 from unary.clinic.node.config import NodeConfig
-from unary.clinic.node.incoming import hash_uid
 from unary.clinic.node.state import ALONE_FROM, State, StoredObject
 from unary.clinic.node.store import Store
 from unary.clinic.pacs_files import read_parcel
 from unary.datasets.folder import read_result
 from unary.errors import ImageError, UnaryError
+from unary.images.dicom import hash_uid
 from unary.models.bundle import Model, identify_model
 from unary.models.examination import choose_point
 from unary.outputs.dicom import STUDY_KINDS
