@@ -17,7 +17,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from unary.clinic.batch import Job, run_batch
+from unary.clinic.batch import run_batch
+from unary.clinic.file_work import Job
 from unary.clinic.inputs import list_inputs
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import DetectorError, ImageError, UnaryError

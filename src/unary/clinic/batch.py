@@ -15,21 +15,27 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from unary.clinic.file_work import (
+    InspectedFile,
+    Job,
+    describe_origin,
+    explain_failure,
+    hash_image_file,
+    inspect_file,
+    load_image,
+)
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
 from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
-from unary.files import hash_file, read_ahead
-from unary.images.acquisition import Acquisition
-from unary.images.dicom import hash_uid
+from unary.files import read_ahead
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
-from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission
 from unary.progress import show_progress
 from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads
@@ -42,37 +48,6 @@ _EVERYTHING = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ESTALE,
     errno.EMFILE, errno.ENFILE, errno.ENODEV,
 }  # fmt: skip
-
-Examine = Callable[[Image, Source], Write]
-"""Work on an image, of a file, and return what writes the results."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is done with every image.
-
-    Attributes
-    ----------
-    command
-        Its name on the command line; a folder holds results of one command.
-    examine
-        Works on one image and returns what will write its results. Called from as many threads as torch would use,
-        which torch then does not divide its work among, while earlier results are written; but for a single image, and
-        those of more than sixteen megapixels, several of which might not fit in memory.
-    made_from
-        What every result depends on beside its file: the model's hash, options.
-    gate
-        Which images are examined.
-    probe
-        Examines an image that is surely sound, when something unexpected was raised by the first: if that fails too,
-        the model is broken.
-    """
-
-    command: str
-    examine: Examine
-    made_from: Mapping[str, Any]
-    gate: Gate
-    probe: Callable[[], object] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)
@@ -171,14 +146,15 @@ def _refuse_all(found: Inputs) -> ImageError:
 
 @dataclass(frozen=True)
 class _Ready:
-    """An image that has been read and may be examined, how it was acquired, and what its results depend on."""
+    """An image that has been read and may be examined, and what is known of its file."""
 
     name: str
     image: Image
-    source: Source
-    verdict: Verdict
-    study: str | None
-    acquisition: Acquisition | None
+    inspected: InspectedFile
+
+    @property
+    def source(self) -> Source:
+        return self.inspected.source
 
 
 @dataclass(frozen=True)
@@ -258,31 +234,18 @@ class _Batch:
 
     def _read(self, path: Path) -> _Ready | _Outcome:
         """An image, or what is known of its file without working on it."""
-        sha256, where = "", show_path(path)
+        sha256 = ""
         try:
-            if os.path.isdir(path):
-                raise refuse_folder(path)
-            sha256 = _hash_input(path, self.reader.limits)
-            attributes = self.reader.read_attributes(path, self.job.gate.profile.headers)
-            verdict = require_admission(attributes, self.job.gate, where)
-            assumed = self.job.gate.spacing_mm if attributes.spacing_mm is None else None
-            own = {"sha256": sha256, "assumed_spacing_mm": assumed, "accepted_despite": verdict.accepted_despite}
-            source = Source(path, {"command": self.job.command, **self.job.made_from, **own}, attributes.raster)
+            sha256 = hash_image_file(path, self.reader.limits)
+            inspected = inspect_file(path, sha256, self.job, self.reader)
+            source = inspected.source
             name = self.results.name(self.found.names[path], source.made_from)
             row = self.results.find(name, source.made_from)
             if row is not None:
                 return _Outcome(path, name, row, sha256, kept=True)
-            image = complete_spacing(admit_image(self.reader.read(path), verdict), self.job.gate)
-            return _Ready(name, image, source, verdict, attributes.study, attributes.acquisition)
-        except ImageError as error:
-            return _Outcome(path, "", error, sha256)
-        except UnaryError:  # the process that reads cannot be started
-            raise
-        except OSError as error:
-            reason = f"{where}: cannot be opened ({error.strerror})"
-            return _Outcome(path, "", ImageError(reason, reason="NOT_READABLE"), sha256)
+            return _Ready(name, load_image(inspected, self.job, self.reader), inspected)
         except Exception as error:
-            return _Outcome(path, "", explain_unexpected(error, where), sha256)
+            return _Outcome(path, "", explain_failure(error, path), sha256)
 
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
@@ -324,16 +287,7 @@ class _Batch:
         """Write an image's results, but none after one that failed for good."""
         if self.broken is not None:
             raise self.broken
-        uid, path = found.image.instance_uid, found.source.path
-        known = {
-            "instance": None if uid is None else hash_uid(uid),
-            "study": found.study,
-            "laterality": found.image.laterality,
-            "view": found.image.view,
-            "accepted_despite": list(found.verdict.accepted_despite),
-            "acquisition": None if found.acquisition is None else asdict(found.acquisition),
-            "moment": self.moment.isoformat(),
-        }
+        path, known = found.source.path, describe_origin(found.inspected, found.image, self.moment)
         try:
             return self.results.write(found.name, write, found.source, known)
         except OSError as error:
@@ -371,8 +325,3 @@ class _Buffer:
 
     def _cost(self, size: int) -> int:
         return self._size if size > _TOGETHER_PX else size
-
-
-def _hash_input(path: Path, limits: ReadingLimits) -> str:
-    """The hash of a file's bytes; what is no file, or too large to be read anyway, is left to the reader to refuse."""
-    return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""

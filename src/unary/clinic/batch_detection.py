@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unary.clinic.batch import BatchSummary, Job, run_batch
+from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
+from unary.clinic.file_work import Job
 from unary.clinic.inputs import list_inputs
 from unary.clinic.result_folder import Result, Source, Write
 from unary.clinic.study_results import StudyResults, write_study_results

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unary.clinic.batch import BatchSummary, Job, run_batch
+from unary.clinic.batch import BatchSummary, run_batch
+from unary.clinic.file_work import Job
 from unary.clinic.result_folder import Result, Source, Write
 from unary.errors import Reason
 from unary.files import write_csv
