@@ -31,7 +31,9 @@ from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKi
 from unary.outputs.dicom.header import Run, hash_case
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
-from unary.outputs.heat_map import describe_count, place_findings
+from unary.outputs.detection_page import PAGE_FILE, write_detection_page
+from unary.outputs.heat_map import head_picture, place_findings
+from unary.outputs.views import Scale, choose_scale, draw_views, write_views
 from unary.patches.measures import TissueValues, measure_values
 from unary.patches.preparation import enlarge
 from unary.profiles.mammography import MAMMOGRAPHY
@@ -89,8 +91,9 @@ def detect_files(
     """Find what departs from normal tissue in files and folders.
 
     ``out/NAME/`` holds ``result.json`` (findings, scores, model, operating point and what it guarantees),
-    ``findings.csv``, ``findings.png``, for DICOM images ``report.dcm``, ``segmentation.dcm`` and ``capture.dcm``, on
-    request ``map.tiff`` (working grid) and ``heat_map.png``. Coordinates are pixels of the stored image. Where DICOM
+    ``findings.csv``, ``findings.png``, what pages show of it (`unary.outputs.views`), for DICOM images ``report.dcm``,
+    ``segmentation.dcm`` and ``capture.dcm``, on request ``map.tiff`` (working grid) and ``heat_map.png``.
+    ``out/report.html`` shows all of it (`unary.outputs.detection_page`). Coordinates are pixels of the stored image. Where DICOM
     objects cannot be made, the rest is there all the same, and ``dicom_missing`` says why. ``out/summary.csv``,
     ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`; the objects of studies, which
     are made last, those of `unary.clinic.study_results`.
@@ -118,6 +121,8 @@ def detect_files(
         sources = list_inputs(inputs).names
         studies = write_studies(model, config, out, sources, model_folder=model_folder, moment=moment, kinds=kinds)
         summary = replace(summary, remarks=(*summary.remarks, *studies.missing))
+    if summary.done or summary.failed or not (out / PAGE_FILE).exists():
+        write_detection_page(out)
     return summary
 
 
@@ -157,7 +162,8 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
     def examine(image: Image, source: Source) -> Write:
         scored = examine_image(model, image)
         measured = measure_values(image.pixels, enlarge(scored.prepared.mask, scored.prepared))
-        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured)
+        scale = choose_scale(model, scored, None if point is None else point.threshold)
+        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured, scale)
         return functools.partial(_write_detection, examined, wanted)
 
     made_from = {
@@ -188,13 +194,15 @@ class _Examined:
     scored: ScoredImage
     detection: Detection
     measured: TissueValues | None
+    scale: Scale
 
 
 def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
     """Write everything of one image into a folder; return the summary's row, and what ``result.json`` says."""
     detection, scored = examined.detection, examined.scored
     found = detection.findings
-    _write_pictures(scored, detection, folder, maps=wanted.maps)
+    _write_pictures(scored, detection, folder, name=examined.source.path.name, maps=wanted.maps)
+    views = draw_views(examined.image, scored, found, examined.scale)
     rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm, f.kind] for f in found]
     write_csv(folder / "findings.csv", _COLUMNS, rows)
     objects, missing = _write_objects(examined, wanted, folder) if wanted.kinds else ((), None)
@@ -203,6 +211,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
         "dicom_missing": missing,
         "dicom_key": hash_case(examined.source.sha256, detection, wanted.run) if objects else None,
         "tissue": None if examined.measured is None else dataclasses.asdict(examined.measured),
+        "views": write_views(views, folder),
     }
     row = {
         "findings": len(found),
@@ -243,13 +252,14 @@ def _choose_kinds(asked: tuple[Kind | StudyKind, ...] | None) -> tuple[Kind, ...
     return DEFAULT_KINDS if own is None else own
 
 
-def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, maps: bool) -> None:
+def _write_pictures(scored: ScoredImage, detection: Detection, folder: Path, *, name: str, maps: bool) -> None:
     shown = place_findings(detection.findings, scored.prepared.scale)  # on the grid that the detector saw
-    figure = plot_findings(scored.prepared.pixels, shown, title=describe_count(detection))
+    title = head_picture(name, detection)
+    figure = plot_findings(scored.prepared.pixels, shown, title=title)
     (folder / "findings.png").write_bytes(figure_png(figure))
     if maps:
         write_map(scored, folder)
-        draw_heat_map(scored, detection, folder / "heat_map.png")
+        draw_heat_map(scored, detection, folder / "heat_map.png", heading=title)
 
 
 def _describe(detection: Detection, about: ModelIdentity, scored: ScoredImage) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from unary.models.examination import ScoredImage, build_detection, choose_point,
 from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
 from unary.outputs.figures import figure_png
-from unary.outputs.heat_map import describe_count, plot_heat_map
+from unary.outputs.heat_map import head_picture, plot_heat_map
 from unary.records import Detection, Image, OperatingPoint, count_words
 
 Box = tuple[float, float, float, float]
@@ -54,8 +54,8 @@ def score_files(
     """
     about = identify_model(model, model_folder)
 
-    def examine(image: Image, _: Source) -> Write:
-        return functools.partial(_write_scores, examine_image(model, image), model)
+    def examine(image: Image, source: Source) -> Write:
+        return functools.partial(_write_scores, examine_image(model, image), model, source.path.name)
 
     job = Job(
         "score",
@@ -67,7 +67,7 @@ def score_files(
     return run_batch(inputs, out, job, limits=limits, progress=progress)
 
 
-def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> Result:
+def _write_scores(scored: ScoredImage, model: Model, name: str, folder: Path) -> Result:
     """Write patch scores, map and overlay into a folder; return the summary's row and what belongs to them."""
     points = () if model.calibration is None else model.calibration.operating_points
     points = tuple(point for point in points if point.unit == "patch")
@@ -84,7 +84,7 @@ def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> Result:
     write_map(scored, folder)
     boxes, counted = _mark_patches(scored, points, size)
     detection = build_detection(scored, model, choose_point(model, None))
-    heading = f"{describe_count(detection)}; {counted}"
+    heading = f"{head_picture(name, detection)}; {counted}"
     draw_heat_map(scored, detection, folder / "overlay.png", boxes=boxes, heading=heading)
     document = {
         "detector": model.name,
@@ -125,7 +125,7 @@ def write_map(scored: ScoredImage, folder: Path) -> None:
 
 
 def draw_heat_map(
-    scored: ScoredImage, detection: Detection, path: Path, *, boxes: Sequence[Box] = (), heading: str | None = None
+    scored: ScoredImage, detection: Detection, path: Path, *, heading: str, boxes: Sequence[Box] = ()
 ) -> None:
     """Write the findings over the image as PNG, in colour where the map exceeds the model's level."""
     path.write_bytes(figure_png(plot_heat_map(scored, detection, boxes=boxes, heading=heading)))

@@ -36,11 +36,11 @@ _BAR = 1.15  # inches beside the image
 
 
 def plot_heat_map(
-    scored: ScoredImage, detection: Detection, *, boxes: Sequence[Box] = (), heading: str | None = None
+    scored: ScoredImage, detection: Detection, *, heading: str, boxes: Sequence[Box] = ()
 ) -> Figure:
     """Draw what a detection found, in colour and outlined, over the image as the detector saw it.
 
-    Boxes are of `plot_overlay`; the heading is by default what `describe_count` says.
+    The heading is of `head_picture`; boxes are of `plot_overlay`.
     """
     count, point = len(detection.findings), detection.operating_point
     return plot_overlay(
@@ -51,7 +51,7 @@ def plot_heat_map(
         threshold=None if point is None else point.threshold,
         findings=place_findings(detection.findings, scored.prepared.scale),
         boxes=boxes,
-        title=describe_count(detection) if heading is None else heading,
+        title=heading,
     )
 
 
@@ -75,6 +75,12 @@ def describe_count(detection: Detection) -> str:
         return f"{count_words(count, 'finding')}{among}, whatever they score: the model is not calibrated"
     said = count_words(count, "finding") if count else "No finding"
     return f"{said}{among} above the operating point {point.name} (score {point.threshold:.3g})"
+
+
+def head_picture(name: str, detection: Detection) -> str:
+    """Return the heading of an image's picture: the name of its file, the score of the image, what was found."""
+    score = "not scored" if detection.image_score is None else f"image score {detection.image_score:.3g}"
+    return f"{name}, {score}. {describe_count(detection)}"
 
 
 def plot_overlay(

@@ -1,27 +1,42 @@
 """One self-contained HTML page that says what was found, what it means, and where it comes from.
 
-Style, figures and data are inside the file; it asks for nothing from any network, and a content security policy in its
-head forbids it to. Every number in a table carries its full value in ``data-value``.
+Style, figures and data are inside the file, or pictures beside it; it asks for nothing from any network, and a content
+security policy in its head forbids it to, and every script but the one that is in it. Every number in a table carries
+its full value in ``data-value``.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unary.evaluation.metrics import FEW_PATIENTS, NORMAL_LOOKING
 from unary.files import replacing
+from unary.outputs.cards import Card, draw_path, find_label, find_ring, has_lesions, lay_whole
 from unary.outputs.figures import FIGURE_DPI
 from unary.outputs.leads import IMAGES, PATCHES, is_few
 from unary.outputs.words import GROUP_TITLES, IMAGE_GROUP, MEANINGS, SPLIT_TITLES
 from unary.records import NOTICE, count_words
 
-Cell = str | int | float | None
+_STACKED, _STACKED_EARLY = 3, 7  # columns, from which the rows of a table are lists on a telephone, and on a tablet
+
+
+@dataclass(frozen=True)
+class Link:
+    """Words that lead somewhere: to an anchor, or to a file beside the page (`unary.outputs.cards.name_file`)."""
+
+    text: str
+    address: str
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -35,11 +50,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A plain table; numbers stand right, unknown (None) is a dash; floats show three decimals, or digits if small."""
+    """A plain table; numbers stand right, unknown (None) is a dash; floats show three decimals, or digits if small.
+
+    One with ``filters``, words that rows may contain, can be sorted by its columns and searched; () is any other table.
+    """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    filters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,13 +76,19 @@ class MetricsTable:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report: what is said, then tables, pictures, and terms explained."""
+    """One part of a report: what is said, commands to type, tables, pictures, images, and terms explained.
+
+    ``layout`` of the images: each over the whole width, or four beside each other as views hang.
+    """
 
     heading: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table | MetricsTable, ...] = ()
     pictures: tuple[Picture, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
+    commands: tuple[str, ...] = ()
+    cards: tuple[Card, ...] = ()
+    layout: Literal["wide", "four"] = "wide"
 
 
 @dataclass(frozen=True)
@@ -80,6 +105,8 @@ class Report:
         What must not be overlooked, such as synthetic data. `unary.records.NOTICE` is always there, and not given here.
     notices
         Warnings met on the way, such as images that were skipped.
+    links
+        Other pages that belong to this one.
     """
 
     title: str
@@ -88,19 +115,11 @@ class Report:
     provenance: Mapping[str, Any]
     banners: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 def build_report(report: Report) -> str:
     """Return the page as HTML; every text is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unary.outputs"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables, figures = itertools.count(1), itertools.count(1)
     sections = [
         {
@@ -111,9 +130,37 @@ def build_report(report: Report) -> str:
         }
         for number, section in enumerate(report.sections, 1)
     ]
-    return environment.get_template("report.html").render(
-        report=report, sections=sections, provenance=_flatten(report.provenance), notice=NOTICE
+    environment, script = _open_templates()
+    cards = [card for section in report.sections for card in section.cards]
+    acting = bool(cards) or any(isinstance(t, Table) and t.filters for s in report.sections for t in s.tables)
+    known = {
+        "sections": sections,
+        "cards": cards,
+        "script": script if acting else None,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        "beside": any(not card.whole.startswith("data:") for card in cards),
+        "provenance": _flatten(report.provenance),
+        "notice": NOTICE,
+    }
+    return environment.get_template("report.html").render(report=report, **known)
+
+
+@functools.cache
+def _open_templates() -> tuple[Any, str]:
+    """The templates, compiled once, and the script of pages."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("unary.outputs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    drawing = (draw_path, find_label, find_ring, has_lesions, lay_whole)
+    environment.globals.update({function.__name__: function for function in drawing})
+    assert environment.loader is not None
+    return environment, environment.loader.get_source(environment, "viewer.js")[0]
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -187,7 +234,9 @@ def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
     if isinstance(table, Table):
         numeric = [all(isinstance(row[k], int | float | None) for row in table.rows) for k in range(len(table.header))]
         rows = [[_lay_out_cell(cell) for cell in row] for row in table.rows]
-        return {"kind": "plain", "caption": table.caption, "header": table.header, "numeric": numeric, "rows": rows}
+        stacked = "" if len(table.header) <= _STACKED else "stack" if len(table.header) < _STACKED_EARLY else "early"
+        known = {"caption": table.caption, "header": table.header, "numeric": numeric, "rows": rows}
+        return {"kind": "plain", **known, "filters": table.filters, "stacked": stacked}
     by_split = {name: _by_split(groups) for name, groups in table.detectors.items()}
     splits = list(dict.fromkeys(split for splits in by_split.values() for split in splits))
     groups = list(dict.fromkeys(g for found in by_split.values() for by_group in found.values() for g in by_group))
@@ -201,7 +250,6 @@ def _lay_out_table(table: Table | MetricsTable) -> dict[str, Any]:
         "splits": [SPLIT_TITLES.get(split, split) for split in splits],
         "levels": ["90", "95", "99"],
         "bodies": bodies,
-        "columns": 1 + 6 * len(splits),
         "low": _lowest(by_split),
         "notes": list(notes),
     }
@@ -249,6 +297,8 @@ def _lowest(by_split: Mapping[str, Any]) -> float:
 
 
 def _lay_out_cell(cell: Cell) -> dict[str, Any]:
+    if isinstance(cell, Link):
+        return {"text": cell.text, "value": None, "address": cell.address}
     if cell is None:
         return {"text": "\u2013", "value": None}
     if isinstance(cell, bool | str):

@@ -1,0 +1,249 @@
+"""The page of a folder of `unary detect`: every image with its findings, a table of all, and what went wrong.
+
+It is made from what lies in the folder, results of former runs and versions included, and read twice, so that memory
+holds a line of each image and the images of one page. Pictures are the files beside it, read by the browser when they
+come into sight.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from unary.datasets.folder import RESULT_FILE, read_result
+from unary.files import read_cell
+from unary.outputs.cards import (
+    Card,
+    describe_findings_of,
+    link_views,
+    make_anchor,
+    mark_findings,
+    name_file,
+    say_findings,
+)
+from unary.outputs.report import Cell, Link, Report, Section, Table, write_report
+from unary.records import Finding, count_words
+
+logger = logging.getLogger(__name__)
+
+PAGE_FILE = "report.html"
+_CARDS_FILE = "report-images-{:03d}.html"
+_PER_PAGE = 100  # images
+_MOST_TOLD = 500  # files without a result, on the page; failures.csv has all
+_ALL, _SOME, _NONE, _ODD = "all images", "with findings", "no finding", "unlike the training images"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the table says of an image; ``page`` is that of its card."""
+
+    folder: str
+    file: str
+    findings: int
+    score: float | None
+    p_value: float | None
+    odd: bool
+    notes: tuple[str, ...]
+    page: str = ""
+
+
+def write_detection_page(out: Path) -> None:
+    """Write ``report.html`` and, by hundreds of images, ``report-images-001.html`` into a folder of results.
+
+    A page that cannot be written is named in a warning: the results are there without it.
+    """
+    entries, about = _list_entries(out)
+    if not entries:
+        return
+    entries.sort(key=lambda entry: (entry.score is None, -(entry.score or 0.0), entry.folder))
+    pages = [_CARDS_FILE.format(1 + start // _PER_PAGE) for start in range(0, len(entries), _PER_PAGE)]
+    groups = [entries[start : start + _PER_PAGE] for start in range(0, len(entries), _PER_PAGE)]
+    try:
+        for number, (page, group) in enumerate(zip(pages, groups, strict=True)):
+            cards = tuple(card for entry in group if (card := _build_card(out, entry.folder)) is not None)
+            write_report(_build_cards_page(cards, pages, number, about), out / page)
+        located = [(entry, page) for page, group in zip(pages, groups, strict=True) for entry in group]
+        write_report(_build_page(out, located, pages, about), out / PAGE_FILE)
+        for number in itertools.count(len(pages) + 1):
+            old = out / _CARDS_FILE.format(number)
+            if not old.is_file():
+                break
+            old.unlink()
+    except OSError as error:
+        logger.warning("%s: the page of results could not be written (%s)", out / PAGE_FILE, error.strerror or error)
+
+
+def _list_entries(out: Path) -> tuple[list[_Entry], dict[str, Any]]:
+    """A line for each image with a result, and what the last of them says of its model and operating point."""
+    entries, about, last = [], {}, ""
+    for folder, found in _read_results(out):
+        try:
+            findings = found["findings"]
+            notes = tuple(map(str, found.get("notes") or ()))
+            known = (len(findings), found["image_score"], found["image_p_value"], bool(found.get("out_of_domain")))
+            entries.append(_Entry(folder, str(found["file"]), *known, notes))
+        except (KeyError, TypeError):
+            continue
+        if str(found.get("moment")) >= last:
+            last = str(found.get("moment"))
+            about = {name: found.get(name) for name in ("model", "operating_point", "guarantee", "moment")}
+    return entries, about
+
+
+def _read_results(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with os.scandir(out) as there:
+        names = sorted(entry.name for entry in there if not entry.name.startswith(".") and entry.is_dir())
+    for name in names:
+        found = read_result(out / name)
+        if found is not None and found.get("made_from", {}).get("command") == "detect":
+            yield name, found
+
+
+def _build_card(out: Path, folder: str) -> Card | None:
+    """The card of a result; None where it is not what `unary detect` writes."""
+    found = read_result(out / folder)
+    try:
+        if found is None:
+            return None
+        findings = msgspec.convert(found["findings"], list[Finding])
+        count = describe_findings_of(len(findings), found["image_score"])
+        facts = [count] + ([] if found["image_p_value"] is None else [f"p = {found['image_p_value']:.2g}"])
+        odd = [f"unlike the images that the model has learned from: {line}" for line in found["out_of_domain"]]
+        known: dict[str, Any] = {
+            "anchor": make_anchor(folder),
+            "heading": str(found["file"]),
+            "facts": tuple(facts),
+            "shape": tuple(map(int, found["stored_shape"])),
+            "notes": (*odd, *map(str, found["notes"])),
+            "link": ("the files of this image", name_file(folder, "")),
+        }
+        views = found.get("views")
+        if views is None:  # of a former version: its picture has the marks in it
+            return Card(whole=name_file(folder, "findings.png"), glow=None, reach=known["shape"], drawn=True, **known)
+        linked = link_views(views, (folder,), say_findings(findings))
+        return Card(marks=tuple(mark_findings(findings, linked["scale"])), **known, **linked)
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError):
+        logger.warning("%s: not shown, for it is not what unary detect writes", out / folder / RESULT_FILE)
+        return None
+
+
+def _build_cards_page(cards: tuple[Card, ...], pages: Sequence[str], number: int, about: Mapping[str, Any]) -> Report:
+    links = [Link(_ALL, PAGE_FILE)]
+    links += [Link("\u2039 before", pages[number - 1])] if number else []
+    links += [Link("next \u203a", pages[number + 1])] if number + 1 < len(pages) else []
+    first, of = number * _PER_PAGE + 1, f"page {number + 1} of {len(pages)}"
+    return Report(
+        title=f"Findings image by image, {of}",
+        lead=(
+            f"{count_words(len(cards), 'image')} from the {first:,}. on, the most abnormal first. The outline and the "
+            "colour of a finding tell its score; a picture enlarges with a click."
+        ),
+        sections=(Section("Images", cards=cards),),
+        provenance=_list_provenance(about),
+        links=tuple(links),
+    )
+
+
+def _build_page(
+    out: Path, located: Sequence[tuple[_Entry, str]], pages: Sequence[str], about: Mapping[str, Any]
+) -> Report:
+    entries = [entry for entry, _ in located]
+    failures = _read_failures(out)
+    rows: list[tuple[Cell, ...]] = [
+        (
+            Link(entry.folder, f"{page}#{make_anchor(entry.folder)}"),
+            entry.findings,
+            entry.score,
+            entry.p_value,
+            "; ".join([_SOME if entry.findings else _NONE, *([_ODD] if entry.odd else [])]),
+            "; ".join(entry.notes),
+        )
+        for entry, page in located
+    ]
+    header = ("image", "findings", "image score", "p-value", "result", "notes")
+    table = Table("Every image, the most abnormal first.", header, tuple(rows), filters=(_SOME, _NONE, _ODD))
+    shown = [card for entry in entries[:4] if entry.findings and (card := _build_card(out, entry.folder)) is not None]
+    sections = [
+        *([Section("The most abnormal images", cards=tuple(shown))] if shown else []),
+        Section("All images", paragraphs=(_explain(about),), tables=(table,)),
+        *([_tell_failures(failures)] if failures else []),
+    ]
+    words = [f"images {page.partition('images-')[2].partition('.')[0]}" for page in pages]
+    words = ["all images, one by one"] if len(pages) == 1 else words
+    there = [name for name in ("summary.csv", "failures.csv", "run.json") if (out / name).is_file()]
+    links = [Link(text, page) for text, page in zip(words, pages, strict=True)]
+    return Report(
+        title="Findings",
+        lead=_describe_lead(entries, len(failures), about),
+        sections=tuple(sections),
+        provenance=_list_provenance(about),
+        links=(*links, *(Link(name, name) for name in there)),
+    )
+
+
+def _describe_lead(entries: Sequence[_Entry], failed: int, about: Mapping[str, Any]) -> str:
+    """What was found, and what a normal image would have given, in two sentences."""
+    having, total = sum(entry.findings > 0 for entry in entries), sum(entry.findings for entry in entries)
+    marked = f"{having:,} of {count_words(len(entries), 'image')} {'has' if having == 1 else 'have'} findings"
+    without = f"; {count_words(failed, 'file')} could not be examined" if failed else ""
+    point = about.get("operating_point")
+    if not point:
+        expected = "The model is not calibrated, so that nothing says how many findings normal images have."
+    else:
+        word = "at most " if point["guaranteed"] else "about "
+        expected = (
+            f"The threshold was set on {count_words(point['patients'], 'normal patient')}, so that {word}"
+            f"{_count_rate(point['rate'])} in a normal image {'is' if point['rate'] == 1 else 'are'} to be expected."
+        )
+    return f"{marked}, {total:,} in all{without}. {expected}"
+
+
+def _count_rate(rate: float) -> str:
+    """Return a rate of findings in words.
+
+    >>> _count_rate(1.0), _count_rate(0.5)
+    ('1 finding', '0.5 findings')
+    """
+    return f"{rate:g} finding{'' if rate == 1 else 's'}"
+
+
+def _explain(about: Mapping[str, Any]) -> str:
+    return (
+        "The image score is that of the most abnormal place, whether it is reported or not; its p-value is how often "
+        f"a normal image scores as high. {about.get('guarantee') or ''} A finding departs from normal tissue; it need "
+        "not be a lesion."
+    )
+
+
+def _tell_failures(failures: Sequence[Sequence[str]]) -> Section:
+    more = len(failures) - _MOST_TOLD
+    said = (f"The first {_MOST_TOLD} of {len(failures):,}; failures.csv has all.",) if more > 0 else ()
+    rows = tuple(tuple(row) for row in failures[:_MOST_TOLD])
+    return Section("Files without a result", said, (Table("Why.", ("file", "reason", "detail"), rows),))
+
+
+def _read_failures(out: Path) -> list[list[str]]:
+    try:
+        with (out / "failures.csv").open(newline="", encoding="utf-8") as file:
+            return [[read_cell(cell) for cell in row] for row in itertools.islice(csv.reader(file), 1, None)]
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _list_provenance(about: Mapping[str, Any]) -> dict[str, Any]:
+    point = about.get("operating_point") or {}
+    return {
+        "results of": about.get("moment"),
+        "model": about.get("model") or {},
+        "operating point": json.dumps(point.get("name")),
+        "threshold": point.get("threshold"),
+    }
