@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 from froc_runs import RunResult
+from numpy.typing import NDArray
 
-from unary.evaluation.evaluated_image import build_outcomes
+from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.froc import froc_curve, summarise_froc
 from unary.evaluation.lesion_query import LesionQuery
-from unary.outputs.detection_figures import plot_froc
-from unary.outputs.detection_pictures import list_false_alarms, list_lesions, plot_evaluated, plot_places
+from unary.outputs.detection_figures import plot_findings, plot_froc
+from unary.outputs.detection_places import Spot, list_false_alarms, list_lesions, select_findings
 from unary.outputs.figures import figure_png
+from unary.outputs.gallery import Box, plot_gallery
+from unary.outputs.views import cut_crop
+from unary.patches.collection import read_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATE = 1.0  # false findings per normal image: where lesions are called found or missed
 _CROPS, _WHOLE = 18, 3
+_CROP_PX = 216  # as large as `plot_gallery` shows a patch
 
 
 def find_threshold(run: RunResult) -> float:
@@ -56,6 +63,41 @@ def _write_lesions(run: RunResult, query: LesionQuery, out: Path, *, found: bool
     whole = {place.image.row.image_id: place.image for place in places}
     for image_id, image in list(whole.items())[:_WHOLE]:
         _write(plot_evaluated(image, threshold=threshold), out / f"{stem}-{image_id}.png")
+
+
+def plot_places(places: Sequence[Spot]) -> Figure | None:
+    """Show places of images beside each other, about 20 mm a side, the box framed; None if there is none."""
+    if not places:
+        return None
+    pictures, boxes = [], []
+    for place in places:
+        picture, box = _crop(place)
+        pictures.append(picture)
+        boxes.append([box])
+    return plot_gallery(np.stack(pictures), titles=[place.title for place in places], boxes=boxes)
+
+
+def _crop(place: Spot) -> tuple[NDArray[np.uint16], Box]:
+    """A square around a place, enlarged or reduced to one size, and the box in it."""
+    crop = cut_crop(read_row(place.image.row), place.box)
+    with PIL.Image.open(io.BytesIO(crop.png)) as opened:
+        picture = np.asarray(opened.resize((_CROP_PX, _CROP_PX)), np.uint16) * np.uint16(257)
+    factor = _CROP_PX / (crop.box[2] - crop.box[0])
+    r0, c0, r1, c1 = (factor * (value - crop.box[k % 2]) for k, value in enumerate(place.box))
+    return picture, (r0, c0, r1, c1)
+
+
+def plot_evaluated(image: EvaluatedImage, *, threshold: float) -> Figure:
+    """Draw a whole image with its findings above a threshold, at most as many as are reported, and its lesions."""
+    findings = select_findings(image, threshold)
+    shown = {finding.rank for finding in findings}
+    return plot_findings(
+        read_row(image.row).pixels,
+        findings,
+        lesions=[target.outline for target in image.match.targets],
+        hits=[tuple(rank for rank in ranks if rank in shown) for ranks in image.match.hits],
+        title=image.row.image_id + (f", assessment {image.row.assessment}" if image.row.assessment else ""),
+    )
 
 
 def _as_name(group: str) -> str:

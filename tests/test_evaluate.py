@@ -13,7 +13,7 @@ import pytest
 
 from unary.datasets.splits import split_manifest
 from unary.detectors.laplacian import Laplacian, LaplacianConfig
-from unary.errors import ImageError, ManifestError, SplitError
+from unary.errors import ManifestError, SplitError
 from unary.evaluation.evaluate import evaluate
 from unary.evaluation.evaluated_image import build_outcomes, evaluate_image, is_normal
 from unary.evaluation.lesion_query import LesionQuery, list_queries
@@ -25,7 +25,7 @@ from unary.evaluation.summary import estimate_patient_means, summarise_evaluatio
 from unary.models.calibrating import calibrate_model
 from unary.models.examination import detect, examine_image
 from unary.models.fitting import FitConfig, fit
-from unary.outputs.detection_pictures import list_false_alarms, list_lesions, plot_evaluated, plot_places
+from unary.outputs.detection_places import list_false_alarms, list_lesions
 from unary.outputs.evaluation_report import write_evaluation
 from unary.patches.collection import collect_patches, read_row
 from unary.profiles import DEFAULT, GENERAL
@@ -436,11 +436,6 @@ def test_false_alarms_are_shown_strongest_first(evaluation):
         p.title for p, score in zip(places, scores, strict=True) if score > scores[2]
     ]
     assert list_false_alarms(evaluation.evaluated, threshold=strongest, count=7) == []
-    assert plot_places(places) is not None
-    gone = dataclasses.replace(places[0].image, row=dataclasses.replace(places[0].image.row, path="gone.dcm"))
-    assert plot_places([dataclasses.replace(places[0], image=gone)]) is None
-    with pytest.raises(ImageError):
-        plot_evaluated(gone, threshold=0.0)
 
 
 def test_means_over_patients_against_arithmetic():

@@ -216,11 +216,13 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
     from unary.evaluation.evaluate import evaluate
     from unary.models.bundle import read_model
+    from unary.outputs.evaluation_pictures import EvaluationPictures
     from unary.outputs.evaluation_report import write_evaluation
 
-    model = read_model(options.model)
-    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
+    model, manifest = read_model(options.model), read_manifest(options.manifest)
+    pictures = EvaluationPictures(options.out, model, images=len(manifest.rows))
+    evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, watch=pictures.watch)
+    for line in write_evaluation(evaluation, model, options.out, pictures=pictures, banners=tuple(options.note)):
         print(line)
     return EXIT_PARTLY if evaluation.skipped else 0
 

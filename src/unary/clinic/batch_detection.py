@@ -27,11 +27,11 @@ from unary.models.examination import ScoredImage, build_detection, choose_point,
 from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
+from unary.outputs.detection_page import PAGE_FILE, write_detection_page
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKind
 from unary.outputs.dicom.header import Run, hash_case
 from unary.outputs.dicom.writing import write_dicom_results
 from unary.outputs.figures import figure_png
-from unary.outputs.detection_page import PAGE_FILE, write_detection_page
 from unary.outputs.heat_map import head_picture, place_findings
 from unary.outputs.views import Scale, choose_scale, draw_views, write_views
 from unary.patches.measures import TissueValues, measure_values
@@ -93,10 +93,10 @@ def detect_files(
     ``out/NAME/`` holds ``result.json`` (findings, scores, model, operating point and what it guarantees),
     ``findings.csv``, ``findings.png``, what pages show of it (`unary.outputs.views`), for DICOM images ``report.dcm``,
     ``segmentation.dcm`` and ``capture.dcm``, on request ``map.tiff`` (working grid) and ``heat_map.png``.
-    ``out/report.html`` shows all of it (`unary.outputs.detection_page`). Coordinates are pixels of the stored image. Where DICOM
-    objects cannot be made, the rest is there all the same, and ``dicom_missing`` says why. ``out/summary.csv``,
-    ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`; the objects of studies, which
-    are made last, those of `unary.clinic.study_results`.
+    ``out/report.html`` shows all of it (`unary.outputs.detection_page`). Coordinates are pixels of the stored image.
+    Where DICOM objects cannot be made, the rest is there all the same, and ``dicom_missing`` says why.
+    ``out/summary.csv``, ``out/failures.csv`` and ``out/run.json`` are those of `unary.clinic.batch.run_batch`; the
+    objects of studies, which are made last, those of `unary.clinic.study_results`.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from unary.evaluation.metrics import NORMAL_LOOKING, ScoreTable
 from unary.evaluation.pixelwise import PixelSample
 from unary.files import read_ahead
 from unary.models.bundle import Model
-from unary.models.examination import examine_image
+from unary.models.examination import ScoredImage, examine_image
 from unary.models.patients import count_seen
 from unary.patches.collection import PatchLabels, label_patches, read_row
 from unary.patches.grid import Origins
@@ -86,7 +86,18 @@ class _Part:
     digest: str
 
 
-def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
+Watch = Callable[[EvaluatedImage, Image, ScoredImage], None]
+"""Told of every image while its pixels and its map are there: what is said of it, the image, and what was scored."""
+
+
+def evaluate(
+    model: Model,
+    manifest: Manifest,
+    *,
+    allow_seen: bool = False,
+    watch: Watch | None = None,
+    progress: bool = True,
+) -> Evaluation:
     """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
 
     Parameters
@@ -97,6 +108,8 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         Images of both labels, and their lesions in stored pixels, (row, col).
     allow_seen
         Accept patients that the model was trained on or calibrated with, which flatters every figure.
+    watch
+        Called for every image that could be used, in manifest order, as to draw it.
     progress
         Show a bar on standard error when that is a terminal.
 
@@ -120,7 +133,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     for label in ("negative", "positive"):
         if all(row.label != label for row in manifest.rows):
             raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {label} image")
-    found = _examine_rows(model, manifest)
+    found = _examine_rows(model, manifest, watch)
     bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
     parts: list[_Part] = []
     skipped: list[str] = []
@@ -147,7 +160,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     )
 
 
-def _examine_rows(model: Model, manifest: Manifest) -> Iterator[_Part | ImageError]:
+def _examine_rows(model: Model, manifest: Manifest, watch: Watch | None) -> Iterator[_Part | ImageError]:
     """What each image adds, in manifest order; images are read ahead."""
     lesions: dict[str, list[Lesion]] = {}
     for lesion in manifest.lesions:
@@ -158,7 +171,7 @@ def _examine_rows(model: Model, manifest: Manifest) -> Iterator[_Part | ImageErr
         try:
             if isinstance(image, ImageError):
                 raise image
-            yield _examine_row(model, row, image, lesions.get(row.image_id, ()))
+            yield _examine_row(model, row, image, lesions.get(row.image_id, ()), watch)
         except ImageError as error:
             yield error
 
@@ -170,7 +183,7 @@ def _try_reading(row: ManifestRow) -> Image | ImageError:
         return error
 
 
-def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> _Part:
+def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion], watch: Watch | None) -> _Part:
     scored = examine_image(model, image)
     prepared, size_px = scored.prepared, model.grid.size_px
     labels = label_patches(row, lesions, prepared, scored.origins, size_px, model.profile.reading)
@@ -180,6 +193,8 @@ def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence
     if name_of(model.baseline) != model.name:
         scores[name_of(model.baseline)] = score_patches(model.baseline, patches)
     scores |= measure_controls(patches)
+    if watch is not None:
+        watch(evaluated, image, scored)
     return _Part(evaluated, samples, scores, labels, scored.origins, patches.digest())
 
 

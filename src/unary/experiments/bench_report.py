@@ -30,6 +30,7 @@ from unary.outputs.leads import (
 )
 from unary.outputs.report import (
     Cell,
+    Link,
     Picture,
     Report,
     Section,
@@ -119,7 +120,7 @@ def _as_text(cell: Cell) -> str:
         return _DASH
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) >= 100 or 0 < abs(cell) < 0.01 else f"{cell:.2f}"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return f"{cell:,}" if isinstance(cell, int) else cell.text if isinstance(cell, Link) else cell
 
 
 def _with_interval(row: dict[str, Any]) -> str:

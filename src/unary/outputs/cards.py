@@ -99,13 +99,25 @@ class Card:
     link: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """One place of an image apart from its card, which is at ``address``."""
+
+    card: Card
+    place: Place
+    words: str
+    address: str
+
+
 def make_anchor(name: str) -> str:
     """Return a fragment of an address for a name.
 
     >>> make_anchor("P1 L/CC")
     'image-P1_20L_2FCC'
     """
-    return "image-" + re.sub(r"[^A-Za-z0-9.-]", lambda found: "_" + found[0].encode("utf-8", "replace").hex().upper(), name)
+    return "image-" + re.sub(
+        r"[^A-Za-z0-9.-]", lambda found: "_" + found[0].encode("utf-8", "replace").hex().upper(), name
+    )
 
 
 def name_file(*parts: str) -> str:
@@ -170,6 +182,7 @@ def embed_views(views: Views, words: Sequence[Words]) -> dict[str, Any]:
             Place(embed(crop.png), crop.box, said.below, said.inside, crop.factor)
             for crop, said in zip(views.crops, words, strict=True)
         ),
+        "shape": views.shape,
         "reach": views.reach,
         "scale": views.scale,
     }
@@ -185,6 +198,7 @@ def link_views(written: Mapping[str, Any], folder: Sequence[str], words: Sequenc
         "whole": name_file(*folder, written["whole"]),
         "glow": None if written["map"] is None else name_file(*folder, written["map"]),
         "places": places,
+        "shape": tuple(written["shape"]),
         "reach": tuple(written["reach"]),
         "scale": Scale(**written["scale"]),
     }

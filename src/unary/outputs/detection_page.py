@@ -21,6 +21,7 @@ import msgspec
 
 from unary.datasets.folder import RESULT_FILE, read_result
 from unary.files import read_cell
+from unary.outputs.card_pages import CARDS_PER_PAGE, list_pages, name_page, write_card_pages
 from unary.outputs.cards import (
     Card,
     describe_findings_of,
@@ -36,15 +37,13 @@ from unary.records import Finding, count_words
 logger = logging.getLogger(__name__)
 
 PAGE_FILE = "report.html"
-_CARDS_FILE = "report-images-{:03d}.html"
-_PER_PAGE = 100  # images
 _MOST_TOLD = 500  # files without a result, on the page; failures.csv has all
-_ALL, _SOME, _NONE, _ODD = "all images", "with findings", "no finding", "unlike the training images"
+_SOME, _NONE, _ODD = "with findings", "no finding", "unlike the training images"
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the table says of an image; ``page`` is that of its card."""
+    """What the table says of an image."""
 
     folder: str
     file: str
@@ -53,7 +52,6 @@ class _Entry:
     p_value: float | None
     odd: bool
     notes: tuple[str, ...]
-    page: str = ""
 
 
 def write_detection_page(out: Path) -> None:
@@ -65,19 +63,11 @@ def write_detection_page(out: Path) -> None:
     if not entries:
         return
     entries.sort(key=lambda entry: (entry.score is None, -(entry.score or 0.0), entry.folder))
-    pages = [_CARDS_FILE.format(1 + start // _PER_PAGE) for start in range(0, len(entries), _PER_PAGE)]
-    groups = [entries[start : start + _PER_PAGE] for start in range(0, len(entries), _PER_PAGE)]
+    groups = (entries[start : start + CARDS_PER_PAGE] for start in range(0, len(entries), CARDS_PER_PAGE))
+    cards = (tuple(filter(None, (_build_card(out, entry.folder) for entry in group))) for group in groups)
     try:
-        for number, (page, group) in enumerate(zip(pages, groups, strict=True)):
-            cards = tuple(card for entry in group if (card := _build_card(out, entry.folder)) is not None)
-            write_report(_build_cards_page(cards, pages, number, about), out / page)
-        located = [(entry, page) for page, group in zip(pages, groups, strict=True) for entry in group]
-        write_report(_build_page(out, located, pages, about), out / PAGE_FILE)
-        for number in itertools.count(len(pages) + 1):
-            old = out / _CARDS_FILE.format(number)
-            if not old.is_file():
-                break
-            old.unlink()
+        write_card_pages(out, cards, len(entries), home=PAGE_FILE, provenance=_list_provenance(about))
+        write_report(_build_page(out, entries, about), out / PAGE_FILE)
     except OSError as error:
         logger.warning("%s: the page of results could not be written (%s)", out / PAGE_FILE, error.strerror or error)
 
@@ -122,13 +112,13 @@ def _build_card(out: Path, folder: str) -> Card | None:
             "anchor": make_anchor(folder),
             "heading": str(found["file"]),
             "facts": tuple(facts),
-            "shape": tuple(map(int, found["stored_shape"])),
             "notes": (*odd, *map(str, found["notes"])),
             "link": ("the files of this image", name_file(folder, "")),
         }
         views = found.get("views")
         if views is None:  # of a former version: its picture has the marks in it
-            return Card(whole=name_file(folder, "findings.png"), glow=None, reach=known["shape"], drawn=True, **known)
+            known["shape"] = known["reach"] = tuple(map(int, found["stored_shape"]))
+            return Card(whole=name_file(folder, "findings.png"), glow=None, drawn=True, **known)
         linked = link_views(views, (folder,), say_findings(findings))
         return Card(marks=tuple(mark_findings(findings, linked["scale"])), **known, **linked)
     except (KeyError, TypeError, ValueError, msgspec.ValidationError):
@@ -136,38 +126,18 @@ def _build_card(out: Path, folder: str) -> Card | None:
         return None
 
 
-def _build_cards_page(cards: tuple[Card, ...], pages: Sequence[str], number: int, about: Mapping[str, Any]) -> Report:
-    links = [Link(_ALL, PAGE_FILE)]
-    links += [Link("\u2039 before", pages[number - 1])] if number else []
-    links += [Link("next \u203a", pages[number + 1])] if number + 1 < len(pages) else []
-    first, of = number * _PER_PAGE + 1, f"page {number + 1} of {len(pages)}"
-    return Report(
-        title=f"Findings image by image, {of}",
-        lead=(
-            f"{count_words(len(cards), 'image')} from the {first:,}. on, the most abnormal first. The outline and the "
-            "colour of a finding tell its score; a picture enlarges with a click."
-        ),
-        sections=(Section("Images", cards=cards),),
-        provenance=_list_provenance(about),
-        links=tuple(links),
-    )
-
-
-def _build_page(
-    out: Path, located: Sequence[tuple[_Entry, str]], pages: Sequence[str], about: Mapping[str, Any]
-) -> Report:
-    entries = [entry for entry, _ in located]
+def _build_page(out: Path, entries: Sequence[_Entry], about: Mapping[str, Any]) -> Report:
     failures = _read_failures(out)
     rows: list[tuple[Cell, ...]] = [
         (
-            Link(entry.folder, f"{page}#{make_anchor(entry.folder)}"),
+            Link(entry.folder, f"{name_page(place)}#{make_anchor(entry.folder)}"),
             entry.findings,
             entry.score,
             entry.p_value,
             "; ".join([_SOME if entry.findings else _NONE, *([_ODD] if entry.odd else [])]),
             "; ".join(entry.notes),
         )
-        for entry, page in located
+        for place, entry in enumerate(entries)
     ]
     header = ("image", "findings", "image score", "p-value", "result", "notes")
     table = Table("Every image, the most abnormal first.", header, tuple(rows), filters=(_SOME, _NONE, _ODD))
@@ -177,16 +147,13 @@ def _build_page(
         Section("All images", paragraphs=(_explain(about),), tables=(table,)),
         *([_tell_failures(failures)] if failures else []),
     ]
-    words = [f"images {page.partition('images-')[2].partition('.')[0]}" for page in pages]
-    words = ["all images, one by one"] if len(pages) == 1 else words
     there = [name for name in ("summary.csv", "failures.csv", "run.json") if (out / name).is_file()]
-    links = [Link(text, page) for text, page in zip(words, pages, strict=True)]
     return Report(
         title="Findings",
         lead=_describe_lead(entries, len(failures), about),
         sections=tuple(sections),
         provenance=_list_provenance(about),
-        links=(*links, *(Link(name, name) for name in there)),
+        links=(*list_pages(len(entries)), *(Link(name, name) for name in there)),
     )
 
 

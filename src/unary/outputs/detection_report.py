@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from unary.errors import ImageError
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.evaluated_image import EvaluatedImage, build_outcomes
 from unary.evaluation.lesion_query import ALL_LESIONS, LesionQuery, list_queries
 from unary.evaluation.summary import EvaluationSummary, MeasuredPoint, document_summary
 from unary.files import write_csv
 from unary.models.calibration import MOST_FINDINGS
-from unary.models.examination import DEFAULT_POINT
 from unary.outputs.detection_figures import plot_froc
-from unary.outputs.detection_pictures import Place, list_false_alarms, list_lesions, plot_evaluated, plot_places
 from unary.outputs.figures import figure_png
 from unary.outputs.leads import describe_auroc, note_few
 from unary.outputs.report import Cell, Picture, Section, Table
 from unary.outputs.words import name_figures, with_interval
 from unary.profiles import Reading
 from unary.records import count_words
-
-_CROPS, _WHOLE = 12, 2
-_ALARMS = "What alarms falsely"
 
 
 def write_tables(evaluation: Evaluation, out: Path) -> None:
@@ -114,14 +104,11 @@ def _expect(measured: MeasuredPoint) -> str:
 def build_findings_sections(
     evaluation: Evaluation, summary: EvaluationSummary, reading: Reading
 ) -> tuple[Section, ...]:
-    """Return the sections of the report: FROC, false alarms guaranteed and measured, images, pixels, pictures."""
-    # that of the default operating point; none for a model that has not been calibrated
-    threshold = next((m.point.threshold for m in summary.points if m.point.name == DEFAULT_POINT), -math.inf)
+    """Return the sections of the report: FROC; false alarms, guaranteed and measured; images and pixels."""
     return (
         _build_froc_section(evaluation, summary, reading),
         *((_build_points_section(summary),) if summary.points else ()),
         _build_ranking_section(summary, reading),
-        *_build_picture_sections(evaluation.evaluated, threshold, reading),
     )
 
 
@@ -238,47 +225,3 @@ def _build_ranking_section(summary: EvaluationSummary, reading: Reading) -> Sect
         Table("Pixels of normal images and of images labelled positive.", header, pixels),
     )
     return Section("Images and pixels", (said,), tuple(table for table in tables if table.rows))
-
-
-def _build_picture_sections(
-    images: Sequence[EvaluatedImage], threshold: float, reading: Reading
-) -> tuple[Section, ...]:
-    above = f"above the operating point {DEFAULT_POINT}" if np.isfinite(threshold) else "(there is no operating point)"
-    alarms = list_false_alarms(images, threshold=threshold, count=_CROPS)
-    queries = list_queries(reading)
-    # clusters alone, where a group has them: single specks are common
-    main = [queries[name] for name in queries if name != ALL_LESIONS and f"{name}_clusters" not in queries]
-    list_some = functools.partial(list_lesions, images, threshold=threshold)
-    missed, found = (
-        [place for query in main for place in list_some(query, found=which, count=_CROPS // 2)][:_CROPS]
-        for which in (False, True)
-    )
-    others = list_some(queries[ALL_LESIONS], found=False, count=3 * _CROPS)
-    listed = {(place.image.row.image_id, place.box) for place in missed}
-    missed += [p for p in others if (p.image.row.image_id, p.box) not in listed][: _CROPS // 2]
-    found = found or list_some(queries[ALL_LESIONS], found=True, count=_CROPS)
-    parts = (
-        (_ALARMS, alarms, f"The strongest findings in normal images {above}"),
-        ("What is missed", missed, f"Lesions without a finding {above}"),
-        ("What is found", found, f"Some lesions with a finding {above}"),
-    )
-    sections = []
-    for heading, places, text in parts:
-        figure = plot_places(places)
-        if not places and heading == _ALARMS and any(image.normal for image in images):
-            sections.append(Section(heading, (f"No normal image has a finding {above}.",)))
-        if figure is not None:
-            pictures = (Picture(figure_png(figure), text, text), *_draw_whole_images(places, threshold))
-            sections.append(Section(heading, pictures=pictures))
-    return tuple(sections)
-
-
-def _draw_whole_images(places: Sequence[Place], threshold: float) -> Iterable[Picture]:
-    """The whole images of the first few places."""
-    for image in list({place.image.row.image_id: place.image for place in places}.values())[:_WHOLE]:
-        try:
-            figure = plot_evaluated(image, threshold=threshold)
-        except ImageError:  # `plot_places` has named it
-            continue
-        text = f"{image.row.image_id}: findings and annotated lesions"
-        yield Picture(figure_png(figure), text, text)

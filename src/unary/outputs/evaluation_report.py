@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 from unary.errors import ManifestError
 from unary.evaluation.evaluate import Evaluation
 from unary.evaluation.intervals import Estimate
+from unary.evaluation.lesion_query import ALL_LESIONS
 from unary.evaluation.metrics import (
     ALL,
+    FEW_PATIENTS,
     Differences,
     ScoreTable,
     compare_all,
@@ -23,14 +26,27 @@ from unary.evaluation.metrics import (
     write_metrics,
     write_scores,
 )
-from unary.evaluation.summary import document_summary, summarise_evaluation
+from unary.evaluation.summary import EvaluationSummary, document_summary, summarise_evaluation
 from unary.models.bundle import Model, describe_versions
+from unary.outputs.card_pages import group_cards, list_pages, write_card_pages
+from unary.outputs.cards import Card
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
+from unary.outputs.evaluation_pictures import EvaluationPictures, build_image_sections
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
-from unary.outputs.leads import IMAGES, PATCHES, describe_auroc, describe_outcome, describe_seen, is_few
-from unary.outputs.report import Picture, Report, Section, build_results_section, write_report
-from unary.outputs.words import IMAGE_GROUP, name_groups
-from unary.records import NOTICE
+from unary.outputs.leads import (
+    IMAGES,
+    PATCHES,
+    Sides,
+    describe_auroc,
+    describe_briefly,
+    describe_outcome,
+    describe_seen,
+    describe_sides,
+    is_few,
+)
+from unary.outputs.report import Link, Picture, Report, Section, build_results_section, write_report
+from unary.outputs.words import IMAGE_GROUP, name_groups, with_interval
+from unary.records import NOTICE, count_words
 
 _PATCH_POINT = "patch_0.95"
 
@@ -40,11 +56,14 @@ def write_evaluation(
     model: Model,
     out: Path,
     *,
+    pictures: EvaluationPictures | None = None,
     banners: tuple[str, ...] = (),
     resamples: int = 2000,
     progress: bool = True,
 ) -> tuple[str, ...]:
     """Write ``metrics.json``, ``scores.parquet``, ``report.html`` and the tables of `write_tables`.
+
+    With ``pictures``, which have been drawn beside the report while evaluating, it shows every image.
 
     Groups of patches are those of the profile's lesions; the group ``image`` ranks whole images, the model's by the
     image score, those of baseline and controls by their highest patch.
@@ -91,10 +110,20 @@ def write_evaluation(
     found = summarise_evaluation(evaluation, points, reading=reading, resamples=resamples, progress=progress)
     write_scores(out / "scores.parquet", tables)
     write_tables(evaluation, out)
-    report = _build_report(metrics, tables[0], model, differences, banners=banners, meta=meta)
-    sections = (*report.sections, *build_findings_sections(evaluation, found, reading))
     write_metrics(out / "metrics.json", metrics, meta=meta, detection=document_summary(found))
-    write_report(dataclasses.replace(report, sections=sections), out / "report.html")
+    report = _build_report(metrics, tables, model, differences, banners=banners, meta=meta)
+    lead = _describe_lead(report.lead, found, metrics, model.name, differences)
+    shown: tuple[Section, ...] = ()
+    cards: tuple[Card, ...] = ()
+    if pictures is not None:
+        shown, cards = build_image_sections(evaluation.evaluated, model, pictures.drawn)
+        known: dict[str, Any] = {"provenance": report.provenance, "banners": banners}
+        write_card_pages(out, group_cards(cards), len(cards), home="report.html", **known)
+    froc, *others = build_findings_sections(evaluation, found, reading)
+    sections = (froc, *shown, *others, *report.sections)
+    links = (*list_pages(len(cards)), *(Link(name, name) for name in ("images.csv", "findings.csv", "lesions.csv")))
+    report = dataclasses.replace(report, lead=lead, sections=sections, links=links)
+    write_report(report, out / "report.html")
     lines = [
         f"{name:18s} {group:14s} AUROC {describe_auroc(entry)}"
         for name, groups in metrics.items()
@@ -118,41 +147,76 @@ def _compare(
 
 def _build_report(
     metrics: dict[str, Any],
-    table: ScoreTable,
+    tables: Sequence[ScoreTable],
     model: Model,
     differences: dict[str, Estimate | None],
     *,
     banners: tuple[str, ...],
     meta: dict[str, Any],
 ) -> Report:
-    group, sides = (ALL, PATCHES) if ALL in metrics[model.name] else (IMAGE_GROUP, IMAGES)
-    unit = sides.unit
+    group, sides = _choose_group(metrics, model.name)
     outcomes = {name: groups[group] for name, groups in metrics.items()}
-    lead = describe_outcome(outcomes, subject=model.name, differences=differences, sides=sides)
+    outcome = describe_outcome(outcomes, subject=model.name, differences=differences, sides=sides)
+    pictures = [_draw_roc(metrics, table, "image" if table.split == "image" else "patch") for table in tables]
+    results = build_results_section("Results", metrics, titles=name_groups(model.profile.reading))
+    results = dataclasses.replace(results, paragraphs=(outcome, *results.paragraphs, meta["seen"]))
+    histogram = _draw_histogram(tables[0], model, sides.unit)
+    return Report(
+        title=f"Evaluation of {model.name}",
+        lead=outcome,
+        banners=banners,
+        notices=tuple(meta["skipped"]),
+        sections=(results, Section("ROC and scores by class", pictures=(*pictures, histogram))),
+        provenance={key: value for key, value in meta.items() if key != "skipped"},
+    )
+
+
+def _choose_group(metrics: dict[str, Any], subject: str) -> tuple[str, Sides]:
+    """What the first table ranks: patches with lesions, or where there are none whole images."""
+    return (ALL, PATCHES) if ALL in metrics[subject] else (IMAGE_GROUP, IMAGES)
+
+
+def _describe_lead(
+    outcome: str,
+    found: EvaluationSummary,
+    metrics: dict[str, Any],
+    subject: str,
+    differences: dict[str, Estimate | None],
+) -> str:
+    """Two sentences: how many lesions are found at which price, and what is told apart; of few patients nothing."""
+    group, sides = _choose_group(metrics, subject)
+    outcomes = {name: groups[group] for name, groups in metrics.items()}
+    if is_few(outcomes[subject]):
+        return outcome
+    brief = describe_briefly(outcomes, subject=subject, differences=differences, sides=sides)
+    froc = found.froc.get(ALL_LESIONS)
+    if froc is None or min(froc.target_patients, froc.image_patients) < FEW_PATIENTS or 1.0 not in froc.rates:
+        return f"Compared were {describe_sides(outcomes[subject], sides)}. {brief}"
+    sensitivity = froc.sensitivities[froc.rates.index(1.0)]
+    of = f"{count_words(froc.targets, 'lesion')} of {count_words(froc.target_patients, 'patient')}"
+    return f"At one false finding per normal image, a share of {with_interval(sensitivity)} of {of} is found. {brief}"
+
+
+def _draw_roc(metrics: dict[str, Any], table: ScoreTable, unit: str) -> Picture:
+    """The curves of one question: patches with lesions against others, or positive images against negative ones."""
+    group = IMAGE_GROUP if unit == "image" else ALL
+    outcomes = {name: groups[group] for name, groups in metrics.items()}
     curves = {name: [run for run in select_runs([table], detector=name) if run is not None] for name in table.scores}
     estimates = {
         name: Estimate(found["auroc"], *(found["auroc_ci95"] or (None, None))) for name, found in outcomes.items()
     }
+    sides = IMAGES if unit == "image" else PATCHES
+    words = f"ROC curves: {sides.positive} against {sides.negative}"
+    return Picture(figure_png(plot_roc(curves, estimates=estimates, unit=unit)), words, f"{words}, by detector")
+
+
+def _draw_histogram(table: ScoreTable, model: Model, unit: str) -> Picture:
     positive, negative = table.roles(ALL)
     kept = positive | negative
-    points = model.calibration.operating_points if model.calibration is not None and group == ALL else ()
+    points = model.calibration.operating_points if model.calibration is not None and unit == "patch" else ()
     threshold, caption = next((each.threshold for each in points if each.name == _PATCH_POINT), None), "Scores by class"
     if threshold is not None:
         caption += f"; the line is the operating point {_PATCH_POINT}"
-    histogram = plot_histogram(
-        table.scores[model.name][kept], positive[kept], label=f"score of {model.name}", threshold=threshold, unit=unit
-    )
-    pictures = (
-        Picture(figure_png(plot_roc(curves, estimates=estimates, unit=unit)), "ROC curves", "ROC curves by detector"),
-        Picture(figure_png(histogram), caption, "Histogram of scores"),
-    )
-    results = build_results_section("Results", metrics, titles=name_groups(model.profile.reading))
-    results = dataclasses.replace(results, paragraphs=(*results.paragraphs, meta["seen"]))
-    return Report(
-        title=f"Evaluation of {model.name}",
-        lead=lead,
-        banners=banners,
-        notices=tuple(meta["skipped"]),
-        sections=(results, Section("ROC and scores by class", pictures=pictures)),
-        provenance={key: value for key, value in meta.items() if key != "skipped"},
-    )
+    scores = table.scores[model.name][kept]
+    figure = plot_histogram(scores, positive[kept], label=f"score of {model.name}", threshold=threshold, unit=unit)
+    return Picture(figure_png(figure), caption, "Histogram of scores")

@@ -35,9 +35,7 @@ _FAINTEST, _STRONGEST = 0.35, 0.8  # opacity, at the level and at the end of the
 _BAR = 1.15  # inches beside the image
 
 
-def plot_heat_map(
-    scored: ScoredImage, detection: Detection, *, heading: str, boxes: Sequence[Box] = ()
-) -> Figure:
+def plot_heat_map(scored: ScoredImage, detection: Detection, *, heading: str, boxes: Sequence[Box] = ()) -> Figure:
     """Draw what a detection found, in colour and outlined, over the image as the detector saw it.
 
     The heading is of `head_picture`; boxes are of `plot_overlay`.

@@ -130,6 +130,22 @@ def describe_outcome(
     return " ".join(words)
 
 
+def describe_briefly(
+    groups: Mapping[str, Mapping[str, Any]], *, subject: str, differences: Mapping[str, Estimate | None], sides: Sides
+) -> str:
+    """Say `describe_outcome` in one sentence, without a figure for every other detector; of enough patients alone."""
+    found = groups[subject]
+    level = _describe_level(subject, found, sides, among=1).removesuffix(".")
+    interval = found["auroc_ci95"]
+    verdicts: dict[str, list[str]] = {"better than": [], "not told apart from": [], "worse than": []}
+    for name, difference in differences.items():
+        verdicts[judge_difference(difference)].append(name)
+    if interval is None or not interval[0] > CHANCE:  # to be better than what is worse than chance is nothing
+        del verdicts["better than"]
+    words = [f"{verdict} {join_words(names)}" for verdict, names in verdicts.items() if names]
+    return f"{level}{'; it is ' if words else ''}{join_words(words)}."
+
+
 def _plural(unit: str) -> str:
     return count_words(2, unit).split(" ", 1)[1]
 

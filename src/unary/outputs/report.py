@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from unary.evaluation.metrics import FEW_PATIENTS, NORMAL_LOOKING
 from unary.files import replacing
-from unary.outputs.cards import Card, draw_path, find_label, find_ring, has_lesions, lay_whole
+from unary.outputs.cards import Card, Snapshot, draw_path, find_label, find_ring, has_lesions, lay_whole
 from unary.outputs.figures import FIGURE_DPI
 from unary.outputs.leads import IMAGES, PATCHES, is_few
 from unary.outputs.words import GROUP_TITLES, IMAGE_GROUP, MEANINGS, SPLIT_TITLES
@@ -76,9 +76,10 @@ class MetricsTable:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report: what is said, commands to type, tables, pictures, images, and terms explained.
+    """One part of a report: what is said, commands to type, images, tables, pictures, and terms explained.
 
-    ``layout`` of the images: each over the whole width, or four beside each other as views hang.
+    Images are ``cards``, or ``snapshots`` of places of them; ``layout`` of the former: each over the whole width, or
+    four beside each other as views hang.
     """
 
     heading: str
@@ -87,6 +88,7 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
     commands: tuple[str, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
     cards: tuple[Card, ...] = ()
     layout: Literal["wide", "four"] = "wide"
 
@@ -121,17 +123,21 @@ class Report:
 def build_report(report: Report) -> str:
     """Return the page as HTML; every text is escaped."""
     tables, figures = itertools.count(1), itertools.count(1)
+    first = next((section for section in report.sections if section.snapshots or section.cards), None)
     sections = [
         {
             "anchor": f"section-{number}",
             "section": section,
+            "first_images": section is first,
             "tables": [(next(tables), _lay_out_table(table)) for table in section.tables],
             "pictures": [{"position": next(figures), "picture": p, **_encode_png(p.png)} for p in section.pictures],
         }
         for number, section in enumerate(report.sections, 1)
     ]
     environment, script = _open_templates()
-    cards = [card for section in report.sections for card in section.cards]
+    cards = [
+        card for section in report.sections for card in (*(each.card for each in section.snapshots), *section.cards)
+    ]
     acting = bool(cards) or any(isinstance(t, Table) and t.filters for s in report.sections for t in s.tables)
     known = {
         "sections": sections,
@@ -142,7 +148,8 @@ def build_report(report: Report) -> str:
         "provenance": _flatten(report.provenance),
         "notice": NOTICE,
     }
-    return environment.get_template("report.html").render(report=report, **known)
+    page: str = environment.get_template("report.html").render(report=report, **known)
+    return page
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of the stored image: half-open ``(r0, c0, r1, c1)`` in its pixels; reduced by a whole factor if large."""
+    """A square of the stored image, half-open ``(r0, c0, r1, c1)`` in its pixels, reduced by a factor if large."""
 
     box: Square
     png: bytes = field(repr=False)
@@ -71,12 +71,14 @@ class Crop:
 class Views:
     """What `draw_views` returns: JPEG, PNG with transparency (None where nothing glows), and the crops.
 
-    ``reach`` are the rows and columns of the stored image that the first two cover: whole blocks, so a little more.
+    ``shape`` are the rows and columns of the stored image, ``reach`` those that the first two cover: whole blocks, so a
+    little more.
     """
 
     whole: bytes = field(repr=False)
     glow: bytes | None = field(repr=False)
     crops: tuple[Crop, ...]
+    shape: tuple[int, int]
     reach: tuple[float, float]
     scale: Scale
 
@@ -107,6 +109,7 @@ def draw_views(
         _encode(_to_bytes(grey, dark, bright), "JPEG", quality=_QUALITY),
         _draw_glow(scored.anomaly_map, glowing, factor, scale) if glowing.any() else None,
         tuple(cut_crop(image, box) for box in boxes),
+        prepared.stored_shape,
         (blocks[0] * prepared.scale[0], blocks[1] * prepared.scale[1]),
         scale,
     )
@@ -172,7 +175,7 @@ def _find_window(square: NDArray[np.float32], image: NDArray[Any]) -> tuple[floa
 
 def _to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     scaled = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1e-6))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
 
 
 def _encode(picture: NDArray[np.uint8], kind: str, **options: int) -> bytes:
@@ -194,4 +197,5 @@ def write_views(views: Views, folder: Path, stem: str = "") -> dict[str, Any]:
         (folder / name).write_bytes(crop.png)
         places.append({"file": name, "box": list(crop.box), "factor": crop.factor})
     scale = {"low": views.scale.low, "high": views.scale.high, "threshold": views.scale.threshold}
-    return {"whole": whole, "map": glow, "places": places, "reach": list(views.reach), "scale": scale}
+    shapes = {"shape": list(views.shape), "reach": list(views.reach)}
+    return {"whole": whole, "map": glow, "places": places, **shapes, "scale": scale}
