@@ -154,6 +154,10 @@ def _describe_lead(result: DemoResult) -> str:
     return f"{lead} There {beside}: {told}."
 
 
+def _promise(measured: MeasuredPoint) -> str:
+    return ("at most " if measured.point.guaranteed else "about ") + f"{measured.point.rate:g}"
+
+
 def _find_point(compared: Compared) -> MeasuredPoint | None:
     return next((each for each in compared.summary.points if each.point.name == DEFAULT_POINT), None)
 
@@ -182,7 +186,7 @@ def _tell_errors(result: DemoResult) -> Section:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             each.point.name,
-            ("at most " if each.point.guaranteed else "about ") + f"{each.point.rate:g}",
+            _promise(each),
             with_interval(each.rate),
             f"at most {100 * each.point.false_alarm_rate:.0f} %" if each.point.false_alarm_rate is not None else None,
             f"{each.alarmed} of {each.images}",
