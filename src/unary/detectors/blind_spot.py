@@ -37,10 +37,10 @@ from unary.training.context import FitContext
 from unary.training.engine import StepsConfig, train_steps
 from unary.training.threads import has_matrix_units, run_in_threads
 
-_GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
-_LOG_SPREAD = (-6.0, 6.0)
+GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
+LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
-_OUTSIDE = -9.0
+OUTSIDE = -9.0
 _CROP_PX = 64
 _TILE_PX = 192  # small enough to skip most of the background, and to stay in cache
 _BAND_PX = 256
@@ -128,7 +128,7 @@ class BlindSpotNetwork(nn.Module):
         assert isinstance(last, nn.Conv2d)
         predicted = F.linear(hidden.permute(0, 2, 3, 1).float(), last.weight.flatten(1), last.bias)
         mean, log_spread = torch.split(predicted.permute(0, 3, 1, 2), 1, dim=1)
-        return mean, log_spread.clamp(*_LOG_SPREAD)
+        return mean, log_spread.clamp(*LOG_SPREAD)
 
     def _gather_around(self, padded: Tensor) -> Tensor:
         """The wide convolution as two: of the bands above and below the hole, and of those to its left and right.
@@ -179,7 +179,7 @@ def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
 
 def fine_structure(intensity: Tensor) -> Tensor:
     """Return intensity minus its local mean, scaled; (n, 1, rows, cols) both."""
-    return subtract_local_mean(intensity) * _GAIN
+    return subtract_local_mean(intensity) * GAIN
 
 
 def smooth_target(structure: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ def measure_surprise(network: BlindSpotNetwork, tissue: Tissue) -> NDArray[np.fl
     typical = find_typical(samples)
     if typical is not None:  # the median is known only now; the network has run once all the same
         surprise /= np.float32(np.sqrt(typical))
-    np.copyto(surprise, np.float32(_OUTSIDE), where=~tissue.mask)
+    np.copyto(surprise, np.float32(OUTSIDE), where=~tissue.mask)
     return surprise
 
 
