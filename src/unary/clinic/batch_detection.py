@@ -10,14 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
 from unary.clinic.file_work import Job
 from unary.clinic.inputs import list_inputs
 from unary.clinic.result_folder import Result, Source, Write
-from unary.clinic.study_results import StudyResults, write_study_results
 from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
@@ -28,14 +27,16 @@ from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKind
-from unary.outputs.dicom.header import Run, hash_case
-from unary.outputs.dicom.writing import write_dicom_results
+from unary.outputs.dicom.run import Run, hash_case
 from unary.outputs.figures import figure_png
 from unary.outputs.heat_map import describe_count, place_findings
 from unary.patches.measures import TissueValues, measure_values
 from unary.patches.preparation import enlarge
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Detection, Image, ModelIdentity
+
+if TYPE_CHECKING:
+    from unary.clinic.study_results import StudyResults
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ def write_studies(
 
     See `unary.clinic.study_results.write_study_results`.
     """
+    from unary.clinic.study_results import write_study_results
+
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
     return write_study_results(results, sources, run, choose_point(model, config.operating_point), kinds=kinds)
 
@@ -216,6 +219,8 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
 
 def _write_objects(examined: _Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
     """Write the DICOM objects that can be made, and return them, and why others cannot; a disk's error goes through."""
+    from unary.outputs.dicom.writing import write_dicom_results
+
     path, kinds = examined.source.path, wanted.kinds
     if examined.source.raster:
         return (), "the image is no DICOM object; its results would have no study to lie in"

@@ -15,7 +15,7 @@ import numpy as np
 from unary.datasets.annotation import name_some
 from unary.errors import ImageError, ManifestError
 from unary.files import hash_file
-from unary.images.dicom import DicomHeader, read_header
+from unary.images.attributes import DicomHeader
 from unary.images.reading import is_dicom, read_image
 from unary.progress import show_progress
 from unary.records import Manifest, ManifestRow, count_words
@@ -32,6 +32,8 @@ def read_headers(rows: Sequence[ManifestRow], *, progress: bool = True) -> list[
 
 
 def _try_header(row: ManifestRow) -> DicomHeader | None:
+    from unary.images.dicom import read_header
+
     try:
         return None if row.path is None or row.image is not None or not is_dicom(row.path) else read_header(row.path)
     except ImageError:

@@ -24,7 +24,7 @@ from unary.datasets.doubles import describe_patients, keep_once, read_headers
 from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
 from unary.files import write_csv
-from unary.images.dicom import DicomHeader
+from unary.images.attributes import DicomHeader
 from unary.images.isolation import show_path
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Image, Label, Lesion, Manifest, ManifestRow

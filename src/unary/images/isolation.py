@@ -103,7 +103,7 @@ class IsolatedReader:
         return image
 
     def read_attributes(self, path: Path | str, headers: Headers) -> Attributes:
-        """Return what `unary.images.attributes.read_attributes` returns; raises as `read`."""
+        """Return what `unary.images.headers.read_attributes` returns; raises as `read`."""
         path = Path(path)
         attributes = self._ask(path, headers)
         if not isinstance(attributes, Attributes):

@@ -7,6 +7,7 @@ little-endian, and the padding, a bit per pixel.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ import msgspec
 import numpy as np
 
 from unary.errors import ImageError, Reason, explain_unexpected
-from unary.images.attributes import Attributes, read_attributes
+from unary.images.attributes import Attributes
 from unary.images.checks import build_refusal
 from unary.images.reading import read_image, read_shape
 from unary.profiles.profile import Headers
@@ -98,6 +99,7 @@ class Answer:
 
 def serve(limits_json: str) -> None:
     """Be the helper: answer requests from standard input until it closes."""
+    importlib.import_module("unary.images.headers")  # pydicom, before its memory would count as the first file's
     limits = ReadingLimits(**json.loads(limits_json))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # codecs print, patient data perhaps included
@@ -150,6 +152,8 @@ def _limit_process(limits: ReadingLimits) -> None:
 
 def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
     """Return the parts of one answer, whatever reading raises."""
+    from unary.images.headers import read_attributes
+
     path = Path(request.path)
     try:
         if request.headers is not None:

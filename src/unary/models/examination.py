@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector, Examination, View
 from unary.errors import CalibrationError, DetectorError, ImageError, Reason, require
-from unary.images.attributes import read_attributes
 from unary.images.reading import check_pixels, read_image
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
@@ -154,6 +153,8 @@ def detect(
 def _take_image(model: Model, image: AnyImage, spacing_mm: Spacing, accept: Sequence[Reason]) -> Image:
     spacing = take_spacing(spacing_mm)
     if isinstance(image, (str, Path)):
+        from unary.images.headers import read_attributes
+
         path = Path(image)
         gate = build_gate(model, spacing_mm=None if spacing is None else spacing[0], accept=accept)
         verdict = require_admission(read_attributes(path, gate.profile.headers), gate, str(path))
