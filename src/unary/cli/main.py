@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from unary.cli import clinic, commissioning, data, experiments, models, monitoring, node, review, sending
+from unary.cli import clinic, commissioning, data, experiments, export, models, monitoring, node, review, sending
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
@@ -18,6 +18,7 @@ from unary.records import NOTICE
 COMMANDS: tuple[Command, ...] = (
     *data.COMMANDS,
     *models.COMMANDS,
+    *export.COMMANDS,
     *clinic.COMMANDS,
     *commissioning.COMMANDS,
     *monitoring.COMMANDS,

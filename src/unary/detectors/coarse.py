@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unary.detectors.filters import smooth_gaussian
@@ -71,6 +70,8 @@ def enlarge_cells(cells: NDArray[Any], shape: tuple[int, int], step: int = STEP)
 
 def smooth_inside(coarse: Coarse, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the Gaussian mean of the tissue around each cell, and how much of the Gaussian lies in tissue."""
+    import torch
+
     with using_threads(1):  # on some processors several sum in another order
         weight = smooth_gaussian(torch.from_numpy(coarse.inside.astype(np.float32)), sigma).numpy()
         summed = smooth_gaussian(torch.from_numpy(np.ascontiguousarray(coarse.bright)), sigma).numpy()

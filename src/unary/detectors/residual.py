@@ -28,7 +28,9 @@ from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
-WHITE_FLOOR = 1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
+WHITE_FLOOR = (
+    1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
+)
 
 
 @dataclass(frozen=True)

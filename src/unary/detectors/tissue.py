@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -132,6 +131,8 @@ def _fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: in
 
 def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the root mean square of the fine structure near each pixel, positive, (rows, cols) as both arguments."""
+    import torch
+
     inside = mask.astype(np.float64)
     fine = (intensity - smooth_gaussian(torch.from_numpy(intensity), NOISE_SIGMA_PX).numpy()) * inside
     share = smooth(inside, NOISE_WINDOW_PX) + 1e-3

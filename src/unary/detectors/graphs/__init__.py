@@ -6,6 +6,7 @@ graph cannot hold well is an input: where the pectoral muscle is (`unary.detecto
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -68,14 +69,37 @@ def list_parts(detector: Detector) -> list[Detector]:
     return [detector]
 
 
+def reads_muscle(detector: Detector) -> bool:
+    """Say whether a detector leaves the pectoral muscle out, and so must be told where it is."""
+    return isinstance(detector, Mass | Prominence) and detector.config.muscle
+
+
+def drop_rounding(detector: Detector) -> Detector | None:
+    """Return a detector that computes in float32 what this one computes in bfloat16; None where it does not."""
+    if isinstance(detector, BlindSpot):
+        network = require_fitted(detector.network, "blind_spot")
+        return dataclasses.replace(detector, network=network.without_rounding())
+    if not isinstance(detector, Fusion | FusionPrior):
+        return None
+    parts = require_fitted(detector.parts, name_of(detector))
+    plain = [drop_rounding(part.detector) for part in parts]
+    if not any(plain):
+        return None
+    members = tuple(
+        dataclasses.replace(part, detector=part.detector if other is None else other)
+        for part, other in zip(parts, plain, strict=True)
+    )
+    return dataclasses.replace(detector, parts=dataclasses.replace(parts, members=members))
+
+
 def why_not_exportable(detector: Detector) -> str | None:
     """Return why a detector cannot become a graph, or None."""
     for part in list_parts(detector):
         name = name_of(part)
         if isinstance(part, NearestNeighbour):
             return (
-                "nearest_neighbour compares a picture with all that it keeps: its memory, the pictures themselves, would "
-                "be the graph; give the model itself"
+                "nearest_neighbour keeps its normal pictures and compares with all of them; a graph would give them away "
+                "with the model and save nothing"
             )
         if type(part) not in _DENSE and type(part) not in _PATCHES:
             return f"{name} is no detector of unary's own, and only its author knows what it computes"
@@ -113,7 +137,9 @@ def build_graph(detector: Detector, size_px: int) -> Any:
         "muscle": (np.bool_, ("muscle_rows", "muscle_cols")),
         "origins": (np.int32, ("n", 2)),
     }
-    return g.build_model(inputs, {"map": (anomaly_map, np.float32, shape), "scores": (found.scores, np.float64, ("n",))})
+    return g.build_model(
+        inputs, {"map": (anomaly_map, np.float32, shape), "scores": (found.scores, np.float64, ("n",))}
+    )
 
 
 def _examine(g: Graph, view: Inputs, detector: Detector) -> Examined:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class Value:
         return self.graph.op("Not", self)
 
 
-Operand: TypeAlias = Union[Value, NDArray[Any], np.generic]
+Operand: TypeAlias = Value | NDArray[Any] | np.generic
 
 
 @dataclass(eq=False)

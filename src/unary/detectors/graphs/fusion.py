@@ -1,4 +1,4 @@
-"""The graph of `unary.detectors.fusion`: the parts, what is normal for each, and what stands in where some are silent."""
+"""The graph of `unary.detectors.fusion`: parts, what is normal for each, and what stands in where some are silent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def examine_fusion(g: Graph, view: Inputs, parts: Parts, examine: ExaminePart) -
             return _add_parts(g, view, parts, stage, examine)
         silent = () if stage is None else stage.silent
         least = max(getattr(part.detector, "least_side_px", 0) for part in parts if part.name not in silent)
-        kinds = [np.float64, np.float32]
+        kinds: list[type[np.generic]] = [np.float64, np.float32]
         others = shorter < np.int64(least)
         return g.choose(others, lambda: write(number + 1), lambda: _add_parts(g, view, parts, stage, examine), kinds)
 
@@ -76,7 +76,9 @@ def _tell_few(g: Graph, values: Value, surprisal: Surprisal) -> Value:
 def _tell(g: Graph, values: Value, surprisal: Surprisal) -> Value:
     """Return the surprisals of a plane, float32."""
     body = _interpolate(g, values, np.asarray(surprisal.values), np.asarray(surprisal.surprisals))
-    return _continue(g, values, body, (surprisal.tail_start, surprisal.tail_surprisal, 1 / surprisal.tail_scale), np.float32)
+    return _continue(
+        g, values, body, (surprisal.tail_start, surprisal.tail_surprisal, 1 / surprisal.tail_scale), np.float32
+    )
 
 
 def _invert(g: Graph, told: Value, surprisal: Surprisal, interpolate: Callable[..., Value]) -> Value:
@@ -98,7 +100,7 @@ def _continue(
 def _interpolate_few(g: Graph, values: Value, knots: NDArray[np.float64], heights: NDArray[np.float64]) -> Value:
     """Return what `numpy.interp` does of a few values, (n,), float64."""
     if len(knots) == 1:
-        return values * np.float64(0) + heights[0]
+        return values * np.float64(0) + np.float64(heights[0])
     beyond = g.cast(g.op("Unsqueeze", values, np.asarray([1])) >= knots[None], np.int64)
     place = g.op("ReduceSum", beyond, np.asarray([1]), keepdims=0) - np.asarray([1])
     place = g.op("Max", g.op("Min", place, np.int64(len(knots) - 2)), np.int64(0))
@@ -117,7 +119,9 @@ def _interpolate(g: Graph, values: Value, knots: NDArray[np.float64], heights: N
     edges = rounded[0] + width * np.arange(-1, _CELLS + 3)  # a cell on either side for rounding
     before = np.maximum(np.searchsorted(rounded, edges, side="right") - 1, 0)
     first, most = before[: _CELLS + 1], int((before[3:] - before[:-3]).max())
-    cell = (g.op("Clip", values, np.float32(rounded[0]), np.float32(rounded[-1])) - np.float32(rounded[0])) * np.float32(1 / width)
+    cell = (
+        g.op("Clip", values, np.float32(rounded[0]), np.float32(rounded[-1])) - np.float32(rounded[0])
+    ) * np.float32(1 / width)
     cell = g.cast(g.op("Clip", cell, np.float32(0), np.float32(_CELLS)), np.int32)
     place = g.op("Gather", first.astype(np.int32), cell)
     step = 1 << max(most.bit_length() - 1, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,10 @@ def examine_blind_spot(g: Graph, view: Inputs, detector: BlindSpot) -> Examined:
         corner = [g.op("Max", first - reach, np.asarray([0])) for first in (row, col)]
         part = g.cut(structure, 0, corner[0], row + tile + reach)
         part = g.planes(g.cut(part, 1, corner[1], col + tile + reach))
-        window = [(first - start, g.op("Min", tile, length - first)) for first, start, length in zip((row, col), corner, (view.rows, view.cols), strict=True)]
+        window = [
+            (first - start, g.op("Min", tile, length - first))
+            for first, start, length in zip((row, col), corner, (view.rows, view.cols), strict=True)
+        ]
         return _predict(g, part, window, network, weights)
 
     mean, log_spread = over_tiles(g, view, _TILE_PX, write, 2)
@@ -49,9 +54,10 @@ def _predict(
     g: Graph, part: Value, window: list[tuple[Value, Value]], network: BlindSpotNetwork, weights: Weights
 ) -> list[Value]:
     """Mean and log spread in a window of a part of the structure, each (rows, cols)."""
-    features = _round(g, part)
+    multiply = functools.partial(_multiply, g, rounds=network.rounds)
+    features = _round(g, part) if network.rounds else part
     for layer in ("local.0", "local.1"):
-        features = g.op("Relu", _multiply(g, features, weights[f"{layer}.weight"], weights[f"{layer}.bias"], padding=1))
+        features = g.op("Relu", multiply(features, weights[f"{layer}.weight"], weights[f"{layer}.bias"], padding=1))
     centre = network.config.window_px // 2
     padded = g.op("Pad", features, np.asarray([0, 0, centre, centre] * 2), np.float32(0))
     for axis, (start, length) in enumerate(window):
@@ -59,13 +65,15 @@ def _predict(
     low = centre - network.config.hole_px
     high = network.config.window_px - low
     wide = weights["wide.weight"]
-    above = _multiply(g, _lay_over(g, padded, high, 2), _lay_over_weights(wide, high, 2), weights["wide.bias"])
+    above = multiply(_lay_over(g, padded, high, 2), _lay_over_weights(wide, high, 2), weights["wide.bias"])
     middle, wide = g.cut(padded, 2, low, -low), wide[:, :, low:-low]
-    beside = _multiply(g, _lay_over(g, middle, high, 3), _lay_over_weights(wide, high, 3), None)
-    hidden = g.op("Relu", _round(g, above + beside))
-    hidden = g.op("Relu", _multiply(g, hidden, weights["point.0.weight"], weights["point.0.bias"]))
+    beside = multiply(_lay_over(g, middle, high, 3), _lay_over_weights(wide, high, 3), None)
+    hidden = g.op("Relu", _round(g, above + beside) if network.rounds else above + beside)
+    hidden = g.op("Relu", multiply(hidden, weights["point.0.weight"], weights["point.0.bias"]))
     found = g.op("Conv", hidden, weights["point.1.weight"], weights["point.1.bias"])
-    mean, log_spread = (g.op("Squeeze", each, np.asarray([0, 1])) for each in g.ops("Split", found, axis=1, num_outputs=2, outputs=2))
+    mean, log_spread = (
+        g.op("Squeeze", each, np.asarray([0, 1])) for each in g.ops("Split", found, axis=1, num_outputs=2, outputs=2)
+    )
     return [mean, g.op("Clip", log_spread, *(np.float32(end) for end in blind.LOG_SPREAD))]
 
 
@@ -81,9 +89,17 @@ def _lay_over_weights(weight: NDArray[np.float32], shift: int, axis: int) -> NDA
 
 
 def _multiply(
-    g: Graph, values: Value, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, *, padding: int = 0
+    g: Graph,
+    values: Value,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    *,
+    rounds: bool,
+    padding: int = 0,
 ) -> Value:
-    """Convolve numbers that are rounded to bfloat16, and round the sums."""
+    """Convolve; where it is asked for, numbers that are rounded to bfloat16, and round the sums."""
+    if not rounds:
+        return g.op("Conv", values, weight, bias, pads=[padding] * 4)
     given = (None if each is None else _round_array(each) for each in (weight, bias))
     return _round(g, g.op("Conv", values, *given, pads=[padding] * 4))
 
@@ -153,8 +169,13 @@ def _apply_unet(g: Graph, image: Value, weights: Weights, levels: int) -> Value:
     hidden = found.pop()
     for level in range(levels - 1):
         larger = g.op(
-            "Resize", hidden, None, np.asarray([1, 1, 2, 2], np.float32), mode="nearest",
-            coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+            "Resize",
+            hidden,
+            None,
+            np.asarray([1, 1, 2, 2], np.float32),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
         )
         hidden = convolve(g.op("Concat", larger, found.pop(), axis=1), f"up.{level}.0")
     return g.op("Conv", hidden, weights["head.weight"], weights["head.bias"])

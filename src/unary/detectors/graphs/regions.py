@@ -35,6 +35,9 @@ def examine_mass(g: Graph, view: Inputs, detector: Mass) -> Examined:
         left_out = grow(g, view.muscle, away[:, None] + away <= own.MARGIN)
         kept = cells.inside & ~left_out
         cells = Cells(g.where(kept, cells.bright, np.float32(0)), kept)
+    # Differences of brightness alone matter: those from the mean keep the digits that float32 would lose.
+    level = g.mean(pick(g, cells.bright, cells.inside))
+    cells = Cells(g.where(cells.inside, cells.bright - level, np.float32(0)), cells.inside)
     spread = measure_spread(g, pick(g, cells.bright, cells.inside))
     varied = spread > np.float32(own.FLAT)  # NaN of nothing compares as False
     spread = g.where(varied, spread, np.float32(1))
@@ -63,14 +66,17 @@ def _measure_rise(g: Graph, cells: Cells, radius: float, spread: Value) -> Value
     around = [reach, reach]
     value_around = g.pad(mean, around, around, np.float32(0))
     seen_around = g.pad(g.cast(weight > np.float32(own.LEAST_WEIGHT), np.float32), around, around, np.float32(0))
-    values, seens = [], []
+    values: list[Value] = []
+    seens: list[Value] = []
     for angle in own.DIRECTIONS.tolist():
         down, right = (round(own.DISTANCE * radius * part) for part in (math.sin(angle), math.cos(angle)))
         first = np.asarray([reach + down]), np.asarray([reach + right])
         for plane, into in ((value_around, values), (seen_around, seens)):
             high = g.cut(plane, 0, g.constant(first[0]), rows + first[0])
             into.append(g.cut(high, 1, g.constant(first[1]), cols + first[1]))
-    highest = g.op("Max", *(g.where(s > np.float32(0.5), v, np.float32(-1e30)) for v, s in zip(values, seens, strict=True)))
+    highest = g.op(
+        "Max", *(g.where(s > np.float32(0.5), v, np.float32(-1e30)) for v, s in zip(values, seens, strict=True))
+    )
     relatives = [(v - level) * s for v, s in zip(values, seens, strict=True)]
     count, total = g.op("Sum", *seens), g.op("Sum", *relatives)
     squares = g.op("Sum", *(relative * relative for relative in relatives))
@@ -109,7 +115,9 @@ def _measure_convergence(g: Graph, cells: Cells, fields: Value, radius: float) -
     nothing = np.zeros_like(ring)
     kernels = np.asarray([[down, right, nothing], [nothing, nothing, ring]], np.float32)
     found = g.op("Conv", fields, kernels, pads=[reach] * 4)
-    pointing, seen = (g.op("Squeeze", part, np.asarray([0, 1])) for part in g.ops("Split", found, axis=1, num_outputs=2, outputs=2))
+    pointing, seen = (
+        g.op("Squeeze", part, np.asarray([0, 1])) for part in g.ops("Split", found, axis=1, num_outputs=2, outputs=2)
+    )
     mean = pointing / g.op("Max", seen, np.float32(own.LEAST_RING * float(ring.sum())))
     return g.where(cells.inside, mean, np.float32(own.UNKNOWN))
 
@@ -118,18 +126,20 @@ def examine_prominence(g: Graph, view: Inputs, detector: Prominence) -> Examined
     """Write what the detector does."""
     inside_plane = g.cast(view.tissue, np.float32)
     inside, bright = (
-        sum_cells(g, plane, COARSE) * np.float32(1 / COARSE**2) for plane in (inside_plane, view.intensity * inside_plane)
+        sum_cells(g, plane, COARSE) * np.float32(1 / COARSE**2)
+        for plane in (inside_plane, view.intensity * inside_plane)
     )
     if detector.config.muscle:
         outside = enlarge_cells(g, view.muscle, g.length(inside, 0), g.length(inside, 1), STEP // COARSE)
         inside, bright = (g.where(outside, np.float32(0), plane) for plane in (inside, bright))
     sigma = detector.config.region_px / COARSE
-    regional = smooth_gaussian(g, bright, sigma) / (smooth_gaussian(g, inside, sigma) + np.float32(1e-3))
+    # As a difference from the mean of the tissue, which keeps the digits that float32 would lose.
+    level = g.op("ReduceSum", bright, keepdims=0) / g.op("Max", g.op("ReduceSum", inside, keepdims=0), np.float32(1))
+    share = smooth_gaussian(g, inside, sigma) + np.float32(1e-3)
+    regional = (smooth_gaussian(g, bright - inside * level, sigma) - level * np.float32(1e-3)) / share
     values = pick(g, regional, inside > np.float32(0.5))
     spread = measure_spread(g, values)
     varied = spread > np.float32(0)
     standing = (regional - find_median(g, values)) / g.where(varied, spread, np.float32(1))
     standing = g.where((inside > np.float32(0)) & varied, standing, np.float32(0))
     return examine_cells(g, view, standing, COARSE, None)
-
-

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unary.detectors.filters import gaussian_kernel
 from unary.detectors.graphs.builder import Graph, Value
 from unary.detectors.graphs.view import Examined, Inputs
-from unary.detectors.filters import gaussian_kernel
 from unary.detectors.laplacian import Laplacian, LaplacianConfig
 from unary.detectors.residual import WHITE_FLOOR, Dssim, Residual
 from unary.detectors.states import export_network, require_fitted
@@ -45,7 +45,9 @@ def examine_windows(g: Graph, view: Inputs, examine: ExaminePatches) -> Examined
     intensity = g.cast(view.pixels, np.float32) / np.float32(FULL_SCALE)
     last = g.op("ReduceMax", view.origins, np.asarray([0]), keepdims=0) + np.asarray([view.size_px] * 2)
     whole = g.op("Max", g.op("Max", last, np.asarray([view.size_px] * 2)), g.op("Shape", intensity))
-    padded = g.op("Pad", intensity, g.op("Concat", np.asarray([0, 0]), whole - g.op("Shape", intensity), axis=0), np.float32(0))
+    padded = g.op(
+        "Pad", intensity, g.op("Concat", np.asarray([0, 0]), whole - g.op("Shape", intensity), axis=0), np.float32(0)
+    )
     scores = _score_patches(g, view, padded, examine)
     high, wide = (g.op("Max", length, size) for length in (view.rows, view.cols))
     blended = _blend(g, view, padded, (high, wide), examine)
@@ -136,7 +138,9 @@ def examine_laplacian(detector: Laplacian) -> ExaminePatches:
             response = _respond(g, values, sigma, config, side)
             score = (_pool(g, response, config.strongest, side) - np.float64(mean)) / np.float64(deviation)
             shown = (response - np.float32(mean)) / np.float32(deviation)
-            scores, maps = (new if old is None else g.op("Max", old, new) for old, new in ((scores, score), (maps, shown)))
+            scores, maps = (
+                new if old is None else g.op("Max", old, new) for old, new in ((scores, score), (maps, shown))
+            )
         assert scores is not None
         assert maps is not None
         return PatchAnswer(scores, maps)
@@ -202,7 +206,9 @@ def _reconstruct(g: Graph, patches: Value, network: Autoencoder) -> Value:
     return _decode(g, hidden, network, weights)
 
 
-def _halve(g: Graph, patches: Value, network: Autoencoder, weights: dict[str, NDArray[np.float32]], prefix: str = "") -> Value:
+def _halve(
+    g: Graph, patches: Value, network: Autoencoder, weights: dict[str, NDArray[np.float32]], prefix: str = ""
+) -> Value:
     config = network.config
     hidden = (patches - np.float32(config.input_mean)) / np.float32(config.input_scale)
     hidden = g.op("Unsqueeze", hidden, np.asarray([1]))
@@ -216,14 +222,16 @@ def _dense(g: Graph, hidden: Value, weights: dict[str, NDArray[np.float32]], nam
     return g.op("Gemm", g.op("Flatten", hidden), weights[f"{name}.weight"], weights[f"{name}.bias"], transB=1)
 
 
-def _decode(g: Graph, hidden: Value, network: Autoencoder, weights: dict[str, NDArray[np.float32]], prefix: str = "") -> Value:
+def _decode(
+    g: Graph, hidden: Value, network: Autoencoder, weights: dict[str, NDArray[np.float32]], prefix: str = ""
+) -> Value:
     if network.expand is not None:
         hidden = g.op("Relu", _dense(g, hidden, weights, f"{prefix}expand"))
         hidden = g.reshape(hidden, -1, *network.smallest)
     last = len(network.decoder) - 1
     for number, layer in enumerate(network.decoder):
         weight, bias = (weights[f"{prefix}decoder.{number}.{kind}"] for kind in ("weight", "bias"))
-        more = [int(each) for each in layer.output_padding]  # type: ignore[union-attr, arg-type]
+        more = [int(each) for each in layer.output_padding]  # type: ignore[union-attr]
         hidden = g.op("ConvTranspose", hidden, weight, bias, strides=[2, 2], pads=[1] * 4, output_padding=more)
         hidden = hidden if number == last else g.op("Relu", hidden)
     restored = hidden * np.float32(network.config.input_scale) + np.float32(network.config.input_mean)
@@ -256,7 +264,10 @@ def examine_variational(detector: Variational) -> ExaminePatches:
 
 def examine_residual(detector: Residual) -> ExaminePatches:
     """Return what writes `unary.detectors.residual.Residual.examine_patches`."""
-    reconstruction, bank = require_fitted(detector.reconstruction, "residual"), require_fitted(detector.bank, "residual")
+    reconstruction, bank = (
+        require_fitted(detector.reconstruction, "residual"),
+        require_fitted(detector.bank, "residual"),
+    )
     network, answer = require_fitted(reconstruction.network, "residual"), examine_laplacian(bank)
 
     def examine(g: Graph, patches: Value) -> PatchAnswer:
