@@ -25,6 +25,7 @@ def _add_export_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> No
 
 
 def _run_export(options: argparse.Namespace) -> int:
+    from unary.models.export_parity import LIMIT
     from unary.models.exporting import export_model
 
     failed: list[str] = []
@@ -34,8 +35,9 @@ def _run_export(options: argparse.Namespace) -> int:
         images=lambda model: _read_images(model, options.images, failed),
         overwrite=options.overwrite,
     )
+    print(f"largest differences of graph and model, relative to the largest value of each (limit {LIMIT:g}):")
     for parity in found.parities:
-        print(_describe(parity))
+        print(f"  {_describe(parity)}")
     for message in failed:
         print(f"unary: skipped: {message}", file=sys.stderr)
     size = f"{found.graph_bytes / 1e6:.1f} MB"
@@ -49,7 +51,7 @@ def _run_export(options: argparse.Namespace) -> int:
 def _describe(parity: Parity) -> str:
     from unary.models.export_parity import describe_parity
 
-    same = "the same findings at every operating point" if not parity.findings else "; ".join(parity.findings)
+    same = "same findings" if not parity.findings else "; ".join(parity.findings)
     return f"{describe_parity(parity)}; {same}"
 
 

@@ -145,10 +145,11 @@ def _tell_difference(one: Detection, other: Detection) -> str | None:
 
 
 def describe_parity(parity: Parity) -> str:
-    """Say in one sentence how far graph and model are apart."""
-    exact = "" if parity.exact is None else f", without rounding {parity.exact:.1e}"
+    """Say in one line how far graph and model are apart."""
+    exact = (
+        "" if parity.exact is None else f"; {parity.exact:.1e} without rounding, {parity.beyond:.4%} of the map beyond"
+    )
     return (
-        f"{parity.name}: the largest relative difference is {parity.map:.1e} of the map, {parity.scores:.1e} of a "
-        f"patch score, {parity.image_score:.1e} of the image score{exact}; {parity.beyond:.1%} of the pixels differ by "
-        f"more than {LIMIT:g}"
+        f"{parity.name}: map {parity.map:.1e}, patch scores {parity.scores:.1e}, image score {parity.image_score:.1e}"
+        f"{exact}"
     )

@@ -28,7 +28,7 @@ from unary.detectors.states import describe_config
 from unary.errors import BundleError, DetectorError, require
 from unary.files import hash_file, locking
 from unary.models.bundle import MODEL_FILE, Model, hash_bytes, hash_content, read_model
-from unary.models.export_parity import Parity, choose_pictures, compare_models, describe_parity
+from unary.models.export_parity import LIMIT, Parity, choose_pictures, compare_models, describe_parity
 from unary.models.exported import (
     EXAMPLE_FILE,
     FORMAT,
@@ -99,7 +99,8 @@ def export_model(
     parities = tuple(compare_models(model, exported, images(model)))
     if far := [parity for parity in parities if not parity.is_close]:
         raise BundleError(
-            f"{out}: nothing is written, for the graph does not say what the model says: {describe_parity(far[0])}"
+            f"{out}: nothing is written, for the graph does not say what the model says: more than {LIMIT:g} of the "
+            f"largest value apart; {describe_parity(far[0])}"
         )
     document = _describe_export(model, folder, graph, parities)
     _write_folder(graph, document, _build_example(model, exported), out)

@@ -98,8 +98,8 @@ def why_not_exportable(detector: Detector) -> str | None:
         name = name_of(part)
         if isinstance(part, NearestNeighbour):
             return (
-                "nearest_neighbour keeps its normal pictures and compares with all of them; a graph would give them away "
-                "with the model and save nothing"
+                "nearest_neighbour keeps its normal pictures and compares with all of them; a graph would give them "
+                "away with the model and save nothing"
             )
         if type(part) not in _DENSE and type(part) not in _PATCHES:
             return f"{name} is no detector of unary's own, and only its author knows what it computes"
