@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-from unary.cli import clinic, commissioning, data, experiments, models, monitoring, node, review, sending
+from unary.cli import clinic, commissioning, data, experiments, export, models, monitoring, node, review, sending
 from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 COMMANDS: tuple[Command, ...] = (
     *data.COMMANDS,
     *models.COMMANDS,
+    *export.COMMANDS,
     *clinic.COMMANDS,
     *commissioning.COMMANDS,
     *monitoring.COMMANDS,
