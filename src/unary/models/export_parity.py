@@ -3,10 +3,11 @@
 Every pixel of the map, every patch, the image's score, and the findings at every operating point are compared.
 
 Two things make last digits count, in the model itself as from one processor to another. A part that computes with
-numbers rounded to bfloat16 (`unary.detectors.blind_spot`) now and then rounds to the neighbouring number, half a percent
-away, when sums are taken in another order. And the surprisal of a part of a fusion has a small step where its tail
-begins. A detector with either is compared twice: without rounding and step, by the strict limit; and as it is written,
-where hardly any pixel may differ by more, and none by more than two steps of such numbers and that of the surprisals.
+numbers rounded to bfloat16 (`unary.detectors.blind_spot`) now and then rounds to the neighbouring number, half a
+percent away, when sums are taken in another order. And the surprisal of a part of a fusion has a small step where its
+tail starts. A detector with either is compared twice: without rounding and step, by the strict limit; and as it is
+written, where hardly any pixel may differ by more, and none by more than two steps of such numbers and that of the
+surprisals.
 """
 
 from __future__ import annotations
