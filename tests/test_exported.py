@@ -16,13 +16,13 @@ from test_detectors import SIZE, find_origins, fit_detector, make_view
 from unary.cli.main import main
 from unary.clinic.batch_detection import DetectConfig, detect_files
 from unary.detectors import DETECTORS
-from unary.detectors.graphs import build_graph, drop_rounding, windows
+from unary.detectors.graphs import build_graph, smooth_out, windows
 from unary.detectors.protocol import View
 from unary.detectors.simulation import build_library
 from unary.errors import BundleError, DetectorError, MissingPackageError
 from unary.models.bundle import MODEL_FILE, hash_content, read_model, write_model
 from unary.models.examination import examine_image
-from unary.models.export_parity import LIMIT, ROUNDED_LIMIT, ROUNDED_SHARE, Parity
+from unary.models.export_parity import LIMIT, STEP_LIMIT, STEP_SHARE, Parity
 from unary.models.exported import GRAPH_FILE, ExportedConfig, ExportedDetector
 from unary.models.exporting import export_model
 from unary.models.fitting import FitConfig, fit
@@ -76,7 +76,7 @@ def measure(detector, graph, view):
 @pytest.mark.parametrize("name", EXPORTABLE)
 def test_a_graph_says_what_its_detector_says(name):
     detector = fit_detector(name)
-    exact = drop_rounding(detector)
+    exact = smooth_out(detector)
     views = [make_view(7), *([make_view(7, (66, 70))] if name == "fusion" else [])]  # in the smaller one mass is silent
     graph = export_detector(exact or detector)
     for view in views:
@@ -84,8 +84,8 @@ def test_a_graph_says_what_its_detector_says(name):
         assert max(found[:2]) <= LIMIT
     if exact is not None and name != "fusion_prior":  # as it is written, with numbers rounded to bfloat16
         found = measure(detector, export_detector(detector), views[0])
-        assert max(found[:2]) <= ROUNDED_LIMIT
-        assert found[2] <= ROUNDED_SHARE
+        assert max(found[:2]) <= STEP_LIMIT
+        assert found[2] <= STEP_SHARE
 
 
 def test_threads_change_nothing_and_no_patches_are_needed():

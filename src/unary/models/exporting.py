@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -96,15 +96,18 @@ def export_model(
     require("onnxruntime", extra="onnx")
     graph = _write_graph(model, folder)
     exported = ExportedDetector(_describe_running(model), graph)
-    parities = tuple(compare_models(model, exported, images(model)))
-    if far := [parity for parity in parities if not parity.is_close]:
+    parities: list[Parity] = []
+    for parity in compare_models(model, exported, images(model)):
+        parities.append(parity)
+        if parity.is_close:
+            continue
         raise BundleError(
             f"{out}: nothing is written, for the graph does not say what the model says: more than {LIMIT:g} of the "
-            f"largest value apart; {describe_parity(far[0])}"
+            f"largest value apart; {describe_parity(parity)}"
         )
     document = _describe_export(model, folder, graph, parities)
     _write_folder(graph, document, _build_example(model, exported), out)
-    return Export(out, model.name, len(graph), parities)
+    return Export(out, model.name, len(graph), tuple(parities))
 
 
 def require_export_folder(out: Path, *, overwrite: bool) -> None:
@@ -171,7 +174,7 @@ def _describe_settings(model: Model) -> dict[str, Any]:
     return {"config": config, "detector": name_of(model.detector)}
 
 
-def _describe_export(model: Model, folder: Path, graph: bytes, parities: tuple[Parity, ...]) -> bytes:
+def _describe_export(model: Model, folder: Path, graph: bytes, parities: Sequence[Parity]) -> bytes:
     """The content of ``model.json``."""
     baseline = model.baseline.get_state()
     content = {
@@ -192,7 +195,7 @@ def _describe_export(model: Model, folder: Path, graph: bytes, parities: tuple[P
     return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _summarize(parities: tuple[Parity, ...]) -> dict[str, Any]:
+def _summarize(parities: Sequence[Parity]) -> dict[str, Any]:
     """How graph and model were compared, without a name of an image."""
     exact = [parity.exact for parity in parities if parity.exact is not None]
     return {
@@ -200,7 +203,7 @@ def _summarize(parities: tuple[Parity, ...]) -> dict[str, Any]:
         "map": max(parity.map for parity in parities),
         "scores": max(parity.scores for parity in parities),
         "image_score": max(parity.image_score for parity in parities),
-        "without_rounding": max(exact) if exact else None,
+        "without_steps": max(exact) if exact else None,
         "other_findings": sum(bool(parity.findings) for parity in parities),
     }
 

@@ -40,6 +40,7 @@ from unary.detectors.protocol import Detector
 from unary.detectors.residual import Dssim, Residual
 from unary.detectors.segmentation import Segmentation
 from unary.detectors.states import require_fitted
+from unary.detectors.surprisal import Surprisal
 from unary.detectors.variational import Variational
 from unary.detectors.wei2018.detector import Wei2018
 from unary.errors import DetectorError
@@ -74,22 +75,48 @@ def reads_muscle(detector: Detector) -> bool:
     return isinstance(detector, Mass | Prominence) and detector.config.muscle
 
 
-def drop_rounding(detector: Detector) -> Detector | None:
-    """Return a detector that computes in float32 what this one computes in bfloat16; None where it does not."""
+def smooth_out(detector: Detector) -> Detector | None:
+    """Return a detector without what makes last digits count: to compare arithmetics with.
+
+    That is rounding to bfloat16, and in a fusion the small step of a surprisal where its tail starts
+    (`unary.detectors.surprisal`). None where there is neither.
+    """
     if isinstance(detector, BlindSpot):
         network = require_fitted(detector.network, "blind_spot")
         return dataclasses.replace(detector, network=network.without_rounding())
     if not isinstance(detector, Fusion | FusionPrior):
         return None
     parts = require_fitted(detector.parts, name_of(detector))
-    plain = [drop_rounding(part.detector) for part in parts]
-    if not any(plain):
-        return None
     members = tuple(
-        dataclasses.replace(part, detector=part.detector if other is None else other)
-        for part, other in zip(parts, plain, strict=True)
+        dataclasses.replace(
+            part, detector=smooth_out(part.detector) or part.detector, surprisal=_join_tail(part.surprisal)
+        )
+        for part in parts
     )
-    return dataclasses.replace(detector, parts=dataclasses.replace(parts, members=members))
+    stand_ins = tuple(
+        dataclasses.replace(one, whole=_join_tail(one.whole), rest=_join_tail(one.rest)) for one in parts.stand_ins
+    )
+    return dataclasses.replace(detector, parts=dataclasses.replace(parts, members=members, stand_ins=stand_ins))
+
+
+def _join_tail(surprisal: Surprisal) -> Surprisal:
+    """The same, whose body ends where and as high as its tail starts."""
+    values, start = surprisal.values, surprisal.tail_start
+    if len(values) < 2 or not values[-2] < start < values[-1]:
+        return surprisal
+    heights = (*surprisal.surprisals[:-1], surprisal.tail_surprisal)
+    return dataclasses.replace(surprisal, values=(*values[:-1], start), surprisals=heights)
+
+
+def find_step(detector: Detector) -> float:
+    """Return by how much a fusion's sum may step where tails of its parts start; 0 of any other detector."""
+    if not isinstance(detector, Fusion | FusionPrior):
+        return 0.0
+    steps = []
+    for part in require_fitted(detector.parts, name_of(detector)):
+        start = np.asarray([part.surprisal.tail_start])
+        steps.append(part.weight * abs(part.surprisal.tail_surprisal - float(part.surprisal(start)[0])))
+    return float(sum(steps))
 
 
 def why_not_exportable(detector: Detector) -> str | None:

@@ -81,6 +81,7 @@ class _Scope:
 
     nodes: list[Any] = field(default_factory=list)
     constants: dict[tuple[str, tuple[int, ...], bytes], Any] = field(default_factory=dict)
+    known: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
 
 class Graph:
@@ -106,12 +107,16 @@ class Graph:
         return Value(self, known[key].name)
 
     def ops(self, kind: str, *inputs: Operand | None, outputs: int = 1, **attributes: Any) -> tuple[Value, ...]:
-        """Add a node; return its outputs. None is an input that is left out."""
+        """Add a node, or find the one that does the same; return its outputs. None is an input that is left out."""
         values = [None if each is None else each if isinstance(each, Value) else self.constant(each) for each in inputs]
-        names = [self.new_name(kind) for _ in range(outputs)]
         taken = ["" if value is None else value.name for value in values]
-        self._scopes[-1].nodes.append(self._onnx.helper.make_node(kind, taken, names, **attributes))
-        return tuple(Value(self, name) for name in names)
+        key = (kind, *taken, repr(sorted(attributes.items())))  # names of bodies differ, so that loops do too
+        known = next((scope.known[key] for scope in self._scopes if key in scope.known), None)
+        if known is None:
+            known = tuple(self.new_name(kind) for _ in range(outputs))
+            self._scopes[-1].nodes.append(self._onnx.helper.make_node(kind, taken, known, **attributes))
+            self._scopes[-1].known[key] = known
+        return tuple(Value(self, name) for name in known)
 
     def op(self, kind: str, *inputs: Operand | None, **attributes: Any) -> Value:
         """Add a node with one output; return it."""

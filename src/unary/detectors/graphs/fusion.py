@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unary.detectors.fusion import Parts
+from unary.detectors.fusion import FusedPart, Parts
 from unary.detectors.graphs.builder import Graph, Value
 from unary.detectors.graphs.filters import enlarge_cells
 from unary.detectors.graphs.view import Examined, Inputs
@@ -15,48 +16,63 @@ from unary.detectors.protocol import Detector
 from unary.detectors.surprisal import StandIn, Surprisal
 
 _CELLS = 1 << 16
-_MOST_STEPS = 9
 
 ExaminePart = Callable[[Graph, Inputs, Detector], Examined]
 
 
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What a part adds to the sum: to scores, and to the map in cells of ``step`` pixels, where it has ``seen``."""
+
+    scores: Value
+    cells: Value
+    step: int
+    seen: Value
+
+
 def examine_fusion(g: Graph, view: Inputs, parts: Parts, examine: ExaminePart) -> Examined:
-    """Write what a fusion does, its parts by ``examine``."""
+    """Write what a fusion does, its parts by ``examine``; those that are silent in no image come before branches."""
     shorter = g.scalar(g.op("Min", view.rows, view.cols))
     stages: list[StandIn | None] = [None, *parts.stand_ins]  # ever more parts are silent, in ever smaller images
+    silenced = {name for one in parts.stand_ins for name in one.silent}
+    always = {part.name: _tell_part(g, view, part, examine) for part in parts if part.name not in silenced}
+
+    def add_up(stage: StandIn | None) -> tuple[Value, ...]:
+        silent = () if stage is None else stage.silent
+        heard = [part for part in parts if part.name not in silent]
+        told = [always.get(part.name) or _tell_part(g, view, part, examine) for part in heard]
+        return _add_up(g, view, told, stage)
 
     def write(number: int) -> tuple[Value, ...]:
         stage = stages[number]
         if number + 1 == len(stages):
-            return _add_parts(g, view, parts, stage, examine)
+            return add_up(stage)
         silent = () if stage is None else stage.silent
         least = max(getattr(part.detector, "least_side_px", 0) for part in parts if part.name not in silent)
         kinds: list[type[np.generic]] = [np.float64, np.float32]
-        others = shorter < np.int64(least)
-        return g.choose(others, lambda: write(number + 1), lambda: _add_parts(g, view, parts, stage, examine), kinds)
+        return g.choose(shorter < np.int64(least), lambda: write(number + 1), lambda: add_up(stage), kinds)
 
     scores, total = write(0)
     return Examined(scores, total, 1, view.tissue)
 
 
-def _add_parts(
-    g: Graph, view: Inputs, parts: Parts, stand_in: StandIn | None, examine: ExaminePart
-) -> tuple[Value, Value]:
+def _tell_part(g: Graph, view: Inputs, part: FusedPart, examine: ExaminePart) -> _Told:
+    found = examine(g, view, part.detector)
+    scores = _tell_few(g, found.scores, part.surprisal) * np.float64(part.weight)
+    cells = found.cells if found.step > 1 else g.where(found.seen, found.cells, np.float32(0))
+    return _Told(scores, _tell(g, cells, part.surprisal) * np.float32(part.weight), found.step, found.seen)
+
+
+def _add_up(g: Graph, view: Inputs, parts: Sequence[_Told], stand_in: StandIn | None) -> tuple[Value, Value]:
     """Scores and map of the parts that are not silent, in the unit of the sum of all."""
-    silent = () if stand_in is None else stand_in.silent
     scores: Value | None = None
     total: Value | None = None
     for part in parts:
-        if part.name in silent:
-            continue
-        found = examine(g, view, part.detector)
-        score = _tell_few(g, found.scores, part.surprisal) * np.float64(part.weight)
-        cells = found.cells if found.step > 1 else g.where(found.seen, found.cells, np.float32(0))
-        told = _tell(g, cells, part.surprisal) * np.float32(part.weight)
-        if found.step > 1:
-            told = enlarge_cells(g, told, view.rows, view.cols, found.step)
-        told = g.where(found.seen, told, np.float32(np.nan))
-        scores, total = (told if total is None else total + told for total, told in ((scores, score), (total, told)))
+        plane = part.cells
+        if part.step > 1:
+            plane = enlarge_cells(g, plane, view.rows, view.cols, part.step)
+        plane = g.where(part.seen, plane, np.float32(np.nan))
+        scores, total = (new if old is None else old + new for old, new in ((scores, part.scores), (total, plane)))
     assert scores is not None
     assert total is not None
     if stand_in is not None:
