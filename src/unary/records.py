@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.errors import ImageError, ManifestError, require
+from unary.errors import ImageError, ManifestError
 
 NOTICE = "Research software. Not for diagnosis."
 
@@ -397,31 +397,30 @@ class Detection:
     out_of_domain: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_frame(self) -> Any:
-        """Return the findings as a `pandas.DataFrame`, one row each; places are (row, col) of the stored image.
+    def to_arrow(self, image: str | None = None) -> Any:
+        """Return the findings as a `pyarrow.Table`, one row each; ``image`` is what the image is called in it.
+
+        Columns and units are those of `unary.outputs.tables.FINDINGS`; `unary.tabulate_findings` joins several images.
+        """
+        from unary.outputs.tables import build_findings
+
+        return build_findings([(image, self.findings)])
+
+    def to_frame(self, image: str | None = None) -> Any:
+        """Return the table of `to_arrow` as a `pandas.DataFrame`.
 
         Raises
         ------
         MissingPackageError
             If pandas is not installed.
         """
-        pandas = require("pandas", extra="tables")
-        columns = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
-        rows = [
-            (
-                one.rank,
-                one.score,
-                one.p_value,
-                *one.box,
-                *one.peak,
-                one.regions,
-                one.area_mm2,
-                one.diameter_mm,
-                one.kind,
-            )
-            for one in self.findings
-        ]
-        return pandas.DataFrame(rows, columns=[*columns, "area_mm2", "diameter_mm", "kind"])
+        from unary.outputs.tables import convert_to_frame
+
+        return convert_to_frame(self.to_arrow(image))
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Let any library that speaks Arrow's PyCapsule interface take the table of `to_arrow`."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
 
 @dataclass(frozen=True)
