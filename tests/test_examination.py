@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.fusion import Fusion, FusionConfig
 from unary.detectors.protocol import Examination
 from unary.detectors.windows import PatchExamination, examine_windows
-from unary.errors import CalibrationError, DetectorError, ImageError, MissingPackageError
+from unary.errors import CalibrationError, DetectorError, ImageError
 from unary.evaluation.evaluate import evaluate
 from unary.images.reading import read_image
 from unary.models.bundle import read_model, write_model
