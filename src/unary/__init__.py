@@ -27,6 +27,7 @@ _HOME = {
         "unary.models.estimator": "OneClassPatchDetector",
         "unary.models.examination": "detect score",
         "unary.models.fitting": "FitConfig fit",
+        "unary.outputs.notebook": "show",
         "unary.outputs.tables": "tabulate_findings",
         "unary.profiles": "DEFAULT PROFILES Profile",
         "unary.records": "Image Manifest",

@@ -168,6 +168,12 @@ class Image:
             outside = outside | masked
         return cls(values, value_range, padding=outside, spacing_mm=take_spacing(spacing_mm))
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_image
+
+        return show_image(self)._repr_html_()
+
     def __repr__(self) -> str:
         rows, cols = self.shape
         return f"Image({rows} x {cols}, {self.pixels.dtype}, spacing_mm={self.spacing_mm})"
@@ -396,6 +402,12 @@ class Detection:
     operating_point: OperatingPoint | None
     out_of_domain: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_detection
+
+        return show_detection(self)._repr_html_()
 
     def to_arrow(self, image: str | None = None) -> Any:
         """Return the findings as a `pyarrow.Table`, one row each; ``image`` is what the image is called in it.

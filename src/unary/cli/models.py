@@ -18,6 +18,7 @@ from unary.cli.options import (
     Command,
     add_config_options,
     add_notes,
+    describe_command,
     find_options,
     holding_reports,
     read_config_options,
@@ -118,7 +119,7 @@ def _run_fit(options: argparse.Namespace) -> int:
         if not is_first():
             return 0
         try:
-            write_model(model, out, overwrite=options.overwrite, held=True)
+            write_model(model, out, overwrite=options.overwrite, held=True, command=describe_command())
         except BundleError as error:
             raise BundleError(f"{error}. {_describe_checkpoints(checkpoint)}") from error
         for file in _find_checkpoints(checkpoint):
@@ -245,7 +246,7 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     with locking(out):
         model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
         model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-        kept = write_model(model, out, overwrite=overwrite, held=True)
+        kept = write_model(model, out, overwrite=overwrite, held=True, command=describe_command())
     _print_calibration(model)
     if kept is not None:
         print(f"what was there before: {kept}; put it in the place of {MODEL_FILE} to have it back")

@@ -73,6 +73,12 @@ class Evaluation:
     data_hash: str
     seen: int | None = 0
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_evaluation
+
+        return show_evaluation(self)._repr_html_()
+
 
 @dataclass(frozen=True, eq=False)
 class _Part:

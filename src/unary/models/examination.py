@@ -83,6 +83,12 @@ class ScoredImage:
         """The map on the grid of the stored image, shape (rows, cols), float32."""
         return enlarge(self.anomaly_map, self.prepared)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_scored
+
+        return show_scored(self)._repr_html_()
+
     def to_arrow(self) -> Any:
         """Return the patches as a `pyarrow.Table`: ``row``, ``col`` (working pixels) and ``score``.
 

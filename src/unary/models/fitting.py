@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from unary.detectors import check_detector, find_detector_class, name_of
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector, Grid
 from unary.errors import CalibrationError, TrainingError
+from unary.images.attributes import Attributes
 from unary.models.bundle import Model, Provenance, can_be_found, describe_versions
 from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_normals
+from unary.models.card import Background, count_images
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
@@ -207,7 +209,9 @@ def fit(
     )
     findings = FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px)
     name, level = name_of(fitted), math.nan  # until it is measured
+    background = Background(count_images(*_pair_sources(rows, manifest.rows, headers)))
     model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
+    model = replace(model, background=background)
     model = measure_images(model, trained, progress=progress)
     judged = [rows[number] for number in sorted(judging - lesional)]
     try:  # without them a fitted model is still worth keeping
@@ -220,6 +224,14 @@ def fit(
             config.held_out,
         )
         return model
+
+
+def _pair_sources(
+    used: Sequence[ManifestRow], rows: Sequence[ManifestRow], headers: Sequence[Attributes | None]
+) -> tuple[Sequence[ManifestRow], list[Attributes | Image | None]]:
+    """The rows that were used, and what is known of the image of each."""
+    known = {row.image_id: row.image or header for row, header in zip(rows, headers, strict=True)}
+    return used, [known[row.image_id] for row in used]
 
 
 def find_detector(detector: str | Detector | type[Any]) -> Detector:
