@@ -79,6 +79,9 @@ class Evaluation:
 
         return show_evaluation(self)._repr_html_()
 
+    def __repr__(self) -> str:
+        return f"Evaluation({count_words(len(self.evaluated), 'image')}, {len(self.skipped)} skipped)"
+
 
 @dataclass(frozen=True, eq=False)
 class _Part:

@@ -36,7 +36,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class ScoreTable:
     scores: Mapping[str, NDArray[np.float64]]
     positive: NDArray[np.bool_]
     groups: Mapping[str, NDArray[np.bool_]]
-    patient: NDArray[Any]
+    patient: NDArray[Any] = field(repr=False)
     image: NDArray[Any]
     row: NDArray[np.int64]
     col: NDArray[np.int64]

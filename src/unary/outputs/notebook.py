@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from unary.models.examination import ScoredImage
 
 LONG_SIDE_PX = 800
+_SKETCH_PX = 600  # of outlines alone
 _MOST_LINES = 8
 
 
@@ -84,15 +85,10 @@ def show(scored: ScoredImage, detection: Detection) -> Display:
         raise ValueError("the detection is not of these scores: another image, or another model?")
     from unary.outputs.heat_map import describe_count, plot_heat_map
 
-    caption = "The image as the detector saw it; in colour and outlined what was found, with rank and score."
-    picture = Picture(_draw(plot_heat_map(scored, detection)), caption, describe_count(detection))
-    return Display(
-        describe_count(detection),
-        _describe_scores(scored, detection),
-        picture,
-        _list_findings(detection),
-        _warn(detection),
-    )
+    caption, heading = "The image as the detector saw it; in colour what was found.", describe_count(detection)
+    picture = Picture(_draw(plot_heat_map(scored, detection, heading="")), caption, heading)
+    facts = _describe_scores(scored, detection)
+    return Display(heading, facts, picture, _list_findings(detection), _warn(detection))
 
 
 def _holds(scored: ScoredImage, detection: Detection) -> bool:
@@ -108,7 +104,7 @@ def show_detection(detection: Detection) -> Display:
     if detection.findings:
         nothing = np.broadcast_to(np.uint8(0), detection.labels.shape)
         caption = "Where the findings lie. A detection has no pixels: unary.show(scored, detection) shows both."
-        picture = Picture(_draw(plot_findings(nothing, detection.findings), LONG_SIDE_PX // 2), caption, "outlines")
+        picture = Picture(_draw(plot_findings(nothing, detection.findings), _SKETCH_PX), caption, "outlines")
     return Display(
         describe_count(detection), _describe_point(detection), picture, _list_findings(detection), _warn(detection)
     )
@@ -121,9 +117,7 @@ def show_scored(scored: ScoredImage) -> Display:
     candidates, labels = scored.candidates, scored.candidates.labels
     count = len(candidates.scores)
     heading = f"{count_words(count, 'candidate')} above the model's level (score {candidates.level:.3g})"
-    figure = plot_overlay(
-        scored.prepared.pixels, scored.anomaly_map, glowing=labels > 0, level=candidates.level, title=heading
-    )
+    figure = plot_overlay(scored.prepared.pixels, scored.anomaly_map, glowing=labels > 0, level=candidates.level)
     caption = "The image as the detector saw it; in colour what stands out at the model's level."
     remarks = (*scored.out_of_domain, *scored.prepared.notes)
     return Display(
@@ -158,14 +152,17 @@ def show_model(model: Model) -> Display:
     from unary.models.card import describe_domain, describe_place, describe_training
 
     facts = (
-        ("Patches", describe_place(model)),
+        ("Grid", describe_place(model)),
         *describe_training(model),
         *describe_domain(model.domain),
         ("Data hash", model.provenance.data_hash[:16]),
         ("Fitted with", ", ".join(f"{name} {model.provenance.versions.get(name, '')}" for name in ("unary", "torch"))),
     )
-    tables, remarks = (), ("Not calibrated: it has no operating points, and nothing is guaranteed.",)
-    if model.calibration is not None:
+    tables: tuple[Table, ...] = ()
+    remarks: tuple[str, ...] = ()
+    if model.calibration is None:
+        remarks = ("Not calibrated: it has no operating points, and nothing is guaranteed.",)
+    else:
         header = ("operating point", "score above", "rate", "measured", "guaranteed", "normal images alarmed, at most")
         rows = tuple(
             (
@@ -179,7 +176,7 @@ def show_model(model: Model) -> Display:
             for point in model.calibration.operating_points
         )
         caption = "Operating points: false findings per normal image; patch_: share of a normal image's patches."
-        tables, remarks = (Table(caption, header, rows),), ()
+        tables = (Table(caption, header, rows),)
         if model.calibration.overlap == "allowed":
             remarks = ("Set on patients that the model was trained on: nothing is guaranteed.",)
     return Display(f"Model: {model.name} for {model.profile.noun}s", facts, tables=tables, remarks=remarks)
