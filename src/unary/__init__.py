@@ -31,6 +31,7 @@ _HOME = {
         "unary.outputs.tables": "tabulate_findings",
         "unary.profiles": "DEFAULT PROFILES Profile",
         "unary.records": "Image Manifest",
+        "unary.training.tracking": "open_tracker",
     }.items()
     for name in names.split()
 } | {f"read_{name}": place.partition(":")[0] for name, place in _READERS.items()}

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _join_negatives(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="unary: %(message)s", stream=sys.stderr)
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings may quote a patient's data
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every try; who asked tells of the outcome
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: just a detector of one's own, module:Class, is to be found there
     try:

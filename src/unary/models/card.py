@@ -235,15 +235,16 @@ def _list_settings(model: Model) -> Iterator[tuple[str, str]]:
     parts = {"detector": config, "preparation": model.preparation, "grid": model.grid, "findings": model.findings}
     for name, part in parts.items():
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
-            yield from _flatten(dataclasses.asdict(part), name)
+            yield from flatten({name: dataclasses.asdict(part)})
 
 
-def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the values of nested settings as text, with points between the names that lead to them."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}.{name}")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}.{name}", "none" if value is None else str(value)
+            yield f"{prefix}{name}", "none" if value is None else str(value)
 
 
 def _identify(model: Model, weights_sha256: str) -> Iterator[tuple[str, str]]:

@@ -44,6 +44,7 @@ from unary.models.requirements import (
     warn_of_few_patients,
     warn_of_sizes,
 )
+from unary.models.tracked import track_model, track_settings
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import IntensityRule, PreparationConfig, prepare_image
@@ -51,6 +52,7 @@ from unary.profiles import DEFAULT, Profile, find_profile
 from unary.profiles.profile import TissueRule
 from unary.records import Domain, Image, Manifest, ManifestRow, count_words
 from unary.training.context import FitContext
+from unary.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +141,7 @@ def fit(
     profile: str | Profile = DEFAULT,
     checkpoint: Path | None = None,
     store: Path | None = None,
+    tracker: Tracker | None = None,
     progress: bool = True,
 ) -> Model:
     """Learn what normal tissue looks like.
@@ -159,6 +162,8 @@ def fit(
         The beginning of the names of files that keep the state of training; an interrupted call goes on from them.
     store
         A folder for the prepared images, which then need not fit in memory (see `collect_patches`).
+    tracker
+        Told settings, losses and figures as they come (`unary.open_tracker`).
 
     Raises
     ------
@@ -179,6 +184,8 @@ def fit(
     key = make_key()
     own_px = getattr(chosen, "working_size_px", None)
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind, detector_size_px=own_px)
+    if tracker is not None:
+        track_settings(tracker, chosen, kind, fit=config, preparation=preparation, grid=grid)
     fewest = getattr(chosen, "fewest_patches", 2)
     headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
     check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
@@ -191,7 +198,7 @@ def fit(
     normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     count = int((usable & held).sum())
     check_patches(chosen, normal, held_out=count, images=len(collection.rows), size_px=grid.size_px)
-    context = FitContext(config.seed, checkpoint, progress)
+    context = FitContext(config.seed, checkpoint, progress, tracker=tracker)
     baseline = Laplacian(COARSE_LAPLACIAN if chosen.grid == "working" else LaplacianConfig()).fit(normal, context)
     fitted = chosen.fit(normal, context)
     used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
@@ -213,8 +220,15 @@ def fit(
     model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
     model = replace(model, background=background)
     model = measure_images(model, trained, progress=progress)
-    judged = [rows[number] for number in sorted(judging - lesional)]
-    try:  # without them a fitted model is still worth keeping
+    model = _calibrate(model, [rows[number] for number in sorted(judging - lesional)], config, progress=progress)
+    if tracker is not None:
+        track_model(tracker, model)
+    return model
+
+
+def _calibrate(model: Model, judged: Sequence[ManifestRow], config: FitConfig, *, progress: bool) -> Model:
+    """The model with the operating points of held-out images; without them a fitted model is still worth keeping."""
+    try:
         return replace(model, calibration=calibrate_rows(model, judged, known=True, progress=progress))
     except CalibrationError:
         logger.warning(
