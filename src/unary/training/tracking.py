@@ -171,11 +171,13 @@ class BackgroundTracker:
         return not self._over.is_set()
 
     def close(self, *, failed: bool = False) -> None:
-        """Write what is left, and end the run.
+        """Write what is left, and end the run; a second call does nothing.
 
         It waits for half a minute at most. The file of the state goes when the run is finished, and stays when it
         failed, so that it can be gone on with.
         """
+        if self._closing.is_set():
+            return
         self._failed = failed
         self._tasks.put(None)
         self._closing.set()
@@ -210,9 +212,7 @@ class BackgroundTracker:
         """Name the store that cannot be written to, once."""
         if not self._said:
             self._said = True
-            logger.warning(
-                "%s: the run cannot be followed there (%s); the work itself goes on", self.destination, cause
-            )
+            logger.warning("%s: the run cannot be followed there (%s); the work goes on", self.destination, cause)
 
     def _open(self) -> Store:
         store = _open_store(self.destination, self.name, self._state.run)

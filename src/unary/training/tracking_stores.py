@@ -143,6 +143,7 @@ class TensorBoardStore:
         self.run = run if run is not None and (folder / run).is_dir() else _make_folder(folder, name)
         self._folder = folder / self.run
         self._writer: Any = SummaryWriter(str(self._folder))
+        self._texts: dict[str, dict[str, str]] = {"settings": {}, "tags": {}}
 
     def write_numbers(self, numbers: Sequence[Number]) -> None:
         """As `Store.write_numbers`."""
@@ -159,8 +160,10 @@ class TensorBoardStore:
         self._write_text("tags", tags)
 
     def _write_text(self, title: str, texts: Mapping[str, str]) -> None:
-        lines = ["| | |", "|---|---|", *(f"| {name} | {text.replace('|', '/')} |" for name, text in texts.items())]
-        self._writer.add_text(title, "\n".join(lines))
+        known = self._texts[title]
+        known.update(texts)
+        lines = ["| | |", "|---|---|", *(f"| {name} | {text.replace('|', '/')} |" for name, text in known.items())]
+        self._writer.add_text(title, "\n".join(lines), global_step=len(known))  # the last step is what is shown
         self._writer.flush()
 
     def write_file(self, path: Path) -> None:
