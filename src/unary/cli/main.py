@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-from unary.cli import clinic, commissioning, data, experiments, models, monitoring, node, review, sending
+from unary.cli import clinic, commissioning, completion, data, experiments, models, monitoring, node, review, sending
 from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
@@ -31,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     *node.COMMANDS,
     *review.COMMANDS,
     *experiments.COMMANDS,
+    *completion.COMMANDS,
 )
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_command(words[0])
-        parser, own = _build_parser(words)
+        parser, own = build_parser(words)
         _require_options(words[1:], own)
         options, unknown = parser.parse_known_args(words)
         if unknown:
@@ -116,8 +117,8 @@ def _require_options(words: Sequence[str], own: argparse.ArgumentParser | None) 
             raise UnaryError(f"{own.prog} has no option {flag}{hint}")
 
 
-def _build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
-    """The parser for a command line: all commands, but the options, and imports, of the one alone that it names.
+def build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """Return the parser for a command line: all commands, but the options, and imports, of the one that it names.
 
     That one's own parser comes with it.
     """
