@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -484,6 +485,7 @@ def test_a_slip_of_the_finger_is_told_with_what_was_meant(words, meant, capsys):
 
 
 def test_how_much_is_told(fitted, phantoms, tmp_path, caplog):
+    caplog.set_level(logging.NOTSET, logger="unary")  # and have it so again afterwards
     image = str(phantoms.rows[0].path)
     for level, told in (("--verbose", True), ("--quiet", False)):
         out = tmp_path / level[2:]

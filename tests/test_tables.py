@@ -58,6 +58,7 @@ def test_patches_are_the_memory_of_the_scores(examined):
     assert np.array_equal(np.stack([table["row"], table["col"]], axis=1), scored.origins)
     assert table.schema.field("row").metadata[b"unit"] == b"pixels of the working grid"
     assert table.schema.metadata[b"unary.table"] == b"patches"
+    assert np.shares_memory(pyarrow.Tensor.from_numpy(scored.anomaly_map).to_numpy(), scored.anomaly_map)
     assert table.schema.metadata[b"unary.notice"] == NOTICE.encode()
 
 
