@@ -21,6 +21,7 @@ from unary.models.card import (
     Background,
     build_card,
     count_images,
+    describe_command,
     find_card_hash,
     read_background,
 )
@@ -77,6 +78,11 @@ def test_a_card_is_read_back_whatever_it_holds(model_folder):
     )
     assert find_card_hash(text) == HASHES["sha256"]
     assert find_card_hash("# Model card: of somebody else") is None
+
+
+def test_a_password_in_a_command_is_not_kept(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["unary", "fit", "a b.csv", "--track", "mlflow:http://me:secret@host:5000"])
+    assert describe_command() == "unary fit 'a b.csv' --track mlflow:http://host:5000"
 
 
 def test_calibrating_makes_a_new_card_and_keeps_the_old(folder, normals, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +228,15 @@ def test_a_store_that_does_not_answer_holds_up_nothing(monkeypatch, quick, caplo
     assert len(losses) == 200
     assert not tracker.is_whole
     assert caplog.messages == ["mlflow at http://host: the run cannot be followed there (no answer); the work goes on"]
+
+
+def test_what_following_costs_is_measured(monkeypatch, capsys):
+    pytest.importorskip("tensorboard", reason=MISSING)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    module = importlib.import_module("tracking")
+    found = module.main(["--rounds", "5", "--repeats", "1", "--only", "tensorboard"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"rounds": 5, **found}
+    assert found["tensorboard"] > 0
 
 
 def test_destinations_are_told_apart(monkeypatch):

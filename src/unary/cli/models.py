@@ -18,7 +18,6 @@ from unary.cli.options import (
     Command,
     add_config_options,
     add_notes,
-    describe_command,
     find_options,
     holding_reports,
     read_config_options,
@@ -97,6 +96,7 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
     from unary.files import locking
     from unary.models.bundle import require_model_folder, write_model
+    from unary.models.card import describe_command
     from unary.models.fitting import FitConfig, fit
     from unary.patches.collection import STORE_NAME
     from unary.training.distributed import is_first, joining_processes
@@ -250,6 +250,7 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     from unary.files import locking
     from unary.models.bundle import MODEL_FILE, read_model, require_model_folder, write_model
     from unary.models.calibrating import calibrate_model
+    from unary.models.card import describe_command
     from unary.models.tracked import track_model
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None

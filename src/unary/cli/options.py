@@ -12,8 +12,6 @@ import dataclasses
 import inspect
 import math
 import re
-import shlex
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -267,11 +265,6 @@ def add_notes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--note", action="append", default=[], metavar="TEXT", help="what must not be overlooked; heads the report"
     )
-
-
-def describe_command() -> str:
-    """Return the command line of this process, as it would be typed again."""
-    return shlex.join(["unary", *sys.argv[1:]])
 
 
 def end_partly(done: int, left_out: int) -> int:

@@ -14,12 +14,15 @@ import html
 import inspect
 import logging
 import re
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unary.errors import hide_credentials
 from unary.files import replacing
 from unary.images.attributes import Attributes, clean_text
 from unary.models.calibration import describe_guarantee
@@ -269,6 +272,11 @@ def _lay_out(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _escape(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;").replace("`", "&#96;")
+
+
+def describe_command() -> str:
+    """Return the command line of this process, as it would be typed again, but for a password in a URL."""
+    return hide_credentials(shlex.join(["unary", *sys.argv[1:]]))
 
 
 def find_card_hash(card: str) -> str | None:

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import logging
 import queue
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
 
-from unary.errors import TrainingError, require
+from unary.errors import TrainingError, hide_credentials, require
 from unary.files import replacing
 from unary.training.tracking_stores import MlflowStore, Number, Store, TensorBoardStore
 
@@ -33,7 +32,6 @@ _PATIENCE_S = 30.0  # at the end
 _PAUSE_S = 1.0  # between two writings
 _RETRY_S = 30.0  # after one that failed
 _MOST = 1000  # of one writing
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class Tracker(Protocol):
@@ -68,7 +66,7 @@ class Destination:
     location: str
 
     def __str__(self) -> str:
-        return f"{self.kind} at {_CREDENTIALS.sub('', self.location)}"
+        return f"{self.kind} at {hide_credentials(self.location)}"
 
 
 def parse_destination(text: str) -> Destination:
@@ -202,7 +200,7 @@ class BackgroundTracker:
                     store.end(failed=self._failed)
                     return
             except Exception as error:  # whatever a store or its network raises: the work goes on
-                cause = _CREDENTIALS.sub("", str(error).strip().partition("\n")[0])[:200]
+                cause = hide_credentials(str(error).strip().partition("\n")[0])[:200]
                 self._warn(f"{type(error).__name__}: {cause}" if cause else type(error).__name__)
                 if last:
                     self._over.set()
