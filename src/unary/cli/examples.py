@@ -8,6 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "images": ("check", "score", "detect", "review"),
     "a hospital": ("commission", "monitor", "send", "serve", "audit-check"),
     "experiments": ("demo", "bench", "reproduce"),
+    "a shell": ("completion",),
 }
 """Commands by what they are about; one that is in none is shown last."""
 
@@ -37,6 +38,7 @@ EXAMPLES: dict[str, str] = {
     "audit-check": "unary audit-check audit.jsonl",
     "demo": "unary demo --out demo/",
     "bench": "unary bench --data INBREAST/ --out bench/ --detectors fusion,laplacian,wei2018",
+    "completion": "unary completion bash",
     "reproduce": "unary reproduce wei2018 --data INBREAST/ --out runs/wei2018",
 }
 """By the command's name."""

@@ -23,6 +23,7 @@ from unary.cli.options import (
     read_config_options,
     read_path,
 )
+from unary.cli.tracking import add_tracking_options, track_metrics, track_model_folder, tracking
 from unary.errors import BundleError, UnaryError
 from unary.records import NOTICE, OperatingPoint, count_words
 
@@ -58,6 +59,7 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     add_config_options(parser, FitConfig())
     parser.add_argument("--store", type=read_path, metavar="DIR", help="keep the prepared images there, not in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
+    add_tracking_options(parser)
     if list(find_options(detector.config)):
         summary = (type(detector).__doc__ or "").strip().partition("\n")[0]
         add_config_options(parser.add_argument_group(f"options of {name}", summary.replace("%", "%%")), detector.config)
@@ -94,6 +96,7 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
     from unary.files import locking
     from unary.models.bundle import require_model_folder, write_model
+    from unary.models.card import describe_command
     from unary.models.fitting import FitConfig, fit
     from unary.patches.collection import STORE_NAME
     from unary.training.distributed import is_first, joining_processes
@@ -113,14 +116,18 @@ def _run_fit(options: argparse.Namespace) -> int:
             _forget_partials(out.parent, checkpoint.name)
             if options.store is not None:
                 _forget_partials(options.store, STORE_NAME)
-        manifest, profile, store = read_manifest(options.manifest), options.profile, options.store
-        model = fit(manifest, config, detector=detector, profile=profile, checkpoint=checkpoint, store=store)
+        manifest, places = read_manifest(options.manifest), {"checkpoint": checkpoint, "store": options.store}
         if not is_first():
+            fit(manifest, config, detector=detector, profile=options.profile, **places)
             return 0
+        state = checkpoint.with_name(f"{checkpoint.name}.tracking")
+        tracker = held.enter_context(tracking(options, f"fit-{out.name}", state=state))
+        model = fit(manifest, config, detector=detector, profile=options.profile, tracker=tracker, **places)
         try:
-            write_model(model, out, overwrite=options.overwrite, held=True)
+            write_model(model, out, overwrite=options.overwrite, held=True, command=describe_command())
         except BundleError as error:
             raise BundleError(f"{error}. {_describe_checkpoints(checkpoint)}") from error
+        track_model_folder(tracker, options, out)
         for file in _find_checkpoints(checkpoint):
             file.unlink(missing_ok=True)
     _print_model(model, options.out)
@@ -210,6 +217,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     add_notes(parser)
+    add_tracking_options(parser)
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
@@ -219,9 +227,12 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.outputs.evaluation_report import write_evaluation
 
     model = read_model(options.model)
-    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
-        print(line)
+    with tracking(options, f"evaluate-{options.out.resolve().name}") as tracker:
+        evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+        for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
+            print(line)
+        track_metrics(tracker, options, options.out)
+        track_model_folder(tracker, options, options.model)
     return EXIT_PARTLY if evaluation.skipped else 0
 
 
@@ -231,6 +242,7 @@ def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) ->
     parser.add_argument("--out", type=read_path, metavar="MODEL/", help="default: the model itself is changed")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
+    add_tracking_options(parser)
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
@@ -238,14 +250,19 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     from unary.files import locking
     from unary.models.bundle import MODEL_FILE, read_model, require_model_folder, write_model
     from unary.models.calibrating import calibrate_model
+    from unary.models.card import describe_command
+    from unary.models.tracked import track_model
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None
     require_model_folder(out, overwrite=overwrite)
     model = read_model(options.model)
-    with locking(out):
+    with locking(out), tracking(options, f"calibrate-{out.resolve().name}") as tracker:
         model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
         model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-        kept = write_model(model, out, overwrite=overwrite, held=True)
+        kept = write_model(model, out, overwrite=overwrite, held=True, command=describe_command())
+        if tracker is not None:
+            track_model(tracker, model)
+        track_model_folder(tracker, options, out)
     _print_calibration(model)
     if kept is not None:
         print(f"what was there before: {kept}; put it in the place of {MODEL_FILE} to have it back")
