@@ -13,7 +13,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from unary.files import hash_file, write_csv
 from unary.models.bundle import hash_scoring, identify_model, read_model
 from unary.models.examination import choose_point
 from unary.progress import Bar, show_progress
-from unary.records import NOTICE, count_words
+from unary.records import NOTICE, OperatingPoint, count_words
 
 RUN_FILE, FAILURES_FILE, KIND = "run.json", "failures.csv", "archive"
 _MOST_NAMED = 5
@@ -112,6 +112,8 @@ class ArchiveSummary:
         How many images have no result, by reason.
     shards, made
         How many the manifest has, and how many of them were made now.
+    point
+        Above which findings count; None for a model that has not been calibrated.
     lost
         Images of shards that were not made, because workers died over them.
     remarks
@@ -127,6 +129,7 @@ class ArchiveSummary:
     failures: Mapping[str, int]
     shards: int
     made: int
+    point: OperatingPoint | None = None
     lost: int = 0
     remarks: tuple[str, ...] = ()
 
@@ -204,7 +207,7 @@ def detect_archive(
         }
         with _recording(store, plan, document, moment, former):
             _make_shards(settings, plan, config.engine, progress=progress)
-        return _summarise(plan, former, document)
+        return replace(_summarise(plan, former, document), point=point)
 
 
 def _make_absolute(out: Path | str) -> str:

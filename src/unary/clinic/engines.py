@@ -14,17 +14,19 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 from unary.clinic.shard_work import ShardWorker, WorkerSettings
-from unary.clinic.shards import Shard
+from unary.clinic.shards import Shard, build_shard
+from unary.clinic.storage import PARTIAL, Store
 from unary.errors import UnaryError, explain_unexpected, require
 
 Engine = Literal["processes", "ray"]
 _MOST_DEATHS = 3  # of workers, over one shard
+_END_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing calls home
     "RAY_worker_niceness": "0",  # as plain processes have it, or every other program would come first
@@ -159,17 +161,19 @@ def _take_answer(worker: _Process) -> bool:
 
 
 def _end(worker: _Process) -> None:
+    """End a worker: by itself where it has nothing to do, which leaves nothing behind."""
+    worker.connection.close()
+    worker.process.join(timeout=_END_S if worker.shard is None else 0)
     worker.process.kill()
     worker.process.join()
-    worker.connection.close()
 
 
 def _serve(connection: Connection, settings: WorkerSettings) -> None:
     """Be a worker process: shards come, and for each goes an error in words, or None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work = _build_work(settings)
-    with suppress(EOFError, BrokenPipeError):
+    with ExitStack() as held, suppress(EOFError, BrokenPipeError):
+        work = _build_work(settings, held)
         while True:
             connection.send(work(connection.recv()))
 
@@ -181,14 +185,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _build_work(settings: WorkerSettings) -> Callable[[Shard], str | None]:
-    """What a worker does with each shard; the model is read with the first."""
+def _build_work(settings: WorkerSettings, held: ExitStack) -> Callable[[Shard], str | None]:
+    """What a worker does with each shard; the model is read with the first, and let go by ``held``."""
     workers: list[ShardWorker] = []
 
     def work(shard: Shard) -> str | None:
         try:
             if not workers:
-                workers.append(ShardWorker(settings))
+                workers.append(held.enter_context(ShardWorker(settings)))
             workers[0].work(shard)
         except UnaryError as error:
             return str(error)
@@ -200,17 +204,36 @@ def _build_work(settings: WorkerSettings) -> Callable[[Shard], str | None]:
 
 
 class _Actor:
-    """A worker of Ray: called with a batch of one shard, it returns an error in words for each, or an empty text."""
+    """A worker of Ray: called with a batch of one shard, it returns an error in words for each, or an empty text.
+
+    Ray starts a worker that has died anew, and gives it its shard again, without end: that is counted here.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._work = _build_work(settings)
+        self._store = Store(settings.out, settings.patience)
+        self._work = _build_work(settings, ExitStack())  # Ray ends an actor without a word
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        from unary.clinic.shards import build_shard
+        answers = [self._try(build_shard(json.loads(text))) for text in batch["shard"].tolist()]
+        return {
+            "number": [int(number) for number in batch["number"]],
+            "done": [answer is not None for answer in answers],
+            "error": [answer or "" for answer in answers],
+        }
 
-        numbers = [int(number) for number in batch["number"]]
-        errors = [self._work(build_shard(json.loads(text))) or "" for text in batch["shard"].tolist()]
-        return {"number": numbers, "error": errors}
+    def _try(self, shard: Shard) -> str | None:
+        """An error in words, or an empty text; None of a shard that is passed over."""
+        attempts = f"{PARTIAL}/{shard.name}.attempts"
+        try:
+            begun = len(self._store.read(attempts) or b"")
+            if begun >= _MOST_DEATHS:
+                return None
+            self._store.write(attempts, b"." * (begun + 1))
+            error = self._work(shard)
+            self._store.remove(attempts)
+        except UnaryError as own:
+            return str(own)
+        return error or ""
 
 
 def _run_ray(settings: WorkerSettings, shards: Sequence[Shard], config: EngineConfig) -> Generator[Shard]:
@@ -249,7 +272,6 @@ def _map_shards(ray: Any, settings: WorkerSettings, shards: Sequence[Shard], con
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    context.max_errored_blocks = -1  # a shard that no worker survives is passed over
     count = min(config.workers or int(ray.cluster_resources().get("CPU", 1)), len(shards))
     rows = [{"number": number, "shard": json.dumps(shard.describe())} for number, shard in enumerate(shards)]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -259,9 +281,9 @@ def _map_shards(ray: Any, settings: WorkerSettings, shards: Sequence[Shard], con
         compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
         num_cpus=settings.threads,
         num_gpus=config.gpus_per_worker or None,
-        ray_remote_args_fn=lambda: {"max_task_retries": _MOST_DEATHS - 1},
     )
     for row in done.iter_rows():
         if row["error"]:
             raise UnaryError(row["error"])
-        yield shards[row["number"]]
+        if row["done"]:
+            yield shards[row["number"]]

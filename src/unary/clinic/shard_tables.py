@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.clinic.file_work import InspectedFile
-from unary.evaluation.evaluated_image import MOST_CANDIDATES
+from unary.evaluation.evaluated_image import MOST_CANDIDATES, count_tissue
 from unary.images.acquisition import Acquisition
 from unary.images.dicom import hash_uid
 from unary.models.bundle import Model
@@ -112,7 +112,7 @@ def describe_image(
         "working_cols": prepared.shape[1],
         "row_scale": prepared.scale[0],
         "col_scale": prepared.scale[1],
-        "tissue_px": round(float(prepared.mask.sum()) * prepared.scale[0] * prepared.scale[1]),
+        "tissue_px": count_tissue(prepared),
         "scored_share": scored.scored_px / scored.anomaly_map.size,
         "prepared_sha256": patches.digest(),
         **({} if measured is None else {f"tissue_{name}": value for name, value in asdict(measured).items()}),

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from unary.datasets.manifest import is_url
 from unary.errors import UnaryError, require, require_positive
-from unary.files import LOCK_FILE, locking, write_durably
+from unary.files import LOCK_FILE, is_url, locking, write_durably
 from unary.images.isolation import show_path, show_text
 
 T = TypeVar("T")
@@ -31,7 +30,7 @@ T = TypeVar("T")
 _CHUNK = 2**20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # asking again is of no use
 _LEASE_S, _RENEW_S = 300.0, 60.0
-_PARTIAL = ".unary.partial"
+PARTIAL = ".unary.partial"
 
 
 @dataclass(frozen=True)
@@ -315,7 +314,11 @@ class Store:
             self.write(f"{name}/{each}", (built / each).read_bytes())
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there, from an object store."""
+        """Remove a file, if it is there."""
+        folder = self.folder
+        if folder is not None:
+            (folder / name).unlink(missing_ok=True)
+            return
         files, path = _find_filesystem(self._join(name))
 
         def remove() -> bool:
@@ -337,7 +340,7 @@ class Store:
     def staging(self) -> Path | None:
         """Where folders are made that `publish` moves; None where that may be anywhere."""
         folder = self.folder
-        return None if folder is None else folder / _PARTIAL
+        return None if folder is None else folder / PARTIAL
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -354,11 +357,11 @@ class Store:
                 yield
             return
         with locking(folder):
-            shutil.rmtree(folder / _PARTIAL, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # of a run that was killed
             try:
                 yield
             finally:
-                shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+                shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
     @contextmanager
     def _leasing(self) -> Iterator[None]:
@@ -375,6 +378,8 @@ class Store:
                 except UnaryError:  # whoever writes results is told of it, too
                     return
 
+        for name in self.list(PARTIAL):  # of a run that was killed
+            self.remove(f"{PARTIAL}/{name}")
         thread = threading.Thread(target=renew, name="unary-lease", daemon=True)
         thread.start()
         try:

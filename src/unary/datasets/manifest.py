@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from unary.datasets.annotation import check_lesions, count_names, name_some
 from unary.datasets.doubles import describe_patients, keep_once, read_headers
 from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
-from unary.files import write_csv
+from unary.files import is_url, write_csv
 from unary.images.dicom import DicomHeader
 from unary.images.isolation import show_path
 from unary.profiles.mammography import MAMMOGRAPHY
@@ -38,7 +37,6 @@ _BOOLEANS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false
 _PLAIN = ("image_id", "patient_id", "label", "laterality", "view", "assessment", "density")
 _COLUMNS = ("path", *_PLAIN, "birads", "complete", "spacing_mm")
 _LESION_COLUMNS = ("image_id", "name", "kind", "points", "radius_px", "mask_path")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SPACINGS_MM = (1e-4, 10.0)  # from microscopes to scintigrams
 
 
@@ -239,11 +237,6 @@ def read_listing(path: Path) -> Listing:
         for row, (_, fields) in zip(rows, lines, strict=True)
     )
     return Listing(Manifest(rows, lesions), places, tuple(locations), tuple(notices))
-
-
-def is_url(text: str) -> bool:
-    """Return whether a text is a URL, such as ``s3://bucket/name``, and no path."""
-    return _URL.match(text) is not None
 
 
 def _require_unique(rows: Sequence[ManifestRow], places: Sequence[str]) -> None:
