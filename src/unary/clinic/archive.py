@@ -329,7 +329,7 @@ def _describe_plan(plan: _Plan) -> dict[str, Any]:
     return {
         "images": sum(record.rows for record in records),
         "findings": sum(record.findings for record in records),
-        "failures": dict(sorted(sum((Counter(record.failures) for record in records), Counter[str]()).items())),
+        "without_result": dict(sorted(sum((Counter(record.failures) for record in records), Counter[str]()).items())),
         "shards": [
             {"name": shard.name, "moment": shard.moment, "images": len(shard.rows), "done": shard.name in plan.records}
             for shard in plan.shards

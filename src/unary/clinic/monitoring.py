@@ -114,7 +114,7 @@ def _read_archive(folder: Path, reading: _Reading) -> None:
     """The results of an archive, from its tables."""
     results = read_results(folder)
     reading.results.extend(list_monitored(results))
-    reading.without_result.update(results.run["failures"])
+    reading.without_result.update(results.run["without_result"])
 
 
 def _choose_model(reading: _Reading) -> list[dict[str, Any]]:
