@@ -2,8 +2,8 @@
 
     python benchmarks/archive.py --images 2000
 
-Copies of a few small phantoms are made on the fly. Engines take turns; ratios are within one run. A table for people, then
-one line of JSON.
+Copies of a few small phantoms are made on the fly. Engines take turns; ratios are within one run. A table for people,
+then one line of JSON.
 """
 
 from __future__ import annotations
