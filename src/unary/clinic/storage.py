@@ -155,18 +155,28 @@ def _try_often(action: Callable[[], T], place: str, done: str, patience: Patienc
         try:
             return _try_once(action, patience.timeout_s)
         except _FINAL as error:
+            if isinstance(error.__cause__, OSError):  # so a web server that is not there is told by fsspec
+                if number == patience.attempts:
+                    raise _give_up(error.__cause__, place, done, patience) from error
+                time.sleep(pause)
+                pause *= 2
+                continue
             cause = error.strerror or _NAMES[type(error)]
             raise StorageError(f"{show_place(place)}: cannot be {done} ({cause})") from error
         except Exception as error:  # of a store's own package: of any type, and its text may hold a secret
             if number == patience.attempts:
-                raise StorageError(
-                    f"{show_place(place)}: cannot be {done}: {_explain(error, patience)}, at the last of "
-                    f"{patience.attempts} attempts; is the store reachable, and are the credentials right?",
-                    reached=False,
-                ) from error
+                raise _give_up(error, place, done, patience) from error
         time.sleep(pause)
         pause *= 2
     raise AssertionError("there is at least one attempt")
+
+
+def _give_up(error: Exception, place: str, done: str, patience: Patience) -> StorageError:
+    return StorageError(
+        f"{show_place(place)}: cannot be {done}: {_explain(error, patience)}, at the last of {patience.attempts} "
+        "attempts; is the store reachable, and are the credentials right?",
+        reached=False,
+    )
 
 
 _NAMES: dict[type[Exception], str] = {
