@@ -21,7 +21,7 @@ from unary.clinic.shards import SHARDS, ShardRecord
 from unary.clinic.shards import read_record as find_record
 from unary.clinic.storage import Store
 from unary.errors import UnaryError
-from unary.images.acquisition import Acquisition
+from unary.images.attributes import Acquisition
 from unary.patches.grid import Origins
 from unary.patches.measures import TissueValues
 from unary.records import Detection, Finding

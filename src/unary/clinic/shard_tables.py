@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from unary.clinic.file_work import InspectedFile
 from unary.evaluation.evaluated_image import MOST_CANDIDATES, count_tissue
-from unary.images.acquisition import Acquisition
-from unary.images.dicom import hash_uid
+from unary.images.attributes import Acquisition, hash_uid
 from unary.models.bundle import Model
 from unary.models.examination import ScoredImage, build_detection
 from unary.patches.measures import TissueValues

@@ -468,7 +468,7 @@ def hash_scoring(folder: Path) -> str:
     """
     path = folder / MODEL_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
-    return _hash_content({name: value for name, value in content.items() if name not in ("calibration", "probe")})
+    return hash_content({name: value for name, value in content.items() if name not in ("calibration", "probe")})
 
 
 def describe_versions() -> dict[str, str]:

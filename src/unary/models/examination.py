@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector, Examination, View
-from unary.errors import CalibrationError, DetectorError, ImageError, Reason, require
+from unary.errors import CalibrationError, DetectorError, ImageError, Reason
 from unary.images.reading import check_pixels, read_image
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
