@@ -17,7 +17,6 @@
 #define GROUP 3          /* scales filtered together */
 #define MOST_SCALES 16
 #define MOST_STRONGEST 64
-#define MOST_CANDIDATES 1024
 #define TOGETHER 8       /* candidates whose windows are added up together */
 #define MOST_NODES 64
 #define FEW_NODES 8      /* the usual number, for which the compiler unrolls */
@@ -44,18 +43,20 @@ struct bank {
 /* Where one patch is worked on: the padded patch; the two filtered copies of a strip of every scale of a group, rows
  * padded; the responses of a group; what the nodes see
  * of the squares, and that spread along the rows again; how far the bounds are apart, by row and by column; a row of
- * squares and of what passes; and what belongs to TOGETHER windows. */
+ * squares and of what passes; what belongs to TOGETHER windows; and the candidates. */
 struct workplace {
     float *patch, *filtered[GROUP][2], *response[GROUP], *seen, *spread, *excess, *row, *weights, *sums;
     int32_t *found;
+    int *places;
+    float *highest;
     int line, rows;
 };
 
-/* Pixels that may be among the strongest: where they lie, in reading order, and the most that their answers may be; and
- * the least that the strongest so far answer, ascending. */
+/* Pixels that may be among the strongest, any number: where they lie, in reading order, and the most that their answers
+ * may be; and the least that the strongest so far answer, ascending. */
 struct contest {
-    int count, full, places[MOST_CANDIDATES];
-    float highest[MOST_CANDIDATES], least[MOST_STRONGEST];
+    int count, *places;
+    float *highest, least[MOST_STRONGEST];
 };
 
 INLINE float *claim(char **memory, long floats) {
@@ -78,6 +79,8 @@ static struct workplace lay_out(const struct bank *bank, char **memory) {
     at.found = (int32_t *)claim(memory, bank->side);
     at.weights = claim(memory, (long)bank->side * TOGETHER);
     at.sums = claim(memory, (long)bank->side * TOGETHER);
+    at.places = (int *)claim(memory, (long)bank->side * bank->side);
+    at.highest = claim(memory, (long)bank->side * bank->side);
     return at;
 }
 
@@ -298,9 +301,6 @@ static void take_row(const struct bank *bank, const struct workplace *at, const 
         const float less = low * square - at->excess[y] - at->excess[side + x];
         const float most = answer / (sqrtf(less > 0 ? less : 0) + bank->floor);
         if (most < contest->least[0] * (1.0f - SLACK)) continue;
-        if (contest->count == MOST_CANDIDATES) thin_out(contest);
-        contest->full |= contest->count == MOST_CANDIDATES;
-        if (contest->full) return;
         contest->places[contest->count] = y * side + x, contest->highest[contest->count++] = most;
         const float least = answer / (sqrtf(high * square) + bank->floor);
         if (least > contest->least[0]) insert(contest->least, bank->strongest, least);
@@ -313,7 +313,7 @@ INLINE void compete(const struct bank *bank, const struct workplace *at, const f
                     struct contest *contest) {
     const int side = bank->side;
     const float low = bank->low * bank->low * (1.0f - SLACK);
-    for (int y = 0; y < side && !contest->full; y++) {
+    for (int y = 0; y < side; y++) {
         const float bound = contest->least[0] * (1.0f - SLACK);
         ivec any = {0};
         const float *answers = response + (long)y * side, least = bound * bank->floor, wider = at->excess[y];
@@ -378,22 +378,22 @@ static double decide(const struct bank *bank, const struct workplace *at, const 
     return sum / bank->strongest;
 }
 
-/* The mean of the strongest pixels of one response, or NaN where this way cannot tell: numbers that are not finite, too
- * few pixels that answer positively, or too many candidates. `guess` is what the least of the strongest may answer: a
+/* The mean of the strongest pixels of one response, or NaN where this way cannot tell: numbers that are not finite, or too
+ * few pixels that answer positively. `guess` is what the least of the strongest may answer: a
  * good one saves time, a bad one costs some, and what comes out is the same. */
 INLINE double pool(const struct bank *bank, const struct workplace *at, const float *response, int nodes,
                    float *guess) {
-    struct contest contest;
+    struct contest contest = {.places = at->places, .highest = at->highest};
     const float total = look(bank, at, response, nodes);
     if (total == 0) return 0;
     if (!(total < INFINITY)) return NAN;
     for (float from = *guess;; from = 0) {
-        contest.count = contest.full = 0;
+        contest.count = 0;
         for (int n = 0; n < bank->strongest; n++) contest.least[n] = from;
         compete(bank, at, response, nodes, &contest);
         if (contest.least[0] > from || from == 0) break;
     }
-    if (contest.full || !(contest.least[0] > 0)) return NAN;
+    if (!(contest.least[0] > 0)) return NAN;
     *guess = contest.least[0] * GUESS;
     thin_out(&contest);
     return decide(bank, at, response, &contest);
