@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: just a detector of one's own, module:Class, is to be found there
     try:
-        parser = _build_parser(words)
+        parser = build_parser(words)
         options, unknown = parser.parse_known_args(words)
         if unknown:
             if "explain" in options:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for a command line: all commands, but the options, and imports, of the one alone that it names."""
     parser = argparse.ArgumentParser(
         prog="unary",
