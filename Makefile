@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo hospital test check bench clean
+.PHONY: demo hospital test check docs bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,11 @@ check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site, build/docs/index.html, without network; its notebooks run anew only where they have changed.
+docs: .venv/.installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -n docs build/docs
+	@echo build/docs/index.html
 
 # Some twenty minutes. A million patches out of core: benchmarks/out_of_core.py --patches 1000000 (33 GB on disk).
 bench: .venv/.installed

@@ -31,7 +31,8 @@ root_doc = "index"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!unary\.).*")]  # others' types: their inventories would need a network
 default_role = "py:obj"
-suppress_warnings = ["myst.domains", "ref.python"]  # the second: a short name that two classes have
+suppress_warnings = ["myst.domains", "ref.python", "myst-nb.lexer", "toc.empty_glob"]
+# In turn: no such directives here; a short name that two classes have; cells that were not run; pages still to come
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "colon_fence"]
