@@ -33,6 +33,25 @@ def build_source(record: Mapping[str, Any]) -> list[str]:
     return ["", "```", record["command"], "```", "", f"Commit `{record['commit']}`; {record['data']}{note}.", ""]
 
 
+SHOWN = {
+    "fusion": "default",
+    "wei2018": "paper's network",
+    "laplacian": "blob filter, no learning",
+    "mean_brightness": "mean brightness alone",
+}
+
+
+def build_bench(result: Mapping[str, Any]) -> list[str]:
+    """Return the default beside the paper's network and two yardsticks, by group of lesions and kind of figure."""
+    rows = [
+        [f"{group}: {figure}", *(_show(result[name][group][figure]) for name in SHOWN), "[bench](results/bench.md)"]
+        for figure in ("AUROC", "sensitivity at 95 % specificity")
+        for group in result["fusion"]
+        if figure == "AUROC" or "BI-RADS" in group
+    ]
+    return _table(["patches", *SHOWN.values(), "page"], rows)
+
+
 def build_nested(result: Mapping[str, Any]) -> list[str]:
     """Return the nested cross-validation, one row a figure, one column a variant."""
     figures = result["figures"]
@@ -96,6 +115,7 @@ def build_kills(result: Mapping[str, Any]) -> list[str]:
 
 
 TABLES: dict[str, Callable[[Any], list[str]]] = {
+    "default": build_bench,
     "figures": build_nested,
     "chosen": build_chosen,
     "alarms": build_alarms,
