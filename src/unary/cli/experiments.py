@@ -49,8 +49,8 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
 
 
 def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str = "DIR") -> None:
-    parser.add_argument("--data", type=read_path, required=True, metavar=data)
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=read_path, required=True, metavar=data, help="where the images are")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="gets figures, tables and report")
     add_option(parser, "--runs", whole_number(1), default=runs, help="independent runs")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
 
@@ -154,7 +154,7 @@ def _run_bench(options: argparse.Namespace) -> int:
 
 
 def _add_demo_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="gets figures, tables and report")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the images and of the training")
 
 

@@ -50,7 +50,7 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     detector = _build_default(name)
     parser.set_defaults(explain=_explain_unknown)
     parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images alone")
-    parser.add_argument("--out", type=read_path, required=True, metavar="MODEL/")
+    parser.add_argument("--out", type=read_path, required=True, metavar="MODEL/", help="the model, a folder to write")
     parser.add_argument("--profile", default=profile.name, help=f"{', '.join(PROFILES)} (default: {DEFAULT.name})")
     parser.add_argument(
         "--detector",
@@ -215,9 +215,9 @@ def _print_points(points: Iterable[OperatingPoint]) -> None:
 
 
 def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
-    parser.add_argument("manifest", type=read_path, metavar="M.csv")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="images with labels and lesions")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets report and tables")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
     add_notes(parser)
@@ -260,7 +260,7 @@ def _read_stored(options: argparse.Namespace) -> tuple[Manifest, ArchiveResults]
 
 
 def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
     parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images of patients not trained on")
     parser.add_argument("--out", type=read_path, metavar="MODEL/", help="default: the model itself is changed")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
