@@ -4,10 +4,11 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("phantom", "manifest", "split"),
-    "models": ("fit", "calibrate", "evaluate"),
+    "models": ("fit", "calibrate", "evaluate", "export"),
     "images": ("check", "score", "detect", "review"),
     "a hospital": ("commission", "monitor", "send", "serve", "audit-check"),
     "experiments": ("demo", "bench", "reproduce"),
+    "the shell": ("completion",),
     "a shell": ("completion",),
 }
 """Commands by what they are about; one that is in none is shown last."""
@@ -27,6 +28,8 @@ EXAMPLES: dict[str, str] = {
     "fit": "unary fit train.csv --out model/",
     "evaluate": "unary evaluate model/ test.csv --out evaluation/",
     "calibrate": "unary calibrate model/ normals.csv",
+    "export": "unary export model/ --out exported/ --images normals/",
+    "completion": "unary completion bash",
     "check": "unary check new_images/ --model model/",
     "score": "unary score model/ new_images/ --out scores/",
     "detect": "unary detect model/ new_images/ --out results/",
