@@ -17,7 +17,7 @@ SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def _add_completion_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, help="which shell the script is for")
 
 
 def _run_completion(options: argparse.Namespace) -> int:

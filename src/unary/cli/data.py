@@ -97,7 +97,9 @@ def _run_split(options: argparse.Namespace) -> int:
 def _add_phantom_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.datasets.phantom import PhantomConfig
 
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR/", help="gets the images and their manifest, all.csv"
+    )
     add_option(parser, "--normal", whole_number(0), default=12, help="patients without a lesion")
     add_option(parser, "--abnormal", whole_number(0), default=4, help="patients with one, the same in all their views")
     add_option(parser, "--images", whole_number(1), default=4, help="of each patient, 1 to 4: CC and MLO of both sides")
