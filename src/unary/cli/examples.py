@@ -41,7 +41,6 @@ EXAMPLES: dict[str, str] = {
     "audit-check": "unary audit-check audit.jsonl",
     "demo": "unary demo --out demo/",
     "bench": "unary bench --data INBREAST/ --out bench/ --detectors fusion,laplacian,wei2018",
-    "completion": "unary completion bash",
     "reproduce": "unary reproduce wei2018 --data INBREAST/ --out runs/wei2018",
 }
 """By the command's name."""

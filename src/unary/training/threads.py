@@ -114,7 +114,7 @@ def using_threads(count: int) -> Iterator[None]:
 @contextmanager
 def sharing_processor(count: int) -> Iterator[None]:
     """Let torch, and numpy's matrix products, use so many threads here: a share of what several processes have."""
-    with using_threads(count), _find_libraries().limit(limits=count, user_api="blas"):
+    with using_threads(count), _find_libraries(_find_torch() is not None).limit(limits=count, user_api="blas"):
         yield
 
 
