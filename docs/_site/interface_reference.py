@@ -21,6 +21,7 @@ GROUPS = {
     "Images and data sets": "read_image Image build_manifest read_manifest write_manifest split_manifest Manifest",
     "Public data sets": "read_inbreast read_cbis_ddsm read_mias read_folder read_brain_mr read_chest_films",
     "How well": "evaluate BenchConfig run_bench",
+    "Tables, notebooks, archives": "tabulate_findings show read_results open_tracker",
     "Profiles and detectors": "DETECTORS PROFILES DEFAULT Profile OneClassPatchDetector",
     "Errors": "UnaryError",
 }
