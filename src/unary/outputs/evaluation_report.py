@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from unary.evaluation.metrics import (
 )
 from unary.evaluation.summary import EvaluationSummary, document_summary, summarise_evaluation
 from unary.models.bundle import Model, describe_versions
+from unary.models.card import describe_command
 from unary.outputs.card_pages import group_cards, list_pages, write_card_pages
 from unary.outputs.cards import Card
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
@@ -89,7 +88,7 @@ def write_evaluation(
     banners = banners if evaluation.seen == 0 else (*banners, seen)
     meta = {
         "notice": NOTICE,
-        "command": shlex.join(["unary", *sys.argv[1:]]),
+        "command": describe_command(),
         "versions": describe_versions(),
         "data_hash": evaluation.data_hash,
         "model": {

@@ -12,17 +12,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from unary.evaluation.matching import STANDARD
-from unary.models.bundle import Model
-from unary.models.examination import ScoredImage
 from unary.outputs.figures import find_factor, reduce_maximum, reduce_mean
 from unary.records import Finding, Image
+
+if TYPE_CHECKING:
+    from unary.models.bundle import Model
+    from unary.models.examination import ScoredImage
 
 Box = tuple[float, float, float, float]
 Square = tuple[int, int, int, int]
@@ -30,6 +31,7 @@ Square = tuple[int, int, int, int]
 WHOLE_FILE, MAP_FILE, PLACE_FILE = "view.jpg", "view_map.png", "place-{}.png"
 _FAINTEST, _STRONGEST = 0.35, 0.8  # opacity of the map, at the level and at the end of the scale
 _QUALITY = 88  # of the whole image, which is there to tell the place
+_ASSUMED_MM = 0.1  # between pixels where that is unknown, as in `unary.evaluation.matching`
 _CROP_MM, _AROUND = 20.0, 1.25  # a crop's side at least, and times the box
 _MOST_CROP_PX = 640  # of a crop's side: what is larger is reduced
 _DARK = 0.1  # of the image's range of values: what is darker is background
@@ -145,7 +147,7 @@ def cut_crop(image: Image, box: Box) -> Crop:
     A pixel of it is a pixel of the image, unless it is larger than 640 pixels a side. Its window is that of the tissue
     in it, so that a speck beside the edge of a breast is seen.
     """
-    spacing = STANDARD.find_spacing(image.spacing_mm).tolist()
+    spacing = image.spacing_mm or (_ASSUMED_MM, _ASSUMED_MM)
     wanted = [max(_CROP_MM / each, _AROUND * (box[k + 2] - box[k])) for k, each in enumerate(spacing)]
     side = min(math.ceil(max(wanted)), *image.shape)
     corner = [
