@@ -123,7 +123,7 @@ def detect_files(
     if summary.done or summary.failed or not (out / PAGE_FILE).exists():
         from unary.outputs.detection_page import write_detection_page
 
-        write_detection_page(out)
+        write_detection_page(out / PAGE_FILE)
     return summary
 
 

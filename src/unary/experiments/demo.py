@@ -68,12 +68,12 @@ class DemoConfig:
         Of the training of the paper's network.
     """
 
-    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    phantom: PhantomConfig = field(default_factory=lambda: PhantomConfig(rows=896, cols=736))
     learned: int = 12
     thresholds: int = 15
     normal: int = 10
     abnormal: int = 10
-    steps: int = 400
+    steps: int = 250
     epochs: int = 15
 
 
@@ -151,14 +151,12 @@ def fit_detectors(normals: Manifest, config: DemoConfig, *, seed: int, progress:
     """Fit the three on the same images, of which the same set the thresholds of each."""
     held_out = config.thresholds / (config.learned + config.thresholds)
     steps = StepsConfig(config.steps, batch_size=8)
-    fine, paper = (
-        FitConfig(seed=seed, held_out=held_out, size_px=64, stride_px=32),
-        FitConfig(seed=seed, held_out=held_out),
-    )
+    paper = FitConfig(seed=seed, held_out=held_out, stride_px=64)
+    fine = replace(paper, size_px=64)
     training = TrainingConfig(epochs=config.epochs, batch_size=50)
     wanted: dict[str, tuple[FitConfig, str | Detector]] = {
         "fusion": (fine, Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=steps)))),
-        "wei2018": (replace(paper, stride_px=64), Wei2018(Wei2018Config(training=training))),
+        "wei2018": (paper, Wei2018(Wei2018Config(training=training))),
         "laplacian": (fine, "laplacian"),
     }
     return {

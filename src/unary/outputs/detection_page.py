@@ -36,7 +36,6 @@ from unary.records import Finding, count_words
 
 logger = logging.getLogger(__name__)
 
-PAGE_FILE = "report.html"
 _MOST_TOLD = 500  # files without a result, on the page; failures.csv has all
 _SOME, _NONE, _ODD = "with findings", "no finding", "unlike the training images"
 
@@ -54,11 +53,12 @@ class _Entry:
     notes: tuple[str, ...]
 
 
-def write_detection_page(out: Path) -> None:
-    """Write ``report.html`` and, by hundreds of images, ``report-images-001.html`` into a folder of results.
+def write_detection_page(path: Path) -> None:
+    """Write the page into a folder of results, and those with all images beside it (`unary.outputs.card_pages`).
 
     A page that cannot be written is named in a warning: the results are there without it.
     """
+    out = path.parent
     entries, about = _list_entries(out)
     if not entries:
         return
@@ -66,10 +66,10 @@ def write_detection_page(out: Path) -> None:
     groups = (entries[start : start + CARDS_PER_PAGE] for start in range(0, len(entries), CARDS_PER_PAGE))
     cards = (tuple(filter(None, (_build_card(out, entry.folder) for entry in group))) for group in groups)
     try:
-        write_card_pages(out, cards, len(entries), home=PAGE_FILE, provenance=_list_provenance(about))
-        write_report(_build_page(out, entries, about), out / PAGE_FILE)
+        write_card_pages(out, cards, len(entries), home=path.name, provenance=_list_provenance(about))
+        write_report(_build_page(out, entries, about), path)
     except OSError as error:
-        logger.warning("%s: the page of results could not be written (%s)", out / PAGE_FILE, error.strerror or error)
+        logger.warning("%s: the page of results could not be written (%s)", path, error.strerror or error)
 
 
 def _list_entries(out: Path) -> tuple[list[_Entry], dict[str, Any]]:
