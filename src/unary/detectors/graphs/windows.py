@@ -90,23 +90,34 @@ def _blend(g: Graph, view: Inputs, padded: Value, shape: tuple[Value, Value], ex
         strip, seen = (g.cut(plane, 0, top, top + np.asarray([size])) for plane in (padded, tissue))
         everywhere = _cut_columns(g, g.op("ReduceMax", seen, np.asarray([0]), keepdims=1), lefts, within)
         has_tissue = g.op("ReduceMax", everywhere, np.asarray([1, 2]), keepdims=0) > np.float32(0)
-        own = g.op("Compress", lefts, has_tissue, axis=0)
+        own, numbers = (g.op("Compress", each, has_tissue, axis=0) for each in (lefts, g.count_up(g.length(lefts, 0))))
         maps = examine(g, _cut_columns(g, strip, own, within)).maps * np.outer(ramp, ramp)
-        places = g.reshape(g.op("Unsqueeze", own, np.asarray([1])) + within, -1, 1)
-        turned = g.reshape(g.op("Transpose", maps, perm=[0, 2, 1]), -1, size)
-        sums = g.op("ScatterND", g.op("ConstantOfShape", g.join(shape[1], size)), places, turned, reduction="add")
-        weights = g.reshape(g.op("Expand", ramp[None], g.join(g.length(own, 0), size)), -1)
-        line = g.op("ScatterND", g.op("ConstantOfShape", g.join(shape[1])), places, weights, reduction="add")
-        return [g.op("Transpose", sums, perm=[1, 0]), line]
+        weights = g.op("Expand", ramp[None], g.join(g.length(own, 0), size))
+        sums = _add_runs(g, g.op("Transpose", maps, perm=[0, 2, 1]), own, numbers, (shape[1], size))
+        return [g.op("Transpose", sums, perm=[1, 0]), _add_runs(g, weights, own, numbers, (shape[1],))]
 
     strips, lines = g.loop(g.length(tops, 0), write, [np.float32, np.float32])
-    places = g.reshape(g.op("Unsqueeze", tops, np.asarray([1])) + within, -1, 1)
+    numbers = g.count_up(g.length(tops, 0))
     weights = g.op("Unsqueeze", lines, np.asarray([1])) * ramp[None, :, None]
-    planes = []
-    for stack in (strips, weights):
-        empty = g.op("ConstantOfShape", g.join(*shape))
-        planes.append(g.op("ScatterND", empty, places, g.reshape(stack, -1, shape[1]), reduction="add"))
-    return planes[0] / planes[1]
+    sums, total = (_add_runs(g, stack, tops, numbers, shape) for stack in (strips, weights))
+    return sums / total
+
+
+def _add_runs(g: Graph, runs: Value, firsts: Value, numbers: Value, shape: Sequence[int | Value]) -> Value:
+    """Add runs, (k, size, ...), to zeros of a shape, each from its first place on along the first axis.
+
+    Of every three runs one at a time: they do not overlap with those of their own kind, by their numbers in the grid.
+    onnxruntime adds from several threads at once, and loses what two of them add to one place.
+    """
+    result = g.op("ConstantOfShape", g.join(*shape))
+    kind = g.op("Mod", numbers, np.asarray(3))
+    for third in range(3):
+        chosen = g.op("Equal", kind, np.asarray(third))
+        own, start = (g.op("Compress", each, chosen, axis=0) for each in (runs, firsts))
+        places = g.op("Unsqueeze", start, np.asarray([1])) + g.count_up(g.length(runs, 1))
+        added = g.reshape(own, -1, *shape[1:])
+        result = g.op("ScatterND", result, g.reshape(places, -1, 1), added, reduction="add")
+    return result
 
 
 def _lay_grid(g: Graph, length: Value, size: int, stride: int) -> Value:
