@@ -120,36 +120,10 @@ class Report:
     links: tuple[Link, ...] = ()
 
 
-def build_report(report: Report) -> str:
-    """Return the page as HTML; every text is escaped."""
-    tables, figures = itertools.count(1), itertools.count(1)
-    first = next((section for section in report.sections if section.snapshots or section.cards), None)
-    sections = [
-        {
-            "anchor": f"section-{number}",
-            "section": section,
-            "first_images": section is first,
-            "tables": [(next(tables), _lay_out_table(table)) for table in section.tables],
-            "pictures": [{"position": next(figures), "picture": p, **_encode_png(p.png)} for p in section.pictures],
-        }
-        for number, section in enumerate(report.sections, 1)
-    ]
-    environment, script = _open_templates()
-    cards = [
-        card for section in report.sections for card in (*(each.card for each in section.snapshots), *section.cards)
-    ]
-    acting = bool(cards) or any(isinstance(t, Table) and t.filters for s in report.sections for t in s.tables)
-    known = {
-        "sections": sections,
-        "cards": cards,
-        "script": script if acting else None,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        "beside": any(not card.whole.startswith("data:") for card in cards),
-        "provenance": _flatten(report.provenance),
-        "notice": NOTICE,
-    }
-    page: str = environment.get_template("report.html").render(report=report, **known)
-    return page
+def fill_template(name: str, values: Mapping[str, Any]) -> str:
+    """Return what one of the templates makes of values, and of the notice; every text is escaped."""
+    filled: str = _open_templates()[0].get_template(name).render(values, notice=NOTICE)
+    return filled
 
 
 @functools.cache
@@ -168,6 +142,37 @@ def _open_templates() -> tuple[Any, str]:
     environment.globals.update({function.__name__: function for function in drawing})
     assert environment.loader is not None
     return environment, environment.loader.get_source(environment, "viewer.js")[0]
+
+
+def build_report(report: Report) -> str:
+    """Return the page as HTML; every text is escaped."""
+    tables, figures = itertools.count(1), itertools.count(1)
+    first = next((section for section in report.sections if section.snapshots or section.cards), None)
+    sections = [
+        {
+            "anchor": f"section-{number}",
+            "section": section,
+            "first_images": section is first,
+            "tables": [(next(tables), _lay_out_table(table)) for table in section.tables],
+            "pictures": [{"position": next(figures), "picture": p, **_encode_png(p.png)} for p in section.pictures],
+        }
+        for number, section in enumerate(report.sections, 1)
+    ]
+    script = _open_templates()[1]
+    cards = [
+        card for section in report.sections for card in (*(each.card for each in section.snapshots), *section.cards)
+    ]
+    acting = bool(cards) or any(isinstance(t, Table) and t.filters for s in report.sections for t in s.tables)
+    values = {
+        "report": report,
+        "sections": sections,
+        "cards": cards,
+        "script": script if acting else None,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        "beside": any(not card.whole.startswith("data:") for card in cards),
+        "provenance": _flatten(report.provenance),
+    }
+    return fill_template("report.html", values)
 
 
 def write_report(report: Report, path: Path) -> None:
