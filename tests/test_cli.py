@@ -89,7 +89,12 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     assert main(arguments) == 3
     assert "1 image scored, 2 done before, 1 skipped" in capsys.readouterr().out
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    timed = {out / "run.json", out / ".unary.lock", out / names[0] / "result.json"}  # which tell when they were made
+    timed = {
+        out / "run.json",
+        out / ".unary.lock",
+        out / ".unary.files",
+        out / names[0] / "result.json",
+    }  # which tell when they were made
     assert before.keys() == after.keys()
     assert {path for path in before if before[path] != after[path]} <= timed
 

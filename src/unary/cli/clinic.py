@@ -94,6 +94,9 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     _add_gate_options(parser)
+    parser.add_argument(
+        "--verify", action="store_true", help="read files again though they look as when their results were made"
+    )
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 
 
@@ -131,7 +134,9 @@ def _run_score(options: argparse.Namespace) -> int:
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
     model = read_model(folder)
     with _keeping(options.out):
-        summary = score_files(model, options.inputs, options.out, model_folder=folder, limits=limits, **own)
+        summary = score_files(
+            model, options.inputs, options.out, model_folder=folder, limits=limits, verify=options.verify, **own
+        )
     print(
         f"{options.out}: {count_words(len(summary.done), 'image')} scored, {len(summary.kept)} done before, "
         f"{len(summary.failed)} skipped{_name_failures(summary)}. {NOTICE}"
@@ -197,7 +202,9 @@ def _run_detect(options: argparse.Namespace) -> int:
     from unary.models.examination import choose_point
 
     limits, own = _read_limits(options), _read_gate_options(options)
-    config = DetectConfig(options.operating_point, options.dicom, options.maps, limits=limits, **own)
+    config = DetectConfig(
+        options.operating_point, options.dicom, options.maps, limits=limits, verify=options.verify, **own
+    )
     model = read_model(options.model)
     point = choose_point(model, options.operating_point)
     with _keeping(options.out):

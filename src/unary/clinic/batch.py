@@ -23,6 +23,7 @@ from typing import Any
 from unary.clinic.file_work import (
     InspectedFile,
     Job,
+    build_source,
     describe_origin,
     explain_failure,
     hash_image_file,
@@ -30,7 +31,9 @@ from unary.clinic.file_work import (
     load_image,
 )
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
-from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
+from unary.clinic.known_files import KnownFiles, Look, look_at
+from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, Writing, holding_results
+from unary.clinic.writers import Writers
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import read_ahead
@@ -43,6 +46,8 @@ from unary.training.threads import count_threads, map_in_threads, using_threads
 logger = logging.getLogger(__name__)
 
 _TOGETHER_PX = 16_000_000
+_EXAMINING = 3  # threads that one process can write for: examining takes about three times as long
+_FEWEST_APART = 4  # images, for which it is worth while that a process that writes imports what it needs
 # Of an OSError in writing: nothing else can be written there either.
 _EVERYTHING = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ESTALE,
@@ -121,13 +126,17 @@ def run_batch(
     if not any(os.path.exists(path) and not os.path.isdir(path) for path in found.names):
         raise _refuse_all(found)
     moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    apart = job.writes_apart and len(found.names) >= _FEWEST_APART
     with (
         holding_results(out, job.command, job.made_from, moment) as results,
+        KnownFiles(out, job.gate) as known,
         IsolatedReader(limits) as reader,
-        ThreadPoolExecutor(1, "unary-results") as writer,
+        Writers() as processes,
+        ThreadPoolExecutor(-(-count_threads() // _EXAMINING) if apart else 1, "unary-results") as writer,
     ):
         results.leave_out(found.left_out)
-        outcomes = _Batch(found, results, job, moment, reader, writer).work()
+        by = processes.write if apart else None
+        outcomes = _Batch(found, results, job, moment, reader, known, writer, by).work()
         bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
             settled = list(itertools.takewhile(lambda _: not stopping(), _settle(bar, results)))
@@ -211,7 +220,9 @@ class _Batch:
     job: Job
     moment: datetime
     reader: IsolatedReader
+    known: KnownFiles
     writer: Executor
+    write_by: Writing | None
     threads: int = field(default_factory=count_threads)
     buffer: _Buffer = field(default_factory=lambda: _Buffer(_TOGETHER_PX * (count_threads() + 1)))
     broken: BaseException | None = None
@@ -236,8 +247,12 @@ class _Batch:
         """An image, or what is known of its file without working on it."""
         sha256 = ""
         try:
+            look = look_at(path)
+            if not self.job.verify and (kept := self._recall(path, look)) is not None:
+                return kept
             sha256 = hash_image_file(path, self.reader.limits)
             inspected = inspect_file(path, sha256, self.job, self.reader)
+            self.known.remember(path, look, inspected.own)
             source = inspected.source
             name = self.results.name(self.found.names[path], source.made_from)
             row = self.results.find(name, source.made_from)
@@ -246,6 +261,18 @@ class _Batch:
             return _Ready(name, load_image(inspected, self.job, self.reader), inspected)
         except Exception as error:
             return _Outcome(path, "", explain_failure(error, path), sha256)
+
+    def _recall(self, path: Path, look: Look | None) -> _Outcome | None:
+        """The result of a file that looks as it did when its content was hashed, and its header read."""
+        own = self.known.recall(path, look)
+        if own is None:
+            return None
+        made_from = build_source(path, self.job, own, raster=False).made_from
+        if not self.results.holds(self.found.names[path], made_from):
+            return None
+        name = self.results.name(self.found.names[path], made_from)
+        row = self.results.find(name, made_from)
+        return None if row is None else _Outcome(path, name, row, made_from["sha256"], kept=True)
 
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
@@ -289,7 +316,7 @@ class _Batch:
             raise self.broken
         path, known = found.source.path, describe_origin(found.inspected, found.image, self.moment)
         try:
-            return self.results.write(found.name, write, found.source, known)
+            return self.results.write(found.name, write, found.source, known, by=self.write_by)
         except OSError as error:
             if error.errno not in _EVERYTHING:
                 return explain_unexpected(error, show_path(path)).with_traceback(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
 from unary.clinic.file_work import Job
 from unary.clinic.inputs import list_inputs
-from unary.clinic.result_folder import Result, Source, Write
+from unary.clinic.result_folder import Result, Source
 from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
@@ -61,6 +60,8 @@ class DetectConfig:
         As in `unary.models.gate.Gate`; with a spacing, sizes in mm rest on your word.
     limits
         Of reading a file.
+    verify
+        Whether files are read again that look as they did when their results were made.
     """
 
     operating_point: str | float | None = None
@@ -69,6 +70,7 @@ class DetectConfig:
     spacing_mm: float | None = None
     accept: tuple[Reason, ...] = ()
     limits: ReadingLimits | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "spacing_mm")
@@ -148,7 +150,10 @@ def write_studies(
 
 
 def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment: datetime) -> Job:
-    """Return what `detect_files` does with every image; arguments and errors are the same."""
+    """Return what `detect_files` does with every image; arguments and errors are the same.
+
+    ``examine`` of the job returns a `DetectionWrite`.
+    """
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
     if "cad_report" in list_study_kinds(config) and model.profile.name != MAMMOGRAPHY.name:
@@ -157,11 +162,11 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
 
     wanted = _Wanted(run, kinds, config.maps)
 
-    def examine(image: Image, source: Source) -> Write:
+    def examine(image: Image, source: Source) -> DetectionWrite:
         scored = examine_image(model, image)
         measured = measure_values(image.pixels, enlarge(scored.prepared.mask, scored.prepared))
-        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured)
-        return functools.partial(_write_detection, examined, wanted)
+        examined = Examined(image, source, scored, build_detection(scored, model, point), measured)
+        return DetectionWrite(examined, wanted)
 
     made_from = {
         "model_sha256": run.identity.sha256,
@@ -170,7 +175,15 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
     }
     gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
-    return Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
+    return Job(
+        "detect",
+        examine,
+        made_from,
+        gate,
+        lambda: ask(model, choose_picture(model)),
+        writes_apart=True,
+        verify=config.verify,
+    )
 
 
 @dataclass(frozen=True)
@@ -183,7 +196,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Examined:
+class Examined:
     """One image, and what was found in it."""
 
     image: Image
@@ -193,7 +206,18 @@ class _Examined:
     measured: TissueValues | None
 
 
-def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
+@dataclass(frozen=True, eq=False)
+class DetectionWrite:
+    """What was found in one image, and, called with a folder, what writes it there."""
+
+    examined: Examined
+    wanted: _Wanted
+
+    def __call__(self, folder: Path) -> Result:
+        return _write_detection(self.examined, self.wanted, folder)
+
+
+def _write_detection(examined: Examined, wanted: _Wanted, folder: Path) -> Result:
     """Write everything of one image into a folder; return the summary's row, and what ``result.json`` says."""
     detection, scored = examined.detection, examined.scored
     found = detection.findings
@@ -217,7 +241,7 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
     return row, document
 
 
-def _write_objects(examined: _Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
+def _write_objects(examined: Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
     """Write the DICOM objects that can be made, and return them, and why others cannot; a disk's error goes through."""
     from unary.outputs.dicom.writing import write_dicom_results
 

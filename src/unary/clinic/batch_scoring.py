@@ -36,6 +36,7 @@ def score_files(
     spacing_mm: float | None = None,
     accept: Sequence[Reason] = (),
     limits: ReadingLimits | None = None,
+    verify: bool = False,
     progress: bool = True,
 ) -> BatchSummary:
     """Score files and folders patch by patch.
@@ -51,6 +52,8 @@ def score_files(
         Where the model was read from.
     spacing_mm, accept
         As in `unary.models.gate.Gate`.
+    limits, verify
+        As in `unary.clinic.batch_detection.DetectConfig`.
     """
     about = identify_model(model, model_folder)
 
@@ -63,6 +66,7 @@ def score_files(
         {"model_sha256": about.sha256, "unary": about.version},
         build_gate(model, spacing_mm=spacing_mm, accept=accept),
         lambda: ask(model, choose_picture(model)),
+        verify=verify,
     )
     return run_batch(inputs, out, job, limits=limits, progress=progress)
 

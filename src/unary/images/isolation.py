@@ -11,6 +11,7 @@ POSIX system; the limit on memory needs Linux.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -152,7 +153,7 @@ class IsolatedReader:
         assert helper.stdin is not None
         deadline = time.monotonic() + self.limits.timeout_s
         try:
-            helper.stdin.write(json.dumps(asdict(request)).encode("ascii") + b"\n")
+            helper.stdin.write(_describe_request(request))
             _receive(helper, 1, deadline)
             return helper, deadline
         except (BrokenPipeError, EOFError) as error:
@@ -160,6 +161,17 @@ class IsolatedReader:
             if not again:
                 raise EOFError from error
         return self._deliver(request, again=False)
+
+
+def _describe_request(request: Request) -> bytes:
+    headers = None if request.headers is None else _describe_headers(request.headers)
+    return json.dumps({"path": request.path, "headers": headers}).encode("ascii") + b"\n"
+
+
+@functools.lru_cache(maxsize=4)
+def _describe_headers(headers: Headers) -> dict[str, Any]:
+    """The same in every request of a run."""
+    return asdict(headers)
 
 
 def _check_file(path: Path, limits: ReadingLimits) -> None:
@@ -273,4 +285,6 @@ def show_text(text: str) -> str:
 
 def _show(text: str) -> str:
     """Escape line breaks, other control characters and bytes that are no text."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
