@@ -88,7 +88,8 @@ def locking(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now().astimezone():%F %T %z}"}
-        path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        if os.name != "nt":  # which locks the file's content as well
+            path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     except Timeout as error:
         raise UnaryError(
             f"{folder}: in use by {_describe_owner(path)}; wait until it has ended, or choose another folder"

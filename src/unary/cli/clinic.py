@@ -114,7 +114,8 @@ def _keeping(out: Path) -> Iterator[None]:
         raise KeyboardInterrupt
 
     main_thread = threading.current_thread() is threading.main_thread()
-    ends = [end for end in (signal.SIGTERM, signal.SIGHUP) if main_thread and signal.getsignal(end) == signal.SIG_DFL]
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    ends = [end for end in known if main_thread and signal.getsignal(end) == signal.SIG_DFL]
     for end in ends:
         signal.signal(end, stop)
     try:

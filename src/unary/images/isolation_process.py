@@ -8,12 +8,12 @@ little-endian, and the padding, a bit per pixel.
 from __future__ import annotations
 
 import importlib
+import faulthandler
 import json
 import os
-import resource
-import signal
 import struct
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,30 +103,36 @@ def serve(limits_json: str) -> None:
     limits = ReadingLimits(**json.loads(limits_json))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # codecs print, patient data perhaps included
-    _limit_process(limits)
     complaints = _listen()
+    _limit_process(limits)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
     answers.write(b"+")
     answers.flush()
     for line in sys.stdin.buffer:
         answers.write(b"+")
         answers.flush()
         # Ends the helper, stuck inside a codec or not, when the parent that should do so is no more.
-        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + _GRACE_S)
+        faulthandler.dump_traceback_later(limits.timeout_s + _GRACE_S, exit=True, file=nowhere)
         request = msgspec.convert(json.loads(line), Request)
         answers.writelines(_answer(request, limits, complaints))
         answers.flush()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _listen() -> int:
-    """Turn standard error into a pipe and return its reading end.
+    """Turn standard error into something that can be read here, and return the descriptor to read it by.
 
     The codec for lossless JPEG tells of a damaged stream by a line on standard error and in no other way, and returns
-    an image that is filled up with anything. A full pipe drops what comes after.
+    an image that is filled up with anything. A full pipe drops what comes after. Windows has no pipes that do: there it
+    is a file.
     """
-    reading, writing = os.pipe()
-    for end in (reading, writing):
-        os.set_blocking(end, False)
+    if os.name == "nt":
+        writing, name = tempfile.mkstemp()
+        reading = os.open(name, os.O_RDONLY | getattr(os, "O_TEMPORARY", 0))
+    else:
+        reading, writing = os.pipe()
+        for end in (reading, writing):
+            os.set_blocking(end, False)
     os.dup2(writing, 2)
     os.close(writing)
     return reading
@@ -140,6 +146,10 @@ def _read_complaints(descriptor: int) -> bytes:
 
 
 def _limit_process(limits: ReadingLimits) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the image
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has nothing to write
     if sys.platform == "linux":
