@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
+<<<<<<< HEAD
 from unary.cli import clinic, commissioning, data, experiments, models, monitoring, node, review, sending
 from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
+=======
+from unary.cli import clinic, commissioning, data, experiments, export, models, monitoring, node, review, sending
+>>>>>>> onnx
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 COMMANDS: tuple[Command, ...] = (
     *data.COMMANDS,
     *models.COMMANDS,
+    *export.COMMANDS,
     *clinic.COMMANDS,
     *commissioning.COMMANDS,
     *monitoring.COMMANDS,

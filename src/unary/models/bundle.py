@@ -224,11 +224,12 @@ def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
     document = _Document(FORMAT, NOTICE, "", model.name, hash_bytes(weights), *settings, probe, **kept)
     try:
         content = describe_config(document)
-        content["sha256"] = _hash_content(content)
+        content["sha256"] = hash_content(content)
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: settings of {model.name!r} are not what JSON can hold ({error})") from error
-    _build_model(_parse(text, folder / MODEL_FILE), weights, folder / MODEL_FILE)
+    path = folder / MODEL_FILE
+    _build_model(_parse(_read_json(text, path), path), weights, path)
     return text.encode(), weights
 
 
@@ -287,7 +288,7 @@ def name_weights(digest: str) -> str:
 
 
 def read_model(folder: Path | str) -> Model:
-    """Read a model folder.
+    """Read a model folder, or one that `unary.models.exporting.export_model` wrote.
 
     Raises
     ------
@@ -295,11 +296,16 @@ def read_model(folder: Path | str) -> Model:
         If the folder, its ``model.json`` or its weights are missing, damaged, edited, or of another program or version;
         the field is named.
     """
+    from unary.models.exported import is_exported, read_exported  # which makes a model of it
+
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
         raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?")
     try:
-        document = _parse(path.read_text(encoding="utf-8"), path)
+        content = _read_json(path.read_text(encoding="utf-8"), path)
+        if is_exported(content):
+            return read_exported(content, path)
+        document = _parse(content, path)
         place = path.with_name(name_weights(document.weights_sha256))
         if not place.is_file():
             raise BundleError(f"{place}: the weights are missing; copy the whole model folder")
@@ -311,19 +317,23 @@ def read_model(folder: Path | str) -> Model:
     return _build_model(document, weights, path)
 
 
-def _parse(text: str, path: Path) -> Any:
-    """What a ``model.json`` says, checked field by field."""
+def _read_json(text: str, path: Path) -> Any:
     try:
         content = json.loads(text)
         check_texts(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from error
+    return content
+
+
+def _parse(content: Any, path: Path) -> Any:
+    """What a ``model.json`` says, checked field by field."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         earlier = isinstance(found, int) and 1 <= found < FORMAT
         cause = "an earlier unary wrote this model: fit it again" if earlier else "of a later version, or no model?"
         raise BundleError(f"{path}: format {FORMAT} is needed, found {repr(found)[:40]}; {cause}")
-    if content.get("sha256") != _hash_content(content):
+    if content.get("sha256") != hash_content(content):
         raise BundleError(
             f"{path}: its content is not what its hash (sha256) was made of: damaged, or edited; nothing in a model "
             "may be changed by hand"
@@ -334,8 +344,8 @@ def _parse(text: str, path: Path) -> Any:
         raise BundleError(f"{path}: damaged, or of another version: {error}") from error
 
 
-def _hash_content(content: Mapping[str, Any]) -> str:
-    """The SHA-256 over all that a ``model.json`` says, the hash of the weights included, but for the hash itself."""
+def hash_content(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over all that a ``model.json`` says, hashes of other files included, but for itself."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hash_bytes(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
 

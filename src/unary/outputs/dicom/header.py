@@ -284,7 +284,7 @@ def build_result(case: Filed, body: Dataset) -> Dataset:
     _restore_class(result, case.source)
     correct_ambiguous_vr(result, True)
     _keep_bytes(result)
-    result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = _hash_content(case, result)
+    result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = hash_content(case, result)
     return result
 
 
@@ -315,7 +315,7 @@ def _keep_bytes(dataset: Dataset) -> None:
     dataset.set_original_encoding(False, True, dataset._character_set)
 
 
-def _hash_content(case: Filed, result: Dataset) -> str:
+def hash_content(case: Filed, result: Dataset) -> str:
     """A UID from all that the result holds, and the case that it is of."""
     content = BytesIO()
     result.save_as(content, enforce_file_format=True)
