@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("phantom", "manifest", "split"),
-    "models": ("fit", "calibrate", "evaluate"),
+    "models": ("fit", "calibrate", "evaluate", "export"),
     "images": ("check", "score", "detect", "review"),
     "a hospital": ("commission", "monitor", "send", "serve", "audit-check"),
     "experiments": ("demo", "bench", "reproduce"),
@@ -26,6 +26,7 @@ EXAMPLES: dict[str, str] = {
     "fit": "unary fit train.csv --out model/",
     "evaluate": "unary evaluate model/ test.csv --out evaluation/",
     "calibrate": "unary calibrate model/ normals.csv",
+    "export": "unary export model/ --out exported/",
     "check": "unary check new_images/ --model model/",
     "score": "unary score model/ new_images/ --out scores/",
     "detect": "unary detect model/ new_images/ --out results/",

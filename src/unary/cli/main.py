@@ -13,12 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-<<<<<<< HEAD
-from unary.cli import clinic, commissioning, data, experiments, models, monitoring, node, review, sending
-from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
-=======
 from unary.cli import clinic, commissioning, data, experiments, export, models, monitoring, node, review, sending
->>>>>>> onnx
+from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
 from unary.records import NOTICE

@@ -7,8 +7,8 @@ little-endian, and the padding, a bit per pixel.
 
 from __future__ import annotations
 
-import importlib
 import faulthandler
+import importlib
 import json
 import os
 import struct
