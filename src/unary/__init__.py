@@ -13,6 +13,7 @@ _READERS: dict[str, str] = importlib.import_module("unary.datasets").READERS  # 
 _HOME = {
     name: module
     for module, names in {
+        "unary.clinic.shard_results": "read_results",
         "unary.datasets.manifest": "build_manifest read_manifest write_manifest",
         "unary.datasets.splits": "split_manifest",
         "unary.detectors": "DETECTORS",

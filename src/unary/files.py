@@ -25,10 +25,16 @@ OWN_HIDDEN = (LOCK_FILE, KNOWN_FILES)
 
 # What a spreadsheet takes for a formula, behind any apostrophes that guard it already; plain numbers are none.
 _FORMULA = re.compile(r"'*[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NUMBERS = re.compile(r"[-+\d.eE;, ]*")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, such as ``s3://bucket/name``, and no path."""
+    return _URL.match(text) is not None
 
 
 @contextmanager

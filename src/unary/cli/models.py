@@ -22,13 +22,16 @@ from unary.cli.options import (
     holding_reports,
     read_config_options,
     read_path,
+    read_place,
 )
 from unary.errors import BundleError, UnaryError
-from unary.records import NOTICE, OperatingPoint, count_words
+from unary.records import NOTICE, Manifest, OperatingPoint, count_words
 
 if TYPE_CHECKING:
+    from unary.clinic.shard_results import ArchiveResults
     from unary.models.bundle import Model
 
+_RESULTS = "take what `unary detect --engine` has stored of the images, and examine none of them again"
 NOT_CALIBRATED = "The model is not calibrated: nothing is guaranteed (unary calibrate)."
 
 
@@ -209,6 +212,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("manifest", type=read_path, metavar="M.csv")
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
+    parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
     add_notes(parser)
 
 
@@ -218,11 +222,30 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.models.bundle import read_model
     from unary.outputs.evaluation_report import write_evaluation
 
-    model = read_model(options.model)
-    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
+    model, banners = read_model(options.model), tuple(options.note)
+    if options.results is None:
+        evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+    else:
+        from unary.clinic.stored_figures import ABSENT, evaluate_from_results
+
+        manifest, results = _read_stored(options)
+        evaluation = evaluate_from_results(model, manifest, results, allow_seen=options.allow_seen)
+        banners = (*banners, ABSENT)
+        print(ABSENT)
+    for line in write_evaluation(evaluation, model, options.out, banners=banners):
         print(line)
     return EXIT_PARTLY if evaluation.skipped else 0
+
+
+def _read_stored(options: argparse.Namespace) -> tuple[Manifest, ArchiveResults]:
+    """The manifest, checked by what is stored of its images, and the stored results, which must be of the model."""
+    from unary.clinic.shard_results import read_results
+    from unary.clinic.stored_figures import match_manifest, require_same_scoring
+    from unary.datasets.manifest import read_listing
+
+    results = read_results(options.results)
+    require_same_scoring(results, options.model)
+    return match_manifest(read_listing(options.manifest), results), results
 
 
 def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -231,6 +254,7 @@ def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) ->
     parser.add_argument("--out", type=read_path, metavar="MODEL/", help="default: the model itself is changed")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
+    parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
@@ -244,7 +268,13 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     model = read_model(options.model)
     with locking(out):
         model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
-        model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+        if options.results is None:
+            model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+        else:
+            from unary.clinic.stored_figures import calibrate_from_results
+
+            manifest, results = _read_stored(options)
+            model = calibrate_from_results(model, manifest, results, allow_seen=options.allow_seen)
         kept = write_model(model, out, overwrite=overwrite, held=True)
     _print_calibration(model)
     if kept is not None:

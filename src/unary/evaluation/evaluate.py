@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """What one image adds: ``scores`` are of its patches, by detector."""
+class EvaluatedPart:
+    """What one image adds: ``scores`` are of its patches, by detector; ``digest`` is of its patches' pixels."""
 
     evaluated: EvaluatedImage
     samples: dict[str, PixelSample]
@@ -107,6 +107,14 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     ManifestError
         If there are no negatives or no positives, or not one image could be used.
     """
+    seen = require_evaluable(model, manifest, allow_seen=allow_seen)
+    found = _examine_rows(model, manifest)
+    bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
+    return gather_evaluation(model, bar, seen=seen)
+
+
+def require_evaluable(model: Model, manifest: Manifest, *, allow_seen: bool) -> int | None:
+    """Return how many patients of a manifest the model was fitted on; raises as `evaluate`, before images are read."""
     if not isinstance(manifest, Manifest):
         raise ManifestError(
             f"evaluate needs a manifest, as unary.read_manifest returns it, not {type(manifest).__name__}"
@@ -120,18 +128,27 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     for label in ("negative", "positive"):
         if all(row.label != label for row in manifest.rows):
             raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {label} image")
-    found = _examine_rows(model, manifest)
-    bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
-    parts: list[_Part] = []
+    return seen
+
+
+def gather_evaluation(model: Model, found: Iterable[EvaluatedPart | ImageError], *, seen: int | None) -> Evaluation:
+    """Return the evaluation of images, or why they cannot be used, in the order of the manifest.
+
+    Raises
+    ------
+    ManifestError
+        If not one image could be used.
+    """
+    parts: list[EvaluatedPart] = []
     skipped: list[str] = []
-    for part in bar:
+    for part in found:
         if isinstance(part, ImageError):
             skipped.append(str(part))
             logger.warning("skipped: %s", part)
         else:
             parts.append(part)
     if not parts:
-        of_all = count_words(len(manifest.rows), "image")
+        of_all = count_words(len(skipped), "image")
         raise ManifestError(f"none of {of_all} could be used: {'; '.join(skipped[:3])}")
     digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
     names = dict.fromkeys(name for part in parts for name in part.samples)
@@ -147,7 +164,7 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
     )
 
 
-def _examine_rows(model: Model, manifest: Manifest) -> Iterator[_Part | ImageError]:
+def _examine_rows(model: Model, manifest: Manifest) -> Iterator[EvaluatedPart | ImageError]:
     """What each image adds, in manifest order; images are read ahead."""
     lesions: dict[str, list[Lesion]] = {}
     for lesion in manifest.lesions:
@@ -170,7 +187,7 @@ def _try_reading(row: ManifestRow) -> Image | ImageError:
         return error
 
 
-def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> _Part:
+def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> EvaluatedPart:
     scored = examine_image(model, image)
     prepared, size_px = scored.prepared, model.grid.size_px
     labels = label_patches(row, lesions, prepared, scored.origins, size_px, model.profile.reading)
@@ -180,10 +197,10 @@ def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence
     if name_of(model.baseline) != model.name:
         scores[name_of(model.baseline)] = score_patches(model.baseline, patches)
     scores |= measure_controls(patches)
-    return _Part(evaluated, samples, scores, labels, scored.origins, patches.digest())
+    return EvaluatedPart(evaluated, samples, scores, labels, scored.origins, patches.digest())
 
 
-def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable | None:
+def _build_patch_table(parts: Sequence[EvaluatedPart], reading: Reading) -> ScoreTable | None:
     positives, controls, kept = [], [], []
     for part in parts:
         label, touches = part.evaluated.row.label, part.labels.touches
@@ -212,7 +229,7 @@ def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable |
     )
 
 
-def _build_image_table(parts: Sequence[_Part], model: str) -> ScoreTable | None:
+def _build_image_table(parts: Sequence[EvaluatedPart], model: str) -> ScoreTable | None:
     known = [part for part in parts if part.evaluated.row.label is not None and part.evaluated.ranked]
     positive = np.asarray([part.evaluated.row.label == "positive" for part in known], bool)
     if not positive.any() or positive.all():

@@ -439,6 +439,16 @@ def identify_model(model: Model, folder: Path) -> ModelIdentity:
     )
 
 
+def hash_scoring(folder: Path) -> str:
+    """Return the SHA-256 of all that scores of a model in a folder depend on: calibration and p-values are left out.
+
+    Two models of one hash give the same maps, scores and candidates; their p-values and findings may differ.
+    """
+    path = folder / MODEL_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return hash_content({name: value for name, value in content.items() if name not in ("calibration", "probe")})
+
+
 def describe_versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = ("unary", "numpy", "scipy", "scikit-image", "torch", "pydicom")

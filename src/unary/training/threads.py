@@ -116,6 +116,13 @@ def using_threads(count: int) -> Iterator[None]:
         _here.count = own
 
 
+@contextmanager
+def sharing_processor(count: int) -> Iterator[None]:
+    """Let torch, and numpy's matrix products, use so many threads here: a share of what several processes have."""
+    with using_threads(count), _find_libraries().limit(limits=count, user_api="blas"):
+        yield
+
+
 @functools.cache
 def has_matrix_units() -> bool:
     """Say whether the processor multiplies bfloat16 faster than float32; elsewhere torch only imitates it."""
