@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unary.cli.archive import add_archive_options, refuse_archive_options, run_archive
@@ -28,6 +29,7 @@ from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
     from unary.clinic.batch import BatchSummary
+    from unary.images.isolation import IsolatedReader
 
 
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -105,16 +107,28 @@ def _read_limits(options: argparse.Namespace) -> Any:
     return read_config_options(options, ReadingLimits())
 
 
+def _start_reading(out: Path, limits: Any) -> IsolatedReader:
+    """A reader whose process starts while the model is read, if there is no former run, which may need none."""
+    from unary.clinic.result_folder import RECORD
+    from unary.images.isolation import IsolatedReader
+
+    reader = IsolatedReader(limits)
+    if not (out / RECORD).exists():
+        reader.start()
+    return reader
+
+
 def _run_score(options: argparse.Namespace) -> int:
     from unary.clinic.batch_scoring import score_files
     from unary.models.bundle import read_model
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
-    model = read_model(folder)
-    with keeping(options.out, "summary.csv"):
-        summary = score_files(
-            model, options.inputs, options.out, model_folder=folder, limits=limits, verify=options.verify, **own
-        )
+    with _start_reading(options.out, limits) as reader:
+        model = read_model(folder)
+        with keeping(options.out, "summary.csv"):
+            summary = score_files(
+                model, options.inputs, options.out, model_folder=folder, reader=reader, verify=options.verify, **own
+            )
     print(
         f"{options.out}: {count_words(len(summary.done), 'image')} scored, {len(summary.kept)} done before, "
         f"{len(summary.failed)} skipped{_name_failures(summary)}. {NOTICE}"
@@ -187,10 +201,13 @@ def _run_detect(options: argparse.Namespace) -> int:
     if options.engine is not None:
         return run_archive(options, config)
     refuse_archive_options(options)
-    model = read_model(options.model)
-    point = choose_point(model, options.operating_point)
-    with keeping(options.out, "summary.csv"):
-        summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
+    with _start_reading(options.out, limits) as reader:
+        model = read_model(options.model)
+        point = choose_point(model, options.operating_point)
+        with keeping(options.out, "summary.csv"):
+            summary = detect_files(
+                model, options.inputs, options.out, config, model_folder=options.model, reader=reader
+            )
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)
     print(

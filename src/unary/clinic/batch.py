@@ -8,6 +8,7 @@ ends the batch once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -32,13 +33,12 @@ from unary.clinic.file_work import (
 )
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
 from unary.clinic.known_files import KnownFiles, Look, look_at
-from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, Writing, holding_results
+from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
 from unary.clinic.writers import Writers
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import read_ahead
 from unary.images.isolation import IsolatedReader, show_path
-from unary.images.isolation_process import ReadingLimits
 from unary.progress import show_progress
 from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads
@@ -96,7 +96,7 @@ def run_batch(
     job: Job,
     *,
     moment: datetime | None = None,
-    limits: ReadingLimits | None = None,
+    reader: IsolatedReader | None = None,
     progress: bool = True,
     stopping: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
@@ -111,6 +111,8 @@ def run_batch(
         Files and folders; and where results go, which no other process may use meanwhile.
     moment
         When the run began, with its time zone; now by default.
+    reader
+        Reads the files, and is closed with the batch; one with the usual limits by default.
     stopping
         Asked after every image: whether to end early. The images under way are finished; of those written last, a next
         run finds the results.
@@ -130,13 +132,12 @@ def run_batch(
     with (
         holding_results(out, job.command, job.made_from, moment) as results,
         KnownFiles(out, job.gate) as known,
-        IsolatedReader(limits) as reader,
+        reader or IsolatedReader() as reader,
         Writers() as processes,
         ThreadPoolExecutor(-(-count_threads() // _EXAMINING) if apart else 1, "unary-results") as writer,
     ):
         results.leave_out(found.left_out)
-        by = processes.write if apart else None
-        outcomes = _Batch(found, results, job, moment, reader, known, writer, by).work()
+        outcomes = _Batch(found, results, job, moment, reader, known, writer, processes if apart else None).work()
         bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
             settled = list(itertools.takewhile(lambda _: not stopping(), _settle(bar, results)))
@@ -222,10 +223,11 @@ class _Batch:
     reader: IsolatedReader
     known: KnownFiles
     writer: Executor
-    write_by: Writing | None
+    processes: Writers | None
     threads: int = field(default_factory=count_threads)
     buffer: _Buffer = field(default_factory=lambda: _Buffer(_TOGETHER_PX * (count_threads() + 1)))
     broken: BaseException | None = None
+    prepared: bool = False
     probed: bool = False
     probing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -276,8 +278,19 @@ class _Batch:
 
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
+            if not self.prepared:
+                self.prepared = True
+                self.writer.submit(self._prepare)
             self.buffer.take(found.image.pixels.size)
         return found
+
+    def _prepare(self) -> None:
+        """Have imported what writing needs; what goes wrong with that is told when something is written."""
+        if self.processes is not None:
+            self.processes.prepare(self.job.prepare)
+            return
+        with contextlib.suppress(Exception):
+            self.job.prepare()
 
     def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
         if isinstance(found, _Outcome):
@@ -315,8 +328,9 @@ class _Batch:
         if self.broken is not None:
             raise self.broken
         path, known = found.source.path, describe_origin(found.inspected, found.image, self.moment)
+        by = None if self.processes is None else self.processes.write
         try:
-            return self.results.write(found.name, write, found.source, known, by=self.write_by)
+            return self.results.write(found.name, write, found.source, known, by=by)
         except OSError as error:
             if error.errno not in _EVERYTHING:
                 return explain_unexpected(error, show_path(path)).with_traceback(None)

@@ -47,6 +47,8 @@ class Job:
         the model is broken.
     writes_apart
         Whether what ``examine`` returns can be pickled, so that processes of their own may write the results.
+    prepare
+        Imports what writing needs; called where results are written, while the first image is worked on.
     verify
         Whether a file is read again though it looks as it did when its result was made.
     """
@@ -57,6 +59,7 @@ class Job:
     gate: Gate
     probe: Callable[[], object] = field(default=lambda: None)
     writes_apart: bool = False
+    prepare: Callable[[], object] = field(default=lambda: None)
     verify: bool = False
 
 

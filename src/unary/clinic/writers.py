@@ -7,6 +7,7 @@ one image's results under a hidden name, and says what became of it; the folder 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -14,13 +15,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import unary
-from unary.clinic.result_folder import Source, Write
-from unary.clinic.writing_process import Outcome, pack_request
+from unary.clinic.result_folder import Source, Write, write_result
+from unary.clinic.writing_process import Outcome, Request, pack_request
 from unary.errors import ImageError, Reason
 from unary.images.isolation import show_path
 
@@ -58,8 +59,9 @@ class Writers:
         ImageError
             If the process has died twice, or of whatever else is raised there, as `explain_unexpected` words it.
         """
-        request = (Path(os.path.abspath(folder)), name, write, source, known)
         where = show_path(source.path)
+        place = Path(os.path.abspath(folder))
+        request = Request(where, functools.partial(write_result, place, name, write, source, known))
         try:
             outcome = self._ask(request)
         except _DiedError as first:
@@ -75,7 +77,12 @@ class Writers:
         if outcome.error is not None:
             raise ImageError(outcome.error, reason=outcome.reason)
 
-    def _ask(self, request: tuple[Any, ...]) -> Outcome:
+    def prepare(self, do: Callable[[], object]) -> None:
+        """Have this thread's process started, and something done there that the first result will need; never fails."""
+        with contextlib.suppress(_DiedError):
+            self._ask(Request("", do))
+
+    def _ask(self, request: Request) -> Outcome:
         """What this thread's process answers."""
         process: subprocess.Popen[bytes] | None = getattr(self._here, "process", None)
         if process is None:

@@ -1,7 +1,7 @@
 """What runs inside the processes that `unary.clinic.writers` starts: one image's results written per request.
 
-A request, on standard input, is a pickle of the arguments of `write_result` with its arrays apart: their number and the
-sizes of all (eight bytes each, big-endian), the pickle, the arrays. The answer, on standard output, is a line of JSON,
+A request, on standard input, is a pickle of a `Request` with its arrays apart: their number and the sizes of all (eight
+bytes each, big-endian), the pickle, the arrays. The answer, on standard output, is a line of JSON,
 and before the first request an empty line. Both ends are unary's own.
 """
 
@@ -12,13 +12,19 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from unary.clinic.result_folder import write_result
 from unary.errors import Reason, explain_unexpected
-from unary.images.isolation import show_path
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be done, and what messages call the image."""
+
+    name: str
+    do: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -41,17 +47,16 @@ def serve() -> None:
         answers.flush()
 
 
-def _answer(request: tuple[Any, ...]) -> Outcome:
-    folder, name, write, source, known = request
+def _answer(request: Request) -> Outcome:
     try:
-        write_result(folder, name, write, source, known)
+        request.do()
     except Exception as error:
-        found = explain_unexpected(error, show_path(source.path))
+        found = explain_unexpected(error, request.name)
         return Outcome(str(found), found.reason, error.errno if isinstance(error, OSError) else None)
     return Outcome()
 
 
-def pack_request(request: tuple[Any, ...]) -> Iterator[Any]:
+def pack_request(request: Request) -> Iterator[Any]:
     """Yield the parts of a request, each bytes or a view of an array's memory."""
     buffers: list[pickle.PickleBuffer] = []
     text = pickle.dumps(request, protocol=5, buffer_callback=buffers.append)
@@ -61,7 +66,7 @@ def pack_request(request: tuple[Any, ...]) -> Iterator[Any]:
     yield from arrays
 
 
-def _receive(stream: BinaryIO) -> tuple[Any, ...] | None:
+def _receive(stream: BinaryIO) -> Request | None:
     """The next request; None when the other end has closed, be it within one."""
     head = stream.read(8)
     if len(head) < 8:
@@ -73,5 +78,5 @@ def _receive(stream: BinaryIO) -> tuple[Any, ...] | None:
     parts = [bytearray(size) for size in struct.unpack(f">{count}Q", sizes)]
     if any(stream.readinto(part) < len(part) for part in parts):  # type: ignore[attr-defined]
         return None
-    request: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[1:])
+    request: Request = pickle.loads(parts[0], buffers=parts[1:])
     return request

@@ -60,6 +60,7 @@ class IsolatedReader:
     def __init__(self, limits: ReadingLimits | None = None) -> None:
         self.limits = limits or ReadingLimits()
         self._helper: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> IsolatedReader:
@@ -67,6 +68,12 @@ class IsolatedReader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Let the helper start now, beside whatever else is to be done before the first file is read."""
+        with self._lock:
+            if self._helper is None:
+                self._helper, self._ready = _launch(self.limits), False
 
     def close(self) -> None:
         """End the helper; reading again starts another.
@@ -148,7 +155,12 @@ class IsolatedReader:
         A helper that ended before it took the request, killed while idle for example, says nothing about the file: then
         another one is asked.
         """
-        helper = self._helper = self._helper or _start(self.limits)
+        if self._helper is None:
+            self._helper, self._ready = _launch(self.limits), False
+        helper = self._helper
+        if not self._ready:
+            _await_start(helper)
+            self._ready = True
         assert helper.stdin is not None
         deadline = time.monotonic() + self.limits.timeout_s
         try:
@@ -188,10 +200,10 @@ def _check_file(path: Path, limits: ReadingLimits) -> None:
         raise build_refusal(name, f"the file has {size_mib:.0f} MiB; {limits.file_mib} are allowed", "TOO_LARGE")
 
 
-def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
-    """Start a helper and wait until it has imported the readers."""
+def _launch(limits: ReadingLimits) -> subprocess.Popen[bytes]:
+    """Start a helper."""
     root = str(Path(unary.__file__).parents[1])
-    helper = subprocess.Popen(
+    return subprocess.Popen(
         # -P: a folder with hostile modules in it may be the current one.
         [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, root, json.dumps(asdict(limits))],
         stdin=subprocess.PIPE,
@@ -203,16 +215,15 @@ def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
+
+
+def _await_start(helper: subprocess.Popen[bytes]) -> None:
+    """Wait until a helper has imported the readers."""
     try:
         _receive(helper, 1, time.monotonic() + _START_S)
     except (TimeoutError, EOFError) as error:
         end = _describe_end(helper)
-        _end(helper)
         raise UnaryError(f"the process that reads images does not start ({end}); is unary installed whole?") from error
-    except BaseException:
-        _end(helper)
-        raise
-    return helper
 
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
