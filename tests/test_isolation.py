@@ -287,6 +287,23 @@ def test_notes_come_through_and_what_a_library_raises_is_named_without_its_text(
         assert reader.read(original).notes == ("turned round",)
 
 
+def test_a_helper_starts_beside_other_work_and_ends_with_its_reader(original):
+    with IsolatedReader() as reader:
+        begun = time.monotonic()
+        reader.start()
+        reader.start()
+        assert time.monotonic() - begun < 0.2
+        helper = reader._helper.pid
+        assert reader.read(original).shape == read_image(original).shape
+        assert reader._helper.pid == helper
+    unused = IsolatedReader()
+    unused.start()
+    helper = unused._helper.pid
+    unused.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(helper, 0)
+
+
 def test_a_helper_killed_while_idle_says_nothing_about_the_next_file(original):
     with IsolatedReader() as reader:
         for _ in range(3):

@@ -3,15 +3,22 @@ import functools
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from unary.clinic.batch import run_batch
+from unary.clinic.batch_detection import detect_files
+from unary.clinic.file_work import Job
 from unary.clinic.result_folder import Source, read_whole_result
 from unary.clinic.writers import Writers
 from unary.clinic.writing_process import Request, pack_request
 from unary.errors import ImageError
+from unary.models.bundle import read_model
+from unary.models.gate import Gate
+from unary.profiles import GENERAL
 
 
 def write_sum(pixels, folder):
@@ -102,3 +109,53 @@ def test_arrays_are_not_copied_into_the_request():
     sizes = [memoryview(part).nbytes for part in pack_request(Request("name", functools.partial(np.sum, pixels)))]
     assert sizes[-1] == pixels.nbytes
     assert sum(sizes[:-1]) < 1000
+
+
+def examine_or_die(image, _source):
+    value = int(image.pixels[0, 0])
+    if value == 2:
+        return functools.partial(die, None, signal.SIGKILL)
+    return functools.partial(write_sum, image.pixels)
+
+
+def test_the_others_of_a_folder_go_on_when_a_process_dies(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    for value in range(5):
+        pixels = np.full((8, 8), 9, ">u2")
+        pixels[0, 0] = value
+        (tmp_path / "in" / f"{value}.pgm").write_bytes(b"P5 8 8 65535\n" + pixels.tobytes())
+    job = Job("try", examine_or_die, {}, Gate(GENERAL, spacing_mm=0.1), writes_apart=True)
+    summary = run_batch([tmp_path / "in"], tmp_path / "out", job, progress=False)
+    assert summary.done == ("0", "1", "3", "4")
+    assert [(Path(failure.file).name, failure.reason) for failure in summary.failed] == [("2.pgm", "MEMORY_LIMIT")]
+    assert all(row["process"] != os.getpid() for row in summary.rows)
+    assert sum("it is tried once more" in message for message in caplog.messages) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["0", "1", "3", "4"]
+
+
+def test_a_folder_has_the_bytes_that_its_images_have_one_by_one(model_folder, phantoms, tmp_path, monkeypatch):
+    paths = [row.path for row in phantoms.rows[:4]]
+    model, written = read_model(model_folder), []
+    real = Writers.write
+
+    def note(writers, folder, *others):
+        written.append(folder.name)
+        real(writers, folder, *others)
+
+    monkeypatch.setattr(Writers, "write", note)
+    for out, several in (("together", paths), ("alone", paths[:1]), ("alone", paths[1:2])):
+        detect_files(
+            model,
+            several,
+            tmp_path / out,
+            model_folder=model_folder,
+            moment=datetime(2026, 5, 4, tzinfo=UTC),
+            progress=False,
+        )
+    assert sorted(written) == sorted(path.stem for path in paths), "a single image is written in this process"
+    for path in paths[:2]:
+        own, other = tmp_path / "alone" / path.stem, tmp_path / "together" / path.stem
+        names = sorted(each.name for each in own.iterdir())
+        assert "report.dcm" in names
+        assert names == sorted(each.name for each in other.iterdir())
+        assert all((own / name).read_bytes() == (other / name).read_bytes() for name in names)
