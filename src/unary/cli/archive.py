@@ -63,7 +63,13 @@ def run_archive(options: argparse.Namespace, detect: DetectConfig) -> int:
             }
         )
         config = ArchiveConfig(
-            detect, engine, options.shard_size, options.threads_per_worker, patience, retry=options.retry
+            detect,
+            engine,
+            options.shard_size,
+            options.threads_per_worker,
+            patience,
+            retry=options.retry,
+            device=options.device,
         )
     except ValueError as error:
         raise UnaryError(str(error)) from error

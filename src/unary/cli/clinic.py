@@ -16,6 +16,7 @@ from unary.cli.options import (
     Command,
     Form,
     add_config_options,
+    add_device,
     add_option,
     choice_of,
     end_partly,
@@ -95,6 +96,7 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str], *, out
     parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
     parser.add_argument("--out", type=out, required=True, metavar="DIR/")
     _add_gate_options(parser)
+    add_device(parser)
     parser.add_argument(
         "--verify", action="store_true", help="read files again though they look as when their results were made"
     )
@@ -124,7 +126,7 @@ def _run_score(options: argparse.Namespace) -> int:
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
     with _start_reading(options.out, limits) as reader:
-        model = read_model(folder)
+        model = read_model(folder, device=options.device)
         with keeping(options.out, "summary.csv"):
             summary = score_files(
                 model, options.inputs, options.out, model_folder=folder, reader=reader, verify=options.verify, **own
@@ -202,7 +204,7 @@ def _run_detect(options: argparse.Namespace) -> int:
         return run_archive(options, config)
     refuse_archive_options(options)
     with _start_reading(options.out, limits) as reader:
-        model = read_model(options.model)
+        model = read_model(options.model, device=options.device)
         point = choose_point(model, options.operating_point)
         with keeping(options.out, "summary.csv"):
             summary = detect_files(

@@ -17,12 +17,14 @@ from unary.cli.options import (
     EXIT_PARTLY,
     Command,
     add_config_options,
+    add_device,
     add_notes,
     find_options,
     holding_reports,
     read_config_options,
     read_path,
     read_place,
+    replace_values,
 )
 from unary.errors import BundleError, UnaryError
 from unary.records import NOTICE, Manifest, OperatingPoint, count_words
@@ -61,6 +63,9 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     add_config_options(parser, FitConfig())
     parser.add_argument("--store", type=read_path, metavar="DIR", help="keep the prepared images there, not in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
+    flags = [option.flag for option in find_options(detector.config) if option.path[-1] == "device"]
+    if flags and "--device" not in flags:  # those of parts
+        add_device(parser, f"where networks are trained, in place of {', '.join(flags)}")
     if list(find_options(detector.config)):
         summary = (type(detector).__doc__ or "").strip().partition("\n")[0]
         add_config_options(parser.add_argument_group(f"options of {name}", summary.replace("%", "%%")), detector.config)
@@ -177,9 +182,11 @@ def _read_detector(options: argparse.Namespace) -> Any:
 
     default = _build_default(options.detector)
     config = read_config_options(options, default.config)
+    for_all = getattr(options, "device", None)
     for option in find_options(config):
         if option.path[-1] == "device":
-            require_device(option.default, option.flag)
+            require_device(for_all or option.default, "--device" if for_all else option.flag)
+            config = replace_values(config, {option.path: for_all or option.default})
     return type(default)(config)
 
 
@@ -213,6 +220,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
+    add_device(parser)
     add_notes(parser)
 
 
@@ -222,7 +230,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.models.bundle import read_model
     from unary.outputs.evaluation_report import write_evaluation
 
-    model, banners = read_model(options.model), tuple(options.note)
+    model, banners = read_model(options.model, device=options.device), tuple(options.note)
     if options.results is None:
         evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
     else:
@@ -255,6 +263,7 @@ def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) ->
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
+    add_device(parser)
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
@@ -265,9 +274,10 @@ def _run_calibrate(options: argparse.Namespace) -> int:
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None
     require_model_folder(out, overwrite=overwrite)
-    model = read_model(options.model)
+    model = read_model(options.model, device=options.device)
     with locking(out):
-        model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
+        if options.out is None:  # as it is now that nobody else changes it
+            model = read_model(options.model, device=options.device)
         if options.results is None:
             model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
         else:

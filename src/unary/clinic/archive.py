@@ -65,6 +65,8 @@ class ArchiveConfig:
         With object stores.
     retry
         Whether shards are made anew that hold images without a result for a reason that may be gone.
+    device
+        Where each worker applies networks, in torch's notation.
     """
 
     detect: DetectConfig = field(default_factory=DetectConfig)
@@ -73,6 +75,7 @@ class ArchiveConfig:
     threads: int | None = None
     patience: Patience = field(default_factory=Patience)
     retry: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "threads"):
@@ -182,7 +185,13 @@ def detect_archive(
     folder = str(Path(model_folder).absolute())
     identity = identify_model(model, model_folder)
     settings = WorkerSettings(
-        folder, identity.sha256, config.detect, _make_absolute(out), config.count_threads(), config.patience
+        folder,
+        identity.sha256,
+        config.detect,
+        _make_absolute(out),
+        config.count_threads(),
+        config.patience,
+        config.device,
     )
     made_from = json.loads(json.dumps(build_shard_job(settings, model, moment).made_from))
     with store.holding():
