@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo hospital test check wheel bench clean
+.PHONY: demo hospital test check docs wheel bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,10 @@ wheel: .venv/.installed
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt build/wheel/*.whl
 	cd build/wheel && venv/bin/python ../../tests/installed.py
+# The documentation as a site, build/docs/index.html, without network; its notebooks run anew only where they have changed.
+docs: .venv/.installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -n docs build/docs
+	@echo build/docs/index.html
 
 # Some twenty minutes. A million patches out of core: benchmarks/out_of_core.py --patches 1000000 (33 GB on disk).
 bench: .venv/.installed

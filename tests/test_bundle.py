@@ -495,7 +495,7 @@ def test_a_folder_that_another_process_holds_is_left_alone(model, tmp_path):
 
 
 def test_a_model_that_answers_otherwise_than_it_did_is_refused(written, monkeypatch):
-    monkeypatch.setattr("unary.detectors.laplacian.pool_strongest", lambda response, _: response.mean(axis=(1, 2)))
+    monkeypatch.setattr(Laplacian, "score_pooled", lambda self, pooled: pooled.mean(axis=1))
     with pytest.raises(BundleError, match=r"does not say of a test picture .* with other libraries .*numpy"):
         read_model(written)
 

@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 
 from unary.cli.examples import EXAMPLES, FIRST_STEPS
-from unary.cli.main import COMMANDS, _build_parser, main
+from unary.cli.main import COMMANDS, build_parser, main
 from unary.cli.options import add_config_options, find_options, read_config_options
 from unary.datasets.manifest import read_manifest, write_manifest
 from unary.detectors import DETECTORS, find_detector_class
@@ -41,7 +42,12 @@ def fitted(workspace):
 
 def test_fit_leaves_a_model_and_no_checkpoint(fitted):
     (weights,) = (fitted / "model").glob("weights-*.safetensors")
-    assert {path.name for path in (fitted / "model").iterdir()} == {".unary.lock", "model.json", weights.name}
+    assert {path.name for path in (fitted / "model").iterdir()} == {
+        ".unary.lock",
+        "MODEL_CARD.md",
+        "model.json",
+        weights.name,
+    }
     assert not list(fitted.glob("*.checkpoint"))
 
 
@@ -464,7 +470,7 @@ def test_every_command_has_an_example_that_it_understands():
     for example in (*EXAMPLES.values(), *FIRST_STEPS):
         program, *words = example.split()
         assert program == "unary"
-        parser, own = _build_parser(words)
+        parser, own = build_parser(words)
         assert parser.parse_args(words).run is not None
         assert own is not None
 
@@ -484,6 +490,7 @@ def test_a_slip_of_the_finger_is_told_with_what_was_meant(words, meant, capsys):
 
 
 def test_how_much_is_told(fitted, phantoms, tmp_path, caplog):
+    caplog.set_level(logging.NOTSET, logger="unary")  # and have it so again afterwards
     image = str(phantoms.rows[0].path)
     for level, told in (("--verbose", True), ("--quiet", False)):
         out = tmp_path / level[2:]

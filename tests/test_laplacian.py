@@ -1,16 +1,32 @@
+import ctypes
 import dataclasses
 import json
+import platform
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.laplacian import Laplacian, LaplacianConfig, compute_responses, pool_values
+from unary.detectors import laplacian_native
+from unary.detectors.filters import bend_kernel, gaussian_kernel
+from unary.detectors.laplacian import (
+    COARSE_LAPLACIAN,
+    Laplacian,
+    LaplacianConfig,
+    compute_responses,
+    pool_plainly,
+    pool_values,
+)
+from unary.detectors.laplacian_native import compile_pooling
+from unary.detectors.native import compiler
 from unary.detectors.protocol import View
 from unary.detectors.scoring import count_weights, score_patches
 from unary.detectors.windows import to_intensity
-from unary.errors import DetectorError, TrainingError
+from unary.errors import CompilerError, DetectorError, TrainingError
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.patch_set import build_patch_set
 from unary.patches.preparation import FULL_SCALE
@@ -38,6 +54,125 @@ def test_response_agrees_with_scipy():
     rms = np.sqrt(ndimage.gaussian_filter(raw**2, 8.0, mode="reflect"))
     assert np.corrcoef(ours.ravel(), (raw / (rms + 1e-4)).ravel())[0, 1] > 0.999
     assert np.abs(ours - raw / (rms + 1e-4)).max() < 0.05 * np.abs(ours).max()
+
+
+def pool_precisely(patches, config):
+    """The definition in float64, by scipy's loops and a whole sort."""
+    values, pooled = patches / (FULL_SCALE if patches.dtype == np.uint16 else 1.0), []
+    for sigma in config.sigmas_px:
+        across, along = (
+            ndimage.correlate1d(ndimage.correlate1d(values, bend_kernel(sigma), axis=a), gaussian_kernel(sigma), axis=b)
+            for a, b in ((1, 2), (2, 1))
+        )
+        response = -(sigma**2) * (across + along)
+        squares, window = np.square(response), gaussian_kernel(config.neighbourhood_px)
+        local = ndimage.correlate1d(ndimage.correlate1d(squares, window, axis=1), window, axis=2)
+        answers = np.sort((response / (np.sqrt(local) + 1e-4)).reshape(len(patches), -1), axis=1)
+        pooled.append(answers[:, -config.strongest :].mean(axis=1))
+    return np.stack(pooled, axis=1)
+
+
+def all_kinds(size):
+    """Textured patches; at the rim of the tissue; with a bright edge beside quiet tissue; a speck in quiet tissue."""
+    textured = noise_patches(6, count=5, size=size)
+    textured[1, :, size // 3 :] = 0
+    textured[2] = textured[2] // 100 + 20_000
+    textured[2, : size // 8] += 30_000
+    textured[3] = textured[3] // 100 + 20_000
+    textured[3, size // 2, size // 3] = FULL_SCALE
+    textured[4, size // 2 :, size // 2 :] = 0
+    return textured
+
+
+def compile_or_skip(size, config):
+    pooling = compile_pooling(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4)
+    if pooling is None:
+        pytest.skip("nothing to test without compiled code")
+    return pooling
+
+
+CONFIGS = [
+    (128, LaplacianConfig()),
+    (64, COARSE_LAPLACIAN),
+    (64, LaplacianConfig((6.0, 0.7, 1.5, 2.0), 40.0, 64)),  # wider than the patch, scales in any order
+    (32, LaplacianConfig((1.0, 9.0), 2.0, 1)),
+]
+
+
+@pytest.mark.parametrize(("size", "config"), CONFIGS)
+def test_the_scores_are_those_of_the_definition(size, config):
+    patches = all_kinds(size)
+    expected, plain = pool_precisely(patches, config), pool_plainly(patches, config)
+    found = compile_or_skip(size, config).pool(patches)
+    error, usual = np.abs(found / expected - 1), np.abs(plain / expected - 1)
+    assert error.max() < max(2e-6, 1.5 * usual.max())  # the rounding of float32, which numpy's has as well
+    assert np.median(error) < 1e-6
+    values = compile_or_skip(size, config).pool((patches / np.float32(FULL_SCALE)).astype(np.float32))
+    assert np.allclose(values, expected, rtol=1e-4)
+    assert np.array_equal(compile_or_skip(size, config).pool(patches[::-1])[::-1], found)  # whatever comes before it
+
+
+def test_what_cannot_be_told_in_c_is_left_to_numpy():
+    config, values = LaplacianConfig(), to_intensity(noise_patches(7, count=4))
+    pooling = compile_or_skip(64, config)
+    values[0, 3, 3], values[1, 5, 5] = np.nan, np.inf
+    values[2] = 1.0
+    values[2, 30, 30] = 0.0  # a dark speck: next to nothing is brighter than what surrounds it
+    told = ~np.isnan(pooling.pool(values)).any(axis=1)
+    assert told.tolist() == [False, False, told[2], True]
+    with np.errstate(invalid="ignore"):
+        pooled = pool_values(values, config)
+        assert np.allclose(pooled, pool_plainly(values, config), rtol=1e-4, equal_nan=True)
+    flat = np.full((1, 64, 64), 30_000, np.uint16)
+    assert (pooling.pool(flat) == 0).all()
+    with pytest.raises(ValueError, match=r"need \(n, 64, 64\)"):
+        pooling.pool(noise_patches(0, size=32))
+
+
+@pytest.mark.parametrize(
+    ("size", "config"),
+    [
+        (40, LaplacianConfig()),  # no multiple of the vectors
+        (64, LaplacianConfig(neighbourhood_px=0.5)),  # narrower than any lattice of nodes
+        (64, LaplacianConfig(strongest=100)),
+        (64, LaplacianConfig(sigmas_px=tuple(0.5 + 0.1 * n for n in range(17)))),
+    ],
+)
+def test_other_filter_banks_are_numpys(size, config):
+    assert compile_pooling(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4) is None
+    patches = noise_patches(8, count=2, size=size)
+    assert np.array_equal(pool_values(patches, config), pool_plainly(patches, config))
+    if config.strongest < 100:
+        assert np.allclose(pool_values(patches, config), pool_precisely(patches, config), rtol=1e-4)
+
+
+def test_without_a_compiler_numpy_pools_and_says_so(monkeypatch, caplog):
+    def fail(_):
+        raise CompilerError("no C compiler was found")
+
+    monkeypatch.setattr(laplacian_native, "load_library", fail)
+    config = LaplacianConfig(sigmas_px=(1.25, 2.25))  # one that no other test has compiled
+    patches = noise_patches(9, count=2)
+    assert np.array_equal(pool_values(patches, config), pool_plainly(patches, config))
+    assert "no C compiler" in caplog.text
+    compile_pooling.cache_clear()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are those of x86")
+@pytest.mark.parametrize("option", ["-mavx", "-mno-avx"])
+def test_shorter_vectors_pool_the_same(option, tmp_path, monkeypatch):
+    command = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if command is None:
+        pytest.skip("there is no C compiler")
+    options = ["-std=gnu11", "-O1", "-fPIC", "-shared", "-fno-math-errno", "-march=x86-64", option]
+    source = Path(compiler.__file__).with_name("laplacian.c")
+    subprocess.run([command, *options, "-o", tmp_path / "short.so", source], check=True)
+    monkeypatch.setattr(laplacian_native, "load_library", lambda _: ctypes.CDLL(str(tmp_path / "short.so")))
+    patches = all_kinds(64)
+    compile_pooling.cache_clear()
+    found = compile_or_skip(64, COARSE_LAPLACIAN).pool(patches)
+    compile_pooling.cache_clear()
+    assert np.allclose(found, pool_precisely(patches, COARSE_LAPLACIAN), rtol=1e-5)
 
 
 def test_flat_tissue_and_brightness_do_not_matter():

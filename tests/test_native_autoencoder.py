@@ -10,13 +10,15 @@ import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from unary.detectors.wei2018 import compiler, native
+from unary.detectors.native import compiler
+from unary.detectors.wei2018 import native
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
 from unary.detectors.wei2018.detector import Wei2018
 from unary.detectors.wei2018.learning import TrainingConfig, train_autoencoder
@@ -34,7 +36,7 @@ PAPER = AutoencoderConfig(input_mean=0.4, input_scale=0.1)
 @pytest.fixture(autouse=True, scope="module")
 def _library():
     try:
-        compiler.load_library()
+        compiler.load_library("autoencoder.c")
     except CompilerError as error:
         pytest.skip(f"nothing to test without compiled code: {error}")
 
@@ -102,14 +104,15 @@ def test_gradients_of_other_sizes_are_autograds(size, widths):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are those of x86")
 @pytest.mark.parametrize(("option", "lanes"), [("-mavx", 8), ("-mno-avx", 4)])
 def test_shorter_vectors_compute_the_same(option, lanes, tmp_path, monkeypatch):
-    if compiler.load_library().unary_lanes() < lanes:
+    if compiler.load_library("autoencoder.c").unary_lanes() < lanes:
         pytest.skip("this processor's vectors are shorter")
     command = next(path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
     options = ["-std=gnu11", "-O1", "-fPIC", "-shared", "-march=x86-64", option]
-    subprocess.run([command, *options, "-o", tmp_path / "short.so", compiler.SOURCE], check=True)
+    source = Path(compiler.__file__).with_name("autoencoder.c")
+    subprocess.run([command, *options, "-o", tmp_path / "short.so", source], check=True)
     library = ctypes.CDLL(str(tmp_path / "short.so"))
     assert library.unary_lanes() == lanes
-    monkeypatch.setattr(native, "load_library", lambda: library)
+    monkeypatch.setattr(native, "load_library", lambda _: library)
     assert_agrees_with_autograd(PAPER, 21)
     assert_agrees_with_autograd(AutoencoderConfig(24, widths=(3, 6), input_mean=0.4, input_scale=0.1), 9)
 
@@ -246,7 +249,7 @@ def test_a_network_that_computes_nonsense_does_not_hide_it_in_a_map():
 
 
 def test_without_a_compiler_torch_scores_and_says_so(monkeypatch, caplog):
-    def fail():
+    def fail(_):
         raise CompilerError("no C compiler was found")
 
     network = build_network(AutoencoderConfig(16, widths=(2,)))

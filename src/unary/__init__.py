@@ -28,8 +28,11 @@ _HOME = {
         "unary.models.estimator": "OneClassPatchDetector",
         "unary.models.examination": "detect score",
         "unary.models.fitting": "FitConfig fit",
+        "unary.outputs.notebook": "show",
+        "unary.outputs.tables": "tabulate_findings",
         "unary.profiles": "DEFAULT PROFILES Profile",
         "unary.records": "Image Manifest",
+        "unary.training.tracking": "open_tracker",
     }.items()
     for name in names.split()
 } | {f"read_{name}": place.partition(":")[0] for name, place in _READERS.items()}

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.profiles import DEFAULT, PROFILES
 
-    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
+    parser.add_argument(
+        "inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER", help="images; folders as a whole"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--model", type=read_path, metavar="MODEL/", help="check against what this model has learned from"
@@ -92,9 +94,11 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str], *, out
     """Add what running a model over files needs, whatever is written of them."""
     from unary.images.isolation_process import ReadingLimits
 
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
-    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
-    parser.add_argument("--out", type=out, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
+    parser.add_argument(
+        "inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER", help="images; folders as a whole"
+    )
+    parser.add_argument("--out", type=out, required=True, metavar="DIR/", help="gets a folder for each image")
     _add_gate_options(parser)
     add_device(parser)
     parser.add_argument(

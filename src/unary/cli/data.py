@@ -21,9 +21,11 @@ from unary.records import count_words
 
 
 def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("kind", choices=[name.replace("_", "-") for name in READERS])
-    parser.add_argument("folder", type=read_path, metavar="DIR")
-    parser.add_argument("--out", type=read_path, required=True, metavar="M.csv")
+    parser.add_argument(
+        "kind", choices=[name.replace("_", "-") for name in READERS], help="how the data set is laid out"
+    )
+    parser.add_argument("folder", type=read_path, metavar="DIR", help="where the data set is")
+    parser.add_argument("--out", type=read_path, required=True, metavar="M.csv", help="the manifest to write")
     parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
     parser.add_argument(
         "--annotation", type=read_path, metavar="CSV", help="which images list only part of their lesions"
@@ -61,9 +63,9 @@ def _run_manifest(options: argparse.Namespace) -> int:
 
 
 def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("manifest", type=read_path, metavar="M.csv")
-    parser.add_argument("--train", type=read_path, required=True, metavar="T.csv")
-    parser.add_argument("--test", type=read_path, required=True, metavar="E.csv")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="all images")
+    parser.add_argument("--train", type=read_path, required=True, metavar="T.csv", help="to write: normals to fit on")
+    parser.add_argument("--test", type=read_path, required=True, metavar="E.csv", help="to write: the other patients")
     add_option(
         parser, "--held-out", NUMBER, default=0.2, help="share of the normal patients that goes to the test side"
     )
@@ -95,7 +97,9 @@ def _run_split(options: argparse.Namespace) -> int:
 def _add_phantom_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.datasets.phantom import PhantomConfig
 
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR/", help="gets the images and their manifest, all.csv"
+    )
     add_option(parser, "--normal", whole_number(0), default=12, help="patients without a lesion")
     add_option(parser, "--abnormal", whole_number(0), default=4, help="patients with one, the same in all their views")
     add_option(parser, "--images", whole_number(1), default=4, help="of each patient, 1 to 4: CC and MLO of both sides")

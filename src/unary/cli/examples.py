@@ -8,6 +8,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "images": ("check", "score", "detect", "review"),
     "a hospital": ("commission", "monitor", "send", "serve", "audit-check"),
     "experiments": ("demo", "bench", "reproduce"),
+    "the shell": ("completion",),
+    "a shell": ("completion",),
 }
 """Commands by what they are about; one that is in none is shown last."""
 
@@ -26,7 +28,8 @@ EXAMPLES: dict[str, str] = {
     "fit": "unary fit train.csv --out model/",
     "evaluate": "unary evaluate model/ test.csv --out evaluation/",
     "calibrate": "unary calibrate model/ normals.csv",
-    "export": "unary export model/ --out exported/",
+    "export": "unary export model/ --out exported/ --images normals/",
+    "completion": "unary completion bash",
     "check": "unary check new_images/ --model model/",
     "score": "unary score model/ new_images/ --out scores/",
     "detect": "unary detect model/ new_images/ --out results/",

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def _add_export_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR/", help="gets the graph and what goes with it"
+    )
     images = "files, folders or a manifest of images to compare graph and model on, beside synthetic pictures"
     parser.add_argument("--images", type=read_path, nargs="+", default=[], metavar="FILE-OR-FOLDER", help=images)
     parser.add_argument("--overwrite", action="store_true", help="replace an exported model that is there already")

@@ -13,7 +13,19 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-from unary.cli import clinic, commissioning, data, experiments, export, models, monitoring, node, review, sending
+from unary.cli import (
+    clinic,
+    commissioning,
+    completion,
+    data,
+    experiments,
+    export,
+    models,
+    monitoring,
+    node,
+    review,
+    sending,
+)
 from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
@@ -32,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     *node.COMMANDS,
     *review.COMMANDS,
     *experiments.COMMANDS,
+    *completion.COMMANDS,
 )
 
 
@@ -40,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _join_negatives(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="unary: %(message)s", stream=sys.stderr)
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings may quote a patient's data
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every try; who asked tells of the outcome
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: just a detector of one's own, module:Class, is to be found there
     if not words:
@@ -47,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_command(words[0])
-        parser, own = _build_parser(words)
+        parser, own = build_parser(words)
         _require_options(words[1:], own)
         options, unknown = parser.parse_known_args(words)
         if unknown:
@@ -116,8 +130,8 @@ def _require_options(words: Sequence[str], own: argparse.ArgumentParser | None) 
             raise UnaryError(f"{own.prog} has no option {flag}{hint}")
 
 
-def _build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
-    """The parser for a command line: all commands, but the options, and imports, of the one alone that it names.
+def build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """Return the parser for a command line: all commands, but the options, and imports, of the one that it names.
 
     That one's own parser comes with it.
     """

@@ -32,6 +32,7 @@ from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKi
 from unary.outputs.dicom.run import Run, hash_case
 from unary.outputs.figures import figure_png, prepare_figures
 from unary.outputs.heat_map import describe_count, place_findings
+from unary.outputs.tables import FINDINGS, list_cells
 from unary.patches.measures import TissueValues, measure_values
 from unary.patches.preparation import enlarge
 from unary.profiles.mammography import MAMMOGRAPHY
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from unary.clinic.study_results import StudyResults
 
 logger = logging.getLogger(__name__)
-
-_PLACE = ["r0", "c0", "r1", "c1", "peak_row", "peak_col"]
-_COLUMNS = ["rank", "score", "p_value", *_PLACE, "regions", "area_mm2", "diameter_mm", "kind"]
 
 
 @dataclass(frozen=True)
@@ -239,8 +237,7 @@ def _write_detection(examined: Examined, wanted: _Wanted, folder: Path) -> Resul
     detection, scored = examined.detection, examined.scored
     found = detection.findings
     _write_pictures(scored, detection, folder, maps=wanted.maps)
-    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm, f.kind] for f in found]
-    write_csv(folder / "findings.csv", _COLUMNS, rows)
+    write_csv(folder / "findings.csv", FINDINGS.names[1:], map(list_cells, found))
     objects, missing = _write_objects(examined, wanted, folder) if wanted.kinds else ((), None)
     document = _describe(detection, wanted.run.identity, scored) | {
         "dicom": [path.name for path in objects],

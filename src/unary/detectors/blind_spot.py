@@ -4,7 +4,7 @@ A network predicts the mean and the spread of the intensity at a pixel from its 
 or its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an
 edge or in busy tissue the spread is large and the same contrast is none. Reason to exist: alone it is no better than a
 Laplacian of Gaussian, but it errs elsewhere, and without it the fusion finds far fewer calcifications at rare false
-alarms (``docs/results.md``, `fusion_unlearned`). Masked prediction with a stated variance is older (blind-spot
+alarms (``docs/results/bench.md``, `fusion_unlearned`). Masked prediction with a stated variance is older (blind-spot
 denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
 How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them but for its

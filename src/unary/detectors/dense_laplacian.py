@@ -5,7 +5,7 @@ Three things differ from the baseline, which stays as it is. The rim of the tiss
 divided by the geometric mean of its local and its image-wide root mean square: the local one alone lets a large ring
 hide in the noise that it makes itself, and forgives faint texture in quiet regions; the image-wide one alone lets dense
 tissue win. Nothing is learned but the mean and spread of each scale's pooled response on normal patches. Reason to
-exist: without any learning it is far ahead of the baseline on calcifications (``docs/results.md``).
+exist: without any learning it is far ahead of the baseline on calcifications (``docs/results/bench.md``).
 """
 
 from __future__ import annotations

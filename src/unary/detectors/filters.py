@@ -30,6 +30,28 @@ def gaussian_kernel(sigma: float, order: Literal[0, 2] = 0) -> NDArray[np.float6
     return kernel if order == 0 else kernel * (np.square(reach) / sigma**4 - 1 / sigma**2)
 
 
+def bend_kernel(sigma: float) -> NDArray[np.float64]:
+    """Return the second derivative of a Gaussian, to which flat tissue answers exactly 0, whatever the truncation."""
+    kernel = gaussian_kernel(sigma, 2)
+    kernel -= kernel.mean()
+    return kernel
+
+
+def mirror_kernel(kernel: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """Return a filter along an axis of a length, mirrored at both ends, as a matrix (length, length)."""
+    reach = len(kernel) // 2
+    places = mirror_places(length, reach)
+    matrix = np.zeros((length, length))
+    for place in range(length):
+        np.add.at(matrix[place], places[place : place + len(kernel)], kernel)
+    return matrix
+
+
+def mirror_places(length: int, reach: int) -> NDArray[np.int64]:
+    """Which place lies at -reach to length + reach of a mirrored axis; the outermost comes twice."""
+    return np.pad(np.arange(length), reach, mode="symmetric")
+
+
 def correlate(
     values: Tensor, kernel: NDArray[np.float64], *, axis: Literal[0, 1], mode: Literal["reflect", "edge"] = "reflect"
 ) -> Tensor:

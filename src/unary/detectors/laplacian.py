@@ -17,20 +17,24 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from unary.detectors.filters import gaussian_kernel
+from unary.detectors.filters import bend_kernel, gaussian_kernel, mirror_kernel
+from unary.detectors.laplacian_native import compile_pooling
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, read_config, require_fitted, require_size
-from unary.detectors.windows import PatchExamination, examine_in_batches, examine_windows, spread_evenly, to_intensity
+from unary.detectors.windows import PatchExamination, examine_in_batches, examine_windows, spread_evenly
 from unary.errors import TrainingError, require_positive
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet, find_constant
+from unary.patches.preparation import FULL_SCALE
 from unary.training.context import FitContext
 
 _FLOOR = 1e-4  # of intensity, added to the local RMS: an empty region answers 0 rather than noise over noise
 _WIDEST_PX = 1000.0  # of a filter
 _FITTED_PATCHES = 4000  # more say nothing new
+
+Values = NDArray[np.uint16] | NDArray[np.float32]
+"""Patches, (n, rows, cols): uint16, 65535 being intensity 1, or values of any kind in float32."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,12 @@ class Laplacian:
 
     def fit(self, normals: PatchSet, context: FitContext) -> Self:
         """Estimate the response of normal tissue on at most 4,000 evenly spaced patches."""
-        return self.fit_values(normals, to_intensity, name="laplacian", title=context.name_bar("laplacian"))
+        return self.fit_values(normals, lambda patches: patches, name="laplacian", title=context.name_bar("laplacian"))
 
     def fit_values(
         self,
         normals: PatchSet,
-        convert: Callable[[NDArray[np.uint16]], NDArray[np.float32]],
+        convert: Callable[[NDArray[np.uint16]], Values],
         *,
         name: str,
         title: str | None = None,
@@ -135,18 +139,24 @@ class Laplacian:
         pixels of normal patches reach.
         """
         require_size(size_px, require_fitted(self.size_px, "laplacian"), "laplacian")
-        return examine_windows(self.examine_patches, view, origins, size_px=size_px, with_map=with_map)
+        return examine_windows(
+            self.examine_patches, view, origins, size_px=size_px, with_map=with_map, score=self.score_values
+        )
+
+    def score_values(self, values: Values) -> NDArray[np.float64]:
+        """Return the scores of `examine_values` alone, several times as fast."""
+        return self.score_pooled(pool_values(values, self.config))
 
     def examine_patches(self, patches: NDArray[np.uint16]) -> PatchExamination:
         """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
-        return self.examine_values(to_intensity(patches))
+        return self.examine_values(patches)
 
-    def examine_values(self, values: NDArray[np.float32]) -> PatchExamination:
+    def examine_values(self, values: Values) -> PatchExamination:
         """Do the same to what is not an image of intensities, shape (n, rows, cols), such as a residual."""
         means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
         maps = np.full(values.shape, -np.inf, np.float32)
         scores = np.full(len(values), -np.inf)
-        responses = compute_responses(values, self.config)
+        responses = compute_responses(as_values(values), self.config)
         for response, mean, deviation in zip(responses, means, deviations, strict=True):
             np.maximum(scores, (pool_strongest(response, self.config.strongest) - mean) / deviation, out=scores)
             np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
@@ -181,15 +191,36 @@ def pool_patch_set(
     pooled = np.zeros((len(patches), len(config.sigmas_px)))
     varied = np.flatnonzero(find_constant(patches) < 0)
     if len(varied):
-        pooled[varied] = examine_in_batches(
-            lambda some: pool_values(to_intensity(some), config), patches.gather, varied, title=title
-        )
+        pooled[varied] = examine_in_batches(lambda some: pool_values(some, config), patches.gather, varied, title=title)
     return pooled
 
 
-def pool_values(values: NDArray[np.float32], config: LaplacianConfig) -> NDArray[np.float64]:
-    """Return the mean of the strongest pixels per scale, shape (n, scales), float64, of values (n, rows, cols)."""
-    responses = compute_responses(values, config)
+def pool_values(values: Values, config: LaplacianConfig) -> NDArray[np.float64]:
+    """Return the mean of the strongest pixels per scale, shape (n, scales), float64.
+
+    Compiled where that can be; the difference is that of rounding in float32.
+    """
+    rows, cols = values.shape[1:]
+    compiled = None
+    if rows == cols:
+        compiled = compile_pooling(rows, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=_FLOOR)
+    if compiled is None:
+        return pool_plainly(values, config)
+    pooled = compiled.pool(values)
+    left = np.isnan(pooled).any(axis=1)
+    if left.any():
+        pooled[left] = pool_plainly(values[left], config)
+    return pooled
+
+
+def as_values(values: Values) -> NDArray[np.float32]:
+    """Return patches as intensities, and values as they are, float32."""
+    return values.astype(np.float32) / np.float32(FULL_SCALE if values.dtype == np.uint16 else 1)
+
+
+def pool_plainly(values: Values, config: LaplacianConfig) -> NDArray[np.float64]:
+    """Do the same in numpy."""
+    responses = compute_responses(as_values(values), config)
     return np.stack([pool_strongest(response, config.strongest) for response in responses], axis=1)
 
 
@@ -227,9 +258,7 @@ def _smoothing_matrix(length: int, sigma: float, order: Literal[0, 2]) -> NDArra
 
     A separable filter of a fixed-size patch is two matrix products, which BLAS does faster than any filtering loop.
     """
-    kernel = gaussian_kernel(sigma, order)
-    if order == 2:
-        kernel -= kernel.mean()  # flat tissue must answer exactly 0, whatever the truncation
-    result: NDArray[np.float32] = ndimage.correlate1d(np.eye(length), kernel, axis=0).astype(np.float32)
+    kernel = gaussian_kernel(sigma) if order == 0 else bend_kernel(sigma)
+    result = mirror_kernel(kernel, length).astype(np.float32)
     result.flags.writeable = False
     return result

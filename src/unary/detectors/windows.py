@@ -39,6 +39,9 @@ class PatchExamination:
 ExaminePatches = Callable[[NDArray[np.uint16]], PatchExamination]
 """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
 
+ScorePatches = Callable[[NDArray[np.uint16]], NDArray[np.float64]]
+"""Return the scores, (n,), of such patches."""
+
 AddMaps = Callable[[NDArray[np.uint16], Origins, NDArray[np.float32]], None]
 """Add the maps of an image's patches, times `unary.patches.stitching.taper_window`, to sums of the image's shape."""
 
@@ -56,20 +59,23 @@ def examine_windows(
     size_px: int,
     with_map: bool,
     add_maps: AddMaps | None = None,
+    score: ScorePatches | None = None,
 ) -> Examination:
     """Do what `unary.detectors.protocol.Detector.examine` does by what sees patches.
 
-    ``add_maps`` is a faster way to blend windows, where there is one.
+    ``add_maps`` is a faster way to blend windows, and ``score`` one to score patches without maps, where there are any.
     """
     padded = pad_to_patch(view.pixels, size_px)
     low = origins.max(axis=0, initial=0) + size_px - padded.shape
     if (low > 0).any():  # patches asked for may reach further than one window does
         padded = np.pad(padded, [(0, max(int(more), 0)) for more in low])
     batches = [slice(start, start + _BATCH) for start in range(0, len(origins), _BATCH)]
-    found = map_in_threads(
-        lambda part: examine(extract_patches(padded, origins[part], size_px=size_px)).scores, batches
-    )
-    scores = np.concatenate([np.empty(0), *found])
+
+    def score_batch(part: slice) -> NDArray[np.float64]:
+        patches = extract_patches(padded, origins[part], size_px=size_px)
+        return examine(patches).scores if score is None else score(patches)
+
+    scores = np.concatenate([np.empty(0), *map_in_threads(score_batch, batches)])
     if not with_map:
         return Examination(scores, None)
     if not view.mask.any():

@@ -73,6 +73,15 @@ class Evaluation:
     data_hash: str
     seen: int | None = 0
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_evaluation
+
+        return show_evaluation(self)._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"Evaluation({count_words(len(self.evaluated), 'image')}, {len(self.skipped)} skipped)"
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedPart:

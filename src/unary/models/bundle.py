@@ -2,7 +2,8 @@
 
 ``model.json`` holds configuration, calibration and provenance, ``weights-HASH.safetensors`` the tensors of a detector,
 under a name of their own content, so that either file belongs to the other at every moment. ``model.json`` bears one
-hash over all of it. What it replaces is kept beside it, as ``model-DATE.json``. Nothing is pickled. A model of a
+hash over all of it. What it replaces is kept beside it, as ``model-DATE.json``. ``MODEL_CARD.md`` says the same for
+people (`unary.models.card`). Nothing is pickled. A model of a
 detector that is not unary's own names its class, and the module of that name is imported; of any other model no code is
 run.
 
@@ -20,7 +21,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
@@ -40,6 +41,7 @@ from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
 from unary.files import LOCK_FILE, hash_file, locking, write_durably
 from unary.models.calibration import Calibration
+from unary.models.card import Background, find_background, write_card
 from unary.models.consistency import check_model, check_texts
 from unary.models.findings import FindingsConfig
 from unary.models.patients import SeenPatients
@@ -55,7 +57,9 @@ logger = logging.getLogger(__name__)
 FORMAT = 6
 MODEL_FILE = "model.json"
 _OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
-_PARTIAL = re.compile(r"\.\d+\.(model.*\.json|weights-.*\.safetensors)")  # as `unary.files.replacing` names them
+_PARTIAL = re.compile(
+    r"\.\d+\.(model.*\.json|weights-.*\.safetensors|MODEL_CARD\.md)"
+)  # as `unary.files.replacing` names them
 _OURS = re.compile(rf"{re.escape(LOCK_FILE)}|{_PARTIAL.pattern}|weights-[0-9a-f]+\.safetensors")
 
 
@@ -112,6 +116,8 @@ class Model:
         The detector without learning, fitted on the same patches, so that every evaluation can show both.
     peaks
         The highest values of training images, falling, the last of which is the level.
+    background
+        What its card says beside; not in ``model.json``, and no part of the model.
     """
 
     name: str
@@ -126,6 +132,7 @@ class Model:
     baseline: Laplacian
     provenance: Provenance
     peaks: tuple[float, ...] = ()
+    background: Background = field(default_factory=Background)
 
     def __repr__(self) -> str:
         spacing, side = self.preparation.working_spacing_mm, self.preparation.working_size_px
@@ -137,12 +144,19 @@ class Model:
             f"{self.provenance.images} images, trained on {self.provenance.patches} patches, {known})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_model
+
+        return show_model(self)._repr_html_()
+
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write the model; see `write_model`."""
         write_model(self, Path(folder), overwrite=overwrite)
 
 
-_KEPT = {name: kind for name, kind in get_type_hints(Model).items() if name not in ("name", "detector", "baseline")}
+_APART = ("name", "detector", "baseline", "background")
+_KEPT = {name: kind for name, kind in get_type_hints(Model).items() if name not in _APART}
 _Document: Any = make_dataclass(
     "model",
     [
@@ -181,11 +195,14 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
 
 
-def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bool = False) -> Path | None:
+def write_model(
+    model: Model, folder: Path, *, overwrite: bool = False, held: bool = False, command: str | None = None
+) -> Path | None:
     """Write a model folder, so that at every moment it holds a whole model, the one before or this one.
 
     The one before is kept as ``model-DATE.json``, with its weights; returns where, or None without one. ``held`` says
-    that the caller holds the folder (`unary.files.locking`) and has asked `require_model_folder` before.
+    that the caller holds the folder (`unary.files.locking`) and has asked `require_model_folder` before. The card is
+    written last (`unary.models.card.write_card`); ``command`` is the command line for it.
 
     Raises
     ------
@@ -202,12 +219,15 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bo
             require_model_folder(folder, overwrite=overwrite)
         text, weights = _describe_model(model, folder)
         try:
-            return _write_files(text, weights, folder)
+            kept = _write_files(text, weights, folder)
         except OSError as error:
             raise BundleError(
                 f"{folder}: the model could not be written ({error.strerror or error}); a model that was there before "
                 "is there unchanged"
             ) from error
+        hashes = {"sha256": hash_bytes(text), "weights_sha256": hash_bytes(weights)}
+        write_card(model, folder, **hashes, command=command)
+        return kept
 
 
 def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
@@ -318,7 +338,8 @@ def read_model(folder: Path | str, *, device: str = "cpu") -> Model:
     if not path.is_file():
         raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?")
     try:
-        content = _read_json(path.read_text(encoding="utf-8"), path)
+        text = path.read_bytes()
+        content = _read_json(text.decode("utf-8"), path)
         if is_exported(content):
             return _place_model(read_exported(content, path), None, device, path)
         document = _parse(content, path)
@@ -330,7 +351,9 @@ def read_model(folder: Path | str, *, device: str = "cpu") -> Model:
         raise BundleError(f"{path.parent}: the model cannot be read ({error})") from error
     if hash_bytes(weights) != document.weights_sha256:
         raise BundleError(f"{place}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
-    return _place_model(_build_model(document, weights, path), document.probe, device, path)
+    background = find_background(path.parent, hash_bytes(text))
+    model = replace(_build_model(document, weights, path), background=background)
+    return _place_model(model, document.probe, device, path)
 
 
 def _place_model(model: Model, probe: Probe | None, device: str, path: Path) -> Model:

@@ -1,4 +1,4 @@
-"""The autoencoder's loss and gradient, and its errors, in C (``autoencoder.c``), behind one call per batch.
+"""The autoencoder's loss and gradient, and its errors, in C (``native/autoencoder.c``), behind one call per batch.
 
 The arithmetic is that of `unary.detectors.wei2018.autoencoder` in float32, in another order of summation. Weights,
 gradients and the optimiser's state stay torch's.
@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.detectors.native.arrays import aligned_zeros, pointer
+from unary.detectors.native.compiler import load_library
 from unary.detectors.wei2018.autoencoder import Autoencoder, AutoencoderConfig
-from unary.detectors.wei2018.compiler import load_library
 from unary.errors import CompilerError
 from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet, find_constant
@@ -48,7 +49,7 @@ class _Network:
         config = network.config
         if (reason := why_unsupported(config)) is not None:
             raise ValueError(f"the C source cannot compute this network: {reason}")
-        self.library = load_library()
+        self.library = load_library("autoencoder.c")
         self.library.unary_packed_size.restype = ctypes.c_long
         self.library.unary_workplace_size.restype = ctypes.c_long
         widths = (ctypes.c_int * len(config.widths))(*config.widths)
@@ -56,8 +57,8 @@ class _Network:
         self.intensity = (ctypes.c_float(config.input_mean), ctypes.c_float(config.input_scale))
         self.parameters = [p for layer in (*network.encoder, *network.decoder) for p in _weight_and_bias(layer)]
         self._pointers = (ctypes.c_void_p * len(self.parameters))(*(p.data_ptr() for p in self.parameters))
-        self._packed = _aligned_zeros(4 * int(self.library.unary_packed_size(*self._shape)))
-        self.arguments = (*self._shape, self._pointers, _pointer(self._packed))
+        self._packed = aligned_zeros(4 * int(self.library.unary_packed_size(*self._shape)))
+        self.arguments = (*self._shape, self._pointers, pointer(self._packed))
 
     def pack(self) -> None:
         """Copy the parameters as they are now."""
@@ -65,7 +66,7 @@ class _Network:
 
     def build_workplace(self) -> NDArray[np.uint8]:
         """Return the memory that a thread works in."""
-        return _aligned_zeros(int(self.library.unary_workplace_size(*self._shape)))
+        return aligned_zeros(int(self.library.unary_workplace_size(*self._shape)))
 
 
 class NativeLearner:
@@ -149,9 +150,9 @@ class NativeLearner:
         def work(workplace: NDArray[np.uint8]) -> None:
             self._network.library.unary_learn(
                 *self._network.arguments,
-                *(_pointer(addresses), _pointer(strides), len(which)),
-                *(*self._network.intensity, ctypes.c_float(weight), ctypes.byref(counter), _pointer(workplace)),
-                *(_pointer(self._group_gradients), _pointer(self._group_squares)),
+                *(pointer(addresses), pointer(strides), len(which)),
+                *(*self._network.intensity, ctypes.c_float(weight), ctypes.byref(counter), pointer(workplace)),
+                *(pointer(self._group_gradients), pointer(self._group_squares)),
             )
 
         others = [self._helpers.submit(work, workplace) for workplace in self._workplaces[1:groups]]
@@ -193,8 +194,8 @@ class CompiledErrors:
         given = np.ascontiguousarray(patches)
         errors, squares = np.empty(given.shape, np.float32), np.zeros(len(given))
         self._compiled.library.unary_examine(
-            *(*self._compiled.arguments, _pointer(given), len(given), *self._compiled.intensity),
-            *(_pointer(self._find_workplace()), _pointer(errors), _pointer(squares)),
+            *(*self._compiled.arguments, pointer(given), len(given), *self._compiled.intensity),
+            *(pointer(self._find_workplace()), pointer(errors), pointer(squares)),
         )
         return errors, np.sqrt(squares / side**2)
 
@@ -208,9 +209,9 @@ class CompiledErrors:
             raise ValueError(f"patches of {side} px reach past an image of shape {given.shape}; pad it first")
         ramp = taper_ramp(side)
         self._compiled.library.unary_blend(
-            *(*self._compiled.arguments, _pointer(given), ctypes.c_int64(given.strides[0] // given.itemsize)),
-            *(_pointer(places), len(places), *self._compiled.intensity, _pointer(ramp)),
-            *(_pointer(self._find_workplace()), _pointer(sums), ctypes.c_int64(sums.strides[0] // sums.itemsize)),
+            *(*self._compiled.arguments, pointer(given), ctypes.c_int64(given.strides[0] // given.itemsize)),
+            *(pointer(places), len(places), *self._compiled.intensity, pointer(ramp)),
+            *(pointer(self._find_workplace()), pointer(sums), ctypes.c_int64(sums.strides[0] // sums.itemsize)),
         )
 
     def _find_workplace(self) -> NDArray[np.uint8]:
@@ -267,14 +268,3 @@ def _share_gradient(parameters: list[Tensor], gradient: NDArray[np.float32]) -> 
             small, big = parameter.shape[:2]
             part = part.view(small, 3, 3, big).permute(0, 3, 1, 2)
         parameter.grad = part
-
-
-def _aligned_zeros(size: int) -> NDArray[np.uint8]:
-    """Return bytes that begin at a multiple of 64, as vector registers want it."""
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
-
-
-def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)

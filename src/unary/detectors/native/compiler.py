@@ -15,23 +15,24 @@ from unary.files import replacing
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("autoencoder.c")
+_FOLDER = Path(__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
-_OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared")
+_OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno")
 _TUNING = ("-march=native", "-mcpu=native")  # the second is what older compilers call it on ARM
 _LONGEST_S = 300
 
 
-def load_library(source: Path = SOURCE, *, cache: Path | None = None) -> ctypes.CDLL:
+def load_library(name: str | Path, *, cache: Path | None = None) -> ctypes.CDLL:
     """Return a C source as a library, compiled now if it has not been before.
 
-    The source may include the headers beside it. Compiled libraries lie in ``cache``, by default ``unary`` in the
-    user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``). A library's name holds a hash of its source and headers,
-    the options, and all that the compiler says of itself and of the processor, so that a changed source, or another
-    machine with the same home, gets its own.
+    A name is that of a source beside this module, or a path; it may include the headers beside it. Compiled libraries
+    lie in ``cache``, by default ``unary`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``). A library's
+    name holds a hash of its source and headers, the options, and all that the compiler says of itself and of the
+    processor, so that a changed source, or another machine with the same home, gets its own.
 
     A `CompilerError` says that there is no compiler, it fails, or its result can be neither kept nor loaded.
     """
+    source = _FOLDER / name
     compiler = _find_compiler()
     tuning, description = _describe_target(compiler)
     options = (*_OPTIONS, *tuning)

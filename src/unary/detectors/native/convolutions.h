@@ -9,33 +9,17 @@
  *     weigh     weight'[k][c][i][j] = sum over y, x of small[k](y, x) * big[c](2y + i - 1, 2x + j - 1)
  *
  * A convolution goes forward by `gather` and back by `spread`, a transposed convolution the other way; `weigh` is both
- * weight gradients. C11 with the vector extension of gcc and clang; the compiler maps `vec` to what the processor has.
+ * weight gradients.
  */
 
-#include <stdint.h>
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 registers: twice the tile */
 #define ROOM 2
 #else
 #define ROOM 1
 #endif
 #define TAPS 9
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
 /* LANES images of one layer; map c, row y, column x lies at first[c * plane + (y + 1) * (side + 2) + x + 1]. The border
  * of one pixel on all sides is the convolutions' zero padding. `rows` may be fewer than `side` (see `strip_of`). */

@@ -1,0 +1,1 @@
+"""Arithmetic in C: the sources, and what compiles them."""
