@@ -18,10 +18,12 @@ from unary.cli.options import (
     Command,
     add_config_options,
     add_notes,
+    add_option,
     find_options,
     holding_reports,
     read_config_options,
     read_path,
+    whole_number,
 )
 from unary.errors import BundleError, UnaryError
 from unary.records import NOTICE, OperatingPoint, count_words
@@ -209,6 +211,8 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("manifest", type=read_path, metavar="M.csv")
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
+    words = "processes that examine images side by side: for thousands of small ones, as many as there are processors"
+    add_option(parser, "--workers", whole_number(1), default=1, help=words)
     add_notes(parser)
 
 
@@ -219,7 +223,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.outputs.evaluation_report import write_evaluation
 
     model = read_model(options.model)
-    evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+    manifest = read_manifest(options.manifest)
+    evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, workers=options.workers)
     for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
         print(line)
     return EXIT_PARTLY if evaluation.skipped else 0
