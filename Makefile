@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo hospital test check bench clean
+.PHONY: demo hospital test check docs wheel bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,19 @@ check: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The wheel, and a fresh environment with nothing but it: `unary` finds something in a synthetic mammogram there.
+wheel: .venv/.installed
+	rm -rf build/wheel
+	$(BIN)/python -m build --quiet --wheel --outdir build/wheel .
+	$(BIN)/twine check --strict build/wheel/*.whl
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt build/wheel/*.whl
+	cd build/wheel && venv/bin/python ../../tests/installed.py
+# The documentation as a site, build/docs/index.html, without network; its notebooks run anew only where they have changed.
+docs: .venv/.installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -n docs build/docs
+	@echo build/docs/index.html
+
 # Some twenty minutes. A million patches out of core: benchmarks/out_of_core.py --patches 1000000 (33 GB on disk).
 bench: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
@@ -34,4 +47,4 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/out_of_core.py --patches 10000 100000 --rounds 1
 
 clean:
-	rm -rf .venv demo hospital .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build demo hospital .pytest_cache .mypy_cache .ruff_cache

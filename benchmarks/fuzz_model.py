@@ -67,7 +67,9 @@ class ModelKind:
         scored = score(model, self.picture)
         points = () if model.calibration is None else model.calibration.operating_points
         detections = [build_detection(scored, model, point) for point in (None, *points) if _counts(point)]
-        fields = {name: value for name, value in vars(model).items() if name not in ("detector", "baseline")}
+        fields = {
+            name: value for name, value in vars(model).items() if name not in ("detector", "baseline", "background")
+        }
         plain = {
             name: dataclasses.asdict(one) if dataclasses.is_dataclass(one) else one for name, one in fields.items()
         }

@@ -23,7 +23,7 @@ from unary.clinic.inputs import list_inputs
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import DetectorError, ImageError, UnaryError
 from unary.files import locking
-from unary.images.attributes import read_attributes
+from unary.images.headers import read_attributes
 from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image

@@ -267,7 +267,7 @@ def test_where_dicom_objects_cannot_be_made_findings_are_kept_with_a_word_why(
             (folder / "report.dcm").write_bytes(b"half")
             raise errors[kind]
 
-        monkeypatch.setattr("unary.clinic.batch_detection.write_dicom_results", fail)
+        monkeypatch.setattr("unary.outputs.dicom.writing.write_dicom_results", fail)
     status = main(["detect", str(model_folder), str(tmp_path / "image.dcm"), "--out", str(tmp_path / "out")])
     told = capsys.readouterr()
     if kind == "a full disk":

@@ -44,7 +44,7 @@ def written(model, tmp_path_factory):
 def write_edited(folder, document, weights):
     """Write a model folder with another document, its hash made anew, as somebody would who edits a model by hand."""
     if isinstance(document, dict) and isinstance(document.get("sha256"), str):
-        document = {**document, "sha256": bundle._hash_content(document)}
+        document = {**document, "sha256": bundle.hash_content(document)}
     folder.mkdir(exist_ok=True)
     (folder / FILE).write_text(document if isinstance(document, str) else json.dumps(document))
     (folder / bundle.name_weights(bundle.hash_bytes(weights))).write_bytes(weights)
@@ -380,7 +380,7 @@ def test_whatever_is_edited_the_model_is_refused_or_says_the_same(written, wrong
         if wrong == "removed":
             del parent[place[-1]]
         if place != ("sha256",):
-            edited["sha256"] = bundle._hash_content(edited)
+            edited["sha256"] = bundle.hash_content(edited)
         try:
             text = json.dumps(edited)
             changed = bundle._build_model(bundle._parse(text, written / FILE), weights, written / FILE)
@@ -415,7 +415,7 @@ def test_whatever_becomes_of_a_tensor_the_model_is_refused_or_says_the_same(mode
     refused = 0
     for other in edited:
         changed = {**document, "weights_sha256": bundle.hash_bytes(other)}
-        changed["sha256"] = bundle._hash_content(changed)
+        changed["sha256"] = bundle.hash_content(changed)
         try:
             again = bundle._build_model(bundle._parse(json.dumps(changed), tmp_path / FILE), other, tmp_path / FILE)
         except BundleError:

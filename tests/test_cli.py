@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from unary.cli.main import COMMANDS, main
+from unary.cli.examples import EXAMPLES, FIRST_STEPS
+from unary.cli.main import COMMANDS, build_parser, main
 from unary.cli.options import add_config_options, find_options, read_config_options
 from unary.datasets.manifest import read_manifest, write_manifest
 from unary.detectors import DETECTORS, find_detector_class
 from unary.errors import UnaryError
 from unary.files import locking
+from unary.records import NOTICE
 
 SMALL = ["--detector", "laplacian", "--size-px", "64", "--stride-px", "32"]
 FAST = ["--detector", "wei2018", "--epochs", "2", "--batch-size", "20", "--size-px", "64", "--stride-px", "32"]
@@ -39,7 +42,12 @@ def fitted(workspace):
 
 def test_fit_leaves_a_model_and_no_checkpoint(fitted):
     (weights,) = (fitted / "model").glob("weights-*.safetensors")
-    assert {path.name for path in (fitted / "model").iterdir()} == {".unary.lock", "model.json", weights.name}
+    assert {path.name for path in (fitted / "model").iterdir()} == {
+        ".unary.lock",
+        "MODEL_CARD.md",
+        "model.json",
+        weights.name,
+    }
     assert not list(fitted.glob("*.checkpoint"))
 
 
@@ -438,3 +446,55 @@ def test_a_field_that_is_an_option_already_is_told():
     parser.add_argument("--mode")
     with pytest.raises(UnaryError, match="mode of Outer would be the option --mode"):
         add_config_options(parser, Outer())
+
+
+def test_unary_alone_shows_every_command_and_the_first_steps(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"  {command.name} " in shown
+        assert command.help in shown
+    assert "others:" not in shown
+    for step in FIRST_STEPS:
+        assert step in shown
+    assert NOTICE in shown
+
+
+def test_every_command_has_an_example_that_it_understands():
+    assert set(EXAMPLES) == {command.name for command in COMMANDS}
+    for example in (*EXAMPLES.values(), *FIRST_STEPS):
+        program, *words = example.split()
+        assert program == "unary"
+        parser, own = build_parser(words)
+        assert parser.parse_args(words).run is not None
+        assert own is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["detct", "m", "x"], "did you mean detect?"),
+        (["zzz"], "there are manifest"),
+        (["detect", "m", "x", "--ouut", "y"], "no option --ouut; did you mean --out?"),
+        (["fit", "x", "--out", "y", "--blind-spot-step=3"], "did you mean --blind-spot-steps?"),
+    ],
+)
+def test_a_slip_of_the_finger_is_told_with_what_was_meant(words, meant, capsys):
+    assert main(words) == 2
+    assert meant in capsys.readouterr().err
+
+
+def test_how_much_is_told(fitted, phantoms, tmp_path, caplog):
+    caplog.set_level(logging.NOTSET, logger="unary")  # and have it so again afterwards
+    image = str(phantoms.rows[0].path)
+    for level, told in (("--verbose", True), ("--quiet", False)):
+        out = tmp_path / level[2:]
+        caplog.clear()
+        assert main(["detect", str(fitted / "model"), image, "--dicom", "none", "--out", str(out), level]) == 0
+        assert (f"results will be in {out}" in caplog.text) is told
+    missing = str(tmp_path / "missing.dcm")
+    caplog.clear()
+    out = str(tmp_path / "none")
+    assert main(["detect", str(fitted / "model"), image, missing, "--dicom", "none", "--out", out, "--quiet"]) == 3
+    assert not caplog.text
+    assert (tmp_path / "none" / "failures.csv").read_text().count("missing.dcm") > 0

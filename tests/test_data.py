@@ -84,3 +84,20 @@ def test_with_nobody_to_hold_out_the_split_says_so(folder, capsys):
     assert status == 2
     assert "or nobody is left to hold out; there is 1" in told
     assert not (folder / "t.csv").exists()
+
+
+def test_phantoms_come_from_one_command_and_the_same_seed_draws_the_same(tmp_path, capsys):
+    words = ["--normal", "1", "--abnormal", "1", "--images", "1", "--rows", "384", "--cols", "320", "--seed", "3"]
+    for name in ("one", "two"):
+        assert main(["phantom", "--out", str(tmp_path / name), *words]) == 0
+    assert "no patient" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "one" / "all.csv")
+    assert [row.label for row in manifest.rows] == ["negative", "positive"]
+    assert manifest.lesions
+    first, second = (sorted(tmp_path.glob(f"{name}/*/*.dcm")) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_phantoms_of_nobody_are_refused(tmp_path, capsys):
+    assert main(["phantom", "--out", str(tmp_path), "--normal", "0", "--abnormal", "0"]) == 2
+    assert "at least one patient" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.fusion import Fusion, FusionConfig
 from unary.detectors.protocol import Examination
 from unary.detectors.windows import PatchExamination, examine_windows
-from unary.errors import CalibrationError, DetectorError, ImageError, MissingPackageError
+from unary.errors import CalibrationError, DetectorError, ImageError
 from unary.evaluation.evaluate import evaluate
 from unary.images.reading import read_image
 from unary.models.bundle import read_model, write_model
@@ -241,26 +240,6 @@ def test_an_array_is_scored_with_a_spacing_beside_it(models, clusters):
         score(model, [image])
     with pytest.raises(ImageError, match="every pixel has the value 0"):
         score(model, np.zeros((90, 90), np.uint8), spacing_mm=0.2)
-
-
-def test_results_become_tables(models, clusters, monkeypatch):
-    pytest.importorskip("pandas")
-    model, image = models["laplacian"], clusters[0][0]
-    scored, detection = score(model, image), detect(model, image)
-    table = scored.to_frame()
-    assert table.columns.tolist() == ["row", "col", "score"]
-    assert np.array_equal(table[["row", "col"]].to_numpy(), scored.origins)
-    assert np.array_equal(table["score"].to_numpy(), scored.scores)
-    table = detection.to_frame()
-    assert table["rank"].tolist() == [finding.rank for finding in detection.findings]
-    assert tuple(table.loc[0, ["r0", "c0", "r1", "c1"]]) == detection.findings[0].box
-    assert table["diameter_mm"].tolist() == [finding.diameter_mm for finding in detection.findings]
-    assert dataclasses.replace(detection, findings=()).to_frame().shape == (0, 13)
-    assert table["kind"].tolist() == [finding.kind for finding in detection.findings]
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    for result in (scored, detection):
-        with pytest.raises(MissingPackageError, match=r"pip install 'unary\[tables\]'"):
-            result.to_frame()
 
 
 @pytest.mark.parametrize(

@@ -513,7 +513,7 @@ def test_what_a_detector_needs_of_the_machine_is_told_before_images_are_read(nor
     fusion = Fusion(FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(device="cuda:99"))))
     with pytest.raises(TrainingError, match="cannot use 'cuda:99'"):
         fit(normals, detector=fusion)
-    monkeypatch.setattr("unary.models.requirements.is_joined", lambda: True)
+    monkeypatch.setattr("unary.training.distributed.is_joined", lambda: True)
     with pytest.raises(TrainingError, match="blind_spot is trained in one process"):
         fit(normals, detector="fusion")
     check_detector_here(WEI2018)

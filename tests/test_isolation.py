@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLS
 from unary.datasets.phantom import PhantomConfig, build_phantom, write_phantom
 from unary.errors import REASONS, ImageError
 from unary.images import isolation
-from unary.images.attributes import read_attributes
+from unary.images.headers import read_attributes
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.images.reading import read_image

@@ -112,6 +112,19 @@ def test_the_scores_are_those_of_the_definition(size, config):
     assert np.array_equal(compile_or_skip(size, config).pool(patches[::-1])[::-1], found)  # whatever comes before it
 
 
+@pytest.mark.parametrize(("size", "config"), CONFIGS)
+def test_maps_are_those_of_numpy(size, config, monkeypatch):
+    patches = all_kinds(size)
+    compile_or_skip(size, config)
+    detector = Laplacian(config).fit(as_set(patches), QUIET)
+    found = detector.examine_patches(patches)
+    monkeypatch.setattr("unary.detectors.laplacian.compile_filters", lambda *_, **__: None)
+    plain = detector.examine_patches(patches)
+    assert np.allclose(found.maps, plain.maps, rtol=1e-3, atol=1e-3)  # in quiet tissue float32 rounds as much
+    assert np.median(np.abs(found.maps - plain.maps)) < 1e-5
+    assert np.allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_told_in_c_is_left_to_numpy():
     config, values = LaplacianConfig(), to_intensity(noise_patches(7, count=4))
     pooling = compile_or_skip(64, config)

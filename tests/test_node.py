@@ -29,7 +29,7 @@ from unary.clinic.node.incoming import split_file
 from unary.clinic.node.service import running_node
 from unary.datasets.folder import read_result
 from unary.errors import UnaryError
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 from unary.models.bundle import read_model
 from unary.records import NOTICE
 

@@ -18,7 +18,7 @@ from unary.clinic.node.config import Limits
 from unary.clinic.node.incoming import RefusedError, Sender, examine_arrival, split_file
 from unary.clinic.node.state import NodeState
 from unary.clinic.node.store import Store
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 
 SENDER = Sender("dimse", "TESTER", "127.0.0.1")
 SYNTAX = "1.2.840.10008.1.2.1"

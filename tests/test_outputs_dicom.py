@@ -21,7 +21,7 @@ from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS
 from unary.outputs.dicom.capture import BANNER, draw_capture, explain_numbers, render_gray
-from unary.outputs.dicom.header import Case, Run, build_result, name_view
+from unary.outputs.dicom.header import Case, build_result, name_view
 from unary.outputs.dicom.report import (
     ANOMALY_SCORE,
     DOMAIN,
@@ -38,6 +38,7 @@ from unary.outputs.dicom.report import (
     WITHOUT_FINDINGS,
     build_report,
 )
+from unary.outputs.dicom.run import Run
 from unary.outputs.dicom.segmentation import MOST_SEGMENTS, scale_map
 from unary.outputs.dicom.source import extract_source, read_source
 from unary.outputs.dicom.writing import write_dicom_results

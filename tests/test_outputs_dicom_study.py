@@ -27,7 +27,6 @@ from unary.files import hash_file
 from unary.outputs.dicom import STUDY_KINDS, study_summary, study_writing
 from unary.outputs.dicom import cad_report as cad
 from unary.outputs.dicom.content import COMMENT
-from unary.outputs.dicom.header import hash_case
 from unary.outputs.dicom.report import (
     DOMAIN,
     FINDING_COUNT,
@@ -38,6 +37,7 @@ from unary.outputs.dicom.report import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
+from unary.outputs.dicom.run import hash_case
 from unary.outputs.dicom.source import read_source
 from unary.outputs.dicom.study import StudyImage, gather_study, read_stated_spacing
 from unary.outputs.dicom.study_writing import write_study_objects

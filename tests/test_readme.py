@@ -1,17 +1,22 @@
-"""The README's pictures and their captions: both from one run of the demonstration."""
+"""README: short before its first command, and its picture's caption made of what the picture shows."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
+
+from unary.datasets.phantom import PhantomConfig, build_phantom
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -20,57 +25,50 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("pictures")
 
 
-def test_captions_are_those_that_the_pictures_were_made_with() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"!\[([^\]]+)\]\((docs/images/[^)]+)\)\s+\*([^*]+)\*", text)
-    pages = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
-    elsewhere = {f"docs/{path}" for path in re.findall(r"!\[[^\]]+\]\((images/[^)]+)\)", pages)}
-    there = {f"docs/images/{path.name}" for path in (ROOT / "docs/images").iterdir()}
-    assert {path for _, path, _ in found} == there - elsewhere
-    assert elsewhere <= there
-    for alt, path, caption in found:
-        with PIL.Image.open(ROOT / path) as picture:
-            words = picture.info["Description"]
-        assert words in " ".join(caption.split())
-        assert alt.split(":")[0].rstrip(".") in words  # which says no other number of findings
+def test_the_caption_is_that_which_the_picture_was_made_with() -> None:
+    (path, caption), *more = re.findall(r"!\[[^\]]+\]\((docs/images/[^)]+)\)\s+\*([^*]+)\*", README)
+    assert not more
+    with PIL.Image.open(ROOT / path) as picture:
+        assert picture.info["Description"] == " ".join(caption.split())
+    assert (ROOT / path).stat().st_size < 500_000
 
 
-@pytest.mark.parametrize(
-    ("count", "targets", "words"),
-    [
-        (0, {}, "0 findings on a synthetic mammogram, outlined and as a heat map."),
-        (
-            1,
-            {1: "0:mass"},
-            "1 finding on a synthetic mammogram, outlined and as a heat map: finding 1 lies on a planted mass.",
-        ),
-        (1, {}, "1 finding on a synthetic mammogram, outlined and as a heat map: finding 1 on none."),
-        (
-            3,
-            {1: "2:calcification 0:mass", 9: "1:mass"},
-            "3 findings on a synthetic mammogram, outlined and as a heat map: finding 1 lies on a planted "
-            "cluster of calcifications and findings 2 and 3 on none.",
-        ),
-    ],
-)
-def test_captions_count_what_was_found(
-    count: int, targets: dict[int, str], words: str, pictures: Any, tmp_path: Path
-) -> None:
-    folder = tmp_path / "detections" / "P1"
-    folder.mkdir(parents=True)
-    (tmp_path / "evaluation").mkdir()
-    document = {"findings": [{"rank": rank} for rank in range(1, count + 1)]}
-    (folder / "result.json").write_text(json.dumps(document))
-    lesions = ["P1,0,mass,0", "P1,1,mass,0", "P1,2,calcification,1", "P2,0,mass,0"]
-    (tmp_path / "evaluation" / "lesions.csv").write_text("\n".join(["image_id,target,group,cluster", *lesions]))
-    rows = [f"P1,{rank},{targets.get(rank, '')}" for rank in range(1, 12)] + ["P2,1,0:mass", "P2,2,0:mass"]
-    (tmp_path / "evaluation" / "findings.csv").write_text("\n".join(["image_id,rank,targets", *rows]))
-    assert pictures.caption_detection(tmp_path, folder) == words
+def test_every_picture_is_shown_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {
+        name for page in pages for name in re.findall(r"\]\([^)]*images/([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert shown == {path.name for path in (ROOT / "docs/images").iterdir()}
+
+
+def test_the_first_command_comes_soon_and_says_where_the_program_is() -> None:
+    before, _, after = README.partition("```")
+    assert len(before.splitlines()) < 50
+    assert ".venv/bin/unary" in after
+    assert ". .venv/bin/activate" in after
+
+
+def test_a_caption_counts_what_was_found(pictures: Any) -> None:
+    phantom = build_phantom(PhantomConfig(rows=384, cols=320), rng=np.random.default_rng(1), lesions="calcifications")
+    (r0, c0), (r1, c1) = next(lesion.points for lesion in phantom.lesions if lesion.kind == "box")
+    inside, outside = ((r0 + r1) // 2, (c0 + c1) // 2), (r0 - 90, c0)
+    assert pictures.find_planted(inside, phantom) == "cluster"
+    assert pictures.find_planted(outside, phantom) is None
+
+    def show(*peaks: Any) -> Any:
+        return SimpleNamespace(
+            phantom=phantom, detection=SimpleNamespace(findings=[SimpleNamespace(peak=p) for p in peaks])
+        )
+
+    words = pictures.write_caption([show(inside, outside, outside), show(inside)])
+    assert words.startswith(
+        "4 findings in four views of a synthetic patient: 2 on the planted cluster of calcifications, "
+    )
+    assert "none on the planted mass and 2 on nothing." in words
 
 
 def test_the_caption_is_in_the_picture(pictures: Any, tmp_path: Path) -> None:
-    PIL.Image.new("RGB", (40, 30), (200, 0, 0)).save(tmp_path / "a.png")
-    pictures.write_picture(tmp_path / "out.png", [tmp_path / "a.png", tmp_path / "a.png"], "Two of a kind.")
+    pictures.write_picture(tmp_path / "out.png", Figure(figsize=(2, 1)), "Two of a kind.")
     with PIL.Image.open(tmp_path / "out.png") as picture:
         assert picture.info["Description"] == "Two of a kind."
-        assert picture.size == (40 + 24 + 40, 30)
+        assert picture.size == (220, 110)

@@ -23,7 +23,7 @@ from unary.models.fitting import FitConfig, fit
 from unary.outputs.dicom import STUDY_KINDS
 from unary.outputs.dicom import cad_report as cad
 from unary.outputs.dicom import study_summary as summing
-from unary.outputs.dicom.header import Run
+from unary.outputs.dicom.run import Run
 
 KINDS = ("report", *STUDY_KINDS)
 MOMENT = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

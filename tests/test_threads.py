@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -71,6 +74,28 @@ def test_the_number_of_threads_is_given_back(threads):
     with pytest.raises(ZeroDivisionError), using_threads(2):
         raise ZeroDivisionError
     assert count_threads() == threads
+
+
+def test_threads_are_counted_and_limited_without_torch():
+    code = """
+import sys
+from unary.training.threads import count_threads, map_in_threads, using_threads
+count = count_threads()
+with using_threads(3):
+    inside = list(map_in_threads(lambda _: count_threads(), range(6)))
+    assert (count_threads(), inside) == (3, [1] * 6)
+assert count_threads() == count and "torch" not in sys.modules
+import torch
+torch.set_num_threads(2)
+assert count_threads() == 2
+print(count)
+"""
+    for asked, expected in (("1", "1"), ("", str(len(os.sched_getaffinity(0)))), ("many", None)):
+        found = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": asked}, capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+        assert expected is None or found.stdout.strip() == expected
 
 
 def test_the_map_of_tiles_is_that_of_the_network_on_the_whole_image(threads):

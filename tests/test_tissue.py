@@ -96,7 +96,7 @@ def test_the_typical_scale_is_the_median_of_a_sample_that_ignores_strips(limit, 
     shape = (420, 150)
     local = ndimage.gaussian_filter(rng.exponential(size=shape), 8).astype(np.float32)
     pixels = make_tissue(3)
-    monkeypatch.setattr(unary.detectors.tissue, "_SAMPLE_PX", limit)
+    monkeypatch.setattr(unary.detectors.tissue, "SAMPLE_PX", limit)
     step = 1
     while -(-shape[0] * shape[1] // step**2) > limit:
         step += 1

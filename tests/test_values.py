@@ -3,7 +3,7 @@ import pydicom
 import pytest
 from slices import MR, write_pet, write_slice
 
-from unary.images.attributes import read_attributes
+from unary.images.headers import read_attributes
 from unary.images.isolation import IsolatedReader
 from unary.images.reading import read_image
 from unary.profiles import GENERAL

@@ -13,6 +13,7 @@ _READERS: dict[str, str] = importlib.import_module("unary.datasets").READERS  # 
 _HOME = {
     name: module
     for module, names in {
+        "unary.clinic.shard_results": "read_results",
         "unary.datasets.manifest": "build_manifest read_manifest write_manifest",
         "unary.datasets.splits": "split_manifest",
         "unary.detectors": "DETECTORS",
@@ -27,8 +28,11 @@ _HOME = {
         "unary.models.estimator": "OneClassPatchDetector",
         "unary.models.examination": "detect score",
         "unary.models.fitting": "FitConfig fit",
+        "unary.outputs.notebook": "show",
+        "unary.outputs.tables": "tabulate_findings",
         "unary.profiles": "DEFAULT PROFILES Profile",
         "unary.records": "Image Manifest",
+        "unary.training.tracking": "open_tracker",
     }.items()
     for name in names.split()
 } | {f"read_{name}": place.partition(":")[0] for name, place in _READERS.items()}

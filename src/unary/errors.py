@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import traceback
 from numbers import Real
 from pathlib import Path
@@ -97,6 +98,15 @@ def explain_unexpected(error: Exception, name: str) -> ImageError:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({'/'.join(Path(frames[-1].filename).parts[-2:])}, line {frames[-1].lineno})" if frames else ""
     return ImageError(f"{name}: an unexpected {type(error).__name__}{place}; please report it", reason="UNEXPECTED")
+
+
+def hide_credentials(text: str) -> str:
+    """Return a text without the names and passwords that stand in URLs.
+
+    >>> hide_credentials("to http://me:secret@host:80/a@b, quickly")
+    'to http://host:80/a@b, quickly'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 class ManifestError(UnaryError):

@@ -23,10 +23,16 @@ LOCK_FILE = ".unary.lock"
 
 # What a spreadsheet takes for a formula, behind any apostrophes that guard it already; plain numbers are none.
 _FORMULA = re.compile(r"'*[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NUMBERS = re.compile(r"[-+\d.eE;, ]*")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, such as ``s3://bucket/name``, and no path."""
+    return _URL.match(text) is not None
 
 
 @contextmanager
@@ -86,7 +92,8 @@ def locking(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now().astimezone():%F %T %z}"}
-        path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        if os.name != "nt":  # which locks the file's content as well
+            path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     except Timeout as error:
         raise UnaryError(
             f"{folder}: in use by {_describe_owner(path)}; wait until it has ended, or choose another folder"

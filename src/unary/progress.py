@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -81,11 +84,13 @@ def show_progress(
 ) -> Bar[T]:
     """Go over items, or count what is told by ``update``, and show how far it is and how long it will take.
 
+    It is a note: where unary's logger is set to tell of errors alone, nothing is shown.
     Nothing is shown of what takes less than two seconds, on a terminal, or a minute, in a log. ``leave`` says whether
     the bar stays on the terminal when it is full.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
+    shown = shown and logger.isEnabledFor(logging.WARNING)
     if shown and not sys.stderr.isatty():
         return _Lines(items, title=title, unit=unit, total=total, initial=initial)
     return tqdm(

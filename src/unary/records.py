@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unary.errors import ImageError, ManifestError, require
+from unary.errors import ImageError, ManifestError
 
 NOTICE = "Research software. Not for diagnosis."
 
@@ -167,6 +167,12 @@ class Image:
         if outside is not None and masked is not None:
             outside = outside | masked
         return cls(values, value_range, padding=outside, spacing_mm=take_spacing(spacing_mm))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_image
+
+        return show_image(self)._repr_html_()
 
     def __repr__(self) -> str:
         rows, cols = self.shape
@@ -397,31 +403,36 @@ class Detection:
     out_of_domain: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_frame(self) -> Any:
-        """Return the findings as a `pandas.DataFrame`, one row each; places are (row, col) of the stored image.
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_detection
+
+        return show_detection(self)._repr_html_()
+
+    def to_arrow(self, image: str | None = None) -> Any:
+        """Return the findings as a `pyarrow.Table`, one row each; ``image`` is what the image is called in it.
+
+        Columns and units are those of `unary.outputs.tables.FINDINGS`; `unary.tabulate_findings` joins several images.
+        """
+        from unary.outputs.tables import build_findings
+
+        return build_findings([(image, self.findings)])
+
+    def to_frame(self, image: str | None = None) -> Any:
+        """Return the table of `to_arrow` as a `pandas.DataFrame`.
 
         Raises
         ------
         MissingPackageError
             If pandas is not installed.
         """
-        pandas = require("pandas", extra="tables")
-        columns = ["rank", "score", "p_value", "r0", "c0", "r1", "c1", "peak_row", "peak_col", "regions"]
-        rows = [
-            (
-                one.rank,
-                one.score,
-                one.p_value,
-                *one.box,
-                *one.peak,
-                one.regions,
-                one.area_mm2,
-                one.diameter_mm,
-                one.kind,
-            )
-            for one in self.findings
-        ]
-        return pandas.DataFrame(rows, columns=[*columns, "area_mm2", "diameter_mm", "kind"])
+        from unary.outputs.tables import convert_to_frame
+
+        return convert_to_frame(self.to_arrow(image))
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Let any library that speaks Arrow's PyCapsule interface take the table of `to_arrow`."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
 
 @dataclass(frozen=True)

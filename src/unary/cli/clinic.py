@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unary.cli.archive import add_archive_options, refuse_archive_options, run_archive
 from unary.cli.models import NOT_CALIBRATED
 from unary.cli.options import (
     NUMBER,
@@ -21,8 +18,10 @@ from unary.cli.options import (
     add_option,
     choice_of,
     end_partly,
+    keeping,
     read_config_options,
     read_path,
+    read_place,
 )
 from unary.errors import UnaryError
 from unary.records import NOTICE, count_words
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     from unary.profiles import DEFAULT, PROFILES
 
-    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
+    parser.add_argument(
+        "inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER", help="images; folders as a whole"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--model", type=read_path, metavar="MODEL/", help="check against what this model has learned from"
@@ -86,13 +87,15 @@ def _run_check(options: argparse.Namespace) -> int:
     return end_partly(checks.accepted, len(checks.files) - checks.accepted)
 
 
-def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str], *, out: Any = read_path) -> None:
     """Add what running a model over files needs, whatever is written of them."""
     from unary.images.isolation_process import ReadingLimits
 
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
-    parser.add_argument("inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
+    parser.add_argument(
+        "inputs", type=read_path, nargs="+", metavar="FILE-OR-FOLDER", help="images; folders as a whole"
+    )
+    parser.add_argument("--out", type=out, required=True, metavar="DIR/", help="gets a folder for each image")
     _add_gate_options(parser)
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 
@@ -103,34 +106,13 @@ def _read_limits(options: argparse.Namespace) -> Any:
     return read_config_options(options, ReadingLimits())
 
 
-@contextmanager
-def _keeping(out: Path) -> Iterator[None]:
-    """Say what an interrupt has left, also when it is another program's that ends or loses its terminal."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    main_thread = threading.current_thread() is threading.main_thread()
-    ends = [end for end in (signal.SIGTERM, signal.SIGHUP) if main_thread and signal.getsignal(end) == signal.SIG_DFL]
-    for end in ends:
-        signal.signal(end, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"unary: {out}: what was done is there, and summary.csv lists it", file=sys.stderr)
-        raise
-    finally:
-        for end in ends:
-            signal.signal(end, signal.SIG_DFL)
-
-
 def _run_score(options: argparse.Namespace) -> int:
     from unary.clinic.batch_scoring import score_files
     from unary.models.bundle import read_model
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
     model = read_model(folder)
-    with _keeping(options.out):
+    with keeping(options.out, "summary.csv"):
         summary = score_files(model, options.inputs, options.out, model_folder=folder, limits=limits, **own)
     print(
         f"{options.out}: {count_words(len(summary.done), 'image')} scored, {len(summary.kept)} done before, "
@@ -171,7 +153,7 @@ def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -
     def read_kinds(text: str) -> tuple[Any, ...]:
         return () if text == "none" else tuple(map(choice_of((*KINDS, *STUDY_KINDS)).read, text.split(",")))
 
-    _add_score_options(parser, words)
+    _add_score_options(parser, words, out=read_place)
     rates = "false findings per normal image: 0.1, 0.5, 1 or 2 (default: 1)"
     parser.add_argument("--operating-point", metavar="RATE", type=_read_point, help=rates)
     names = ", ".join(KINDS)
@@ -180,6 +162,7 @@ def _add_detect_options(parser: argparse.ArgumentParser, words: Sequence[str]) -
     shown = f"DICOM results: of each image {names}; {of_studies}; or none (default: {','.join(DEFAULT_KINDS)})"
     add_option(parser, "--dicom", kinds, help=shown)
     parser.add_argument("--maps", action="store_true", help="write anomaly maps too: TIFF and heat map")
+    add_archive_options(parser)
 
 
 def _read_point(text: str) -> str | float:
@@ -198,9 +181,12 @@ def _run_detect(options: argparse.Namespace) -> int:
 
     limits, own = _read_limits(options), _read_gate_options(options)
     config = DetectConfig(options.operating_point, options.dicom, options.maps, limits=limits, **own)
+    if options.engine is not None:
+        return run_archive(options, config)
+    refuse_archive_options(options)
     model = read_model(options.model)
     point = choose_point(model, options.operating_point)
-    with _keeping(options.out):
+    with keeping(options.out, "summary.csv"):
         summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)

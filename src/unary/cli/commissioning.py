@@ -30,9 +30,9 @@ def _add_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
             raise ValueError(text)
         return kinds
 
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
     parser.add_argument("manifest", type=read_path, metavar="NORMALS.csv", help="normal images of your own hospital")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets the report")
     form = Form("A,B", f"some of {', '.join(_KINDS)}", read_kinds)
     add_option(parser, "--only", form, help=f"insert these alone, of {', '.join(_KINDS)}")
     add_config_options(parser.add_argument_group("what is asked"), CommissionConfig())

@@ -1,4 +1,4 @@
-"""The commands about data: manifest, split."""
+"""The commands about data: manifest, split, phantom."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from unary.cli.options import NUMBER, Command, add_option, read_path, whole_number
+from unary.cli.options import (
+    NUMBER,
+    Command,
+    add_config_options,
+    add_option,
+    read_config_options,
+    read_path,
+    whole_number,
+)
 from unary.datasets import READERS, read_data_set
-from unary.errors import ManifestError
+from unary.errors import ManifestError, UnaryError
 from unary.records import count_words
 
 
 def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("kind", choices=[name.replace("_", "-") for name in READERS])
-    parser.add_argument("folder", type=read_path, metavar="DIR")
-    parser.add_argument("--out", type=read_path, required=True, metavar="M.csv")
+    parser.add_argument(
+        "kind", choices=[name.replace("_", "-") for name in READERS], help="how the data set is laid out"
+    )
+    parser.add_argument("folder", type=read_path, metavar="DIR", help="where the data set is")
+    parser.add_argument("--out", type=read_path, required=True, metavar="M.csv", help="the manifest to write")
     parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
     parser.add_argument(
         "--annotation", type=read_path, metavar="CSV", help="which images list only part of their lesions"
@@ -53,9 +63,9 @@ def _run_manifest(options: argparse.Namespace) -> int:
 
 
 def _add_split_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("manifest", type=read_path, metavar="M.csv")
-    parser.add_argument("--train", type=read_path, required=True, metavar="T.csv")
-    parser.add_argument("--test", type=read_path, required=True, metavar="E.csv")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="all images")
+    parser.add_argument("--train", type=read_path, required=True, metavar="T.csv", help="to write: normals to fit on")
+    parser.add_argument("--test", type=read_path, required=True, metavar="E.csv", help="to write: the other patients")
     add_option(
         parser, "--held-out", NUMBER, default=0.2, help="share of the normal patients that goes to the test side"
     )
@@ -84,6 +94,42 @@ def _run_split(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_phantom_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    from unary.datasets.phantom import PhantomConfig
+
+    parser.add_argument(
+        "--out", type=read_path, required=True, metavar="DIR/", help="gets the images and their manifest, all.csv"
+    )
+    add_option(parser, "--normal", whole_number(0), default=12, help="patients without a lesion")
+    add_option(parser, "--abnormal", whole_number(0), default=4, help="patients with one, the same in all their views")
+    add_option(parser, "--images", whole_number(1), default=4, help="of each patient, 1 to 4: CC and MLO of both sides")
+    add_option(parser, "--seed", whole_number(0), default=0, help="the same seed draws the same images")
+    add_config_options(parser, PhantomConfig())
+
+
+def _run_phantom(options: argparse.Namespace) -> int:
+    from unary.datasets.manifest import require_replaceable, write_manifest
+    from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+
+    table, config = options.out / "all.csv", read_config_options(options, PhantomConfig())
+    require_replaceable(table)
+    try:
+        manifest = write_phantom_dataset(
+            options.out,
+            patients_normal=options.normal,
+            patients_abnormal=options.abnormal,
+            config=config,
+            seed=options.seed,
+            images_per_patient=options.images,
+        )
+    except ValueError as error:
+        raise UnaryError(str(error)) from error
+    write_manifest(manifest, table)
+    print(f"{options.out}: {count_words(len(manifest.rows), 'image')}, drawn, not taken: no patient is in them")
+    print(f"{table}: their labels and lesions")
+    return 0
+
+
 COMMANDS = (
     Command(
         "manifest", "list a data set's images, labels and lesions in one CSV", _add_manifest_options, _run_manifest
@@ -91,4 +137,5 @@ COMMANDS = (
     Command(
         "split", "divide a manifest by patient into normals to fit and the rest to test", _add_split_options, _run_split
     ),
+    Command("phantom", "draw synthetic mammograms to try things on", _add_phantom_options, _run_phantom),
 )

@@ -17,6 +17,7 @@ from unary.cli.options import (
     read_path,
     whole_number,
 )
+from unary.cli.tracking import add_tracking_options, track_metrics, tracking
 from unary.datasets import DEFAULT_DATA_SET, READERS, read_data_set
 from unary.records import NOTICE
 
@@ -48,8 +49,8 @@ def _add_reproduce_options(parser: argparse.ArgumentParser, words: Sequence[str]
 
 
 def _add_common_options(parser: argparse.ArgumentParser, *, runs: int, data: str = "DIR") -> None:
-    parser.add_argument("--data", type=read_path, required=True, metavar=data)
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=read_path, required=True, metavar=data, help="where the images are")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="gets figures, tables and report")
     add_option(parser, "--runs", whole_number(1), default=runs, help="independent runs")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the first run")
 
@@ -125,6 +126,7 @@ def _add_bench_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     )
     add_option(parser, "--folds", whole_number(1), default=3, help="at least 2")
     add_notes(parser)
+    add_tracking_options(parser)
 
 
 def _run_bench(options: argparse.Namespace) -> int:
@@ -140,8 +142,10 @@ def _run_bench(options: argparse.Namespace) -> int:
     config = BenchConfig(profile=find_profile(options.profile), folds=options.folds, seeds=seeds)
     kind = options.kind or ("manifest" if options.data.is_file() else DEFAULT_DATA_SET)
     manifest, notices = read_data_set(kind, options.data, annotation=options.annotation)
-    result = run_bench(manifest, contenders, options.out, config, notices=notices, banners=options.note)
-    write_bench_report(result, options.out)
+    with tracking(options, f"bench-{options.out.resolve().name}") as tracker:
+        result = run_bench(manifest, contenders, options.out, config, notices=notices, banners=options.note)
+        write_bench_report(result, options.out)
+        track_metrics(tracker, options, options.out)
     for line in describe_bench(result):
         print(line)
     print(f"{options.out / 'report.html'}")
@@ -150,7 +154,7 @@ def _run_bench(options: argparse.Namespace) -> int:
 
 
 def _add_demo_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR", help="gets figures, tables and report")
     add_option(parser, "--seed", whole_number(0), default=0, help="of the images and of the training")
 
 

@@ -23,14 +23,18 @@ from unary.cli.options import (
     holding_reports,
     read_config_options,
     read_path,
+    read_place,
     whole_number,
 )
+from unary.cli.tracking import add_tracking_options, track_metrics, track_model_folder, tracking
 from unary.errors import BundleError, UnaryError
-from unary.records import NOTICE, OperatingPoint, count_words
+from unary.records import NOTICE, Manifest, OperatingPoint, count_words
 
 if TYPE_CHECKING:
+    from unary.clinic.shard_results import ArchiveResults
     from unary.models.bundle import Model
 
+_RESULTS = "take what `unary detect --engine` has stored of the images, and examine none of them again"
 NOT_CALIBRATED = "The model is not calibrated: nothing is guaranteed (unary calibrate)."
 
 
@@ -48,7 +52,7 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     detector = _build_default(name)
     parser.set_defaults(explain=_explain_unknown)
     parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images alone")
-    parser.add_argument("--out", type=read_path, required=True, metavar="MODEL/")
+    parser.add_argument("--out", type=read_path, required=True, metavar="MODEL/", help="the model, a folder to write")
     parser.add_argument("--profile", default=profile.name, help=f"{', '.join(PROFILES)} (default: {DEFAULT.name})")
     parser.add_argument(
         "--detector",
@@ -60,6 +64,7 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     add_config_options(parser, FitConfig())
     parser.add_argument("--store", type=read_path, metavar="DIR", help="keep the prepared images there, not in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
+    add_tracking_options(parser)
     if list(find_options(detector.config)):
         summary = (type(detector).__doc__ or "").strip().partition("\n")[0]
         add_config_options(parser.add_argument_group(f"options of {name}", summary.replace("%", "%%")), detector.config)
@@ -96,6 +101,7 @@ def _run_fit(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import read_manifest
     from unary.files import locking
     from unary.models.bundle import require_model_folder, write_model
+    from unary.models.card import describe_command
     from unary.models.fitting import FitConfig, fit
     from unary.patches.collection import STORE_NAME
     from unary.training.distributed import is_first, joining_processes
@@ -115,14 +121,18 @@ def _run_fit(options: argparse.Namespace) -> int:
             _forget_partials(out.parent, checkpoint.name)
             if options.store is not None:
                 _forget_partials(options.store, STORE_NAME)
-        manifest, profile, store = read_manifest(options.manifest), options.profile, options.store
-        model = fit(manifest, config, detector=detector, profile=profile, checkpoint=checkpoint, store=store)
+        manifest, places = read_manifest(options.manifest), {"checkpoint": checkpoint, "store": options.store}
         if not is_first():
+            fit(manifest, config, detector=detector, profile=options.profile, **places)
             return 0
+        state = checkpoint.with_name(f"{checkpoint.name}.tracking")
+        tracker = held.enter_context(tracking(options, f"fit-{out.name}", state=state))
+        model = fit(manifest, config, detector=detector, profile=options.profile, tracker=tracker, **places)
         try:
-            write_model(model, out, overwrite=options.overwrite, held=True)
+            write_model(model, out, overwrite=options.overwrite, held=True, command=describe_command())
         except BundleError as error:
             raise BundleError(f"{error}. {_describe_checkpoints(checkpoint)}") from error
+        track_model_folder(tracker, options, out)
         for file in _find_checkpoints(checkpoint):
             file.unlink(missing_ok=True)
     _print_model(model, options.out)
@@ -207,13 +217,15 @@ def _print_points(points: Iterable[OperatingPoint]) -> None:
 
 
 def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
-    parser.add_argument("manifest", type=read_path, metavar="M.csv")
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
+    parser.add_argument("manifest", type=read_path, metavar="M.csv", help="images with labels and lesions")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets report and tables")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
+    parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
     words = "processes that examine images side by side: for thousands of small ones, as many as there are processors"
     add_option(parser, "--workers", whole_number(1), default=1, help=words)
     add_notes(parser)
+    add_tracking_options(parser)
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
@@ -222,20 +234,44 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.models.bundle import read_model
     from unary.outputs.evaluation_report import write_evaluation
 
-    model = read_model(options.model)
-    manifest = read_manifest(options.manifest)
-    evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, workers=options.workers)
-    for line in write_evaluation(evaluation, model, options.out, banners=tuple(options.note)):
-        print(line)
+    model, banners = read_model(options.model), tuple(options.note)
+    with tracking(options, f"evaluate-{options.out.resolve().name}") as tracker:
+        if options.results is None:
+            manifest = read_manifest(options.manifest)
+            evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, workers=options.workers)
+        else:
+            from unary.clinic.stored_figures import ABSENT, evaluate_from_results
+
+            manifest, results = _read_stored(options)
+            evaluation = evaluate_from_results(model, manifest, results, allow_seen=options.allow_seen)
+            banners = (*banners, ABSENT)
+            print(ABSENT)
+        for line in write_evaluation(evaluation, model, options.out, banners=banners):
+            print(line)
+        track_metrics(tracker, options, options.out)
+        track_model_folder(tracker, options, options.model)
     return EXIT_PARTLY if evaluation.skipped else 0
 
 
+def _read_stored(options: argparse.Namespace) -> tuple[Manifest, ArchiveResults]:
+    """The manifest, checked by what is stored of its images, and the stored results, which must be of the model."""
+    from unary.clinic.shard_results import read_results
+    from unary.clinic.stored_figures import match_manifest, require_same_scoring
+    from unary.datasets.manifest import read_listing
+
+    results = read_results(options.results)
+    require_same_scoring(results, options.model)
+    return match_manifest(read_listing(options.manifest), results), results
+
+
 def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
-    parser.add_argument("model", type=read_path, metavar="MODEL/")
+    parser.add_argument("model", type=read_path, metavar="MODEL/", help="a folder that `unary fit` wrote")
     parser.add_argument("manifest", type=read_path, metavar="M.csv", help="normal images of patients not trained on")
     parser.add_argument("--out", type=read_path, metavar="MODEL/", help="default: the model itself is changed")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already, with --out")
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
+    add_tracking_options(parser)
+    parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
@@ -243,14 +279,25 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     from unary.files import locking
     from unary.models.bundle import MODEL_FILE, read_model, require_model_folder, write_model
     from unary.models.calibrating import calibrate_model
+    from unary.models.card import describe_command
+    from unary.models.tracked import track_model
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None
     require_model_folder(out, overwrite=overwrite)
     model = read_model(options.model)
-    with locking(out):
+    with locking(out), tracking(options, f"calibrate-{out.resolve().name}") as tracker:
         model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
-        model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
-        kept = write_model(model, out, overwrite=overwrite, held=True)
+        if options.results is None:
+            model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+        else:
+            from unary.clinic.stored_figures import calibrate_from_results
+
+            manifest, results = _read_stored(options)
+            model = calibrate_from_results(model, manifest, results, allow_seen=options.allow_seen)
+        kept = write_model(model, out, overwrite=overwrite, held=True, command=describe_command())
+        if tracker is not None:
+            track_model(tracker, model)
+        track_model_folder(tracker, options, out)
     _print_calibration(model)
     if kept is not None:
         print(f"what was there before: {kept}; put it in the place of {MODEL_FILE} to have it back")

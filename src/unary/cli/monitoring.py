@@ -13,7 +13,7 @@ from unary.records import NOTICE
 def _add_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     results = "folders of results of `unary detect`, or folders that hold such"
     parser.add_argument("results", type=read_path, nargs="+", metavar="RESULTS/", help=results)
-    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/")
+    parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets the report")
     limits = "what you set: false_alarm, average_run_length, prevalence, [baseline], [limits.NAME] (docs/monitoring.md)"
     parser.add_argument("--limits", type=read_path, metavar="LIMITS.toml", help=limits)
     constancy = "the images are of one phantom, sent again and again; needs a [baseline]"

@@ -12,16 +12,20 @@ import dataclasses
 import inspect
 import math
 import re
+import signal
+import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from unary.errors import UnaryError
-from unary.files import locking
+from unary.files import is_url, locking
 from unary.records import NOTICE
 
 EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 2, 3, 130
@@ -77,6 +81,11 @@ def read_path(text: str) -> Path:
     if not text:
         raise UnaryError("an empty text in place of a path: a variable that is not set? The folder you are in is .")
     return Path(text)
+
+
+def read_place(text: str) -> Path | str:
+    """Return a path, or a URL such as ``s3://bucket/folder`` as it is."""
+    return text if is_url(text) else read_path(text)
 
 
 def _read_finite(text: str) -> float:
@@ -272,6 +281,28 @@ def end_partly(done: int, left_out: int) -> int:
     if not left_out:
         return 0
     return EXIT_PARTLY if done else EXIT_FAILED
+
+
+@contextmanager
+def keeping(out: Path | str, table: str) -> Iterator[None]:
+    """Say what an interrupt has left, also when it is another program's that ends or loses its terminal."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    ends = [end for end in known if main_thread and signal.getsignal(end) == signal.SIG_DFL]
+    for end in ends:
+        signal.signal(end, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"unary: {out}: what was done is there, and {table} lists it", file=sys.stderr)
+        raise
+    finally:
+        for end in ends:
+            signal.signal(end, signal.SIG_DFL)
 
 
 _REPORTS = ("report.html", "metrics.json")

@@ -19,7 +19,7 @@ from unary.datasets.folder import LeftOut, describe_left_out
 from unary.datasets.series import describe_series
 from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
 from unary.files import replacing
-from unary.images.dicom import SlicePlace
+from unary.images.attributes import SlicePlace
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, complete_spacing, describe_way, judge_domain, judge_header, require_room

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unary.clinic.batch import BatchSummary, run_batch
 from unary.clinic.batch_scoring import draw_heat_map, write_map
 from unary.clinic.file_work import Job
 from unary.clinic.inputs import list_inputs
-from unary.clinic.result_folder import Result, Source, Write
-from unary.clinic.study_results import StudyResults, write_study_results
+from unary.clinic.result_folder import Result, Source
 from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
 from unary.images.isolation_process import ReadingLimits
@@ -28,19 +26,19 @@ from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKind
-from unary.outputs.dicom.header import Run, hash_case
-from unary.outputs.dicom.writing import write_dicom_results
+from unary.outputs.dicom.run import Run, hash_case
 from unary.outputs.figures import figure_png
 from unary.outputs.heat_map import describe_count, place_findings
+from unary.outputs.tables import FINDINGS, list_cells
 from unary.patches.measures import TissueValues, measure_values
 from unary.patches.preparation import enlarge
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Detection, Image, ModelIdentity
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from unary.clinic.study_results import StudyResults
 
-_PLACE = ["r0", "c0", "r1", "c1", "peak_row", "peak_col"]
-_COLUMNS = ["rank", "score", "p_value", *_PLACE, "regions", "area_mm2", "diameter_mm", "kind"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,12 +138,17 @@ def write_studies(
 
     See `unary.clinic.study_results.write_study_results`.
     """
+    from unary.clinic.study_results import write_study_results
+
     run = Run(identify_model(model, model_folder), model.profile.codes, moment)
     return write_study_results(results, sources, run, choose_point(model, config.operating_point), kinds=kinds)
 
 
 def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment: datetime) -> Job:
-    """Return what `detect_files` does with every image; arguments and errors are the same."""
+    """Return what `detect_files` does with every image; arguments and errors are the same.
+
+    ``examine`` of the job returns a `DetectionWrite`.
+    """
     point = choose_point(model, config.operating_point)
     kinds = _choose_kinds(config.dicom)
     if "cad_report" in list_study_kinds(config) and model.profile.name != MAMMOGRAPHY.name:
@@ -154,11 +157,11 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
 
     wanted = _Wanted(run, kinds, config.maps)
 
-    def examine(image: Image, source: Source) -> Write:
+    def examine(image: Image, source: Source) -> DetectionWrite:
         scored = examine_image(model, image)
         measured = measure_values(image.pixels, enlarge(scored.prepared.mask, scored.prepared))
-        examined = _Examined(image, source, scored, build_detection(scored, model, point), measured)
-        return functools.partial(_write_detection, examined, wanted)
+        examined = Examined(image, source, scored, build_detection(scored, model, point), measured)
+        return DetectionWrite(examined, wanted)
 
     made_from = {
         "model_sha256": run.identity.sha256,
@@ -180,7 +183,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Examined:
+class Examined:
     """One image, and what was found in it."""
 
     image: Image
@@ -190,13 +193,23 @@ class _Examined:
     measured: TissueValues | None
 
 
-def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Result:
+@dataclass(frozen=True, eq=False)
+class DetectionWrite:
+    """What was found in one image, and, called with a folder, what writes it there."""
+
+    examined: Examined
+    wanted: _Wanted
+
+    def __call__(self, folder: Path) -> Result:
+        return _write_detection(self.examined, self.wanted, folder)
+
+
+def _write_detection(examined: Examined, wanted: _Wanted, folder: Path) -> Result:
     """Write everything of one image into a folder; return the summary's row, and what ``result.json`` says."""
     detection, scored = examined.detection, examined.scored
     found = detection.findings
     _write_pictures(scored, detection, folder, maps=wanted.maps)
-    rows = [[f.rank, f.score, f.p_value, *f.box, *f.peak, f.regions, f.area_mm2, f.diameter_mm, f.kind] for f in found]
-    write_csv(folder / "findings.csv", _COLUMNS, rows)
+    write_csv(folder / "findings.csv", FINDINGS.names[1:], map(list_cells, found))
     objects, missing = _write_objects(examined, wanted, folder) if wanted.kinds else ((), None)
     document = _describe(detection, wanted.run.identity, scored) | {
         "dicom": [path.name for path in objects],
@@ -214,8 +227,10 @@ def _write_detection(examined: _Examined, wanted: _Wanted, folder: Path) -> Resu
     return row, document
 
 
-def _write_objects(examined: _Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
+def _write_objects(examined: Examined, wanted: _Wanted, folder: Path) -> tuple[tuple[Path, ...], str | None]:
     """Write the DICOM objects that can be made, and return them, and why others cannot; a disk's error goes through."""
+    from unary.outputs.dicom.writing import write_dicom_results
+
     path, kinds = examined.source.path, wanted.kinds
     if examined.source.raster:
         return (), "the image is no DICOM object; its results would have no study to lie in"

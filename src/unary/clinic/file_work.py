@@ -16,8 +16,7 @@ from unary.clinic.inputs import refuse_folder
 from unary.clinic.result_folder import Source, Write
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import hash_file
-from unary.images.attributes import Attributes
-from unary.images.dicom import hash_uid
+from unary.images.attributes import Attributes, hash_uid
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
 from unary.models.gate import Gate, Verdict, admit_image, complete_spacing, require_admission

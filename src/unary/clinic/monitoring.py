@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unary.clinic.result_folder import RECORD, read_record_failures, read_whole_result
+from unary.clinic.shard_results import list_monitored, read_results
+from unary.clinic.shards import SHARDS
 from unary.datasets.annotation import name_some
 from unary.datasets.folder import RESULT_FILE
 from unary.errors import UnaryError
@@ -89,6 +91,10 @@ def _read_root(root: Path, reading: _Reading) -> None:
     for place, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = Path(place)
+        if RECORD in files and SHARDS in folders:
+            folders.clear()
+            _read_archive(folder, reading)
+            continue
         if RECORD in files:
             reading.without_result.update(read_record_failures(folder))
         if RESULT_FILE not in files:
@@ -102,6 +108,13 @@ def _read_root(root: Path, reading: _Reading) -> None:
             reading.note("left out: made by another command than `unary detect`", name)
         else:
             reading.results.append(found | {"_name": name})
+
+
+def _read_archive(folder: Path, reading: _Reading) -> None:
+    """The results of an archive, from its tables."""
+    results = read_results(folder)
+    reading.results.extend(list_monitored(results))
+    reading.without_result.update(results.run["without_result"])
 
 
 def _choose_model(reading: _Reading) -> list[dict[str, Any]]:

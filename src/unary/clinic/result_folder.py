@@ -158,13 +158,7 @@ class ResultFolder:
         partial.mkdir(parents=True)
         try:
             row, document = write(partial)
-            row = {"image": name, **row}
-            files = sorted([*(path.name for path in partial.iterdir()), RESULT_FILE])
-            made_from = dict(source.made_from)
-            head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
-            whole = {**head, **known, **document, "summary": row, "files": files}
-            text = json.dumps(whole | {"sha256": _hash_document(whole)}, indent=2, allow_nan=False) + "\n"
-            (partial / RESULT_FILE).write_text(text, encoding="utf-8")
+            write_document(partial, {"image": name, **row}, document, source, known)
             if target.exists():
                 old = partial.with_name(f"{name}.old")
                 os.rename(target, old)
@@ -300,6 +294,18 @@ def holding_results(out: Path, command: str, made_from: Mapping[str, Any], momen
                 logger.warning("%s: the tables are not up to date", out)
             raise
         folder.close("finished")
+
+
+def write_document(
+    folder: Path, row: Row, document: Mapping[str, Any], source: Source, known: Mapping[str, Any]
+) -> None:
+    """Write ``result.json`` into a folder that holds all else of one image's results."""
+    files = sorted([*(path.name for path in folder.iterdir()), RESULT_FILE])
+    made_from = dict(source.made_from)
+    head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
+    whole = {**head, **known, **document, "summary": row, "files": files}
+    text = json.dumps(whole | {"sha256": _hash_document(whole)}, indent=2, allow_nan=False) + "\n"
+    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
 
 
 def _read_record(out: Path) -> Any:

@@ -20,7 +20,7 @@ from unary.errors import DicomResultError, ImageError, UnaryError
 from unary.files import hash_file, locking, replacing
 from unary.images.isolation import show_path
 from unary.outputs.dicom import STUDY_KINDS, StudyKind
-from unary.outputs.dicom.header import Run
+from unary.outputs.dicom.run import Run
 from unary.outputs.dicom.source import read_source
 from unary.outputs.dicom.study import (
     StudyImage,

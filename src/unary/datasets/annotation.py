@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -69,8 +69,12 @@ def count_names(noun: str, names: Iterable[str], what: str) -> tuple[str, ...]:
     return (f"{count_words(len(found), noun)} {what}: {name_some(found)}",) if found else ()
 
 
-def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifest, tuple[str, ...]]:
+def check_lesions(
+    manifest: Manifest, *, shapes: Mapping[str, Shape] | None = None, progress: bool = True
+) -> tuple[Manifest, tuple[str, ...]]:
     """Say which lesions are not where they can be, by the sizes in the images' headers.
+
+    ``shapes`` are the sizes by ``image_id`` where they are known already; then no header is read.
 
     An image counts as incomplete where the place of a lesion is not known (outside the image, a mask of another size),
     and where it is labelled positive without a lesion although the manifest lists lesions of others. A lesion that is
@@ -88,7 +92,8 @@ def check_lesions(manifest: Manifest, *, progress: bool = True) -> tuple[Manifes
         or if all coordinates are fractions.
     """
     lesions = tuple(dict.fromkeys(manifest.lesions))
-    shapes = _read_shapes(manifest.rows, lesions, progress=progress)
+    if shapes is None:
+        shapes = _read_shapes(manifest.rows, lesions, progress=progress)
     judged = [lesion for lesion in lesions if shapes.get(lesion.image_id) is not None]
     places = {lesion: find_place(lesion, shapes[lesion.image_id]) for lesion in judged if lesion.kind != "mask"}
     outside = [lesion for lesion, place in places.items() if place == "outside"]
@@ -162,7 +167,7 @@ def _try_shape(lesion: Lesion) -> Shape | None:
         return None
 
 
-def _refuse_outside(outside: list[Lesion], count: int, shapes: dict[str, Shape]) -> str:
+def _refuse_outside(outside: list[Lesion], count: int, shapes: Mapping[str, Shape]) -> str:
     first = outside[0]
     (row, col), shape = first.points[0], shapes[first.image_id]
     turned = [

@@ -15,7 +15,7 @@ import numpy as np
 from unary.datasets.annotation import name_some
 from unary.errors import ImageError, ManifestError
 from unary.files import hash_file
-from unary.images.dicom import DicomHeader, read_header
+from unary.images.attributes import DicomHeader
 from unary.images.reading import is_dicom, read_image
 from unary.progress import show_progress
 from unary.records import Manifest, ManifestRow, count_words
@@ -32,6 +32,8 @@ def read_headers(rows: Sequence[ManifestRow], *, progress: bool = True) -> list[
 
 
 def _try_header(row: ManifestRow) -> DicomHeader | None:
+    from unary.images.dicom import read_header
+
     try:
         return None if row.path is None or row.image is not None or not is_dicom(row.path) else read_header(row.path)
     except ImageError:
@@ -65,18 +67,30 @@ def keep_once(
         If such rows contradict each other: by patient, label or lesions.
     """
     groups, notices = _group_rows(manifest.rows, places, headers)
+    manifest, told = _keep_first(manifest, groups, places)
+    return manifest, (*notices, *told)
+
+
+def keep_contents_once(
+    manifest: Manifest, places: Sequence[str], contents: Sequence[Hashable]
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Do the same where the content of each file is known by a hash; None is equal to nothing."""
+    return _keep_first(manifest, _group(range(len(manifest.rows)), contents), places)
+
+
+def _keep_first(
+    manifest: Manifest, groups: Sequence[Sequence[int]], places: Sequence[str]
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest with one row of each group, and a notice of the others."""
     left_out: dict[int, int] = {}
     for group in groups:
         kept = _choose_row(manifest, group, places)
         left_out |= {number: kept for number in group if number != kept}
     if not left_out:
-        return manifest, notices
+        return manifest, ()
     told = [f"{places[number]} (as {places[kept]})" for number, kept in left_out.items()]
     rows = tuple(row for number, row in enumerate(manifest.rows) if number not in left_out)
-    return (
-        manifest.select(rows),
-        (*notices, f"{count_words(len(told), 'image')} listed again, left out: {name_some(told)}"),
-    )
+    return manifest.select(rows), (f"{count_words(len(told), 'image')} listed again, left out: {name_some(told)}",)
 
 
 def _choose_row(manifest: Manifest, group: Sequence[int], places: Sequence[str]) -> int:

@@ -14,9 +14,9 @@ from unary.datasets.annotation import count_names
 from unary.datasets.series import describe_series
 from unary.errors import ImageError, ManifestError
 from unary.files import LOCK_FILE
-from unary.images.dicom import DicomHeader, read_header
-from unary.images.elements import looks_like_dicom
+from unary.images.attributes import DicomHeader
 from unary.images.isolation import show_path
+from unary.images.preamble import looks_like_dicom
 from unary.images.raster import RASTER_SUFFIXES
 from unary.images.reading import DICOM_SUFFIXES, is_image_file
 from unary.records import NOTICE, Label, Manifest, ManifestRow
@@ -223,6 +223,8 @@ def _name_images(paths: list[Path]) -> dict[Path, str]:
 
 def _read_header(path: Path) -> tuple[DicomHeader | None, list[str]]:
     """The header of a DICOM file, or why it cannot be read."""
+    from unary.images.dicom import read_header
+
     try:
         if path.suffix.lower() in DICOM_SUFFIXES or looks_like_dicom(path):
             return read_header(path), []

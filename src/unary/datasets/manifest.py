@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from unary.datasets.annotation import check_lesions, count_names, name_some
 from unary.datasets.doubles import describe_patients, keep_once, read_headers
 from unary.datasets.table import parse_number, read_table
 from unary.errors import ManifestError
-from unary.files import write_csv
-from unary.images.dicom import DicomHeader
+from unary.files import is_url, write_csv
+from unary.images.attributes import DicomHeader
 from unary.images.isolation import show_path
 from unary.profiles.mammography import MAMMOGRAPHY
 from unary.records import Image, Label, Lesion, Manifest, ManifestRow
@@ -171,12 +172,57 @@ def read_manifest(path: Path | str, *, progress: bool = True) -> Manifest:
 
 def read_manifest_noted(path: Path, *, progress: bool = True) -> tuple[Manifest, tuple[str, ...]]:
     """Return what `read_manifest` does, and the warnings that it gives."""
+    listing = read_listing(path)
+    rows, lesions = listing.manifest.rows, listing.manifest.lesions
+    notices = [*_check_files(path, rows, listing.places), *listing.notices]
+    try:
+        manifest, more = check_manifest(listing.manifest, listing.places, progress=progress)
+    except ManifestError as error:
+        raise ManifestError(f"{path}{f' and {lesions_path(path).name}' if lesions else ''}: {error}") from error
+    for notice in (*notices, *more):
+        logger.warning("%s: %s", path, notice)
+    return manifest, (*notices, *more)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a manifest says, before any of its images is looked at.
+
+    Attributes
+    ----------
+    places
+        What messages call the rows.
+    locations
+        Where the image of each row is: an absolute path, or a URL such as ``s3://bucket/name``, which a row's ``path``
+        cannot hold.
+    notices
+        What is odd about it, one sentence each.
+    """
+
+    manifest: Manifest
+    places: tuple[str, ...]
+    locations: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+
+
+def read_listing(path: Path) -> Listing:
+    """Read a manifest and its lesions as they are written, without a look at the images.
+
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, lists nothing, an ``image_id`` is there twice, or a value is out of range.
+    """
     lines = read_table(path, needed=("path",), known=_COLUMNS)
     rows = tuple(_parse_row(fields, path, line) for line, fields in lines)
     if not rows:
         raise ManifestError(f"{path}: it lists no image")
-    places = [f"line {line}" for line, _ in lines]
-    notices = list(_check_files(path, rows, places))
+    places = tuple(f"line {line}" for line, _ in lines)
+    try:
+        _require_unique(rows, places)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
+    notices = []
     unnamed = [place for place, (_, fields) in zip(places, lines, strict=True) if not fields.get("patient_id")]
     if len(unnamed) == len(lines):
         notices.append("no patient_id: every image counts as a patient of its own")
@@ -186,13 +232,20 @@ def read_manifest_noted(path: Path, *, progress: bool = True) -> tuple[Manifest,
     lesions = _read_lesions(beside, {row.image_id for row in rows}) if beside.exists() else ()
     for other in [] if beside.exists() else _find_other_lesions(path):
         notices.append(f"no lesion is read, for {beside.name} is not there; is {other} meant?")
-    try:
-        manifest, more = check_manifest(Manifest(rows, lesions), places, progress=progress)
-    except ManifestError as error:
-        raise ManifestError(f"{path}{f' and {beside.name}' if lesions else ''}: {error}") from error
-    for notice in (*notices, *more):
-        logger.warning("%s: %s", path, notice)
-    return manifest, (*notices, *more)
+    locations = (
+        fields["path"] if is_url(fields["path"]) else os.path.abspath(str(row.path))
+        for row, (_, fields) in zip(rows, lines, strict=True)
+    )
+    return Listing(Manifest(rows, lesions), places, tuple(locations), tuple(notices))
+
+
+def _require_unique(rows: Sequence[ManifestRow], places: Sequence[str]) -> None:
+    named: dict[str, list[str]] = {}
+    for row, place in zip(rows, places, strict=True):
+        named.setdefault(row.image_id, []).append(place)
+    repeated = [f"{name} ({', '.join(at[:4])})" for name, at in named.items() if len(at) > 1]
+    if repeated:
+        raise ManifestError(f"the image_id must be unique; repeated: {name_some(repeated)}")
 
 
 def check_manifest(
@@ -208,12 +261,7 @@ def check_manifest(
         If an ``image_id`` is there twice; or as `unary.datasets.doubles.keep_once` and
         `unary.datasets.annotation.check_lesions`.
     """
-    named: dict[str, list[str]] = {}
-    for row, place in zip(manifest.rows, places, strict=True):
-        named.setdefault(row.image_id, []).append(place)
-    repeated = [f"{name} ({', '.join(at[:4])})" for name, at in named.items() if len(at) > 1]
-    if repeated:
-        raise ManifestError(f"the image_id must be unique; repeated: {name_some(repeated)}")
+    _require_unique(manifest.rows, places)
     headers = read_headers(manifest.rows, progress=progress)
     about_rows = _describe_rows(manifest.rows, places, headers)
     about_patients = describe_patients(manifest.rows, places, headers)
@@ -277,6 +325,8 @@ def _check_files(manifest: Path, rows: Sequence[ManifestRow], places: Sequence[s
 
 def _find_fault(path: Path) -> str:
     """Why there is no file to read; empty where there is one."""
+    if is_url(str(path).replace(":/", "://", 1)):
+        return "URLs, which `unary detect --engine` alone reads"
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -292,7 +342,7 @@ def _parse_row(fields: dict[str, str], manifest: Path, line: int) -> ManifestRow
     where = f"{manifest}, line {line}"
     if not fields.get("path"):
         raise ManifestError(f"{where}: the path is empty")
-    image = manifest.parent.absolute() / fields["path"]
+    image = Path(fields["path"]) if is_url(fields["path"]) else manifest.parent.absolute() / fields["path"]
     image_id = fields.get("image_id") or image.stem
     birads, assessment = (fields.get("birads") or "").lower() or None, fields.get("assessment") or None
     if birads is not None and birads not in BIRADS:

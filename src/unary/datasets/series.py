@@ -8,7 +8,7 @@ from itertools import chain, combinations, pairwise
 import numpy as np
 
 from unary.datasets.annotation import name_some
-from unary.images.dicom import SlicePlace
+from unary.images.attributes import SlicePlace
 from unary.records import count_words
 
 _SAME_MM = 0.01  # places that differ by less are one

@@ -4,7 +4,7 @@ A network predicts the mean and the spread of the intensity at a pixel from its 
 or its nearest neighbours. Where tissue is regular the stated spread is small and a faint speck is a surprise; on an
 edge or in busy tissue the spread is large and the same contrast is none. Reason to exist: alone it is no better than a
 Laplacian of Gaussian, but it errs elsewhere, and without it the fusion finds far fewer calcifications at rare false
-alarms (``docs/results.md``, `fusion_unlearned`). Masked prediction with a stated variance is older (blind-spot
+alarms (``docs/results/bench.md``, `fusion_unlearned`). Masked prediction with a stated variance is older (blind-spot
 denoising, Krull et al. 2019; Laine et al. 2019); the shape of the network is our own.
 
 How it is blind: two 3 x 3 convolutions give features that reach 2 pixels; one wide convolution gathers them but for its
@@ -13,6 +13,7 @@ centre, ``hole_px`` to each side; point-wise layers follow. No pixel nearer than
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -37,10 +38,10 @@ from unary.training.context import FitContext
 from unary.training.engine import StepsConfig, train_steps
 from unary.training.threads import has_matrix_units, run_in_threads
 
-_GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
-_LOG_SPREAD = (-6.0, 6.0)
+GAIN = 20.0  # brings the fine structure of prepared images, 1 to 10 % of full scale, near 1
+LOG_SPREAD = (-6.0, 6.0)
 _FREEDOM = 4.0  # of Student's t: tissue has heavier tails than a Gaussian, which would stretch the spread for them
-_OUTSIDE = -9.0
+OUTSIDE = -9.0
 _CROP_PX = 64
 _TILE_PX = 192  # small enough to skip most of the background, and to stay in cache
 _BAND_PX = 256
@@ -85,8 +86,11 @@ class BlindSpotConfig:
 class BlindSpotNetwork(nn.Module):
     """Predicts mean and log spread of a smoothed pixel from its surroundings.
 
-    All layers but the last compute with numbers rounded to bfloat16, in training as in scoring (`_multiply`).
+    All layers but the last compute with numbers rounded to bfloat16, in training as in scoring (`_multiply`), unless
+    ``rounds`` is False.
     """
+
+    rounds = True
 
     def __init__(self, config: BlindSpotConfig) -> None:
         super().__init__()
@@ -95,6 +99,12 @@ class BlindSpotNetwork(nn.Module):
         self.local = nn.ModuleList([nn.Conv2d(1, config.features, 3), nn.Conv2d(config.features, config.features, 3)])
         self.wide = nn.Conv2d(config.features, config.hidden, config.window_px)  # the weights of its hole are not used
         self.point = nn.ModuleList([nn.Conv2d(config.hidden, config.hidden, 1), nn.Conv2d(config.hidden, 2, 1)])
+
+    def without_rounding(self) -> BlindSpotNetwork:
+        """Return the same network, of the same weights, that computes in float32: to compare arithmetics with."""
+        network = copy.copy(self)
+        network.rounds = False
+        return network
 
     def forward(self, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Map fine structure, (n, 1, rows, cols), to mean and log spread of its smoothed value, each of that shape."""
@@ -105,7 +115,7 @@ class BlindSpotNetwork(nn.Module):
         around = torch.ones(self.config.window_px, self.config.window_px, device=structure.device)
         around[centre - hole : centre + hole + 1, centre - hole : centre + hole + 1] = 0
         features = self._find_features(structure)
-        return self._predict(_multiply(features, self.wide.weight * around, self.wide.bias, padding=centre))
+        return self._predict(self._multiply(features, self.wide.weight * around, self.wide.bias, padding=centre))
 
     def predict_inside(self, structure: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
         """Do the same for a window of rows and columns alone, with what lies around it in view."""
@@ -119,16 +129,16 @@ class BlindSpotNetwork(nn.Module):
     def _find_features(self, structure: Tensor) -> Tensor:
         features = structure
         for layer in self.local:
-            features = _convolve(features, layer, padding=1).relu_()
+            features = self._convolve(features, layer, padding=1).relu_()
         return features
 
     def _predict(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = _convolve(gathered.relu_(), self.point[0]).relu_()
+        hidden = self._convolve(gathered.relu_(), self.point[0]).relu_()
         last = self.point[1]
         assert isinstance(last, nn.Conv2d)
         predicted = F.linear(hidden.permute(0, 2, 3, 1).float(), last.weight.flatten(1), last.bias)
         mean, log_spread = torch.split(predicted.permute(0, 3, 1, 2), 1, dim=1)
-        return mean, log_spread.clamp(*_LOG_SPREAD)
+        return mean, log_spread.clamp(*LOG_SPREAD)
 
     def _gather_around(self, padded: Tensor) -> Tensor:
         """The wide convolution as two: of the bands above and below the hole, and of those to its left and right.
@@ -139,20 +149,23 @@ class BlindSpotNetwork(nn.Module):
         low = self.config.window_px // 2 - self.config.hole_px
         high = self.config.window_px - low
         weight = self.wide.weight
-        answer = _multiply(_lay_over(padded, high, 2), _lay_over(weight, high, 2), self.wide.bias)
+        answer = self._multiply(_lay_over(padded, high, 2), _lay_over(weight, high, 2), self.wide.bias)
         beside = (slice(None), slice(None), slice(low, -low))
-        return answer.add_(_multiply(_lay_over(padded[beside], high, 3), _lay_over(weight[beside], high, 3), None))
+        return answer.add_(self._multiply(_lay_over(padded[beside], high, 3), _lay_over(weight[beside], high, 3), None))
+
+    def _convolve(self, values: Tensor, layer: nn.Module, *, padding: int = 0) -> Tensor:
+        assert isinstance(layer, nn.Conv2d)
+        return self._multiply(values, layer.weight, layer.bias, padding=padding)
+
+    def _multiply(self, values: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int = 0) -> Tensor:
+        multiply = _multiply if self.rounds else F.conv2d
+        return multiply(values, weight, bias, padding=padding)
 
 
 def _lay_over(values: Tensor, shift: int, axis: int) -> Tensor:
     """Double the features by those that lie ``shift`` further along an axis."""
     length = values.shape[axis] - shift
     return torch.cat([values.narrow(axis, 0, length), values.narrow(axis, shift, length)], 1)
-
-
-def _convolve(values: Tensor, layer: nn.Module, *, padding: int = 0) -> Tensor:
-    assert isinstance(layer, nn.Conv2d)
-    return _multiply(values, layer.weight, layer.bias, padding=padding)
 
 
 def _multiply(values: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int = 0) -> Tensor:
@@ -179,7 +192,7 @@ def build_blind_spot(config: BlindSpotConfig, *, seed: int) -> BlindSpotNetwork:
 
 def fine_structure(intensity: Tensor) -> Tensor:
     """Return intensity minus its local mean, scaled; (n, 1, rows, cols) both."""
-    return subtract_local_mean(intensity) * _GAIN
+    return subtract_local_mean(intensity) * GAIN
 
 
 def smooth_target(structure: Tensor) -> Tensor:
@@ -263,7 +276,7 @@ def measure_surprise(network: BlindSpotNetwork, tissue: Tissue) -> NDArray[np.fl
     typical = find_typical(samples)
     if typical is not None:  # the median is known only now; the network has run once all the same
         surprise /= np.float32(np.sqrt(typical))
-    np.copyto(surprise, np.float32(_OUTSIDE), where=~tissue.mask)
+    np.copyto(surprise, np.float32(OUTSIDE), where=~tissue.mask)
     return surprise
 
 

@@ -35,11 +35,11 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.threads import map_in_threads, run_in_threads
 
-_COARSE = 4  # a sum over millimetres needs no fine grid
+COARSE = 4  # a sum over millimetres needs no fine grid
 _BAND_PX = 256  # rows at a time, a multiple of the above
 _WIDEST_PX = 1000.0
 _FEWEST = 10  # normal specks beyond the level, so that it is not a matter of one or two
-_SPARE = 0.1  # of the neighbourhood: where there is hardly any tissue, its share is no divisor
+SPARE = 0.1  # of the neighbourhood: where there is hardly any tissue, its share is no divisor
 _NOWHERE: Origins = np.zeros((0, 2), np.int32)
 
 Specks = tuple[NDArray[np.intp], NDArray[np.float32]]
@@ -179,13 +179,13 @@ def sum_specks(specks: Specks, mask: NDArray[np.bool_], scale: SpeckScale, reach
     Shape (ceil(rows / 4), ceil(cols / 4)), float32, non-negative, 0 where there is no tissue.
     """
     places, values = specks
-    counts = [sum_cells(mask[start : start + _BAND_PX], _COARSE) for start in range(0, len(mask), _BAND_PX)]
-    inside = np.concatenate(counts) / _COARSE**2
+    counts = [sum_cells(mask[start : start + _BAND_PX], COARSE) for start in range(0, len(mask), _BAND_PX)]
+    inside = np.concatenate(counts) / COARSE**2
     weight = np.zeros(inside.shape)
-    np.add.at(weight, tuple((places // _COARSE).T), np.log1p((values - np.float64(scale.level)) / scale.excess))
-    sigma = reach_px / _COARSE
+    np.add.at(weight, tuple((places // COARSE).T), np.log1p((values - np.float64(scale.level)) / scale.excess))
+    sigma = reach_px / COARSE
     around, share = (ndimage.gaussian_filter(plane, sigma, mode="constant") for plane in (weight, inside))
-    sums: NDArray[np.float64] = around / (share + _SPARE) * (2 * math.pi * sigma**2)
+    sums: NDArray[np.float64] = around / (share + SPARE) * (2 * math.pi * sigma**2)
     return np.where(inside > 0, sums, 0).astype(np.float32)
 
 
@@ -201,8 +201,8 @@ def _pool_blocks(sums: NDArray[np.float32], origins: Origins, size_px: int) -> N
     """Return the largest value of the blocks that each patch touches, shape (n,)."""
     pooled = np.empty(len(origins))
     for number, (row, col) in enumerate(origins.tolist()):
-        last = -(-(row + size_px) // _COARSE), -(-(col + size_px) // _COARSE)
-        pooled[number] = sums[row // _COARSE : last[0], col // _COARSE : last[1]].max()
+        last = -(-(row + size_px) // COARSE), -(-(col + size_px) // COARSE)
+        pooled[number] = sums[row // COARSE : last[0], col // COARSE : last[1]].max()
     return pooled
 
 
@@ -212,8 +212,8 @@ def _spread_blocks(sums: NDArray[np.float32], mask: NDArray[np.bool_], into: NDA
 
     def spread(start: int) -> None:
         band = slice(start, min(start + _BAND_PX, rows))
-        blocks = sums[start // _COARSE : -(-band.stop // _COARSE)]
-        into[band] = enlarge_cells(blocks, (band.stop - start, cols), _COARSE)
+        blocks = sums[start // COARSE : -(-band.stop // COARSE)]
+        into[band] = enlarge_cells(blocks, (band.stop - start, cols), COARSE)
         np.copyto(into[band], np.float32(np.nan), where=~mask[band])
 
     run_in_threads(spread, range(0, rows, _BAND_PX))

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unary.detectors.filters import smooth_gaussian
@@ -19,8 +18,8 @@ from unary.detectors.tissue import STRIP_STEP, Tissue
 from unary.training.threads import using_threads
 
 STEP = 8  # working pixels of a cell, 1.12 mm of a mammogram
-_MOSTLY = 0.5
-_LEAST_WEIGHT = 1e-3
+MOSTLY = 0.5
+LEAST_WEIGHT = 1e-3
 
 assert STRIP_STEP % STEP == 0  # a strip begins with a cell
 
@@ -59,7 +58,7 @@ def shrink_tissue(tissue: Tissue) -> Coarse:
         for strip in tissue.strips(0)
     ]
     share, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    inside = share >= _MOSTLY * STEP * STEP
+    inside = share >= MOSTLY * STEP * STEP
     return Coarse(np.where(inside, bright / np.maximum(share, 1), np.float32(0)).astype(np.float32), inside)
 
 
@@ -71,10 +70,12 @@ def enlarge_cells(cells: NDArray[Any], shape: tuple[int, int], step: int = STEP)
 
 def smooth_inside(coarse: Coarse, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the Gaussian mean of the tissue around each cell, and how much of the Gaussian lies in tissue."""
+    import torch
+
     with using_threads(1):  # on some processors several sum in another order
         weight = smooth_gaussian(torch.from_numpy(coarse.inside.astype(np.float32)), sigma).numpy()
         summed = smooth_gaussian(torch.from_numpy(np.ascontiguousarray(coarse.bright)), sigma).numpy()
-    return summed / np.maximum(weight, np.float32(_LEAST_WEIGHT)), weight
+    return summed / np.maximum(weight, np.float32(LEAST_WEIGHT)), weight
 
 
 def sum_cells(values: NDArray[Any], step: int) -> NDArray[Any]:

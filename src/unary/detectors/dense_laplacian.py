@@ -5,7 +5,7 @@ Three things differ from the baseline, which stays as it is. The rim of the tiss
 divided by the geometric mean of its local and its image-wide root mean square: the local one alone lets a large ring
 hide in the noise that it makes itself, and forgives faint texture in quiet regions; the image-wide one alone lets dense
 tissue win. Nothing is learned but the mean and spread of each scale's pooled response on normal patches. Reason to
-exist: without any learning it is far ahead of the baseline on calcifications (``docs/results.md``).
+exist: without any learning it is far ahead of the baseline on calcifications (``docs/results/bench.md``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.threads import map_in_threads
 
-_FLOOR = 1e-4  # of intensity, added to either root mean square
+FLOOR = 1e-4  # of intensity, added to either root mean square
 _Measured = tuple[Strip, int, NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -148,7 +148,7 @@ def _respond(tissue: Tissue, config: DenseLaplacianConfig) -> Iterator[tuple[sli
         image_wide = typical[scale]
         if image_wide is None or not strip.mask[strip.own].any():
             return strip.rows, scale, np.zeros_like(response)
-        normaliser = np.sqrt((local + np.float32(_FLOOR)) * np.float32(image_wide + _FLOOR))
+        normaliser = np.sqrt((local + np.float32(FLOOR)) * np.float32(image_wide + FLOOR))
         return strip.rows, scale, np.where(strip.mask[strip.own], response / normaliser, np.float32(0))
 
     # One strip at a time, however many threads there are.

@@ -2,19 +2,20 @@
 
 An axis is cut into blocks; a block of the result is a small matrix, which holds the kernel once in every row, times
 the block of the input and what the kernel reaches beyond it. That is more arithmetic than it need be, but at the speed
-of a matrix product. In float32, which is precise enough for sums of tens of terms near 1.
+of a matrix product. In float32, which is precise enough for sums of tens of terms near 1. torch is imported where it is
+used: an exported model reads tissue without.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.linalg import toeplitz
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEAN_WINDOW_PX = 15
 _BLOCK_PX = 64
@@ -58,6 +59,8 @@ def correlate(
 
     Beyond the border ``"reflect"`` mirrors, the outermost value twice; ``"edge"`` repeats the outermost value.
     """
+    import torch
+
     reach, length = len(kernel) // 2, int(values.shape[axis])
     matrix = _band(kernel.tobytes()).to(values.device)
     result = torch.empty_like(values, memory_format=torch.contiguous_format)
@@ -76,6 +79,8 @@ def correlate(
 
 def _take(values: Tensor, first: int, last: int, axis: int, mode: Literal["reflect", "edge"]) -> Tensor:
     """The places from ``first`` up to ``last`` of an axis, those beyond the border filled in."""
+    import torch
+
     length = int(values.shape[axis])
     if first >= 0 and last <= length:
         return values.narrow(axis, first, last - first)
@@ -101,6 +106,8 @@ def gaussian_laplace(values: Tensor, sigma: float) -> Tensor:
 
 def subtract_local_mean(intensity: Tensor) -> Tensor:
     """Return intensity minus its mean near by, (n, 1, rows, cols) both: two square windows, borders repeated."""
+    import torch
+
     window = np.full(MEAN_WINDOW_PX, 1 / MEAN_WINDOW_PX)
     twice = np.convolve(window, window)
     means = [
@@ -112,5 +119,8 @@ def subtract_local_mean(intensity: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _band(kernel: bytes) -> Tensor:
     """The matrix of one block: row i holds the kernel from column i on."""
+    import torch
+    from scipy.linalg import toeplitz
+
     taps, zeros = np.frombuffer(kernel), np.zeros(_BLOCK_PX - 1)
     return torch.from_numpy(toeplitz([taps[0], *zeros], [*taps, *zeros]).astype(np.float32))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from unary.detectors.coarse import Coarse, smooth_inside
+from unary.detectors.coarse import LEAST_WEIGHT, Coarse
 
 # Lengths are in cells, of 1.12 mm.
 _SMOOTH = 1.8
@@ -49,7 +50,7 @@ def find_muscle(coarse: Coarse) -> NDArray[np.bool_]:
     rows, cols = (np.flatnonzero(coarse.inside.any(axis=axis)) for axis in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
     own = Coarse(coarse.bright[box], coarse.inside[box])
-    smoothed = smooth_inside(own, _SMOOTH)[0]
+    smoothed = _smooth(own)
     spread = float(smoothed[own.inside].std())
     if not spread > 0:
         return found
@@ -64,6 +65,18 @@ def find_muscle(coarse: Coarse) -> NDArray[np.bool_]:
             if muscle.sum() <= _LARGEST * own.inside.sum():
                 best, found[box] = line, muscle[end, side]
     return found
+
+
+def _smooth(coarse: Coarse) -> NDArray[np.float32]:
+    """The Gaussian mean of the tissue around each cell; sums in float64, so that all machines see one muscle.
+
+    `unary.detectors.coarse.smooth_inside` is faster and needs torch, which an exported model is applied without.
+    """
+    weight, summed = (
+        ndimage.gaussian_filter(values.astype(np.float32), _SMOOTH) for values in (coarse.inside, coarse.bright)
+    )
+    smoothed: NDArray[np.float32] = summed / np.maximum(weight, np.float32(LEAST_WEIGHT))
+    return smoothed
 
 
 def _is_wall_right(inside: NDArray[np.bool_]) -> bool:

@@ -26,7 +26,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
 _WIDEST_PX = 10_000.0
-_COARSE = 4  # the mean over millimetres needs no fine grid
+COARSE = 4  # the mean over millimetres needs no fine grid
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,25 @@ def _measure_standing(view: View, config: ProminenceConfig) -> NDArray[np.float3
 
     What is left out stands at the median.
     """
-    tissue, area = view.tissue, np.float32(_COARSE**2)
+    tissue, area = view.tissue, np.float32(COARSE**2)
     nothing = np.zeros(tissue.shape, np.float32)
     if not tissue.mask.any():
         return nothing
     strips = [
         (
-            sum_cells(strip.mask.astype(np.float32), _COARSE) / area,
-            sum_cells(strip.intensity * strip.mask, _COARSE) / area,
+            sum_cells(strip.mask.astype(np.float32), COARSE) / area,
+            sum_cells(strip.intensity * strip.mask, COARSE) / area,
         )
         for strip in tissue.strips(0)  # a strip begins at a multiple of the block
     ]
     inside, bright = (np.concatenate(parts) for parts in zip(*strips, strict=True))
     if config.muscle and view.coarse.muscle.any():
-        outside = enlarge_cells(view.coarse.muscle, inside.shape, STEP // _COARSE)
+        outside = enlarge_cells(view.coarse.muscle, inside.shape, STEP // COARSE)
         inside, bright = (np.where(outside, np.float32(0), values) for values in (inside, bright))
-    sigma = config.region_px / _COARSE
+    sigma = config.region_px / COARSE
     regional = ndimage.gaussian_filter(bright, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-3)
     own = regional[inside > 0.5]
     if own.size == 0 or not own.std() > 0:
         return nothing
     standing = np.where(inside > 0, (regional - np.median(own)) / own.std(), 0).astype(np.float32)
-    return enlarge_cells(standing, tissue.shape, _COARSE)
+    return enlarge_cells(standing, tissue.shape, COARSE)

@@ -28,7 +28,9 @@ from unary.patches.grid import Origins
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 
-_FLOOR = 1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
+WHITE_FLOOR = (
+    1e-3  # of intensity, added to the local RMS: below it an error is rounding, however quiet the surroundings
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Residual:
         """Return input minus reconstruction in units of its local root mean square, shape (n, size, size), float32."""
         error = require_fitted(self.reconstruction, "residual").error_maps(patches)
         whitened: NDArray[np.float32] = error / (
-            local_rms(error, self.config.bank.neighbourhood_px) + np.float32(_FLOOR)
+            local_rms(error, self.config.bank.neighbourhood_px) + np.float32(WHITE_FLOOR)
         )
         return whitened
 

@@ -6,19 +6,20 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from unary.detectors.protocol import DetectorState
 from unary.errors import DetectorError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 C = TypeVar("C")
-N = TypeVar("N", bound=nn.Module)
+N = TypeVar("N", bound="nn.Module")
 T = TypeVar("T")
 
 
@@ -100,6 +101,8 @@ def rebuild_network(build: Callable[[], N], tensors: Mapping[str, NDArray[Any]])
 
     Sizes are compared before memory is taken: a number that was damaged may ask for any amount of it.
     """
+    import torch
+
     with torch.device("meta"):
         _check_weights(build(), tensors)
     return import_network(build(), tensors)
@@ -113,6 +116,8 @@ def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
     ValueError
         If a tensor is missing, foreign, of another shape or type, or not finite; the message names it.
     """
+    import torch
+
     _check_weights(network, tensors)
     for name, tensor in network.state_dict().items():
         tensor.copy_(torch.from_numpy(np.array(tensors[name], order="C")))  # keeps the memory layout as it was built
@@ -120,6 +125,8 @@ def import_network(network: N, tensors: Mapping[str, NDArray[Any]]) -> N:
 
 
 def _check_weights(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
+    import torch
+
     own = network.state_dict()
     wrong = sorted(set(own) ^ set(tensors))
     if wrong:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -30,11 +29,11 @@ NOISE_WINDOW_PX = 31
 NOISE_SIGMA_PX = 2.0
 NOISE_HALO_PX = 2 * (NOISE_WINDOW_PX // 2) + 8  # two windows, and the Gaussian to four of its widths
 _MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
-_RIM_PX = 4
-_FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
+RIM_PX = 4
+NOISE_FLOOR = 2e-3  # of intensity: one grey level in 500, below which "noise" is quantisation
 _STRIP_PX = 4_000_000
 _FLOAT64_PX = 300_000
-_SAMPLE_PX = 16_000_000
+SAMPLE_PX = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +106,7 @@ def scan_tissue(pixels: NDArray[np.uint16], mask: NDArray[np.bool_]) -> Tissue:
 
 def find_tissue(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask, (rows, cols), without its outermost four pixels; whole where nothing would be left."""
-    inner = erode_mask(mask, _RIM_PX)
+    inner = erode_mask(mask, RIM_PX)
     return inner if inner.any() else mask
 
 
@@ -132,10 +131,12 @@ def _fill_outside(pixels: NDArray[np.uint16], mask: NDArray[np.bool_], first: in
 
 def measure_noise(intensity: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the root mean square of the fine structure near each pixel, positive, (rows, cols) as both arguments."""
+    import torch
+
     inside = mask.astype(np.float64)
     fine = (intensity - smooth_gaussian(torch.from_numpy(intensity), NOISE_SIGMA_PX).numpy()) * inside
     share = smooth(inside, NOISE_WINDOW_PX) + 1e-3
-    noise: NDArray[np.float64] = np.sqrt(smooth(np.square(fine), NOISE_WINDOW_PX) / share) + _FLOOR
+    noise: NDArray[np.float64] = np.sqrt(smooth(np.square(fine), NOISE_WINDOW_PX) / share) + NOISE_FLOOR
     return noise.astype(np.float32)
 
 
@@ -145,7 +146,7 @@ def sample_scale(strip: Strip, local: NDArray[np.float32], shape: tuple[int, int
     Of an image, of that shape, of more than sixteen million pixels every second row and column count, or every third,
     and so on: a scale that is a mean over a neighbourhood changes little from pixel to pixel.
     """
-    step = math.isqrt(max(shape[0] * shape[1] - 1, 0) // _SAMPLE_PX) + 1
+    step = math.isqrt(max(shape[0] * shape[1] - 1, 0) // SAMPLE_PX) + 1
     grid = (slice(-strip.rows.start % step, None, step), slice(None, None, step))
     sample: NDArray[np.float32] = local[grid][strip.mask[strip.own][grid]]
     return sample

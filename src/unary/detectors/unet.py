@@ -15,7 +15,7 @@ from unary.detectors.tissue import NOISE_HALO_PX, STRIP_STEP, Strip, Tissue, mea
 from unary.training.threads import run_in_threads
 
 _INPUTS = 3
-_OUTSIDE = -20.0
+OUTSIDE = -20.0
 _TILE_ROWS, _TILE_COLS = 512, 2048
 _MEAN_HALO_PX = 2 * (MEAN_WINDOW_PX // 2)
 _MOST_LEVELS = 6  # bands begin at multiples of 32 rows
@@ -84,7 +84,7 @@ def map_tissue(network: UNet, tissue: Tissue) -> NDArray[np.float32]:
 
     Tile by tile, of a size that no number of threads changes, each with a margin that holds all that it depends on.
     """
-    answer = np.full(tissue.shape, _OUTSIDE, np.float32)
+    answer = np.full(tissue.shape, OUTSIDE, np.float32)
     halo = -(-(NOISE_HALO_PX + _MEAN_HALO_PX + network.reach_px) // STRIP_STEP) * STRIP_STEP
 
     def examine(tile: tuple[Strip, int]) -> None:

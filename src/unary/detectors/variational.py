@@ -32,7 +32,7 @@ from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig, train_steps
 
-_LOG_VARIANCE = (-12.0, 6.0)
+LOG_VARIANCE = (-12.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class VariationalNetwork(nn.Module):
         assert self.body.squeeze is not None
         flat = self.body.halve(patches).flatten(1)
         mean: Tensor = self.body.squeeze(flat)
-        return mean, self.spread(flat).clamp(*_LOG_VARIANCE)
+        return mean, self.spread(flat).clamp(*LOG_VARIANCE)
 
     def forward(self, patches: Tensor, deviates: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return reconstructions, shaped like ``patches``, and each patch's divergence, shape (n,), in nats.

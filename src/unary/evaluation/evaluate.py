@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +76,19 @@ class Evaluation:
     data_hash: str
     seen: int | None = 0
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_evaluation
+
+        return show_evaluation(self)._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"Evaluation({count_words(len(self.evaluated), 'image')}, {len(self.skipped)} skipped)"
+
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """What one image adds: ``scores`` are of its patches, by detector."""
+class EvaluatedPart:
+    """What one image adds: ``scores`` are of its patches, by detector; ``digest`` is of its patches' pixels."""
 
     evaluated: EvaluatedImage
     samples: dict[str, PixelSample]
@@ -117,6 +126,14 @@ def evaluate(
     UnaryError
         If a worker ends without an answer (`unary.training.processes`).
     """
+    seen = require_evaluable(model, manifest, allow_seen=allow_seen)
+    found = _examine_rows(model, manifest, workers)
+    bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
+    return gather_evaluation(model, bar, seen=seen)
+
+
+def require_evaluable(model: Model, manifest: Manifest, *, allow_seen: bool) -> int | None:
+    """Return how many patients of a manifest the model was fitted on; raises as `evaluate`, before images are read."""
     if not isinstance(manifest, Manifest):
         raise ManifestError(
             f"evaluate needs a manifest, as unary.read_manifest returns it, not {type(manifest).__name__}"
@@ -130,18 +147,27 @@ def evaluate(
     for label in ("negative", "positive"):
         if all(row.label != label for row in manifest.rows):
             raise ManifestError(f"an evaluation needs images of both labels; the manifest has no {label} image")
-    found = _examine_rows(model, manifest, workers)
-    bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
-    parts: list[_Part] = []
+    return seen
+
+
+def gather_evaluation(model: Model, found: Iterable[EvaluatedPart | ImageError], *, seen: int | None) -> Evaluation:
+    """Return the evaluation of images, or why they cannot be used, in the order of the manifest.
+
+    Raises
+    ------
+    ManifestError
+        If not one image could be used.
+    """
+    parts: list[EvaluatedPart] = []
     skipped: list[str] = []
-    for part in bar:
+    for part in found:
         if isinstance(part, ImageError):
             skipped.append(str(part))
             logger.warning("skipped: %s", part)
         else:
             parts.append(part)
     if not parts:
-        of_all = count_words(len(manifest.rows), "image")
+        of_all = count_words(len(skipped), "image")
         raise ManifestError(f"none of {of_all} could be used: {'; '.join(skipped[:3])}")
     digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
     names = dict.fromkeys(name for part in parts for name in part.samples)
@@ -166,7 +192,7 @@ class _Task:
     ahead: int
 
 
-def _examine_rows(model: Model, manifest: Manifest, workers: int) -> Iterator[_Part | ImageError]:
+def _examine_rows(model: Model, manifest: Manifest, workers: int) -> Iterator[EvaluatedPart | ImageError]:
     """What each image adds, in manifest order."""
     lesions: dict[str, list[Lesion]] = {}
     for lesion in manifest.lesions:
@@ -183,11 +209,11 @@ def _examine_rows(model: Model, manifest: Manifest, workers: int) -> Iterator[_P
         yield from parts
 
 
-def _examine_whole_piece(task: _Task, rows: Sequence[_Row]) -> list[_Part | ImageError]:
+def _examine_whole_piece(task: _Task, rows: Sequence[_Row]) -> list[EvaluatedPart | ImageError]:
     return list(_examine_piece(task, rows))
 
 
-def _examine_piece(task: _Task, rows: Sequence[_Row]) -> Iterator[_Part | ImageError]:
+def _examine_piece(task: _Task, rows: Sequence[_Row]) -> Iterator[EvaluatedPart | ImageError]:
     """What each of some rows adds; images are read ahead."""
     images = read_ahead(_try_reading, [row for row, _ in rows], ahead=task.ahead)
     for (row, lesions), image in zip(rows, images, strict=True):
@@ -206,7 +232,7 @@ def _try_reading(row: ManifestRow) -> Image | ImageError:
         return error
 
 
-def _examine_row(task: _Task, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> _Part:
+def _examine_row(task: _Task, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> EvaluatedPart:
     model = task.model
     scored = examine_image(model, image)
     prepared, size_px = scored.prepared, model.grid.size_px
@@ -217,10 +243,10 @@ def _examine_row(task: _Task, row: ManifestRow, image: Image, lesions: Sequence[
     if name_of(model.baseline) != model.name:
         scores[name_of(model.baseline)] = score_patches(model.baseline, patches)
     scores |= measure_controls(patches)
-    return _Part(evaluated, samples, scores, labels, scored.origins, patches.digest())
+    return EvaluatedPart(evaluated, samples, scores, labels, scored.origins, patches.digest())
 
 
-def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable | None:
+def _build_patch_table(parts: Sequence[EvaluatedPart], reading: Reading) -> ScoreTable | None:
     positives, controls, kept = [], [], []
     for part in parts:
         label, touches = part.evaluated.row.label, part.labels.touches
@@ -249,7 +275,7 @@ def _build_patch_table(parts: Sequence[_Part], reading: Reading) -> ScoreTable |
     )
 
 
-def _build_image_table(parts: Sequence[_Part], model: str) -> ScoreTable | None:
+def _build_image_table(parts: Sequence[EvaluatedPart], model: str) -> ScoreTable | None:
     known = [part for part in parts if part.evaluated.row.label is not None and part.evaluated.ranked]
     positive = np.asarray([part.evaluated.row.label == "positive" for part in known], bool)
     if not positive.any() or positive.all():

@@ -16,9 +16,9 @@ from unary.evaluation.pixelwise import PixelSample, draw_truth, sample_pixels
 from unary.models.bundle import Model
 from unary.models.examination import ScoredImage, build_detection
 from unary.patches.collection import read_lesion_mask
-from unary.patches.preparation import enlarge
+from unary.patches.preparation import PreparedImage, enlarge
 from unary.profiles import Reading
-from unary.records import Finding, Lesion, ManifestRow
+from unary.records import Detection, Finding, Lesion, ManifestRow
 
 MOST_CANDIDATES = 50
 
@@ -82,17 +82,51 @@ def evaluate_image(
     """
     prepared, reading = scored.prepared, model.profile.reading
     detection = build_detection(scored, model, None, most=MOST_CANDIDATES)
+    tissue_px = count_tissue(prepared)
+    evaluated, targets = judge_detection(
+        row,
+        lesions,
+        detection,
+        reading=reading,
+        spacing_mm=prepared.stored_spacing_mm,
+        tissue_px=tissue_px,
+        patch_scores=scored.scores,
+    )
+    return evaluated, _sample_image(scored, targets, evaluated, reading, images=images)
+
+
+def count_tissue(prepared: PreparedImage) -> int:
+    """Return how many pixels of the stored image are tissue."""
+    return round(float(prepared.mask.sum()) * prepared.scale[0] * prepared.scale[1])
+
+
+def judge_detection(
+    row: ManifestRow,
+    lesions: Sequence[Lesion],
+    detection: Detection,
+    *,
+    reading: Reading,
+    spacing_mm: tuple[float, float] | None,
+    tissue_px: int,
+    patch_scores: NDArray[np.float64],
+) -> tuple[EvaluatedImage, tuple[Target, ...]]:
+    """Match the `MOST_CANDIDATES` strongest candidates of an image with its lesions; return also these, with pixels.
+
+    Raises
+    ------
+    ImageError
+        If the mask of a lesion cannot be used.
+    """
+    shape = detection.labels.shape
     masks = {
-        place: read_lesion_mask(lesion.mask_path, prepared.stored_shape)
+        place: read_lesion_mask(lesion.mask_path, shape)
         for place, lesion in enumerate(lesions)
         if lesion.mask_path is not None
     }
-    spacing = prepared.stored_spacing_mm
-    targets = group_targets(lesions, prepared.stored_shape, reading=reading, spacing_mm=spacing, masks=masks)
+    targets = group_targets(lesions, shape, reading=reading, spacing_mm=spacing_mm, masks=masks)
     if sum(len(target.lesions) for target in targets) < len(lesions):  # one lies outside: nobody knows where
         row = dataclasses.replace(row, complete=False)
-    tissue_px = round(float(prepared.mask.sum()) * prepared.scale[0] * prepared.scale[1])
-    match = match_findings(detection, targets, spacing_mm=spacing, tissue_px=tissue_px)
+    match = match_findings(detection, targets, spacing_mm=spacing_mm, tissue_px=tissue_px)
     evaluated = EvaluatedImage(
         row,
         is_normal(row, lesions, reading),
@@ -101,9 +135,9 @@ def evaluate_image(
         detection.image_score,
         detection.image_p_value,
         detection.out_of_domain,
-        scored.scores,
+        patch_scores,
     )
-    return evaluated, _sample_image(scored, targets, evaluated, reading, images=images)
+    return evaluated, targets
 
 
 def _sample_image(

@@ -35,8 +35,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ Differences = dict[str, dict[str, dict[str, Estimate]]]
 ALL = "all"
 NORMAL_LOOKING = "normal_looking"
 SPECIFICITIES = (0.90, 0.95, 0.99)
+_INTERVAL = "_ci95"
+_INTERVALS = {"sensitivity_at_specificity": "sensitivity"}  # what the bench calls those of another name
 FEW_PATIENTS = 10
 """Of either class: percentile intervals over fewer are visibly too narrow in simulation, so that nothing is claimed."""
 
@@ -101,7 +103,7 @@ class ScoreTable:
     scores: Mapping[str, NDArray[np.float64]]
     positive: NDArray[np.bool_]
     groups: Mapping[str, NDArray[np.bool_]]
-    patient: NDArray[Any]
+    patient: NDArray[Any] = field(repr=False)
     image: NDArray[Any]
     row: NDArray[np.int64]
     col: NDArray[np.int64]
@@ -266,6 +268,45 @@ def write_metrics(
     text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a ``metrics.json``: the names that lead to it, and its 95 % interval where it has one."""
+
+    path: tuple[str, ...]
+    value: float
+    low: float | None
+    high: float | None
+
+
+def list_figures(document: Mapping[str, Any]) -> Iterator[Figure]:
+    """Yield every number that a ``metrics.json`` gives under ``detectors`` and ``detection``, in its order.
+
+    >>> found = {"auroc": 0.8, "auroc_ci95": [0.7, 0.9], "auroc_per_seed": [0.8], "note": "few"}
+    >>> for figure in list_figures({"detectors": {"laplacian": {"all": found}}}):
+    ...     print("/".join(figure.path), figure.value, figure.low, figure.high)
+    detectors/laplacian/all/auroc 0.8 0.7 0.9
+    detectors/laplacian/all/auroc_per_seed/0 0.8 None None
+    """
+    for part in ("detectors", "detection"):
+        yield from _list_figures(document.get(part), (part,), None)
+
+
+def _list_figures(content: Any, path: tuple[str, ...], interval: Any) -> Iterator[Figure]:
+    """The numbers at and below a place; ``interval`` is theirs, or holds theirs by name."""
+    if isinstance(content, Mapping):
+        for name, inside in content.items():
+            if not name.endswith(_INTERVAL):
+                bounds = interval.get(name) if isinstance(interval, Mapping) else None
+                own = content.get(f"{_INTERVALS.get(name, name)}{_INTERVAL}", bounds)
+                yield from _list_figures(inside, (*path, name), own)
+    elif isinstance(content, list):
+        for number, inside in enumerate(content):
+            yield from _list_figures(inside, (*path, str(number)), None)
+    elif isinstance(content, (int, float)) and not isinstance(content, bool):
+        low, high = interval or (None, None)
+        yield Figure(path, float(content), low, high)
 
 
 def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:

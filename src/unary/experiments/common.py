@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from unary.evaluation.intervals import Estimate
 from unary.evaluation.metrics import ScoreTable, select_runs
 from unary.files import replacing
 from unary.models.bundle import describe_versions
+from unary.models.card import describe_command
 from unary.outputs.figures import figure_png, plot_roc
 from unary.patches.collection import Collection
 from unary.records import NOTICE
@@ -45,8 +44,8 @@ def read_arrays(path: Path, *names: str) -> tuple[NDArray[Any], ...] | None:
 
 def describe_run(experiment: str) -> dict[str, Any]:
     """Return what every ``metrics.json`` says first: experiment, notice, command and versions."""
-    command = shlex.join(["unary", *sys.argv[1:]])
-    return {"experiment": experiment, "notice": NOTICE, "command": command, "versions": describe_versions()}
+    versions = describe_versions()
+    return {"experiment": experiment, "notice": NOTICE, "command": describe_command(), "versions": versions}
 
 
 def count_patches(collection: Collection, which: NDArray[Any]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a header says of how an image was acquired: enough to watch a scanner by, and nothing of the patient.
+"""Finding in a header how an image was acquired: enough to watch a scanner by, and nothing of the patient.
 
 The station appears as a pseudonym, a hash of identifiers of which nobody can list all; of the date, the month.
 What is missing, damaged or beyond belief is None.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from unary.errors import ImageError
+from unary.images.attributes import Acquisition
 from unary.images.dicom import find_intent
 from unary.images.elements import Elements
 
@@ -23,42 +23,6 @@ ACQUISITION_ELEMENTS = (
 )  # fmt: skip
 _DATES = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 _LONGEST = 64
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """How an image was acquired, as its header says; None where it does not.
-
-    Attributes
-    ----------
-    station
-        Pseudonym of the device: a hash of its manufacturer, model, serial number and station name.
-    software
-        Versions, joined by commas.
-    intent
-        As in `unary.records.Image`.
-    processing
-        Code or description of the processing by the device.
-    exposure_mas
-        Exposure in mAs: Exposure in uAs / 1000 where it is stated, else Exposure.
-    kvp
-        Peak voltage in kV.
-    thickness_mm
-        Of the compressed breast (Body Part Thickness).
-    month
-        Of the acquisition, as ``"2026-03"``.
-    """
-
-    manufacturer: str | None = None
-    model_name: str | None = None
-    station: str | None = None
-    software: str | None = None
-    intent: str | None = None
-    processing: str | None = None
-    exposure_mas: float | None = None
-    kvp: float | None = None
-    thickness_mm: float | None = None
-    month: str | None = None
 
 
 def find_acquisition(elements: Elements) -> Acquisition:

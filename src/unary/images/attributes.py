@@ -1,44 +1,94 @@
-"""What a header says of how an image was made: enough to tell whether a model can use it, nothing of the patient."""
+"""What is known of an image from its header: how it was made, and nothing of the patient. Values; no reader.
+
+Whoever reads images itself needs `unary.images.headers` and `unary.images.dicom`, which import pydicom.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from pydicom.datadict import dictionary_VR
-
-from unary.images.acquisition import ACQUISITION_ELEMENTS, Acquisition, find_acquisition
-from unary.images.decoding import find_missing_decoder, find_shape, reading_dicom
-from unary.images.dicom import (
-    MULTIFRAME_CLASSES,
-    PLACE_ELEMENTS,
-    SlicePlace,
-    find_intent,
-    find_laterality,
-    find_magnification,
-    find_place,
-    find_spacing,
-    find_view,
-    hash_patient,
-    hash_uid,
-    read_frames,
-)
-from unary.images.elements import Elements, open_dicom
-from unary.images.raster import is_lossy
-from unary.images.reading import is_dicom, read_shape
-from unary.images.values import UNIT_ELEMENTS, find_units
-from unary.profiles.profile import HeaderFlag, Headers
 
 _SECONDARY_CAPTURE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[1-4])?")  # and its multi-frame kinds
-_ELEMENTS = [
-    "SOPClassUID", "Modality", "ImageType", "PresentationIntentType", "Manufacturer", "ManufacturerModelName",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored",
-    "PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
-    "PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor", "ViewCodeSequence",
-    "LossyImageCompression", "SpecificCharacterSet", "ImageLaterality", "Laterality", "ViewPosition", "PatientID",
-    "StudyInstanceUID", *UNIT_ELEMENTS, *PLACE_ELEMENTS, *ACQUISITION_ELEMENTS,
-]  # fmt: skip
+# Objects whose frames carry spacing and rescale each for itself: enhanced CT, MR, PET, angiography, tomosynthesis,
+# ultrasound volumes, whole slides, parametric maps.
+MULTIFRAME_CLASSES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{ending}"
+    for ending in (
+        "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "12.1.1", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5",
+        "30", "77.1.6", "128.1", "130",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SlicePlace:
+    """Where a slice lies: in which series and frame of reference, its plane's normal, and how far along it, in mm."""
+
+    series_uid: str | None = field(repr=False)
+    frame_uid: str | None = field(repr=False)
+    normal: tuple[float, float, float]
+    position_mm: float
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a manifest needs of a DICOM file, read without its pixels.
+
+    Attributes
+    ----------
+    patient_key
+        The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
+        of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
+        them too.
+    instance_uid
+        SOP Instance UID.
+    place
+        Of a slice; None where it is not stated.
+    """
+
+    shape: tuple[int, int]
+    laterality: str | None
+    view: str | None
+    patient_key: str | None = field(repr=False)
+    instance_uid: str | None = field(repr=False)
+    place: SlicePlace | None = None
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How an image was acquired, as its header says; None where it does not.
+
+    Attributes
+    ----------
+    station
+        Pseudonym of the device: a hash of its manufacturer, model, serial number and station name.
+    software
+        Versions, joined by commas.
+    intent
+        As in `unary.records.Image`.
+    processing
+        Code or description of the processing by the device.
+    exposure_mas
+        Exposure in mAs: Exposure in uAs / 1000 where it is stated, else Exposure.
+    kvp
+        Peak voltage in kV.
+    thickness_mm
+        Of the compressed breast (Body Part Thickness).
+    month
+        Of the acquisition, as ``"2026-03"``.
+    """
+
+    manufacturer: str | None = None
+    model_name: str | None = None
+    station: str | None = None
+    software: str | None = None
+    intent: str | None = None
+    processing: str | None = None
+    exposure_mas: float | None = None
+    kvp: float | None = None
+    thickness_mm: float | None = None
+    month: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +122,9 @@ class Attributes:
     place
         Of a slice; None where it is not stated.
     study
-        `unary.images.dicom.hash_uid` of the Study Instance UID: joins the images of a study.
+        `hash_uid` of the Study Instance UID: joins the images of a study.
     patient
-        `unary.images.dicom.DicomHeader.patient_key`.
+        `DicomHeader.patient_key`.
     acquisition
         How it was acquired; None of rasters.
     """
@@ -113,65 +163,9 @@ class Attributes:
         return self.frames != 1 or self.sop_class in MULTIFRAME_CLASSES
 
 
-def read_attributes(path: Path, headers: Headers) -> Attributes:
-    """Read what a file's header says, without decoding pixels, and the flags that the profile's ``headers`` look for.
-
-    Raises
-    ------
-    ImageError
-        If the file is no image of a known format, its header is not readable, or it is compressed by deflate.
-    """
-    if not is_dicom(path):
-        return Attributes(read_shape(path), raster=True, lossy=is_lossy(path))
-    with reading_dicom(path):
-        sought = [name for flag in headers.flags for name in (*flag.keywords, *dict(flag.patterns))]
-        elements = open_dicom(path, list(dict.fromkeys(_ELEMENTS + sought)))
-        sop_class = elements.find_text("SOPClassUID") or ""
-        noted, spacing = len(elements.notes), find_spacing(elements)
-        misstated = tuple(elements.notes[noted:]) if spacing is None else ()
-        magnified = elements.find_text("EstimatedRadiographicMagnificationFactor") is not None
-        return Attributes(
-            shape=find_shape(elements),
-            sop_class=sop_class if re.fullmatch(r"[0-9.]{1,64}", sop_class) else None,
-            modality=elements.find_code("Modality"),
-            frames=read_frames(elements),
-            missing_decoder=find_missing_decoder(elements),
-            intent=find_intent(elements),
-            manufacturer=clean_text(elements.find_text("Manufacturer") or ""),
-            model_name=clean_text(elements.find_text("ManufacturerModelName") or ""),
-            spacing_mm=spacing,
-            misstated_spacing=misstated,
-            bits=elements.read_integer("BitsStored"),
-            magnification=find_magnification(elements) if magnified else None,
-            units=find_units(elements),
-            lossy=elements.find_text("LossyImageCompression") == "01",
-            place=find_place(elements),
-            laterality=find_laterality(elements),
-            view=find_view(elements),
-            study=None if (study := elements.find_text("StudyInstanceUID")) is None else hash_uid(study),
-            patient=hash_patient(elements),
-            acquisition=find_acquisition(elements),
-            flags=tuple(flag.reason for flag in headers.flags if _bears(elements, flag)),
-        )
-
-
-def _bears(elements: Elements, flag: HeaderFlag) -> bool:
-    """Whether the header has any of the flag's signs."""
-    views = elements.read_items("ViewCodeSequence")
-    coded = [*views, *(item for view in views for item in view.read_items("ViewModifierCodeSequence"))]
-    return (
-        any(_is_stated(elements, keyword) for keyword in flag.keywords)
-        or not set(flag.codes).isdisjoint(item.find_text("CodeValue") for item in coded)
-        or not set(flag.image_types).isdisjoint(text.upper() for text in elements.read_texts("ImageType"))
-        or any(re.search(pattern, text, re.I) for name, pattern in flag.patterns for text in elements.read_texts(name))
-        or (flag.magnified_from is not None and (find_magnification(elements) or 1.0) >= flag.magnified_from)
-    )
-
-
-def _is_stated(elements: Elements, keyword: str) -> bool:
-    kind = dictionary_VR(keyword)
-    texts = [] if kind == "SQ" else elements.read_texts(keyword)
-    return [text.upper() for text in texts] == ["YES"] if kind == "CS" else bool(texts or elements.read_items(keyword))
+def hash_uid(uid: str) -> str:
+    """Return what stands for a UID in results, names, logs and metrics: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def clean_text(text: str) -> str | None:

@@ -7,6 +7,7 @@ licensed ones that pydicom finds.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,14 +38,15 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 # One decoder each, where pydicom would go on to the next if the first one refuses: of two OpenJPEGs, the second fills
 # up what the first one finds damaged, and Pillow stretches 12 bits to 16. The faster pylibjpeg-rle ends the whole
 # program on a damaged stream, since a Rust panic is no Exception.
+_JPEG_LS = "pyjpegls" if sys.version_info < (3, 14) else "gdcm"  # the faster has no wheels for later Pythons
 _CODECS: dict[str, tuple[Family | None, str]] = {
     uid.RLELossless: (None, "pydicom"),
     uid.JPEGBaseline8Bit: ("JPEG", "gdcm"),
     uid.JPEGExtended12Bit: ("JPEG", "gdcm"),
     uid.JPEGLossless: ("lossless JPEG", "gdcm"),
     uid.JPEGLosslessSV1: ("lossless JPEG", "gdcm"),
-    uid.JPEGLSLossless: ("JPEG-LS", "pyjpegls"),
-    uid.JPEGLSNearLossless: ("JPEG-LS", "pyjpegls"),
+    uid.JPEGLSLossless: ("JPEG-LS", _JPEG_LS),
+    uid.JPEGLSNearLossless: ("JPEG-LS", _JPEG_LS),
     uid.JPEG2000Lossless: ("JPEG 2000", "gdcm"),
     uid.JPEG2000: ("JPEG 2000", "gdcm"),
     uid.HTJ2KLossless: ("JPEG 2000", "pylibjpeg"),

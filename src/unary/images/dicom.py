@@ -8,12 +8,12 @@ the window that is stored for display is ignored. What cannot be read right is r
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from unary.errors import ImageError
+from unary.images.attributes import MULTIFRAME_CLASSES, DicomHeader, SlicePlace
 from unary.images.checks import build_refusal
 from unary.images.decoding import decode_pixels, find_shape, read_format, reading_dicom, trim_words
 from unary.images.elements import Elements, open_dicom
@@ -25,15 +25,6 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _PRESENTATION = tuple(f"{_STORAGE}1.{number}" for number in (1, 2, 3))
 _INTENTS = dict.fromkeys(_PRESENTATION, "FOR PRESENTATION")
 _INTENTS |= {f"{kind}.1": "FOR PROCESSING" for kind in _PRESENTATION}
-# Objects whose frames carry spacing and rescale each for itself: enhanced CT, MR, PET, angiography, tomosynthesis,
-# ultrasound volumes, whole slides, parametric maps.
-MULTIFRAME_CLASSES = frozenset(
-    _STORAGE + ending
-    for ending in (
-        "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "12.1.1", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5",
-        "30", "77.1.6", "128.1", "130",
-    )
-)  # fmt: skip
 _RESCALED = {CT: "CT", PET: "PET"}
 _MODALITIES = ("MG", "CR", "DX", "DR", "CT", "MR", "PT", "NM", "US", "OT", "XA", "RF", "SC", "IO", "PX", "RG")
 _OTHER_MODALITIES = ("SR", "PR", "KO", "SEG", "REG", "DOC", "AU", "ECG", "RTSTRUCT", "RTPLAN", "RTDOSE")
@@ -62,40 +53,6 @@ _HEADER_ELEMENTS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SlicePlace:
-    """Where a slice lies: in which series and frame of reference, its plane's normal, and how far along it, in mm."""
-
-    series_uid: str | None = field(repr=False)
-    frame_uid: str | None = field(repr=False)
-    normal: tuple[float, float, float]
-    position_mm: float
-
-
-@dataclass(frozen=True)
-class DicomHeader:
-    """What a manifest needs of a DICOM file, read without its pixels.
-
-    Attributes
-    ----------
-    patient_key
-        The first 12 hexadecimal digits of the SHA-256 of the Patient ID; None when there is none. It joins the images
-        of a patient without showing the identifier, but it is not anonymous: who can list all identifiers can hash
-        them too.
-    instance_uid
-        SOP Instance UID.
-    place
-        Of a slice; None where it is not stated.
-    """
-
-    shape: tuple[int, int]
-    laterality: str | None
-    view: str | None
-    patient_key: str | None = field(repr=False)
-    instance_uid: str | None = field(repr=False)
-    place: SlicePlace | None = None
-
-
 def read_header(path: Path) -> DicomHeader:
     """Read the size of a DICOM image and whose it is; takes about a millisecond; an `ImageError` if it is none."""
     with reading_dicom(path):
@@ -108,11 +65,6 @@ def read_header(path: Path) -> DicomHeader:
             elements.find_text("SOPInstanceUID"),
             find_place(elements),
         )
-
-
-def hash_uid(uid: str) -> str:
-    """Return what stands for a UID in results, names, logs and metrics: 16 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def hash_patient(elements: Elements) -> str | None:

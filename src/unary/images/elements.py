@@ -20,11 +20,9 @@ from pydicom.errors import BytesLengthException
 
 from unary.errors import ImageError, Reason
 from unary.images.checks import DAMAGE, build_refusal
+from unary.images.preamble import is_bare
 
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1")
-_START = re.compile(rb"\x08\x00[\x00\x01\x05\x08\x12-\x18]\x00(CS|DA|OB|TM|UI|UL|[\x00-\xff]\x00\x00\x00)", re.DOTALL)
-_BIG_START = re.compile(rb"\x00\x08\x00[\x00\x01\x05\x08\x12-\x18](CS|DA|OB|TM|UI|UL)")
-_META_START = re.compile(rb"\x02\x00[\x00\x01\x02\x03\x10]\x00(OB|UI|UL)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _FIGURES = re.compile(r"[-+0-9.,eE ]{1,24}", re.ASCII)
@@ -188,18 +186,6 @@ def _show(text: str) -> str:
     return text if known else f"a text of {len(text)} letters"
 
 
-def looks_like_dicom(path: Path) -> bool:
-    """Return whether a file starts as DICOM does: the letters DICM after 128 bytes (PS3.10 section 7.1), or at once the
-    elements that every object begins with, as files without preamble do."""
-    with path.open("rb") as file:
-        start = file.read(132)
-    return start[128:] == b"DICM" or _is_bare(start)
-
-
-def _is_bare(start: bytes) -> bool:
-    return any(pattern.match(start) for pattern in (_START, _BIG_START, _META_START))
-
-
 def open_dicom(path: Path, keywords: Sequence[str] | None = None) -> Elements:
     """Read a DICOM file inside `unary.images.decoding.reading_dicom`: all of it, or some elements without the pixels.
 
@@ -210,7 +196,7 @@ def open_dicom(path: Path, keywords: Sequence[str] | None = None) -> Elements:
     with path.open("rb") as file:
         start = file.read(4096)
     bare = start[128:132] != b"DICM"
-    if bare and not _is_bare(start):
+    if bare and not is_bare(start):
         cause = "not a DICOM file: the letters DICM of its preamble are missing; another format under this name?"
         raise build_refusal(path, cause, "NOT_READABLE")
     if bare:

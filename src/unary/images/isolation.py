@@ -5,8 +5,8 @@ becomes an `ImageError` that names the cause, while the program goes on. The hel
 stays for the next file, and starts anew after a crash. It is protection against accidents and bombs, not a sandbox
 against code that breaks out of a codec.
 
-Nothing that comes back from the helper is unpickled or trusted: types and sizes are checked against the limits. Needs a
-POSIX system; the limit on memory needs Linux.
+Nothing that comes back from the helper is unpickled or trusted: types and sizes are checked against the limits. The
+limit on memory needs Linux.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import select
 import signal
 import stat
 import struct
@@ -24,7 +23,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -103,7 +102,7 @@ class IsolatedReader:
         return image
 
     def read_attributes(self, path: Path | str, headers: Headers) -> Attributes:
-        """Return what `unary.images.attributes.read_attributes` returns; raises as `read`."""
+        """Return what `unary.images.headers.read_attributes` returns; raises as `read`."""
         path = Path(path)
         attributes = self._ask(path, headers)
         if not isinstance(attributes, Attributes):
@@ -187,7 +186,9 @@ def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
-        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the helper
+        # Ctrl-C reaches the parent alone, which ends the helper.
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     try:
@@ -203,8 +204,10 @@ def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
 
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
-    with helper:  # closes the pipes and waits
-        helper.kill()
+    helper.kill()
+    helper.wait()
+    with helper:  # closes the pipes, at whose end a thread may have been reading
+        pass
 
 
 def _describe_end(helper: subprocess.Popen[bytes] | None) -> str:
@@ -218,20 +221,28 @@ def _describe_end(helper: subprocess.Popen[bytes] | None) -> str:
 
 
 def _receive(helper: subprocess.Popen[bytes], size: int, deadline: float) -> NDArray[np.uint8]:
-    """Receive so many bytes."""
-    assert helper.stdout is not None
-    answers, content, done = helper.stdout.fileno(), np.empty(size, np.uint8), 0
-    poll = select.poll()
-    poll.register(answers, select.POLLIN)
-    while done < size:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(1000 * left):
-            raise TimeoutError
-        count = os.readv(answers, [content[done:].data])
-        if count == 0:
-            raise EOFError
-        done += count
+    """Receive so many bytes, in a thread, since Windows cannot wait for a pipe for a limited time."""
+    content = np.empty(size, np.uint8)
+    received = threading.Event()
+    thread = threading.Thread(target=_fill, args=(helper.stdout, content, received), daemon=True)
+    thread.start()
+    thread.join(max(deadline - time.monotonic(), 0))
+    if thread.is_alive():  # until the helper is ended, which the caller does
+        raise TimeoutError
+    if not received.is_set():
+        raise EOFError
     return content
+
+
+def _fill(answers: IO[bytes], content: NDArray[np.uint8], received: threading.Event) -> None:
+    """Read from a pipe until the array is full, or the pipe ends."""
+    done = 0
+    while done < len(content):
+        count = answers.readinto(content[done:].data)  # type: ignore[attr-defined]
+        if not count:
+            return
+        done += count
+    received.set()
 
 
 def _receive_answer(helper: subprocess.Popen[bytes], deadline: float) -> Answer:

@@ -7,12 +7,13 @@ little-endian, and the padding, a bit per pixel.
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import json
 import os
-import resource
-import signal
 import struct
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import msgspec
 import numpy as np
 
 from unary.errors import ImageError, Reason, explain_unexpected
-from unary.images.attributes import Attributes, read_attributes
+from unary.images.attributes import Attributes
 from unary.images.checks import build_refusal
 from unary.images.reading import read_image, read_shape
 from unary.profiles.profile import Headers
@@ -98,33 +99,40 @@ class Answer:
 
 def serve(limits_json: str) -> None:
     """Be the helper: answer requests from standard input until it closes."""
+    importlib.import_module("unary.images.headers")  # pydicom, before its memory would count as the first file's
     limits = ReadingLimits(**json.loads(limits_json))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # codecs print, patient data perhaps included
-    _limit_process(limits)
     complaints = _listen()
+    _limit_process(limits)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
     answers.write(b"+")
     answers.flush()
     for line in sys.stdin.buffer:
         answers.write(b"+")
         answers.flush()
         # Ends the helper, stuck inside a codec or not, when the parent that should do so is no more.
-        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + _GRACE_S)
+        faulthandler.dump_traceback_later(limits.timeout_s + _GRACE_S, exit=True, file=nowhere)
         request = msgspec.convert(json.loads(line), Request)
         answers.writelines(_answer(request, limits, complaints))
         answers.flush()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _listen() -> int:
-    """Turn standard error into a pipe and return its reading end.
+    """Turn standard error into something that can be read here, and return the descriptor to read it by.
 
     The codec for lossless JPEG tells of a damaged stream by a line on standard error and in no other way, and returns
-    an image that is filled up with anything. A full pipe drops what comes after.
+    an image that is filled up with anything. A full pipe drops what comes after. Windows has no pipes that do: there it
+    is a file.
     """
-    reading, writing = os.pipe()
-    for end in (reading, writing):
-        os.set_blocking(end, False)
+    if os.name == "nt":
+        writing, name = tempfile.mkstemp()
+        reading = os.open(name, os.O_RDONLY | getattr(os, "O_TEMPORARY", 0))
+    else:
+        reading, writing = os.pipe()
+        for end in (reading, writing):
+            os.set_blocking(end, False)
     os.dup2(writing, 2)
     os.close(writing)
     return reading
@@ -138,6 +146,10 @@ def _read_complaints(descriptor: int) -> bytes:
 
 
 def _limit_process(limits: ReadingLimits) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the image
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has nothing to write
     if sys.platform == "linux":
@@ -150,6 +162,8 @@ def _limit_process(limits: ReadingLimits) -> None:
 
 def _answer(request: Request, limits: ReadingLimits, complaints: int) -> list[bytes | memoryview]:
     """Return the parts of one answer, whatever reading raises."""
+    from unary.images.headers import read_attributes
+
     path = Path(request.path)
     try:
         if request.headers is not None:

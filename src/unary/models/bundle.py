@@ -2,7 +2,8 @@
 
 ``model.json`` holds configuration, calibration and provenance, ``weights-HASH.safetensors`` the tensors of a detector,
 under a name of their own content, so that either file belongs to the other at every moment. ``model.json`` bears one
-hash over all of it. What it replaces is kept beside it, as ``model-DATE.json``. Nothing is pickled. A model of a
+hash over all of it. What it replaces is kept beside it, as ``model-DATE.json``. ``MODEL_CARD.md`` says the same for
+people (`unary.models.card`). Nothing is pickled. A model of a
 detector that is not unary's own names its class, and the module of that name is imported; of any other model no code is
 run.
 
@@ -20,7 +21,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
@@ -39,6 +40,7 @@ from unary.detectors.states import describe_config, read_config
 from unary.errors import BundleError, DetectorError
 from unary.files import LOCK_FILE, hash_file, locking, write_durably
 from unary.models.calibration import Calibration
+from unary.models.card import Background, find_background, write_card
 from unary.models.consistency import check_model, check_texts
 from unary.models.findings import FindingsConfig
 from unary.models.patients import SeenPatients
@@ -53,7 +55,9 @@ logger = logging.getLogger(__name__)
 FORMAT = 6
 MODEL_FILE = "model.json"
 _OWN, _BASELINE = "detector.", "baseline."  # tensors of either, in one file
-_PARTIAL = re.compile(r"\.\d+\.(model.*\.json|weights-.*\.safetensors)")  # as `unary.files.replacing` names them
+_PARTIAL = re.compile(
+    r"\.\d+\.(model.*\.json|weights-.*\.safetensors|MODEL_CARD\.md)"
+)  # as `unary.files.replacing` names them
 _OURS = re.compile(rf"{re.escape(LOCK_FILE)}|{_PARTIAL.pattern}|weights-[0-9a-f]+\.safetensors")
 
 
@@ -110,6 +114,8 @@ class Model:
         The detector without learning, fitted on the same patches, so that every evaluation can show both.
     peaks
         The highest values of training images, falling, the last of which is the level.
+    background
+        What its card says beside; not in ``model.json``, and no part of the model.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Model:
     baseline: Laplacian
     provenance: Provenance
     peaks: tuple[float, ...] = ()
+    background: Background = field(default_factory=Background)
 
     def __repr__(self) -> str:
         spacing, side = self.preparation.working_spacing_mm, self.preparation.working_size_px
@@ -135,12 +142,19 @@ class Model:
             f"{self.provenance.images} images, trained on {self.provenance.patches} patches, {known})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_model
+
+        return show_model(self)._repr_html_()
+
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write the model; see `write_model`."""
         write_model(self, Path(folder), overwrite=overwrite)
 
 
-_KEPT = {name: kind for name, kind in get_type_hints(Model).items() if name not in ("name", "detector", "baseline")}
+_APART = ("name", "detector", "baseline", "background")
+_KEPT = {name: kind for name, kind in get_type_hints(Model).items() if name not in _APART}
 _Document: Any = make_dataclass(
     "model",
     [
@@ -179,11 +193,14 @@ def require_model_folder(folder: Path, *, overwrite: bool = False) -> None:
         raise BundleError(f"{folder}: the folder is not empty and holds no model; choose another")
 
 
-def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bool = False) -> Path | None:
+def write_model(
+    model: Model, folder: Path, *, overwrite: bool = False, held: bool = False, command: str | None = None
+) -> Path | None:
     """Write a model folder, so that at every moment it holds a whole model, the one before or this one.
 
     The one before is kept as ``model-DATE.json``, with its weights; returns where, or None without one. ``held`` says
-    that the caller holds the folder (`unary.files.locking`) and has asked `require_model_folder` before.
+    that the caller holds the folder (`unary.files.locking`) and has asked `require_model_folder` before. The card is
+    written last (`unary.models.card.write_card`); ``command`` is the command line for it.
 
     Raises
     ------
@@ -200,12 +217,15 @@ def write_model(model: Model, folder: Path, *, overwrite: bool = False, held: bo
             require_model_folder(folder, overwrite=overwrite)
         text, weights = _describe_model(model, folder)
         try:
-            return _write_files(text, weights, folder)
+            kept = _write_files(text, weights, folder)
         except OSError as error:
             raise BundleError(
                 f"{folder}: the model could not be written ({error.strerror or error}); a model that was there before "
                 "is there unchanged"
             ) from error
+        hashes = {"sha256": hash_bytes(text), "weights_sha256": hash_bytes(weights)}
+        write_card(model, folder, **hashes, command=command)
+        return kept
 
 
 def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
@@ -224,11 +244,12 @@ def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
     document = _Document(FORMAT, NOTICE, "", model.name, hash_bytes(weights), *settings, probe, **kept)
     try:
         content = describe_config(document)
-        content["sha256"] = _hash_content(content)
+        content["sha256"] = hash_content(content)
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}: settings of {model.name!r} are not what JSON can hold ({error})") from error
-    _build_model(_parse(text, folder / MODEL_FILE), weights, folder / MODEL_FILE)
+    path = folder / MODEL_FILE
+    _build_model(_parse(_read_json(text, path), path), weights, path)
     return text.encode(), weights
 
 
@@ -287,7 +308,7 @@ def name_weights(digest: str) -> str:
 
 
 def read_model(folder: Path | str) -> Model:
-    """Read a model folder.
+    """Read a model folder, or one that `unary.models.exporting.export_model` wrote.
 
     Raises
     ------
@@ -295,11 +316,17 @@ def read_model(folder: Path | str) -> Model:
         If the folder, its ``model.json`` or its weights are missing, damaged, edited, or of another program or version;
         the field is named.
     """
+    from unary.models.exported import is_exported, read_exported  # which makes a model of it
+
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
         raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?")
     try:
-        document = _parse(path.read_text(encoding="utf-8"), path)
+        text = path.read_bytes()
+        content = _read_json(text.decode("utf-8"), path)
+        if is_exported(content):
+            return read_exported(content, path)
+        document = _parse(content, path)
         place = path.with_name(name_weights(document.weights_sha256))
         if not place.is_file():
             raise BundleError(f"{place}: the weights are missing; copy the whole model folder")
@@ -308,22 +335,27 @@ def read_model(folder: Path | str) -> Model:
         raise BundleError(f"{path.parent}: the model cannot be read ({error})") from error
     if hash_bytes(weights) != document.weights_sha256:
         raise BundleError(f"{place}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
-    return _build_model(document, weights, path)
+    background = find_background(path.parent, hash_bytes(text))
+    return replace(_build_model(document, weights, path), background=background)
 
 
-def _parse(text: str, path: Path) -> Any:
-    """What a ``model.json`` says, checked field by field."""
+def _read_json(text: str, path: Path) -> Any:
     try:
         content = json.loads(text)
         check_texts(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from error
+    return content
+
+
+def _parse(content: Any, path: Path) -> Any:
+    """What a ``model.json`` says, checked field by field."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         earlier = isinstance(found, int) and 1 <= found < FORMAT
         cause = "an earlier unary wrote this model: fit it again" if earlier else "of a later version, or no model?"
         raise BundleError(f"{path}: format {FORMAT} is needed, found {repr(found)[:40]}; {cause}")
-    if content.get("sha256") != _hash_content(content):
+    if content.get("sha256") != hash_content(content):
         raise BundleError(
             f"{path}: its content is not what its hash (sha256) was made of: damaged, or edited; nothing in a model "
             "may be changed by hand"
@@ -334,8 +366,8 @@ def _parse(text: str, path: Path) -> Any:
         raise BundleError(f"{path}: damaged, or of another version: {error}") from error
 
 
-def _hash_content(content: Mapping[str, Any]) -> str:
-    """The SHA-256 over all that a ``model.json`` says, the hash of the weights included, but for the hash itself."""
+def hash_content(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over all that a ``model.json`` says, hashes of other files included, but for itself."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hash_bytes(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
 
@@ -427,6 +459,16 @@ def identify_model(model: Model, folder: Path) -> ModelIdentity:
         sha256=hash_file(folder / MODEL_FILE),
         data_hash=model.provenance.data_hash,
     )
+
+
+def hash_scoring(folder: Path) -> str:
+    """Return the SHA-256 of all that scores of a model in a folder depend on: calibration and p-values are left out.
+
+    Two models of one hash give the same maps, scores and candidates; their p-values and findings may differ.
+    """
+    path = folder / MODEL_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return hash_content({name: value for name, value in content.items() if name not in ("calibration", "probe")})
 
 
 def describe_versions() -> dict[str, str]:

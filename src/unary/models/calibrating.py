@@ -63,6 +63,16 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
         If a patient was trained on, unless ``allow_seen``.
     """
     manifest = take_normals(images, CalibrationError, "thresholds are set on")
+    rows, overlap = choose_normals(model, manifest, allow_seen=allow_seen)
+    judge_headers(rows, Gate(model.profile, model.domain), progress=progress)
+    return dataclasses.replace(model, calibration=calibrate_rows(model, rows, overlap=overlap, progress=progress))
+
+
+def choose_normals(model: Model, manifest: Manifest, *, allow_seen: bool) -> tuple[list[ManifestRow], Overlap]:
+    """Return the images of a manifest of negatives that count as normal, and how far the model has seen them.
+
+    Raises as `calibrate_model`.
+    """
     lesional = {lesion.image_id for lesion in manifest.lesions}
     rows = [row for row in manifest.rows if row.complete and row.image_id not in lesional]
     if len(rows) < len(manifest.rows):
@@ -77,9 +87,7 @@ def calibrate_model(model: Model, images: Images, *, allow_seen: bool = False, p
             f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which would announce too few "
             "false alarms; calibrate on other patients, or allow it with --allow-seen"
         )
-    judge_headers(rows, Gate(model.profile, model.domain), progress=progress)
-    overlap: Overlap = "unknown" if seen is None else "allowed" if seen else "excluded"
-    return dataclasses.replace(model, calibration=calibrate_rows(model, rows, overlap=overlap, progress=progress))
+    return rows, "unknown" if seen is None else "allowed" if seen else "excluded"
 
 
 def calibrate_rows(

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector, Examination, View
-from unary.errors import CalibrationError, DetectorError, ImageError, Reason, require
-from unary.images.attributes import read_attributes
+from unary.errors import CalibrationError, DetectorError, ImageError, Reason
 from unary.images.reading import check_pixels, read_image
 from unary.models.calibration import MOST_FINDINGS
 from unary.models.domain import compare_domain
@@ -83,10 +82,30 @@ class ScoredImage:
         """The map on the grid of the stored image, shape (rows, cols), float32."""
         return enlarge(self.anomaly_map, self.prepared)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows (`unary.outputs.notebook`)."""
+        from unary.outputs.notebook import show_scored
+
+        return show_scored(self)._repr_html_()
+
+    def to_arrow(self) -> Any:
+        """Return the patches as a `pyarrow.Table`: ``row``, ``col`` (working pixels) and ``score``.
+
+        The scores are the memory of `scores` (`unary.outputs.tables.PATCHES`).
+        """
+        from unary.outputs.tables import tabulate_patches
+
+        return tabulate_patches(self)
+
     def to_frame(self) -> Any:
-        """Return the patches as a `pandas.DataFrame`: ``row``, ``col`` (working pixels) and ``score``."""
-        pandas = require("pandas", extra="tables")
-        return pandas.DataFrame({"row": self.origins[:, 0], "col": self.origins[:, 1], "score": self.scores})
+        """Return the table of `to_arrow` as a `pandas.DataFrame`; its columns are read-only."""
+        from unary.outputs.tables import convert_to_frame
+
+        return convert_to_frame(self.to_arrow())
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Let any library that speaks Arrow's PyCapsule interface take the table of `to_arrow`."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         score = "nothing scored" if self.image_score is None else f"image score {self.image_score:.4g}"
@@ -154,6 +173,8 @@ def detect(
 def _take_image(model: Model, image: AnyImage, spacing_mm: Spacing, accept: Sequence[Reason]) -> Image:
     spacing = take_spacing(spacing_mm)
     if isinstance(image, (str, Path)):
+        from unary.images.headers import read_attributes
+
         path = Path(image)
         gate = build_gate(model, spacing_mm=None if spacing is None else spacing[0], accept=accept)
         verdict = require_admission(read_attributes(path, gate.profile.headers), gate, str(path))

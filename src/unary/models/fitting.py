@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from unary.detectors import check_detector, find_detector_class, name_of
 from unary.detectors.laplacian import COARSE_LAPLACIAN, Laplacian, LaplacianConfig
 from unary.detectors.protocol import Detector, Grid
 from unary.errors import CalibrationError, TrainingError
+from unary.images.attributes import Attributes
 from unary.models.bundle import Model, Provenance, can_be_found, describe_versions
 from unary.models.calibrating import Images, calibrate_rows, examine_rows, take_normals
+from unary.models.card import Background, count_images
 from unary.models.domain import describe_image, join_domains
 from unary.models.examination import map_prepared
 from unary.models.findings import FindingsConfig
@@ -42,6 +44,7 @@ from unary.models.requirements import (
     warn_of_few_patients,
     warn_of_sizes,
 )
+from unary.models.tracked import track_model, track_settings
 from unary.patches.collection import Collection, collect_patches, read_row
 from unary.patches.grid import GridConfig
 from unary.patches.preparation import IntensityRule, PreparationConfig, prepare_image
@@ -49,6 +52,7 @@ from unary.profiles import DEFAULT, Profile, find_profile
 from unary.profiles.profile import TissueRule
 from unary.records import Domain, Image, Manifest, ManifestRow, count_words
 from unary.training.context import FitContext
+from unary.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +141,7 @@ def fit(
     profile: str | Profile = DEFAULT,
     checkpoint: Path | None = None,
     store: Path | None = None,
+    tracker: Tracker | None = None,
     progress: bool = True,
 ) -> Model:
     """Learn what normal tissue looks like.
@@ -157,6 +162,8 @@ def fit(
         The beginning of the names of files that keep the state of training; an interrupted call goes on from them.
     store
         A folder for the prepared images, which then need not fit in memory (see `collect_patches`).
+    tracker
+        Told settings, losses and figures as they come (`unary.open_tracker`).
 
     Raises
     ------
@@ -177,6 +184,8 @@ def fit(
     key = make_key()
     own_px = getattr(chosen, "working_size_px", None)
     preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind, detector_size_px=own_px)
+    if tracker is not None:
+        track_settings(tracker, chosen, kind, fit=config, preparation=preparation, grid=grid)
     fewest = getattr(chosen, "fewest_patches", 2)
     headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
     check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
@@ -189,7 +198,7 @@ def fit(
     normal = collection.patches.subset(np.flatnonzero(usable & ~held))
     count = int((usable & held).sum())
     check_patches(chosen, normal, held_out=count, images=len(collection.rows), size_px=grid.size_px)
-    context = FitContext(config.seed, checkpoint, progress)
+    context = FitContext(config.seed, checkpoint, progress, tracker=tracker)
     baseline = Laplacian(COARSE_LAPLACIAN if chosen.grid == "working" else LaplacianConfig()).fit(normal, context)
     fitted = chosen.fit(normal, context)
     used, lesional, judging = (set(collection.image[which].tolist()) for which in (usable, ~usable, held))
@@ -207,10 +216,19 @@ def fit(
     )
     findings = FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px)
     name, level = name_of(fitted), math.nan  # until it is measured
+    background = Background(count_images(*_pair_sources(rows, manifest.rows, headers)))
     model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
+    model = replace(model, background=background)
     model = measure_images(model, trained, progress=progress)
-    judged = [rows[number] for number in sorted(judging - lesional)]
-    try:  # without them a fitted model is still worth keeping
+    model = _calibrate(model, [rows[number] for number in sorted(judging - lesional)], config, progress=progress)
+    if tracker is not None:
+        track_model(tracker, model)
+    return model
+
+
+def _calibrate(model: Model, judged: Sequence[ManifestRow], config: FitConfig, *, progress: bool) -> Model:
+    """The model with the operating points of held-out images; without them a fitted model is still worth keeping."""
+    try:
         return replace(model, calibration=calibrate_rows(model, judged, known=True, progress=progress))
     except CalibrationError:
         logger.warning(
@@ -220,6 +238,14 @@ def fit(
             config.held_out,
         )
         return model
+
+
+def _pair_sources(
+    used: Sequence[ManifestRow], rows: Sequence[ManifestRow], headers: Sequence[Attributes | None]
+) -> tuple[Sequence[ManifestRow], list[Attributes | Image | None]]:
+    """The rows that were used, and what is known of the image of each."""
+    known = {row.image_id: row.image or header for row, header in zip(rows, headers, strict=True)}
+    return used, [known[row.image_id] for row in used]
 
 
 def find_detector(detector: str | Detector | type[Any]) -> Detector:

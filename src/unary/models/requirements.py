@@ -17,15 +17,12 @@ from unary.datasets.annotation import name_some
 from unary.detectors import name_of
 from unary.detectors.protocol import Detector
 from unary.errors import TrainingError
-from unary.images.attributes import Attributes, read_attributes
+from unary.images.attributes import Attributes
 from unary.models.gate import ABSOLUTE_UNITS, Gate, judge_header
 from unary.patches.grid import GridConfig, grid_origins
 from unary.patches.preparation import MOST_PIXELS, IntensityRule, PreparationConfig, find_working_shape
 from unary.progress import show_progress
 from unary.records import ManifestRow, count_words
-from unary.training.devices import require_device
-from unary.training.distributed import is_joined
-from unary.training.engine import StepsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +41,10 @@ def check_detector_here(detector: Detector) -> None:
     DetectorError
         If one of its parts may not take part.
     """
+    from unary.training.devices import require_device
+    from unary.training.distributed import is_joined
+    from unary.training.engine import StepsConfig
+
     for part in _list_parts(detector):
         for config in _list_configs(part.config):
             if hasattr(config, "device"):
@@ -176,6 +177,8 @@ def warn_of_sizes(
 
 
 def _read_header(path: Path, gate: Gate) -> Attributes | None:
+    from unary.images.headers import read_attributes
+
     try:
         return read_attributes(path, gate.profile.headers)
     except Exception:  # of a library: whoever reads the pixels says so

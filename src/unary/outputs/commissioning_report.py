@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from unary.evaluation.intervals import as_pair
 from unary.files import replacing, write_csv
 from unary.models.bundle import Model, describe_versions
 from unary.models.calibration import describe_guarantee
+from unary.models.card import describe_command
 from unary.outputs.commissioning_figures import plot_insertions, plot_sensitivities, take_crops
 from unary.outputs.figures import figure_png
 from unary.outputs.report import Cell, Picture, Report, Section, Table, write_report
@@ -87,7 +86,7 @@ def _describe_run(
     seconds = [answer.seconds for answer in answers.answers]
     return {
         "notice": NOTICE,
-        "command": shlex.join(["unary", *sys.argv[1:]]),
+        "command": describe_command(),
         "moment": moment.isoformat(),
         "unary": identity.version,
         "model_sha256": identity.sha256,

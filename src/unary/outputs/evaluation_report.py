@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from unary.evaluation.metrics import (
 )
 from unary.evaluation.summary import document_summary, summarise_evaluation
 from unary.models.bundle import Model, describe_versions
+from unary.models.card import describe_command
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
 from unary.outputs.leads import IMAGES, PATCHES, describe_auroc, describe_outcome, describe_seen, is_few
@@ -70,7 +69,7 @@ def write_evaluation(
     banners = banners if evaluation.seen == 0 else (*banners, seen)
     meta = {
         "notice": NOTICE,
-        "command": shlex.join(["unary", *sys.argv[1:]]),
+        "command": describe_command(),
         "versions": describe_versions(),
         "data_hash": evaluation.data_hash,
         "model": {

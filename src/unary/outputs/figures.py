@@ -50,11 +50,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def figure_png(figure: Figure) -> bytes:
+def figure_png(figure: Figure, *, dpi: float = FIGURE_DPI) -> bytes:
     """Return the figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     fast = {"compress_level": 3}  # a fiftieth larger than the usual 6, in two thirds of the time
-    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None}, pil_kwargs=fast)
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=fast)
     return buffer.getvalue()
 
 

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from unary.training.tracking import Tracker
+
 
 @dataclass(frozen=True)
 class FitContext:
@@ -13,13 +15,14 @@ class FitContext:
 
     ``checkpoint`` begins the names of files that keep the state of training; None keeps nothing. An interrupted
     learning goes on from them, and what was trained before on the same patches with the same settings is not trained
-    again.
+    again. Losses go to the ``tracker``, if there is one.
     """
 
     seed: int = 0
     checkpoint: Path | None = None
     progress: bool = True
     title: str = "training"
+    tracker: Tracker | None = None
 
     def name_bar(self, what: str) -> str | None:
         """Return the title of a bar, or None where none is to be shown."""

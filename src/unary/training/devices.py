@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from unary.errors import TrainingError
 
 
 def check_device(device: str) -> None:
     """Refuse by a `ValueError` what is no device in torch's notation, whether or not there is one here."""
+    import torch
+
     try:
         torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -20,6 +20,8 @@ def require_device(device: str, option: str = "device") -> None:
 
     ``device`` is in torch's notation; the message calls it ``option``.
     """
+    import torch
+
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the second is torch's, when it was built without CUDA

@@ -86,6 +86,7 @@ def train(
                 "asked for; ask for as many, or delete the file to start afresh"
             )
         logger.info("%s: resuming after %s %d", rounds.name, rounds.unit, len(losses))
+    _track(context, rounds, losses, measured)
     network.train()
     counter: Bar[None] = show_progress(
         total=rounds.count,
@@ -105,6 +106,7 @@ def train(
             losses.append(loss)
             if measure is not None:
                 measured.append(measure())
+            _track(context, rounds, losses[-1:], measured[-1:], before=number)
             done = number + 1
             if path is not None and is_first() and (done % rounds.keep_every == 0 or done == rounds.count):
                 save_checkpoint(path, network, optimizer, fingerprint, (losses, measured))
@@ -112,6 +114,16 @@ def train(
             bar.set_postfix(loss=f"{loss:.3e}", refresh=False)
     network.eval()
     return tuple(losses), tuple(measured)
+
+
+def _track(
+    context: FitContext, rounds: Rounds, losses: Sequence[float], measured: Sequence[float], *, before: int = 0
+) -> None:
+    """Tell whoever follows the run what came of the rounds after the first ``before``; without anyone, nothing."""
+    if context.tracker is not None:
+        for title, values in (("loss", losses), ("measured", measured)):
+            for step, value in enumerate(values, before + 1):
+                context.tracker.log_numbers({f"{title}/{rounds.name}": value}, step=step)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from unary.errors import UnaryError
-from unary.training.threads import using_threads
+from unary.training.threads import sharing_processor
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -95,9 +95,7 @@ def _receive(connection: Connection) -> Any:
 
 def _serve(connection: Connection, work: Callable[[Any, Any], Any], state: Any) -> None:
     """Answer items until nobody asks any more, or Ctrl-C."""
-    from threadpoolctl import threadpool_limits
-
-    with suppress(EOFError, ConnectionError, KeyboardInterrupt), using_threads(1), threadpool_limits(1, "blas"):
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt), sharing_processor(1):
         while True:
             item = connection.recv()
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from unary.clinic.node.incoming import SUCCESS
 from unary.clinic.node.store import Store
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 
 logger = logging.getLogger(__name__)
 

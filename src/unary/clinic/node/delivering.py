@@ -21,7 +21,7 @@ from unary.clinic.pacs_address import Patience
 from unary.clinic.pacs_delivery import Delivery
 from unary.clinic.pacs_files import Parcel, read_parcel
 from unary.errors import ImageError, UnaryError
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from unary.clinic.node.incoming import (
 )
 from unary.clinic.node.state import NodeState, StoredObject
 from unary.errors import ImageError
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 from unary.images.isolation import IsolatedReader
 
 logger = logging.getLogger(__name__)

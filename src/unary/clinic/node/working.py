@@ -26,7 +26,7 @@ from unary.clinic.node.store import Store
 from unary.clinic.pacs_files import read_parcel
 from unary.datasets.folder import read_result
 from unary.errors import ImageError, UnaryError
-from unary.images.dicom import hash_uid
+from unary.images.attributes import hash_uid
 from unary.models.bundle import Model, identify_model
 from unary.models.examination import choose_point
 from unary.outputs.dicom import STUDY_KINDS

@@ -96,7 +96,7 @@ class Autoencoder(nn.Module):
             for (_, inner), (side, outer) in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
         )
         side, width = sizes[-1]
-        self._smallest = (width, side, side)
+        self.smallest = (width, side, side)
         self.squeeze: nn.Linear | None = None
         self.expand: nn.Linear | None = None
         if config.bottleneck is not None:
@@ -113,7 +113,7 @@ class Autoencoder(nn.Module):
     def decode(self, hidden: Tensor) -> Tensor:
         """Map the hidden space, (n, width, side, side) or (n, bottleneck), back to (n, channels, size, size)."""
         if self.expand is not None:
-            hidden = torch.relu(self.expand(hidden)).view(-1, *self._smallest)
+            hidden = torch.relu(self.expand(hidden)).view(-1, *self.smallest)
         for layer in self.decoder[:-1]:
             hidden = torch.relu(layer(hidden))
         restored: Tensor = self.decoder[-1](hidden).float() * self.config.input_scale + self.config.input_mean

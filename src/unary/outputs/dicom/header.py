@@ -24,8 +24,8 @@ from pydicom.uid import generate_uid
 
 from unary.errors import ImageError
 from unary.outputs.dicom import Kind, StudyKind
+from unary.outputs.dicom.run import Run
 from unary.outputs.dicom.source import ALWAYS, CARRIED, IMAGE, PLACE, find_side
-from unary.profiles.profile import Codes
 from unary.records import NOTICE, Detection, ModelIdentity, OperatingPoint, count_words
 
 SCHEME = "99UNARY"
@@ -43,18 +43,6 @@ _HANGING = (("R", "CC"), ("L", "CC"), ("R", "MLO"), ("L", "MLO"))  # as the view
 
 # What highdicom is told that the image is: it refuses classes that it does not know, and asks some for what they lack.
 _PLACED, _FLAT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2"  # CT slice, mammogram
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is the same in all results of a run: the model, the codes of its profile, date and time of the results.
-
-    ``moment`` has a time zone; one without is taken for this machine's.
-    """
-
-    identity: ModelIdentity
-    codes: Codes
-    moment: datetime
 
 
 class Filed(Protocol):
@@ -89,7 +77,7 @@ class Filed(Protocol):
 class Case:
     """What one result is made of: the image's header, from `extract_source`, and what was found in it by what.
 
-    ``key`` stands for all of that in identifiers: see `hash_case`.
+    ``key`` stands for all of that in identifiers: see `unary.outputs.dicom.run.hash_case`.
     """
 
     source: Dataset
@@ -165,7 +153,7 @@ def list_arguments(case: Filed) -> dict[str, Any]:
 
 
 def identify_part(key: str, part: str) -> str:
-    """Return the UID of a part of an image's results, by the key of `hash_case`."""
+    """Return the UID of a part of an image's results, by the key of `unary.outputs.dicom.run.hash_case`."""
     return _hash_uid(key, part)
 
 
@@ -253,22 +241,6 @@ def describe_domain(detection: Detection) -> str:
     return to_ascii("out of domain: " + "; ".join(detection.out_of_domain), 900) if detection.out_of_domain else ""
 
 
-def hash_case(source_sha256: str, detection: Detection, run: Run) -> str:
-    """Return a hash of what an image's results are made of: the image's file, what was found, by what and when."""
-    point, findings = detection.operating_point, detection.findings
-    numbers = (
-        findings,
-        detection.image_score,
-        detection.image_p_value,
-        point,
-        detection.out_of_domain,
-        detection.notes,
-    )
-    labels = hashlib.sha256(detection.labels.tobytes()).hexdigest()
-    parts = (source_sha256, numbers, labels, run.identity, run.codes, run.moment.isoformat())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
 def identify_device(identity: ModelIdentity) -> str:
     """Return the UID of a model as the device that observes: the same in all that it finds."""
     return _hash_uid("device", identity.sha256, identity.version)
@@ -312,7 +284,7 @@ def build_result(case: Filed, body: Dataset) -> Dataset:
     _restore_class(result, case.source)
     correct_ambiguous_vr(result, True)
     _keep_bytes(result)
-    result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = _hash_content(case, result)
+    result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = hash_content(case, result)
     return result
 
 
@@ -343,7 +315,7 @@ def _keep_bytes(dataset: Dataset) -> None:
     dataset.set_original_encoding(False, True, dataset._character_set)
 
 
-def _hash_content(case: Filed, result: Dataset) -> str:
+def hash_content(case: Filed, result: Dataset) -> str:
     """A UID from all that the result holds, and the case that it is of."""
     content = BytesIO()
     result.save_as(content, enforce_file_format=True)

@@ -15,7 +15,8 @@ from unary.images.decoding import reading_dicom
 from unary.images.dicom import find_spacing
 from unary.images.elements import open_dicom
 from unary.outputs.dicom import StudyKind
-from unary.outputs.dicom.header import Run, find_order, name_view
+from unary.outputs.dicom.header import find_order, name_view
+from unary.outputs.dicom.run import Run
 from unary.records import Finding, OperatingPoint
 
 State = Literal["examined", "not scored", "refused", "failed"]

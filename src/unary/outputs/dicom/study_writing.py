@@ -11,7 +11,8 @@ from unary.files import replacing
 from unary.images.checks import silencing
 from unary.outputs.dicom import STUDY_KINDS, StudyKind
 from unary.outputs.dicom.cad_report import build_cad_report
-from unary.outputs.dicom.header import Run, build_result
+from unary.outputs.dicom.header import build_result
+from unary.outputs.dicom.run import Run
 from unary.outputs.dicom.source import UNDECODABLE
 from unary.outputs.dicom.study import StudyImage, gather_study
 from unary.outputs.dicom.study_summary import build_study_summary

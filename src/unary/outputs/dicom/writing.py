@@ -20,9 +20,10 @@ from unary.images.checks import silencing
 from unary.images.dicom import read_dicom
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, Kind
 from unary.outputs.dicom.capture import build_capture, find_window
-from unary.outputs.dicom.header import Case, Run, build_result, check_arrays, hash_case
+from unary.outputs.dicom.header import Case, build_result, check_arrays
 from unary.outputs.dicom.presentation import build_presentation
 from unary.outputs.dicom.report import build_report
+from unary.outputs.dicom.run import Run, hash_case
 from unary.outputs.dicom.segmentation import build_heat_map, build_segmentation
 from unary.outputs.dicom.source import UNDECODABLE, read_source
 from unary.records import Detection, Image
