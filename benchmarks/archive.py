@@ -80,7 +80,7 @@ def measure(folder: Path, model: Path, count: int, engine: str, workers: int) ->
     steady = written[-1] - written[0]
     per_second = (sum(rows) - sum(rows) / len(rows)) / steady if steady > 0 else sum(rows) / total
     tables = sum(path.stat().st_size for path in out.glob("shards/*/*.parquet")) / sum(rows)
-    half = [mib for _, mib in samples[len(samples) // 4 :]]
+    half = [mib for _, mib in samples[len(samples) // 4 :] if mib]  # 0 where the workers have ended
     return {
         "engine": engine, "workers": workers, "images": count, "total_s": total, "images_per_s": per_second,
         "mib_early": half[0] if half else None, "mib_late": half[-1] if half else None, "bytes_per_image": tables,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from unary.datasets.phantom import PhantomConfig, write_phantom_dataset
+from unary.detectors.simulation import build_library
 from unary.models.bundle import write_model
 from unary.models.fitting import FitConfig, fit
 
@@ -45,3 +47,11 @@ def model_folder(normals, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "laplacian"
     write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_templates():
+    """Draw few calcifications for `segmentation`: thousands take longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unary.detectors.segmentation.build_library", functools.partial(build_library, count=200))
+        yield

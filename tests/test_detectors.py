@@ -20,7 +20,6 @@ from unary.detectors.denoising import DenoisingConfig
 from unary.detectors.protocol import Detector, DetectorState, Grid, Knowledge, View
 from unary.detectors.scoring import score_patches
 from unary.detectors.segmentation import SegmentationConfig
-from unary.detectors.simulation import build_library
 from unary.errors import DetectorError
 from unary.patches.grid import GridConfig, tissue_origins
 from unary.patches.patch_set import build_patch_set, join_patch_sets
@@ -28,6 +27,8 @@ from unary.patches.preparation import PreparationConfig, prepare_image
 from unary.records import Image
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig
+
+pytestmark = pytest.mark.usefixtures("few_templates")
 
 SIZE = 64
 LEARNED = {  # to have learned what a speck is; for others the first steps are enough
@@ -38,14 +39,6 @@ NOTHING_DRAWN = ("clusters", "nearest_neighbour")  # unless there are more pictu
 NO_SPECKS = ("prominence", "mass", "nearest_neighbour")  # which look for regions
 
 every = pytest.mark.parametrize("name", DETECTORS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_templates():
-    """Drawing thousands of calcifications takes longer than all else here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unary.detectors.segmentation.build_library", functools.partial(build_library, count=200))
-        yield
 
 
 def shorten(config, steps):

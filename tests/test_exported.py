@@ -1,7 +1,6 @@
 """Exported models: graphs that say what their detectors say, checked, run without torch, refused when damaged."""
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -18,7 +17,6 @@ from unary.clinic.batch_detection import DetectConfig, detect_files
 from unary.detectors import DETECTORS
 from unary.detectors.graphs import build_graph, smooth_out, windows
 from unary.detectors.protocol import View
-from unary.detectors.simulation import build_library
 from unary.errors import BundleError, DetectorError, MissingPackageError
 from unary.models.bundle import MODEL_FILE, hash_content, read_model, write_model
 from unary.models.examination import examine_image
@@ -30,19 +28,13 @@ from unary.models.probe import choose_picture, draw_picture
 from unary.records import NOTICE
 from unary.training.threads import using_threads
 
+pytestmark = pytest.mark.usefixtures("few_templates")
+
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
 
 EXPORTABLE = [name for name in DETECTORS if name != "nearest_neighbour"]
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_templates():
-    """Drawing thousands of calcifications takes longer than all else here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unary.detectors.segmentation.build_library", functools.partial(build_library, count=200))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -12,12 +11,13 @@ from unary.detectors.laplacian import Laplacian
 from unary.detectors.prominence import Prominence
 from unary.detectors.protocol import DetectorState, View
 from unary.detectors.segmentation import Segmentation, SegmentationConfig
-from unary.detectors.simulation import build_library
 from unary.detectors.surprisal import fit_surprisal
 from unary.errors import DetectorError, TrainingError
 from unary.patches.patch_set import PatchSet
 from unary.training.context import FitContext
 from unary.training.engine import StepsConfig
+
+pytestmark = pytest.mark.usefixtures("few_templates")
 
 QUIET = FitContext(progress=False)
 SMALL = FusionConfig(blind_spot=BlindSpotConfig(training=StepsConfig(4, 2)))
@@ -48,14 +48,6 @@ def gather(images, origins):
 
 def view_of(pixels):
     return View(pixels, pixels > 0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_templates():
-    """Drawing thousands of calcifications takes longer than all else here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unary.detectors.segmentation.build_library", functools.partial(build_library, count=200))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -504,3 +504,25 @@ def test_sigterm_finishes_the_image_under_way_and_nothing_is_lost(model_folder, 
     assert CANARY not in json.dumps(lines)
     with running_node(configure(model_folder, tmp_path / "state")) as node:
         wait_for(lambda: count(node, "done") == 4)
+
+
+def test_a_signal_that_another_thread_receives_ends_a_node_too():
+    script = """
+import contextlib, signal, threading, time
+from unary.clinic.node import service
+
+@contextlib.contextmanager
+def running(config):
+    def send():
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Thread(target=send).start()
+    yield
+
+service.running_node = running
+service.serve_until_told(None)
+print("ended")
+"""
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "ended\n"

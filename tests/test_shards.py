@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -361,6 +362,20 @@ def test_options_of_archives_need_an_engine(archive, model_folder, tmp_path, cap
     assert "a URL goes with --engine" in capsys.readouterr().err
     assert main([*words[:2], str(archive.parent), *words[3:], "--engine", "processes"]) == 2
     assert "--engine goes over one manifest" in capsys.readouterr().err
+
+
+def test_workers_are_told_a_place_that_holds_in_any_folder(archive, model_folder, tmp_path, monkeypatch):
+    told = []
+
+    def work(settings, shards, config):
+        told.append(settings.out)
+        yield from ()
+
+    monkeypatch.setattr("unary.clinic.archive.run_engine", work)
+    monkeypatch.chdir(tmp_path)
+    for out in ("relative", Path("path"), "memory://place/of/results"):
+        run(archive, out, model_folder)
+    assert told == [f"{tmp_path}/relative", f"{tmp_path}/path", "memory://place/of/results"]
 
 
 def test_nothing_can_be_written(archive, model_folder, tmp_path):

@@ -37,7 +37,7 @@ from unary.clinic.shards import (
 from unary.clinic.storage import Patience, StorageError, Store
 from unary.datasets.manifest import read_listing
 from unary.errors import UnaryError
-from unary.files import hash_file, write_csv
+from unary.files import hash_file, is_url, write_csv
 from unary.models.bundle import hash_scoring, identify_model, read_model
 from unary.models.examination import choose_point
 from unary.progress import Bar, show_progress
@@ -211,7 +211,7 @@ def detect_archive(
 
 
 def _make_absolute(out: Path | str) -> str:
-    return str(out.absolute()) if isinstance(out, Path) else out
+    return str(out) if is_url(str(out)) else str(Path(out).absolute())
 
 
 def _choose_size(config: ArchiveConfig, former: Mapping[str, Any] | None, store: Store) -> int:

@@ -28,6 +28,7 @@ from unary.clinic.file_work import (
     hash_image_file,
     inspect_file,
     load_image,
+    require_working_model,
 )
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
 from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
@@ -275,11 +276,7 @@ class _Batch:
         found = explain_unexpected(error, show_path(path))
         with self.probing:
             if found.reason == "UNEXPECTED" and not self.probed:
-                try:
-                    self.job.probe()
-                except Exception as another:
-                    told = str(explain_unexpected(another, "")).removeprefix(": ")
-                    raise UnaryError(f"the model examines nothing, not even a test picture: {told}") from another
+                require_working_model(self.job)
                 self.probed = True
         return found.with_traceback(None)  # which would keep the image
 

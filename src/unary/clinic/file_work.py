@@ -108,6 +108,15 @@ def explain_failure(error: Exception, path: Path) -> ImageError:
     return explain_unexpected(error, where)
 
 
+def require_working_model(job: Job) -> None:
+    """Raise a `UnaryError` if the model, which has failed unexpectedly on an image, fails on a sound one as well."""
+    try:
+        job.probe()
+    except Exception as error:
+        told = str(explain_unexpected(error, "")).removeprefix(": ")
+        raise UnaryError(f"the model examines nothing, not even a test picture: {told}") from error
+
+
 def describe_origin(inspected: InspectedFile, image: Image, moment: datetime) -> dict[str, Any]:
     """Return what ``result.json`` says of an image beside what was found: pseudonyms, view, acquisition, time."""
     uid, acquisition = image.instance_uid, inspected.attributes.acquisition

@@ -304,7 +304,7 @@ def write_document(
     made_from = dict(source.made_from)
     head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
     whole = {**head, **known, **document, "summary": row, "files": files}
-    text = json.dumps(whole | {"sha256": _hash_document(whole)}, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(whole | {"sha256": hash_document(whole)}, indent=2, allow_nan=False) + "\n"
     (folder / RESULT_FILE).write_text(text, encoding="utf-8")
 
 
@@ -346,15 +346,15 @@ def _read_entry(folder: Path) -> _Entry | None:
             found.get("instance"),
             tuple(found.get("notes") or ()),
             dict(found["summary"]),
-            whole=own <= there and found.get("sha256") == _hash_document(found),
+            whole=own <= there and found.get("sha256") == hash_document(found),
             alone=there <= own,
         )
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _hash_document(document: Mapping[str, Any]) -> str:
-    """The SHA-256 over all that a ``result.json`` says, but for the hash itself."""
+def hash_document(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over all that a document such as ``result.json`` says, but for the hash itself."""
     rest = {key: value for key, value in _plain(document).items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -389,7 +389,7 @@ def read_whole_result(folder: Path) -> dict[str, Any] | None:
     """Return what a ``result.json`` says; None where it is not unary's, or not what was written."""
     found = read_result(folder)
     try:
-        whole = found is not None and found.get("sha256") == _hash_document(found) and "sha256" in found["made_from"]
+        whole = found is not None and found.get("sha256") == hash_document(found) and "sha256" in found["made_from"]
     except (KeyError, TypeError, ValueError):
         return None
     return found if whole else None

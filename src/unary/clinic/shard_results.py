@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.clinic.archive import read_run
-from unary.clinic.shard_tables import COLUMNS, build_schema, hash_content
+from unary.clinic.shard_tables import COLUMNS, build_schema, hash_and_measure
 from unary.clinic.shards import SHARDS, ShardRecord
 from unary.clinic.shards import read_record as find_record
 from unary.clinic.storage import Store
@@ -145,7 +145,7 @@ class ArchiveResults:
 
         name = f"{SHARDS}/{record.name}/{table}.parquet"
         content = self.store.read(name)
-        if content is None or hash_content(content) != record.files.get(f"{table}.parquet"):
+        if content is None or hash_and_measure(content) != record.files.get(f"{table}.parquet"):
             what = "missing" if content is None else "not what was written"
             raise UnaryError(f"{self.store.show(name)}: {what}; the command that wrote it makes it anew")
         return pyarrow.parquet.read_table(

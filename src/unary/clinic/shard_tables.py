@@ -20,6 +20,7 @@ from unary.evaluation.evaluated_image import MOST_CANDIDATES, count_tissue
 from unary.images.attributes import Acquisition, hash_uid
 from unary.models.bundle import Model
 from unary.models.examination import ScoredImage, build_detection
+from unary.outputs.tables import FINDINGS, list_cells
 from unary.patches.measures import TissueValues
 from unary.patches.patch_set import build_patch_set
 from unary.records import NOTICE, Detection, Finding, Image
@@ -27,11 +28,7 @@ from unary.records import NOTICE, Detection, Finding, Image
 VERSION = 1
 """Of all four tables; rises when a column is changed, renamed or taken away."""
 
-_FINDING = {
-    "image": "string", "rank": "int32", "score": "double", "p_value": "double", "r0": "int32", "c0": "int32",
-    "r1": "int32", "c1": "int32", "peak_row": "int32", "peak_col": "int32", "regions": "int32", "area_mm2": "double",
-    "diameter_mm": "double", "kind": "string",
-}  # fmt: skip
+_FINDING: dict[str, str] = {column.name: column.type for column in FINDINGS.columns}
 _ACQUISITION = {
     field.name: "double" if field.name in ("exposure_mas", "kvp", "thickness_mm") else "string"
     for field in fields(Acquisition)
@@ -134,11 +131,7 @@ def describe_candidates(name: str, model: Model, scored: ScoredImage) -> list[Ma
 
 def describe_finding(name: str, finding: Finding) -> dict[str, Any]:
     """Return a row of the table of findings."""
-    values = (
-        name, finding.rank, finding.score, finding.p_value, *finding.box, *finding.peak, finding.regions,
-        finding.area_mm2, finding.diameter_mm, finding.kind,
-    )  # fmt: skip
-    return dict(zip(_FINDING, values, strict=True))
+    return dict(zip(_FINDING, [name, *list_cells(finding)], strict=True))
 
 
 def write_tables(rows: Sequence[TableRows]) -> dict[str, bytes]:
@@ -191,6 +184,6 @@ def _serialise(table: Any) -> bytes:
     return content.getvalue()
 
 
-def hash_content(content: bytes) -> tuple[str, int]:
+def hash_and_measure(content: bytes) -> tuple[str, int]:
     """Return the SHA-256 of bytes, and how many they are."""
     return hashlib.sha256(content).hexdigest(), len(content)

@@ -25,6 +25,7 @@ from unary.clinic.file_work import (
     hash_image_file,
     inspect_file,
     load_image,
+    require_working_model,
 )
 from unary.clinic.inputs import name_result
 from unary.clinic.result_folder import write_document
@@ -34,7 +35,7 @@ from unary.clinic.shard_tables import (
     describe_failed,
     describe_finding,
     describe_image,
-    hash_content,
+    hash_and_measure,
     write_tables,
 )
 from unary.clinic.shards import RECORD_FILE, SHARDS, Shard, ShardRecord, ShardRow, write_record
@@ -246,11 +247,7 @@ class ShardWorker:
         """What is unexpected is this image's failure, unless the model fails on a sound image as well."""
         found = explain_unexpected(error, show_place(task.row.location))
         if found.reason == "UNEXPECTED" and not self._probed:
-            try:
-                task.job.probe()
-            except Exception as another:
-                told = str(explain_unexpected(another, "")).removeprefix(": ")
-                raise UnaryError(f"the model examines nothing, not even a test picture: {told}") from another
+            require_working_model(task.job)
             self._probed = True
         return found
 
@@ -280,7 +277,7 @@ def _choose_name(image: str, taken: set[str]) -> str:
 
 def _hash_folder(folder: Path) -> Mapping[str, tuple[str, int]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hash_content(path.read_bytes()) for path in paths}
+    return {path.relative_to(folder).as_posix(): hash_and_measure(path.read_bytes()) for path in paths}
 
 
 def _describe(shard: Shard, job: Job, rows: Sequence[TableRows], files: Mapping[str, tuple[str, int]]) -> ShardRecord:

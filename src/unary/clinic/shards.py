@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from unary.clinic.result_folder import hash_document
 from unary.clinic.storage import Store
 from unary.datasets.manifest import Listing
 from unary.errors import UnaryError
@@ -135,13 +136,8 @@ class ShardRecord:
 def write_record(record: ShardRecord) -> bytes:
     """Return the content of a shard's record, which `read_record` reads."""
     document = {"notice": NOTICE, "format": FORMAT, **asdict(record)}
-    text = json.dumps(document | {"sha256": _hash_document(document)}, indent=1, sort_keys=True, allow_nan=False)
+    text = json.dumps(document | {"sha256": hash_document(document)}, indent=1, sort_keys=True, allow_nan=False)
     return text.encode() + b"\n"
-
-
-def _hash_document(document: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in json.loads(json.dumps(document)).items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(store: Store, name: str) -> ShardRecord | None:
@@ -149,7 +145,7 @@ def read_record(store: Store, name: str) -> ShardRecord | None:
     content = store.read(f"{SHARDS}/{name}/{RECORD_FILE}")
     try:
         document = json.loads(content or b"")
-        whole = document.pop("sha256") == _hash_document(document) and document.pop("format") == FORMAT
+        whole = document.pop("sha256") == hash_document(document) and document.pop("format") == FORMAT
         del document["notice"]
         files = {name: (str(sha256), int(size)) for name, (sha256, size) in document.pop("files").items()}
         return ShardRecord(**document, files=files) if whole else None

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unary.outputs.report import Picture, Table
-from unary.records import NOTICE, Detection, Finding, Image, count_words
+from unary.outputs.report import Picture, Table, fill_template
+from unary.records import Detection, Finding, Image, count_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,17 +55,8 @@ class Display:
 
     def _repr_html_(self) -> str:
         """Return the piece of HTML; every text is escaped."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("unary.outputs"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         picture = None if self.picture is None else base64.b64encode(self.picture.png).decode()
-        return environment.get_template("notebook.html").render(shown=self, picture=picture, notice=NOTICE)
+        return fill_template("notebook.html", {"shown": self, "picture": picture})
 
 
 def show(scored: ScoredImage, detection: Detection) -> Display:

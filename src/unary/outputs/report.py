@@ -90,8 +90,8 @@ class Report:
     notices: tuple[str, ...] = ()
 
 
-def build_report(report: Report) -> str:
-    """Return the page as HTML; every text is escaped."""
+def fill_template(name: str, values: Mapping[str, Any]) -> str:
+    """Return what one of the templates makes of values, and of the notice; every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -101,6 +101,12 @@ def build_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    filled: str = environment.get_template(name).render(values, notice=NOTICE)
+    return filled
+
+
+def build_report(report: Report) -> str:
+    """Return the page as HTML; every text is escaped."""
     tables, figures = itertools.count(1), itertools.count(1)
     sections = [
         {
@@ -111,9 +117,8 @@ def build_report(report: Report) -> str:
         }
         for number, section in enumerate(report.sections, 1)
     ]
-    return environment.get_template("report.html").render(
-        report=report, sections=sections, provenance=_flatten(report.provenance), notice=NOTICE
-    )
+    values = {"report": report, "sections": sections, "provenance": _flatten(report.provenance)}
+    return fill_template("report.html", values)
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -31,6 +31,7 @@ from unary.models.examination import choose_point
 
 logger = logging.getLogger(__name__)
 
+_SIGNAL_S = 1.0
 _TIDY_S, _TICK_S = 600.0, 1.0
 _COMMITMENT_TRIES, _COMMITMENT_PAUSE_S = 50, 30.0
 
@@ -231,4 +232,5 @@ def serve_until_told(config: NodeConfig) -> None:
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: told.set())
     with running_node(config):
-        told.wait()
+        while not told.wait(_SIGNAL_S):  # a signal that another thread receives does not wake this one by itself
+            pass
