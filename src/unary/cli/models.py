@@ -20,11 +20,13 @@ from unary.cli.options import (
     Command,
     add_config_options,
     add_notes,
+    add_option,
     find_options,
     holding_reports,
     read_config_options,
     read_path,
     read_place,
+    whole_number,
 )
 from unary.cli.tracking import add_tracking_options, track_metrics, track_model_folder, tracking
 from unary.errors import BundleError, UnaryError
@@ -271,6 +273,8 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets report and tables")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
+    words = "processes that examine images side by side: for thousands of small ones, as many as there are processors"
+    add_option(parser, "--workers", whole_number(1), default=1, help=words)
     add_notes(parser)
     add_tracking_options(parser)
 
@@ -284,7 +288,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     model, banners = read_model(options.model), tuple(options.note)
     with tracking(options, f"evaluate-{options.out.resolve().name}") as tracker:
         if options.results is None:
-            evaluation = evaluate(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
+            manifest = read_manifest(options.manifest)
+            evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, workers=options.workers)
         else:
             from unary.clinic.stored_figures import ABSENT, evaluate_from_results
 
