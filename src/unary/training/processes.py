@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE_S = 2.0
+_ENDED = "a worker process ended without an answer; was it killed for want of memory? Try fewer workers"
 
 
 def map_in_processes(
@@ -55,7 +56,7 @@ def map_in_processes(
             process.start()
             theirs.close()
             cleanup.callback(_end, process, ours)
-            ours.send(item)
+            _send(ours, item)
             busy.append(ours)
             if len(busy) == workers:
                 break
@@ -64,7 +65,7 @@ def map_in_processes(
             turn %= len(busy)
             answer = _receive(busy[turn])
             try:
-                busy[turn].send(next(waiting))
+                _send(busy[turn], next(waiting))
                 turn += 1
             except StopIteration:  # the others are due in the same order
                 busy = busy[turn + 1 :] + busy[:turn]
@@ -81,13 +82,18 @@ def _end(process: BaseProcess, connection: Connection) -> None:
         process.join()
 
 
+def _send(connection: Connection, item: Any) -> None:
+    try:
+        connection.send(item)
+    except ConnectionError as error:
+        raise UnaryError(_ENDED) from error
+
+
 def _receive(connection: Connection) -> Any:
     try:
         sound, answer = connection.recv()
     except (EOFError, ConnectionError) as error:
-        raise UnaryError(
-            "a worker process ended without an answer; was it killed for want of memory? Try fewer workers"
-        ) from error
+        raise UnaryError(_ENDED) from error
     if not sound:
         raise answer
     return answer
