@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unary.cli.answers import add_dry_run, add_json, answer
 from unary.cli.archive import add_archive_options, refuse_archive_options, run_archive
 from unary.cli.models import NOT_CALIBRATED
 from unary.cli.options import (
@@ -30,6 +32,7 @@ from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
     from unary.clinic.batch import BatchSummary
+    from unary.clinic.file_work import Job
     from unary.images.isolation import IsolatedReader
 
 
@@ -45,7 +48,7 @@ def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     )
     kinds = f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
     which.add_argument("--profile", metavar="NAME", help=kinds)
-    parser.add_argument("--json", type=read_path, metavar="FILE", help="write the answers as JSON too")
+    add_json(parser)
     parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
     _add_gate_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
@@ -71,7 +74,7 @@ def _read_gate_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_check(options: argparse.Namespace) -> int:
-    from unary.clinic.acceptance import check_files, format_checks, write_checks
+    from unary.clinic.acceptance import check_files, describe_checks, format_checks
     from unary.models.gate import Gate, build_gate
     from unary.profiles import DEFAULT, find_profile
 
@@ -85,8 +88,7 @@ def _run_check(options: argparse.Namespace) -> int:
     gate = dataclasses.replace(gate, strict=options.strict)
     checks = check_files(options.inputs, gate, headers_only=options.headers_only)
     print(format_checks(checks))
-    if options.json is not None:
-        write_checks(checks, options.json)
+    answer(options, describe_checks(checks))
     return end_partly(checks.accepted, len(checks.files) - checks.accepted)
 
 
@@ -104,6 +106,8 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str], *, out
     parser.add_argument(
         "--verify", action="store_true", help="read files again though they look as when their results were made"
     )
+    add_json(parser)
+    add_dry_run(parser)
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 
 
@@ -125,10 +129,13 @@ def _start_reading(out: Path, limits: Any) -> IsolatedReader:
 
 
 def _run_score(options: argparse.Namespace) -> int:
-    from unary.clinic.batch_scoring import score_files
+    from unary.clinic.batch import describe_summary
+    from unary.clinic.batch_scoring import build_job, score_files
     from unary.models.bundle import read_model
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
+    if options.dry_run:
+        return _plan(options, build_job(read_model(folder), model_folder=folder, **own), limits)
     with _start_reading(options.out, limits) as reader:
         model = read_model(folder, device=options.device)
         with keeping(options.out, "summary.csv"):
@@ -140,7 +147,18 @@ def _run_score(options: argparse.Namespace) -> int:
         f"{len(summary.failed)} skipped{_name_failures(summary)}. {NOTICE}"
     )
     _print_remarks(summary)
+    answer(options, {"command": "score", "out": options.out, **describe_summary(summary)})
     return end_partly(len(summary.rows), len(summary.failed))
+
+
+def _plan(options: argparse.Namespace, job: Job, limits: Any) -> int:
+    """Say what a run would do."""
+    from unary.clinic.planning import describe_plan, format_plan, plan_batch
+
+    plan = plan_batch(options.inputs, options.out, job, limits=limits)
+    print(format_plan(plan))
+    answer(options, {"command": job.command, **describe_plan(plan)})
+    return end_partly(len(plan.files) - plan.count("refuse"), plan.count("refuse"))
 
 
 def _name_failures(summary: BatchSummary) -> str:
@@ -195,7 +213,8 @@ def _read_point(text: str) -> str | float:
 
 
 def _run_detect(options: argparse.Namespace) -> int:
-    from unary.clinic.batch_detection import DetectConfig, detect_files
+    from unary.clinic.batch import describe_summary
+    from unary.clinic.batch_detection import DetectConfig, build_job, detect_files
     from unary.models.bundle import read_model
     from unary.models.calibration import describe_guarantee
     from unary.models.examination import choose_point
@@ -207,6 +226,11 @@ def _run_detect(options: argparse.Namespace) -> int:
     if options.engine is not None:
         return run_archive(options, config)
     refuse_archive_options(options)
+    if options.dry_run:
+        job = build_job(
+            read_model(options.model), config, model_folder=options.model, moment=datetime.now().astimezone()
+        )
+        return _plan(options, job, limits)
     with _start_reading(options.out, limits) as reader:
         model = read_model(options.model, device=options.device)
         point = choose_point(model, options.operating_point)
@@ -233,6 +257,8 @@ def _run_detect(options: argparse.Namespace) -> int:
     _print_remarks(summary)
     print(describe_guarantee(point) if point else NOT_CALIBRATED)
     print(NOTICE)
+    found = {"operating_point": None if point is None else dataclasses.asdict(point), **describe_summary(summary)}
+    answer(options, {"command": "detect", "out": options.out, **found})
     return end_partly(len(summary.rows), len(summary.failed))
 
 

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,18 @@ class BatchSummary:
     remarks: tuple[str, ...] = ()
     held: int = 0
     replaced: int = 0
+
+
+def describe_summary(summary: BatchSummary) -> dict[str, Any]:
+    """Return a summary for JSON: a row for each image with a result, and for each file without one."""
+    kept = set(summary.kept)
+    return {
+        "images": [{**row, "made": row["image"] not in kept} for row in summary.rows],
+        "without_result": [asdict(failure) for failure in summary.failed],
+        "left_out": {reason: list(map(str, paths)) for reason, paths in summary.left_out.items()},
+        "notes": {note: list(names) for note, names in summary.notes.items()},
+        "remarks": list(summary.remarks),
+    }
 
 
 def run_batch(

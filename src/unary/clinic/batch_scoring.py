@@ -57,21 +57,27 @@ def score_files(
     verify
         As in `unary.clinic.batch_detection.DetectConfig`.
     """
+    job = build_job(model, model_folder=model_folder, spacing_mm=spacing_mm, accept=accept)
+    return run_batch(inputs, out, dataclasses.replace(job, verify=verify), reader=reader, progress=progress)
+
+
+def build_job(
+    model: Model, *, model_folder: Path, spacing_mm: float | None = None, accept: Sequence[Reason] = ()
+) -> Job:
+    """Return what `score_files` does with every image; arguments are the same."""
     about = identify_model(model, model_folder)
 
     def examine(image: Image, _: Source) -> Write:
         return functools.partial(_write_scores, examine_image(model, image), model)
 
-    job = Job(
+    return Job(
         "score",
         examine,
         {"model_sha256": about.sha256, "unary": about.version},
         build_gate(model, spacing_mm=spacing_mm, accept=accept),
         lambda: ask(model, choose_picture(model)),
         prepare=prepare_figures,
-        verify=verify,
     )
-    return run_batch(inputs, out, job, reader=reader, progress=progress)
 
 
 def _write_scores(scored: ScoredImage, model: Model, folder: Path) -> Result:

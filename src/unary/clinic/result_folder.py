@@ -132,12 +132,7 @@ class ResultFolder:
             "left_out": {},
             "earlier_runs": record["earlier_runs"],
         }
-        self._entries = {path.name: entry for path in sorted(out.iterdir()) if (entry := _read_entry(path)) is not None}
-        others = {str(entry.made_from.get("command")) for entry in self._entries.values()} - {command}
-        if others:
-            raise UnaryError(
-                f"{out}: it holds results of `unary {others.pop()}`; choose another folder for `unary {command}`"
-            )
+        self._entries = _read_entries(out, command)
         self._series: dict[tuple[str, str], list[str]] = {}  # names, by their content and what they were wanted as
         for name, entry in self._entries.items():
             for wanted in dict.fromkeys((name, _NUMBERED.sub("", name))):
@@ -370,6 +365,34 @@ def _read_record(out: Path) -> Any:
             f"{out / there[0]}: it is there, and this version of unary has not written it; choose another folder"
         )
     return {"failures": {}, "earlier_runs": []}
+
+
+def list_made(out: Path, command: str) -> list[Mapping[str, Any]]:
+    """Return what each whole result in a folder, which need not exist, was made from; nothing is held or written.
+
+    Raises
+    ------
+    UnaryError
+        If a run of the command into the folder would be refused.
+    """
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UnaryError(f"{out}: nothing can be written there, for {there} is no folder or read-only")
+    if there != out.absolute():
+        return []
+    _read_record(out)
+    return [entry.made_from for entry in _read_entries(out, command).values() if entry.whole]
+
+
+def _read_entries(out: Path, command: str) -> dict[str, _Entry]:
+    """The results in a folder by name; an error if they are another command's."""
+    entries = {path.name: entry for path in sorted(out.iterdir()) if (entry := _read_entry(path)) is not None}
+    others = {str(entry.made_from.get("command")) for entry in entries.values()} - {command}
+    if others:
+        raise UnaryError(
+            f"{out}: it holds results of `unary {others.pop()}`; choose another folder for `unary {command}`"
+        )
+    return entries
 
 
 def _read_entry(folder: Path) -> _Entry | None:

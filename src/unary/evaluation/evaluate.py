@@ -31,10 +31,13 @@ from unary.patches.patch_set import build_patch_set
 from unary.profiles import Reading
 from unary.progress import show_progress
 from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
+from unary.training.processes import map_in_processes
 
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2
+_PIECE = 8  # rows that a worker takes at a time
+_Row = tuple[ManifestRow, tuple[Lesion, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,9 @@ class EvaluatedPart:
     digest: str
 
 
-def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, progress: bool = True) -> Evaluation:
+def evaluate(
+    model: Model, manifest: Manifest, *, allow_seen: bool = False, workers: int = 1, progress: bool = True
+) -> Evaluation:
     """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
 
     Parameters
@@ -106,6 +111,9 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         Images of both labels, and their lesions in stored pixels, (row, col).
     allow_seen
         Accept patients that the model was trained on or calibrated with, which flatters every figure.
+    workers
+        How many processes examine images, each with a model and an image in memory; the result does not depend on it.
+        For thousands of small images take as many as there are processors; one examines a large image on all of them.
     progress
         Show a bar on standard error when that is a terminal.
 
@@ -115,9 +123,11 @@ def evaluate(model: Model, manifest: Manifest, *, allow_seen: bool = False, prog
         If a patient of the manifest was trained on, unless ``allow_seen``.
     ManifestError
         If there are no negatives or no positives, or not one image could be used.
+    UnaryError
+        If a worker ends without an answer (`unary.training.processes`).
     """
     seen = require_evaluable(model, manifest, allow_seen=allow_seen)
-    found = _examine_rows(model, manifest)
+    found = _examine_rows(model, manifest, workers)
     bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
     return gather_evaluation(model, bar, seen=seen)
 
@@ -173,18 +183,44 @@ def gather_evaluation(model: Model, found: Iterable[EvaluatedPart | ImageError],
     )
 
 
-def _examine_rows(model: Model, manifest: Manifest) -> Iterator[EvaluatedPart | ImageError]:
-    """What each image adds, in manifest order; images are read ahead."""
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is done with every row: the model, how many images there are, and how many are read ahead."""
+
+    model: Model
+    images: int
+    ahead: int
+
+
+def _examine_rows(model: Model, manifest: Manifest, workers: int) -> Iterator[EvaluatedPart | ImageError]:
+    """What each image adds, in manifest order."""
     lesions: dict[str, list[Lesion]] = {}
     for lesion in manifest.lesions:
         lesions.setdefault(lesion.image_id, []).append(lesion)
     # masks are read here, and no two threads may read DICOM at a time (`read_ahead` says why)
     ahead = 0 if any(lesion.mask_path is not None for lesion in manifest.lesions) else _AHEAD
-    for row, image in zip(manifest.rows, read_ahead(_try_reading, manifest.rows, ahead=ahead), strict=True):
+    task = _Task(model, len(manifest.rows), ahead)
+    rows = [(row, tuple(lesions.get(row.image_id, ()))) for row in manifest.rows]
+    if workers == 1:
+        yield from _examine_piece(task, rows)
+        return
+    pieces = [rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)]
+    for parts in map_in_processes(_examine_whole_piece, pieces, state=task, workers=workers):
+        yield from parts
+
+
+def _examine_whole_piece(task: _Task, rows: Sequence[_Row]) -> list[EvaluatedPart | ImageError]:
+    return list(_examine_piece(task, rows))
+
+
+def _examine_piece(task: _Task, rows: Sequence[_Row]) -> Iterator[EvaluatedPart | ImageError]:
+    """What each of some rows adds; images are read ahead."""
+    images = read_ahead(_try_reading, [row for row, _ in rows], ahead=task.ahead)
+    for (row, lesions), image in zip(rows, images, strict=True):
         try:
             if isinstance(image, ImageError):
                 raise image
-            yield _examine_row(model, row, image, lesions.get(row.image_id, ()))
+            yield _examine_row(task, row, image, lesions)
         except ImageError as error:
             yield error
 
@@ -196,11 +232,12 @@ def _try_reading(row: ManifestRow) -> Image | ImageError:
         return error
 
 
-def _examine_row(model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> EvaluatedPart:
+def _examine_row(task: _Task, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> EvaluatedPart:
+    model = task.model
     scored = examine_image(model, image)
     prepared, size_px = scored.prepared, model.grid.size_px
     labels = label_patches(row, lesions, prepared, scored.origins, size_px, model.profile.reading)
-    evaluated, samples = evaluate_image(model, row, lesions, scored)
+    evaluated, samples = evaluate_image(model, row, lesions, scored, images=task.images)
     patches = build_patch_set(prepared.pixels, scored.origins, size_px=size_px, mask=prepared.mask)
     scores = {model.name: scored.scores}
     if name_of(model.baseline) != model.name:

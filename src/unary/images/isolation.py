@@ -61,6 +61,7 @@ class IsolatedReader:
         self.limits = limits or ReadingLimits()
         self._helper: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> IsolatedReader:
@@ -76,10 +77,11 @@ class IsolatedReader:
                 self._helper, self._ready = _launch(self.limits), False
 
     def close(self) -> None:
-        """End the helper; reading again starts another.
+        """End the helper, for good: a thread that reads on would start another one, which nobody ends.
 
         From another thread than the one that reads, this ends that reading at once, with an `ImageError`.
         """
+        self._closed = True
         helper = self._helper
         if helper is not None:
             helper.kill()
@@ -101,7 +103,7 @@ class IsolatedReader:
             limits allow, takes too long or too much memory, or crashes its decoder. Control characters of a path are
             escaped in the message.
         UnaryError
-            If the helper cannot be started at all.
+            If the helper cannot be started at all, or the reader is closed.
         """
         path = Path(path)
         image = self._ask(path, None)
@@ -120,6 +122,8 @@ class IsolatedReader:
     def _ask(self, path: Path, headers: Headers | None) -> Image | Attributes | None:
         """Return what the helper answers; unless that came whole, the helper has ended with the exception."""
         with self._lock:
+            if self._closed:
+                raise UnaryError("the process that reads images has been ended")
             _check_file(path, self.limits)
             whole = False
             try:
@@ -169,7 +173,7 @@ class IsolatedReader:
             return helper, deadline
         except (BrokenPipeError, EOFError) as error:
             self._drop()
-            if not again:
+            if not again or self._closed:
                 raise EOFError from error
         return self._deliver(request, again=False)
 
