@@ -80,7 +80,11 @@ def kill_detect(folder: Path, kills: int, rng: np.random.Generator) -> dict[str,
         before = now
     run_killed(lambda: detect_into(folder / "killed"), None)
     now = read_all(folder / "killed")
-    left = [path.name for path in (folder / "killed").iterdir() if path.name.startswith(".") and path.suffix != ".lock"]
+    left = [
+        path.name
+        for path in (folder / "killed").iterdir()
+        if path.name.startswith(".") and path.suffix not in (".lock", ".files")
+    ]
     same = now == expected
     return {
         "kills": kills - ended,

@@ -280,7 +280,7 @@ def test_what_the_examination_refuses_is_a_failure_and_leaves_no_folder(small, t
         (failure,) = summary.failed
         assert (failure.reason, failure.detail) == ("BLANK", "no tissue")
         left = sorted(path.name for path in (tmp_path / "out").iterdir())
-        assert left == [".unary.lock", "failures.csv", "run.json"]
+        assert left == [".unary.files", ".unary.lock", "failures.csv", "run.json"]
 
 
 def test_names_of_folders_stay_inside_and_distinct(small, tmp_path):
@@ -514,7 +514,7 @@ def test_kills_at_random_moments_lose_nothing_and_end_with_the_same_bytes(small,
     assert "killed" in states
     assert set(states) <= {"killed", "finished"}
     assert found.keys() == expected.keys()
-    timed = {Path("run.json"), Path(".unary.lock")}
+    timed = {Path("run.json"), Path(".unary.lock"), Path(".unary.files")}
     assert {name for name in found if found[name] != expected[name]} <= timed
 
 

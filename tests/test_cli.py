@@ -97,7 +97,12 @@ def test_score_skips_bad_files_keeps_results_and_resumes(fitted, phantoms, tmp_p
     assert main(arguments) == 3
     assert "1 image scored, 2 done before, 1 skipped" in capsys.readouterr().out
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    timed = {out / "run.json", out / ".unary.lock", out / names[0] / "result.json"}  # which tell when they were made
+    timed = {
+        out / "run.json",
+        out / ".unary.lock",
+        out / ".unary.files",
+        out / names[0] / "result.json",
+    }  # which tell when they were made
     assert before.keys() == after.keys()
     assert {path for path in before if before[path] != after[path]} <= timed
 
@@ -267,6 +272,8 @@ def test_help_of_fit_shows_the_options_of_one_detector_and_what_they_do(name, ca
     others = {option.flag for other in DETECTORS for option in find_options(find_detector_class(other)().config)} - {
         option.flag for option in options
     }
+    if any(option.path[-1] == "device" for option in options):  # one word for those of all parts
+        others -= {"--device"}
     assert not [flag for flag in others if f"  {flag} " in shown or f"  {flag}," in shown]
 
 

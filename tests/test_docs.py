@@ -204,3 +204,12 @@ def test_file_formats_are_described_whole(model_folder: Path, phantoms: Any, tmp
     named = find_keys("`scores.parquet`")
     assert {re.sub(r"^(group|score)_.*", r"\1_NAME", column) for column in columns} == named
     assert set(json.loads((tmp_path / "evaluation" / "metrics.json").read_text())) == {"detectors", "meta", "detection"}
+
+
+def test_the_changelog_keeps_to_its_form():
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    versions = [line for line in lines if line.startswith("## ")]
+    assert versions[0] == "## [Unreleased]"
+    assert all(re.fullmatch(r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", line) for line in versions[1:])
+    kinds = {line.removeprefix("### ") for line in lines if line.startswith("### ")}
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -77,6 +77,24 @@ def evaluation(model, partly):
     return evaluate(model, partly, progress=False)
 
 
+def test_several_workers_say_what_one_says(model, partly, evaluation, tmp_path):
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(partly.rows[0].path.read_bytes()[:9000])
+    extra = dataclasses.replace(partly.rows[0], path=broken, image_id="broken", patient_id="other", complete=True)
+    found = evaluate(model, dataclasses.replace(partly, rows=(*partly.rows, extra)), workers=2, progress=False)
+    assert len(found.skipped) == 1
+    assert "broken.dcm" in found.skipped[0]
+    assert found.data_hash == evaluation.data_hash
+    for name, table in (("patches", evaluation.patches), ("images", evaluation.images)):
+        again = getattr(found, name)
+        assert again.scores.keys() == table.scores.keys()
+        assert all(np.array_equal(again.scores[key], table.scores[key]) for key in table.scores)
+        assert np.array_equal(again.positive, table.positive)
+    assert [image.findings for image in found.evaluated] == [image.findings for image in evaluation.evaluated]
+    for name, samples in evaluation.pixels.items():
+        assert [one.scores.tolist() for one in found.pixels[name]] == [one.scores.tolist() for one in samples]
+
+
 def read_csv(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -21,7 +21,7 @@ from unary.detectors.laplacian import (
     pool_plainly,
     pool_values,
 )
-from unary.detectors.laplacian_native import compile_pooling
+from unary.detectors.laplacian_native import compile_filters
 from unary.detectors.native import compiler
 from unary.detectors.protocol import View
 from unary.detectors.scoring import count_weights, score_patches
@@ -85,7 +85,7 @@ def all_kinds(size):
 
 
 def compile_or_skip(size, config):
-    pooling = compile_pooling(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4)
+    pooling = compile_filters(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4)
     if pooling is None:
         pytest.skip("nothing to test without compiled code")
     return pooling
@@ -110,6 +110,19 @@ def test_the_scores_are_those_of_the_definition(size, config):
     values = compile_or_skip(size, config).pool((patches / np.float32(FULL_SCALE)).astype(np.float32))
     assert np.allclose(values, expected, rtol=1e-4)
     assert np.array_equal(compile_or_skip(size, config).pool(patches[::-1])[::-1], found)  # whatever comes before it
+
+
+@pytest.mark.parametrize(("size", "config"), CONFIGS)
+def test_maps_are_those_of_numpy(size, config, monkeypatch):
+    patches = all_kinds(size)
+    compile_or_skip(size, config)
+    detector = Laplacian(config).fit(as_set(patches), QUIET)
+    found = detector.examine_patches(patches)
+    monkeypatch.setattr("unary.detectors.laplacian.compile_filters", lambda *_, **__: None)
+    plain = detector.examine_patches(patches)
+    assert np.allclose(found.maps, plain.maps, rtol=1e-3, atol=1e-3)  # in quiet tissue float32 rounds as much
+    assert np.median(np.abs(found.maps - plain.maps)) < 1e-5
+    assert np.allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_told_in_c_is_left_to_numpy():
@@ -139,7 +152,7 @@ def test_what_cannot_be_told_in_c_is_left_to_numpy():
     ],
 )
 def test_other_filter_banks_are_numpys(size, config):
-    assert compile_pooling(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4) is None
+    assert compile_filters(size, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=1e-4) is None
     patches = noise_patches(8, count=2, size=size)
     assert np.array_equal(pool_values(patches, config), pool_plainly(patches, config))
     if config.strongest < 100:
@@ -155,7 +168,7 @@ def test_without_a_compiler_numpy_pools_and_says_so(monkeypatch, caplog):
     patches = noise_patches(9, count=2)
     assert np.array_equal(pool_values(patches, config), pool_plainly(patches, config))
     assert "no C compiler" in caplog.text
-    compile_pooling.cache_clear()
+    compile_filters.cache_clear()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are those of x86")
@@ -169,9 +182,9 @@ def test_shorter_vectors_pool_the_same(option, tmp_path, monkeypatch):
     subprocess.run([command, *options, "-o", tmp_path / "short.so", source], check=True)
     monkeypatch.setattr(laplacian_native, "load_library", lambda _: ctypes.CDLL(str(tmp_path / "short.so")))
     patches = all_kinds(64)
-    compile_pooling.cache_clear()
+    compile_filters.cache_clear()
     found = compile_or_skip(64, COARSE_LAPLACIAN).pool(patches)
-    compile_pooling.cache_clear()
+    compile_filters.cache_clear()
     assert np.allclose(found, pool_precisely(patches, COARSE_LAPLACIAN), rtol=1e-5)
 
 

@@ -93,10 +93,20 @@ def dimse_peer(answer, *, classes=None, title="PEER", check=False, host="127.0.0
 
     handlers = [(pynetdicom.evt.EVT_C_STORE, handle)]
     server = entity.start_server((host, 0), block=False, evt_handlers=handlers, ssl_context=context)
+    accept, wires = server.get_request, []
+
+    def take():
+        wire, address = accept()
+        wires.append(wire)
+        return wire, address
+
+    server.get_request = take
     try:
         yield server.socket.getsockname()[1], received
     finally:
         server.shutdown()
+        for wire in wires:  # pynetdicom leaves open what the peer was the first to close
+            wire.close()
 
 
 def call(port, **changes):

@@ -66,6 +66,29 @@ def test_coarse_scores_of_a_large_image_keep_their_ties() -> None:
     assert constant.average_precision.value == pytest.approx(truth.mean())
 
 
+@given(st.integers(0, 400_000), st.sampled_from([1, 3, 1000]))
+def test_groups_of_ranks_are_those_of_the_rule(count: int, coarser: int) -> None:
+    tail, bulk = max(512 // coarser, 8), max(4096 // coarser, 64)
+    bounds = [0]
+    while bounds[-1] < count:
+        size = max(1, min(bounds[-1] // tail, count // bulk))
+        bounds.append(min(count, bounds[-1] + ((size - 1) | 1)))
+    assert pixelwise._bound_groups(count, coarser).tolist() == bounds
+
+
+def test_of_very_many_images_fewer_pixels_say_nearly_the_same() -> None:
+    maps = [draw_map(seed, side=224, share=0.01) for seed in range(40)]
+    fine, coarse = (
+        [sample_pixels(*each, patient=str(place), images=images) for place, each in enumerate(maps)]
+        for images in (40, 100_000)
+    )
+    assert sum(len(one.scores) for one in coarse) < sum(len(one.scores) for one in fine) / 20
+    exact, found = (summarise(samples, resamples=50) for samples in (fine, coarse))
+    assert found.auroc.value == pytest.approx(exact.auroc.value, abs=5e-4)
+    assert found.average_precision.value == pytest.approx(exact.average_precision.value, rel=0.01)
+    assert (found.positives, found.negatives) == (exact.positives, exact.negatives)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(["cube", "exp", "shift"]))
 def test_nothing_changes_under_an_increasing_map(seed: int, which: str) -> None:

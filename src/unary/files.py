@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 
 from unary.errors import UnaryError
 
-LOCK_FILE = ".unary.lock"
+LOCK_FILE, KNOWN_FILES = ".unary.lock", ".unary.files"
+OWN_HIDDEN = (LOCK_FILE, KNOWN_FILES)
+"""Hidden files that unary keeps in folders."""
 
 # What a spreadsheet takes for a formula, behind any apostrophes that guard it already; plain numbers are none.
 _FORMULA = re.compile(r"'*[\s\x00]*[=+\-@\uff1d\uff0b\uff0d\uff20]")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unary.cli.answers import answer
 from unary.cli.models import NOT_CALIBRATED
 from unary.cli.options import NUMBER, add_option, choice_of, end_partly, keeping, whole_number
 from unary.errors import UnaryError
 from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
-    from unary.clinic.archive import ArchiveSummary
+    from unary.clinic.archive import ArchivePlan, ArchiveSummary
     from unary.clinic.batch_detection import DetectConfig
 
 _ENGINES = ("processes", "ray")
@@ -47,7 +49,7 @@ def refuse_archive_options(options: argparse.Namespace) -> None:
 
 def run_archive(options: argparse.Namespace, detect: DetectConfig) -> int:
     """Go over a manifest, and say what came of it."""
-    from unary.clinic.archive import ArchiveConfig, detect_archive
+    from unary.clinic.archive import ArchiveConfig, detect_archive, plan_archive
     from unary.clinic.engines import EngineConfig
     from unary.clinic.storage import Patience
 
@@ -63,14 +65,39 @@ def run_archive(options: argparse.Namespace, detect: DetectConfig) -> int:
             }
         )
         config = ArchiveConfig(
-            detect, engine, options.shard_size, options.threads_per_worker, patience, retry=options.retry
+            detect,
+            engine,
+            options.shard_size,
+            options.threads_per_worker,
+            patience,
+            retry=options.retry,
+            device=options.device,
         )
     except ValueError as error:
         raise UnaryError(str(error)) from error
+    if options.dry_run:
+        _print_plan(plan_archive(options.inputs[0], options.out, config, model_folder=options.model), options)
+        return 0
     with keeping(options.out, "run.json"):
         summary = detect_archive(options.inputs[0], options.out, config, model_folder=options.model)
     _print_summary(summary, options.out)
+    answer(options, {"command": "detect", "out": options.out, **asdict(summary), "without_result": summary.failed})
     return end_partly(summary.done, summary.failed)
+
+
+def _print_plan(plan: ArchivePlan, options: argparse.Namespace) -> None:
+    from unary.clinic.storage import show_place
+
+    done = plan.images - plan.images_left
+    print(
+        f"{show_place(str(options.out))}: {count_words(plan.images_left, 'image')} in "
+        f"{count_words(plan.shards_left, 'shard')} of up to some {plan.shard_size} images would be examined, "
+        f"{done} of {plan.images} done before"
+    )
+    for name, damage in plan.damaged.items():
+        print(f"shard {name} would be made anew: {damage}")
+    print("Nothing was written.")
+    answer(options, {"command": "detect", "dry_run": True, "out": options.out, **asdict(plan)})
 
 
 def _print_summary(summary: ArchiveSummary, out: Path | str) -> None:

@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unary.cli.answers import add_dry_run, add_json, answer
 from unary.cli.archive import add_archive_options, refuse_archive_options, run_archive
 from unary.cli.models import NOT_CALIBRATED
 from unary.cli.options import (
@@ -15,6 +18,7 @@ from unary.cli.options import (
     Command,
     Form,
     add_config_options,
+    add_device,
     add_option,
     choice_of,
     end_partly,
@@ -28,6 +32,8 @@ from unary.records import NOTICE, count_words
 
 if TYPE_CHECKING:
     from unary.clinic.batch import BatchSummary
+    from unary.clinic.file_work import Job
+    from unary.images.isolation import IsolatedReader
 
 
 def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -42,7 +48,7 @@ def _add_check_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> Non
     )
     kinds = f"kind of image: {', '.join(PROFILES)} (default: {DEFAULT.name})"
     which.add_argument("--profile", metavar="NAME", help=kinds)
-    parser.add_argument("--json", type=read_path, metavar="FILE", help="write the answers as JSON too")
+    add_json(parser)
     parser.add_argument("--headers-only", action="store_true", help="do not decode pixels")
     _add_gate_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse what is unusual or outside the model's domain")
@@ -68,7 +74,7 @@ def _read_gate_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_check(options: argparse.Namespace) -> int:
-    from unary.clinic.acceptance import check_files, format_checks, write_checks
+    from unary.clinic.acceptance import check_files, describe_checks, format_checks
     from unary.models.gate import Gate, build_gate
     from unary.profiles import DEFAULT, find_profile
 
@@ -82,8 +88,7 @@ def _run_check(options: argparse.Namespace) -> int:
     gate = dataclasses.replace(gate, strict=options.strict)
     checks = check_files(options.inputs, gate, headers_only=options.headers_only)
     print(format_checks(checks))
-    if options.json is not None:
-        write_checks(checks, options.json)
+    answer(options, describe_checks(checks))
     return end_partly(checks.accepted, len(checks.files) - checks.accepted)
 
 
@@ -97,6 +102,12 @@ def _add_score_options(parser: argparse.ArgumentParser, _: Sequence[str], *, out
     )
     parser.add_argument("--out", type=out, required=True, metavar="DIR/", help="gets a folder for each image")
     _add_gate_options(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--verify", action="store_true", help="read files again though they look as when their results were made"
+    )
+    add_json(parser)
+    add_dry_run(parser)
     add_config_options(parser.add_argument_group("limits of reading one file"), ReadingLimits())
 
 
@@ -106,20 +117,48 @@ def _read_limits(options: argparse.Namespace) -> Any:
     return read_config_options(options, ReadingLimits())
 
 
+def _start_reading(out: Path, limits: Any) -> IsolatedReader:
+    """A reader whose process starts while the model is read, if there is no former run, which may need none."""
+    from unary.clinic.result_folder import RECORD
+    from unary.images.isolation import IsolatedReader
+
+    reader = IsolatedReader(limits)
+    if not (out / RECORD).exists():
+        reader.start()
+    return reader
+
+
 def _run_score(options: argparse.Namespace) -> int:
-    from unary.clinic.batch_scoring import score_files
+    from unary.clinic.batch import describe_summary
+    from unary.clinic.batch_scoring import build_job, score_files
     from unary.models.bundle import read_model
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
-    model = read_model(folder)
-    with keeping(options.out, "summary.csv"):
-        summary = score_files(model, options.inputs, options.out, model_folder=folder, limits=limits, **own)
+    if options.dry_run:
+        return _plan(options, build_job(read_model(folder), model_folder=folder, **own), limits)
+    with _start_reading(options.out, limits) as reader:
+        model = read_model(folder, device=options.device)
+        with keeping(options.out, "summary.csv"):
+            summary = score_files(
+                model, options.inputs, options.out, model_folder=folder, reader=reader, verify=options.verify, **own
+            )
     print(
         f"{options.out}: {count_words(len(summary.done), 'image')} scored, {len(summary.kept)} done before, "
         f"{len(summary.failed)} skipped{_name_failures(summary)}. {NOTICE}"
     )
     _print_remarks(summary)
+    answer(options, {"command": "score", "out": options.out, **describe_summary(summary)})
     return end_partly(len(summary.rows), len(summary.failed))
+
+
+def _plan(options: argparse.Namespace, job: Job, limits: Any) -> int:
+    """Say what a run would do."""
+    from unary.clinic.planning import describe_plan, format_plan, plan_batch
+
+    plan = plan_batch(options.inputs, options.out, job, limits=limits)
+    print(format_plan(plan))
+    answer(options, {"command": job.command, **describe_plan(plan)})
+    return end_partly(len(plan.files) - plan.count("refuse"), plan.count("refuse"))
 
 
 def _name_failures(summary: BatchSummary) -> str:
@@ -174,20 +213,31 @@ def _read_point(text: str) -> str | float:
 
 
 def _run_detect(options: argparse.Namespace) -> int:
-    from unary.clinic.batch_detection import DetectConfig, detect_files
+    from unary.clinic.batch import describe_summary
+    from unary.clinic.batch_detection import DetectConfig, build_job, detect_files
     from unary.models.bundle import read_model
     from unary.models.calibration import describe_guarantee
     from unary.models.examination import choose_point
 
     limits, own = _read_limits(options), _read_gate_options(options)
-    config = DetectConfig(options.operating_point, options.dicom, options.maps, limits=limits, **own)
+    config = DetectConfig(
+        options.operating_point, options.dicom, options.maps, limits=limits, verify=options.verify, **own
+    )
     if options.engine is not None:
         return run_archive(options, config)
     refuse_archive_options(options)
-    model = read_model(options.model)
-    point = choose_point(model, options.operating_point)
-    with keeping(options.out, "summary.csv"):
-        summary = detect_files(model, options.inputs, options.out, config, model_folder=options.model)
+    if options.dry_run:
+        job = build_job(
+            read_model(options.model), config, model_folder=options.model, moment=datetime.now().astimezone()
+        )
+        return _plan(options, job, limits)
+    with _start_reading(options.out, limits) as reader:
+        model = read_model(options.model, device=options.device)
+        point = choose_point(model, options.operating_point)
+        with keeping(options.out, "summary.csv"):
+            summary = detect_files(
+                model, options.inputs, options.out, config, model_folder=options.model, reader=reader
+            )
     findings = sum(row["findings"] for row in summary.rows)
     outside = sum(bool(row["out_of_domain"]) for row in summary.rows)
     print(
@@ -207,6 +257,8 @@ def _run_detect(options: argparse.Namespace) -> int:
     _print_remarks(summary)
     print(describe_guarantee(point) if point else NOT_CALIBRATED)
     print(NOTICE)
+    found = {"operating_point": None if point is None else dataclasses.asdict(point), **describe_summary(summary)}
+    answer(options, {"command": "detect", "out": options.out, **found})
     return end_partly(len(summary.rows), len(summary.failed))
 
 

@@ -9,7 +9,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "a hospital": ("commission", "monitor", "send", "serve", "audit-check"),
     "experiments": ("demo", "bench", "reproduce"),
     "the shell": ("completion",),
-    "a shell": ("completion",),
 }
 """Commands by what they are about; one that is in none is shown last."""
 

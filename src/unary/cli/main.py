@@ -26,6 +26,7 @@ from unary.cli import (
     review,
     sending,
 )
+from unary.cli.answers import answering
 from unary.cli.examples import EXAMPLES, FIRST_STEPS, GROUPS
 from unary.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Command
 from unary.errors import UnaryError
@@ -85,9 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run the command; tell whoever wants to know where results will be, and how long it took."""
     out, begun = getattr(options, "out", None), time.monotonic()
-    if out is not None:
+    if out is not None and not getattr(options, "dry_run", False):
         logger.info("results will be in %s", out)
-    status: int = options.run(options)
+    with answering(options):
+        status: int = options.run(options)
     logger.info("ended after %.1f s, exit status %d", time.monotonic() - begun, status)
     return status
 

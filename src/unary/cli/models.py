@@ -10,19 +10,25 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unary.cli.answers import add_dry_run, add_json, answer
 from unary.cli.options import (
     EXIT_PARTLY,
     Command,
     add_config_options,
+    add_device,
     add_notes,
+    add_option,
     find_options,
     holding_reports,
     read_config_options,
     read_path,
     read_place,
+    replace_values,
+    whole_number,
 )
 from unary.cli.tracking import add_tracking_options, track_metrics, track_model_folder, tracking
 from unary.errors import BundleError, UnaryError
@@ -31,6 +37,7 @@ from unary.records import NOTICE, Manifest, OperatingPoint, count_words
 if TYPE_CHECKING:
     from unary.clinic.shard_results import ArchiveResults
     from unary.models.bundle import Model
+    from unary.models.fitting import FitConfig
 
 _RESULTS = "take what `unary detect --engine` has stored of the images, and examine none of them again"
 NOT_CALIBRATED = "The model is not calibrated: nothing is guaranteed (unary calibrate)."
@@ -62,7 +69,12 @@ def _add_fit_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
     add_config_options(parser, FitConfig())
     parser.add_argument("--store", type=read_path, metavar="DIR", help="keep the prepared images there, not in memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
+    flags = [option.flag for option in find_options(detector.config) if option.path[-1] == "device"]
+    if flags and "--device" not in flags:  # those of parts
+        add_device(parser, f"where networks are trained, in place of {', '.join(flags)}")
     add_tracking_options(parser)
+    add_json(parser)
+    add_dry_run(parser)
     if list(find_options(detector.config)):
         summary = (type(detector).__doc__ or "").strip().partition("\n")[0]
         add_config_options(parser.add_argument_group(f"options of {name}", summary.replace("%", "%%")), detector.config)
@@ -110,6 +122,8 @@ def _run_fit(options: argparse.Namespace) -> int:
     if options.store is not None and out in (store := Path(os.path.abspath(options.store)), *store.parents):
         raise UnaryError(f"--store {options.store}: the prepared images need a folder outside that of the model, {out}")
     checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if options.dry_run:
+        return _plan_fit(options, config, detector, checkpoint)
     with ExitStack() as held:
         held.enter_context(joining_processes())
         if is_first():
@@ -134,6 +148,7 @@ def _run_fit(options: argparse.Namespace) -> int:
         for file in _find_checkpoints(checkpoint):
             file.unlink(missing_ok=True)
     _print_model(model, options.out)
+    answer(options, {"command": "fit", "out": options.out, **_describe_model(model, options.out)})
     if model.provenance.skipped:
         skipped = count_words(model.provenance.skipped, "image")
         print(
@@ -142,6 +157,49 @@ def _run_fit(options: argparse.Namespace) -> int:
         )
         return EXIT_PARTLY
     return 0
+
+
+def _plan_fit(options: argparse.Namespace, config: FitConfig, detector: Any, checkpoint: Path) -> int:
+    """Say what would be learned from."""
+    from unary.datasets.manifest import read_manifest
+    from unary.detectors import name_of
+    from unary.models.fitting import plan_fit
+
+    manifest = read_manifest(options.manifest)
+    plan = plan_fit(manifest, config, detector=detector, profile=options.profile, store=options.store)
+    images, unread = len(plan.manifest.rows), sum(header is None for header in plan.headers)
+    print(
+        f"{options.out}: {name_of(plan.detector)} would learn from {count_words(images, 'image')} of "
+        f"{count_words(plan.patients, 'patient')}, of which {config.held_out:.0%} would be held out to set the "
+        f"operating points; patches of {plan.grid.size_px} x {plan.grid.size_px} working pixels, "
+        f"{plan.grid.stride_px} apart"
+    )
+    if unread:
+        print(f"{count_words(unread, 'image')} without a header that can be read; unary check says why")
+    states = _find_checkpoints(checkpoint)
+    if states:
+        print(f"an interrupted training would go on: {', '.join(map(str, states))}")
+    print("Nothing was written.")
+    found = {"images": images, "patients": plan.patients, "unreadable": unread, "resumes": bool(states)}
+    settings = {"preparation": asdict(plan.preparation), "grid": asdict(plan.grid), "fit": asdict(config)}
+    answer(options, {"command": "fit", "dry_run": True, "out": options.out, **found, **settings})
+    return 0
+
+
+def _describe_model(model: Model, folder: Path) -> dict[str, Any]:
+    """A model for a script."""
+    from unary.models.bundle import identify_model
+
+    points = () if model.calibration is None else model.calibration.operating_points
+    made = model.provenance
+    return {
+        "model": asdict(identify_model(model, folder)),
+        "images": made.images,
+        "patches": made.patches,
+        "held_out_patches": made.held_out_patches,
+        "skipped": made.skipped,
+        "operating_points": [asdict(point) for point in points],
+    }
 
 
 def _find_checkpoints(checkpoint: Path) -> list[Path]:
@@ -184,9 +242,11 @@ def _read_detector(options: argparse.Namespace) -> Any:
 
     default = _build_default(options.detector)
     config = read_config_options(options, default.config)
+    for_all = getattr(options, "device", None)
     for option in find_options(config):
         if option.path[-1] == "device":
-            require_device(option.default, option.flag)
+            require_device(for_all or option.default, "--device" if for_all else option.flag)
+            config = replace_values(config, {option.path: for_all or option.default})
     return type(default)(config)
 
 
@@ -220,6 +280,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("--out", type=read_path, required=True, metavar="DIR/", help="gets report and tables")
     parser.add_argument("--allow-seen", action="store_true", help="accept patients that the model was trained on")
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
+    add_device(parser)
+    words = "processes that examine images side by side: for thousands of small ones, as many as there are processors"
+    add_option(parser, "--workers", whole_number(1), default=1, help=words)
     add_notes(parser)
     add_tracking_options(parser)
 
@@ -231,12 +294,12 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from unary.outputs.evaluation_pictures import EvaluationPictures
     from unary.outputs.evaluation_report import write_evaluation
 
-    model, banners, pictures = read_model(options.model), tuple(options.note), None
+    model, banners = read_model(options.model, device=options.device), tuple(options.note)
     with tracking(options, f"evaluate-{options.out.resolve().name}") as tracker:
         if options.results is None:
-            manifest = read_manifest(options.manifest)
+            manifest, known = read_manifest(options.manifest), {"allow_seen": options.allow_seen}
             pictures = EvaluationPictures(options.out, model, images=len(manifest.rows))
-            evaluation = evaluate(model, manifest, allow_seen=options.allow_seen, watch=pictures.watch)
+            evaluation = evaluate(model, manifest, draw=pictures.draw, workers=options.workers, **known)
         else:
             from unary.clinic.stored_figures import ABSENT, evaluate_from_results
 
@@ -244,7 +307,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
             evaluation = evaluate_from_results(model, manifest, results, allow_seen=options.allow_seen)
             banners = (*banners, ABSENT)
             print(ABSENT)
-        for line in write_evaluation(evaluation, model, options.out, pictures=pictures, banners=banners):
+        for line in write_evaluation(evaluation, model, options.out, banners=banners):
             print(line)
         track_metrics(tracker, options, options.out)
         track_model_folder(tracker, options, options.model)
@@ -270,6 +333,8 @@ def _add_calibrate_options(parser: argparse.ArgumentParser, _: Sequence[str]) ->
     parser.add_argument("--allow-seen", action="store_true", help="accept training patients; voids every guarantee")
     add_tracking_options(parser)
     parser.add_argument("--results", type=read_place, metavar="DIR/", help=_RESULTS)
+    add_device(parser)
+    add_json(parser)
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
@@ -282,9 +347,10 @@ def _run_calibrate(options: argparse.Namespace) -> int:
 
     out, overwrite = options.out or options.model, options.overwrite or options.out is None
     require_model_folder(out, overwrite=overwrite)
-    model = read_model(options.model)
+    model = read_model(options.model, device=options.device)
     with locking(out), tracking(options, f"calibrate-{out.resolve().name}") as tracker:
-        model = read_model(options.model) if options.out is None else model  # as it is now that nobody else changes it
+        if options.out is None:  # as it is now that nobody else changes it
+            model = read_model(options.model, device=options.device)
         if options.results is None:
             model = calibrate_model(model, read_manifest(options.manifest), allow_seen=options.allow_seen)
         else:
@@ -297,6 +363,7 @@ def _run_calibrate(options: argparse.Namespace) -> int:
             track_model(tracker, model)
         track_model_folder(tracker, options, out)
     _print_calibration(model)
+    answer(options, {"command": "calibrate", "out": out, **_describe_model(model, out)})
     if kept is not None:
         print(f"what was there before: {kept}; put it in the place of {MODEL_FILE} to have it back")
     print(NOTICE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from unary.cli.answers import add_json, answer
 from unary.cli.options import Command, read_path
 from unary.records import NOTICE
 
@@ -33,6 +34,7 @@ def _run_serve(options: argparse.Namespace) -> int:
 
 def _add_audit_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     parser.add_argument("file", type=read_path, metavar="FILE", help="audit.jsonl of a node's state folder")
+    add_json(parser)
 
 
 def _run_audit(options: argparse.Namespace) -> int:
@@ -40,6 +42,7 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     head = check_audit(options.file)
     print(f"{options.file}: {head.number} lines, each follows the one before; the last has the hash {head.sha256}")
+    answer(options, {"command": "audit-check", "file": options.file, "lines": head.number, "sha256": head.sha256})
     return 0
 
 

@@ -250,23 +250,42 @@ def read_config_options(options: argparse.Namespace, config: Any) -> Any:
     found = {option: vars(options)[option.flag] for option in find_options(config)}
     given = {option: value for option, value in found.items() if value != option.default}
     try:
-        return _replace(config, {option.path: value for option, value in given.items()})
+        return replace_values(config, {option.path: value for option, value in given.items()})
     except ValueError as error:
         for option, value in given.items():  # the one that is wrong by itself, if there is one
             try:
-                _replace(config, {option.path: value})
+                replace_values(config, {option.path: value})
             except ValueError as own:
                 raise UnaryError(f"{option.flag}: {own}") from error
         raise UnaryError(f"{', '.join(option.flag for option in given)}: {error}") from error
 
 
-def _replace(config: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    """The config with other values at these paths."""
+def replace_values(config: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
+    """Return the config with other values at these paths."""
     changes: dict[str, Any] = {}
     for name in {path[0] for path in values}:
         inside = {path[1:]: value for path, value in values.items() if path[0] == name}
-        changes[name] = inside[()] if () in inside else _replace(getattr(config, name), inside)
+        changes[name] = inside[()] if () in inside else replace_values(getattr(config, name), inside)
     return dataclasses.replace(config, **changes)
+
+
+def add_device(parser: argparse.ArgumentParser, words: str | None = None) -> None:
+    """Add ``--device``, of networks that are applied by default."""
+    default = "cpu" if words is None else None
+    words = words or "where networks are applied: cpu, cuda, cuda:1 or mps (default: cpu)"
+    parser.add_argument("--device", default=default, metavar="DEVICE", type=_read_device, help=words)
+
+
+def _read_device(text: str) -> str:
+    """A device by torch's notation; whether it is there shows where it is used, on another computer perhaps."""
+    if text != "cpu":
+        from unary.training.devices import check_device
+
+        try:
+            check_device(text)
+        except ValueError as error:
+            raise UnaryError(f"--device: {error}") from None
+    return text
 
 
 def add_notes(parser: argparse.ArgumentParser) -> None:

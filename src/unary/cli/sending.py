@@ -6,13 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unary.cli.answers import add_dry_run, add_json, answer
 from unary.cli.options import Command, add_config_options, end_partly, read_config_options, read_path
 from unary.errors import UnaryError
+from unary.records import count_words
 
 if TYPE_CHECKING:
     from unary.clinic.pacs_address import DimseAddress, Tls, WebAddress
+    from unary.clinic.pacs_files import Selection
 
 
 def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -28,6 +31,8 @@ def _add_send_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> None
     parser.add_argument("--user", help="of the DICOMweb server, with --web")
     plain = "send password or token over http:// to another machine too, where anybody on the way can read them"
     parser.add_argument("--allow-plain-http", action="store_true", help=plain)
+    add_json(parser)
+    add_dry_run(parser)
     secure = parser.add_argument_group("secure connections, with --tls or --web https://; files in PEM")
     secure.add_argument("--tls", action="store_true", help="DIMSE over TLS")
     trust = "the authorities to trust, in place of those of this system; or a server's own certificate"
@@ -53,8 +58,11 @@ def _run_send(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UnaryError(f"{'--web' if options.dimse is None else '--dimse'}: {error}") from error
     selection = select_files(options.inputs)
+    if options.dry_run:
+        return _plan(options, selection)
     try:
-        report = describe_deliveries(selection, store_files(selection.parcels, address, patience))
+        deliveries = store_files(selection.parcels, address, patience)
+        report = describe_deliveries(selection, deliveries)
     except Interrupted as error:
         print(*describe_deliveries(selection, error.deliveries).lines, sep="\n", file=sys.stderr)
         raise
@@ -64,7 +72,31 @@ def _run_send(options: argparse.Namespace) -> int:
     if not report.stored + report.failed:
         raise UnaryError("no .dcm file that unary has made among the inputs")
     print(total)
+    files = [
+        {"path": one.parcel.path, "stored": one.stored, "attempts": one.attempts, "note": one.note}
+        for one in deliveries
+    ]
+    answer(options, {"command": "send", "stored": report.stored, "files": files, **_describe_others(selection)})
     return end_partly(report.stored, report.failed)
+
+
+def _plan(options: argparse.Namespace, selection: Selection) -> int:
+    """Say what would be sent; nobody is called."""
+    for path, why in selection.unfit:
+        print(f"{path}: not sent: {why}", file=sys.stderr)
+    for why, paths in selection.passed_over:
+        print(f"passed over: {len(paths)} {why}", file=sys.stderr)
+    count = len(selection.parcels)
+    print(f"{count_words(count, 'object')} would be sent to {options.dimse or options.web}. Nothing was sent.")
+    files = [{"path": parcel.path} for parcel in selection.parcels]
+    answer(options, {"command": "send", "dry_run": True, "files": files, **_describe_others(selection)})
+    return end_partly(count, len(selection.unfit))
+
+
+def _describe_others(selection: Selection) -> dict[str, Any]:
+    """What is not sent, for JSON."""
+    unfit = [{"path": path, "why": why} for path, why in selection.unfit]
+    return {"not_sent": unfit, "passed_over": {why: len(paths) for why, paths in selection.passed_over}}
 
 
 def _read_address(options: argparse.Namespace) -> DimseAddress | WebAddress:

@@ -7,7 +7,6 @@ way round. What is unusual but usable is noted.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from unary.clinic.inputs import list_inputs, refuse_folder
 from unary.datasets.folder import LeftOut, describe_left_out
 from unary.datasets.series import describe_series
 from unary.errors import ImageError, Reason, UnaryError, explain_unexpected
-from unary.files import replacing
 from unary.images.attributes import SlicePlace
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
@@ -138,17 +136,15 @@ def format_checks(checks: Checks) -> str:
     return "\n".join([*lines, f"{count_words(len(checks.files), 'file')}: {', '.join(counts)}"])
 
 
-def write_checks(checks: Checks, path: Path) -> None:
-    """Write the same as JSON; a file already there is replaced."""
-    content = {
+def describe_checks(checks: Checks) -> dict[str, object]:
+    """Return the same for JSON."""
+    return {
         "accepted": checks.accepted,
         "refused": _count(checks),
         "left_out": {reason: [str(each) for each in paths] for reason, paths in checks.left_out.items()},
         "series": list(checks.series),
         "files": [_describe_check(check) for check in checks.files],
     }
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _describe_check(check: Check) -> dict[str, object]:

@@ -41,7 +41,7 @@ from unary.files import hash_file, is_url, write_csv
 from unary.models.bundle import hash_scoring, identify_model, read_model
 from unary.models.examination import choose_point
 from unary.progress import Bar, show_progress
-from unary.records import NOTICE, OperatingPoint, count_words
+from unary.records import NOTICE, ModelIdentity, OperatingPoint, count_words
 
 RUN_FILE, FAILURES_FILE, KIND = "run.json", "failures.csv", "archive"
 _MOST_NAMED = 5
@@ -65,6 +65,8 @@ class ArchiveConfig:
         With object stores.
     retry
         Whether shards are made anew that hold images without a result for a reason that may be gone.
+    device
+        Where each worker applies networks, in torch's notation.
     """
 
     detect: DetectConfig = field(default_factory=DetectConfig)
@@ -73,6 +75,7 @@ class ArchiveConfig:
     threads: int | None = None
     patience: Patience = field(default_factory=Patience)
     retry: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "threads"):
@@ -175,39 +178,110 @@ def detect_archive(
         is kept.
     """
     config = config or ArchiveConfig()
-    moment = moment or datetime.now().astimezone().replace(microsecond=0)
-    rows = list_rows(read_listing(manifest))
-    store = Store(str(out), config.patience)
-    model = read_model(model_folder)
-    folder = str(Path(model_folder).absolute())
-    identity = identify_model(model, model_folder)
-    settings = WorkerSettings(
-        folder, identity.sha256, config.detect, _make_absolute(out), config.count_threads(), config.patience
-    )
-    made_from = json.loads(json.dumps(build_shard_job(settings, model, moment).made_from))
-    with store.holding():
-        former = read_run(store) if store.read(RUN_FILE) is not None else None
-        if former is None and any(store.read(name) is not None for name in (FAILURES_FILE, "summary.csv")):
-            raise UnaryError(f"{store.show()}: it holds tables of something else; choose another folder")
-        if former is not None:
-            require_same(former["made_from"], made_from, store.show())
-        size = _choose_size(config, former, store)
-        plan = _plan(store, cut_shards(rows, size), made_from, moment, former, config, progress=progress)
-        point = choose_point(model, config.detect.operating_point)
+    run = _open(manifest, out, config, model_folder, moment)
+    with run.store.holding():
+        former, size, plan = _survey(run, config, progress=progress)
         document = {
             "notice": NOTICE,
             "kind": KIND,
             "tables_version": VERSION,
-            "made_from": made_from,
-            "model": asdict(identity),
+            "made_from": run.made_from,
+            "model": asdict(run.identity),
             "scoring_sha256": hash_scoring(model_folder),
-            "operating_point": None if point is None else asdict(point),
+            "operating_point": None if run.point is None else asdict(run.point),
             "shard_size": size,
-            "manifest": {"sha256": hash_file(manifest), "images": len(rows)},
+            "manifest": {"sha256": hash_file(manifest), "images": len(run.rows)},
         }
-        with _recording(store, plan, document, moment, former):
-            _make_shards(settings, plan, config.engine, progress=progress)
-        return replace(_summarise(plan, former, document), point=point)
+        with _recording(run.store, plan, document, run.moment, former):
+            _make_shards(run.settings, plan, config.engine, progress=progress)
+        return replace(_summarise(plan, former, document), point=run.point)
+
+
+@dataclass(frozen=True)
+class ArchivePlan:
+    """What `detect_archive` would do.
+
+    Attributes
+    ----------
+    images, shards
+        How many the manifest has.
+    images_left, shards_left
+        How many of them would be worked on; the others are done.
+    damaged
+        What is wrong with shards that are there, by name; they would be made anew.
+    shard_size
+        By which shards are cut.
+    """
+
+    images: int
+    shards: int
+    images_left: int
+    shards_left: int
+    damaged: Mapping[str, str]
+    shard_size: int
+
+
+def plan_archive(
+    manifest: Path,
+    out: Path | str,
+    config: ArchiveConfig | None = None,
+    *,
+    model_folder: Path,
+    progress: bool = True,
+) -> ArchivePlan:
+    """Return what `detect_archive` would do, without holding ``out`` or writing there; arguments and errors are its."""
+    config = config or ArchiveConfig()
+    run = _open(manifest, out, config, model_folder, None)
+    _, size, plan = _survey(run, config, progress=progress)
+    left = [shard for shard in plan.shards if shard.name not in plan.records]
+    images_left = sum(len(shard.rows) for shard in left)
+    return ArchivePlan(plan.images, len(plan.shards), images_left, len(left), dict(plan.damaged), size)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that may begin: the images, where results go, and what with."""
+
+    rows: Sequence[ShardRow]
+    store: Store
+    settings: WorkerSettings
+    identity: ModelIdentity
+    point: OperatingPoint | None
+    made_from: Mapping[str, Any]
+    moment: datetime
+
+
+def _open(manifest: Path, out: Path | str, config: ArchiveConfig, model_folder: Path, moment: datetime | None) -> _Run:
+    moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    rows = list_rows(read_listing(manifest))
+    model = read_model(model_folder)
+    folder = str(Path(model_folder).absolute())
+    identity = identify_model(model, model_folder)
+    settings = WorkerSettings(
+        folder,
+        identity.sha256,
+        config.detect,
+        _make_absolute(out),
+        config.count_threads(),
+        config.patience,
+        config.device,
+    )
+    made_from = json.loads(json.dumps(build_shard_job(settings, model, moment).made_from))
+    point = choose_point(model, config.detect.operating_point)
+    return _Run(rows, Store(str(out), config.patience), settings, identity, point, made_from, moment)
+
+
+def _survey(run: _Run, config: ArchiveConfig, *, progress: bool) -> tuple[dict[str, Any] | None, int, _Plan]:
+    """What the folder's record says, the size of its shards, and what is to be made; an error if it is of another."""
+    store = run.store
+    former = read_run(store) if store.read(RUN_FILE) is not None else None
+    if former is None and any(store.read(name) is not None for name in (FAILURES_FILE, "summary.csv")):
+        raise UnaryError(f"{store.show()}: it holds tables of something else; choose another folder")
+    if former is not None:
+        require_same(former["made_from"], run.made_from, store.show())
+    size = _choose_size(config, former, store)
+    cut = cut_shards(run.rows, size)
+    return former, size, _plan(store, cut, run.made_from, run.moment, former, config, progress=progress)
 
 
 def _make_absolute(out: Path | str) -> str:

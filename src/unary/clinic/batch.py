@@ -8,6 +8,7 @@ ends the batch once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -15,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from unary.clinic.file_work import (
     InspectedFile,
     Job,
+    build_source,
     describe_origin,
     explain_failure,
     hash_image_file,
@@ -31,12 +33,13 @@ from unary.clinic.file_work import (
     require_working_model,
 )
 from unary.clinic.inputs import Inputs, list_inputs, refuse_folder
+from unary.clinic.known_files import KnownFiles, Look, look_at
 from unary.clinic.result_folder import Failure, ResultFolder, Row, Source, Write, holding_results
+from unary.clinic.writers import Writers
 from unary.datasets.folder import LeftOut
 from unary.errors import ImageError, UnaryError, explain_unexpected
 from unary.files import read_ahead
 from unary.images.isolation import IsolatedReader, show_path
-from unary.images.isolation_process import ReadingLimits
 from unary.progress import show_progress
 from unary.records import Image
 from unary.training.threads import count_threads, map_in_threads, using_threads
@@ -44,6 +47,8 @@ from unary.training.threads import count_threads, map_in_threads, using_threads
 logger = logging.getLogger(__name__)
 
 _TOGETHER_PX = 16_000_000
+_EXAMINING = 3  # threads that one process can write for: examining takes about three times as long
+_FEWEST_APART = 4  # images, for which it is worth while that a process that writes imports what it needs
 # Of an OSError in writing: nothing else can be written there either.
 _EVERYTHING = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ESTALE,
@@ -86,13 +91,25 @@ class BatchSummary:
     replaced: int = 0
 
 
+def describe_summary(summary: BatchSummary) -> dict[str, Any]:
+    """Return a summary for JSON: a row for each image with a result, and for each file without one."""
+    kept = set(summary.kept)
+    return {
+        "images": [{**row, "made": row["image"] not in kept} for row in summary.rows],
+        "without_result": [asdict(failure) for failure in summary.failed],
+        "left_out": {reason: list(map(str, paths)) for reason, paths in summary.left_out.items()},
+        "notes": {note: list(names) for note, names in summary.notes.items()},
+        "remarks": list(summary.remarks),
+    }
+
+
 def run_batch(
     inputs: Sequence[Path],
     out: Path,
     job: Job,
     *,
     moment: datetime | None = None,
-    limits: ReadingLimits | None = None,
+    reader: IsolatedReader | None = None,
     progress: bool = True,
     stopping: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
@@ -107,6 +124,8 @@ def run_batch(
         Files and folders; and where results go, which no other process may use meanwhile.
     moment
         When the run began, with its time zone; now by default.
+    reader
+        Reads the files, and is closed with the batch; one with the usual limits by default.
     stopping
         Asked after every image: whether to end early. The images under way are finished; of those written last, a next
         run finds the results.
@@ -122,13 +141,16 @@ def run_batch(
     if not any(os.path.exists(path) and not os.path.isdir(path) for path in found.names):
         raise _refuse_all(found)
     moment = moment or datetime.now().astimezone().replace(microsecond=0)
+    apart = job.writes_apart and len(found.names) >= _FEWEST_APART
     with (
         holding_results(out, job.command, job.made_from, moment) as results,
-        IsolatedReader(limits) as reader,
-        ThreadPoolExecutor(1, "unary-results") as writer,
+        KnownFiles(out, job.gate) as known,
+        reader or IsolatedReader() as reader,
+        Writers() as processes,
+        ThreadPoolExecutor(-(-count_threads() // _EXAMINING) if apart else 1, "unary-results") as writer,
     ):
         results.leave_out(found.left_out)
-        outcomes = _Batch(found, results, job, moment, reader, writer).work()
+        outcomes = _Batch(found, results, job, moment, reader, known, writer, processes if apart else None).work()
         bar = show_progress(outcomes, title=job.command, total=len(found.names), unit="image", shown=progress)
         try:
             settled = list(itertools.takewhile(lambda _: not stopping(), _settle(bar, results)))
@@ -212,10 +234,13 @@ class _Batch:
     job: Job
     moment: datetime
     reader: IsolatedReader
+    known: KnownFiles
     writer: Executor
+    processes: Writers | None
     threads: int = field(default_factory=count_threads)
     buffer: _Buffer = field(default_factory=lambda: _Buffer(_TOGETHER_PX * (count_threads() + 1)))
     broken: BaseException | None = None
+    prepared: bool = False
     probed: bool = False
     probing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -237,8 +262,12 @@ class _Batch:
         """An image, or what is known of its file without working on it."""
         sha256 = ""
         try:
+            look = look_at(path)
+            if not self.job.verify and (kept := self._recall(path, look)) is not None:
+                return kept
             sha256 = hash_image_file(path, self.reader.limits)
             inspected = inspect_file(path, sha256, self.job, self.reader)
+            self.known.remember(path, look, inspected.own)
             source = inspected.source
             name = self.results.name(self.found.names[path], source.made_from)
             row = self.results.find(name, source.made_from)
@@ -248,10 +277,33 @@ class _Batch:
         except Exception as error:
             return _Outcome(path, "", explain_failure(error, path), sha256)
 
+    def _recall(self, path: Path, look: Look | None) -> _Outcome | None:
+        """The result of a file that looks as it did when its content was hashed, and its header read."""
+        own = self.known.recall(path, look)
+        if own is None:
+            return None
+        made_from = build_source(path, self.job, own, raster=False).made_from
+        if not self.results.holds(self.found.names[path], made_from):
+            return None
+        name = self.results.name(self.found.names[path], made_from)
+        row = self.results.find(name, made_from)
+        return None if row is None else _Outcome(path, name, row, made_from["sha256"], kept=True)
+
     def _admit(self, found: _Ready | _Outcome) -> _Ready | _Outcome:
         if isinstance(found, _Ready):
+            if not self.prepared:
+                self.prepared = True
+                self.writer.submit(self._prepare)
             self.buffer.take(found.image.pixels.size)
         return found
+
+    def _prepare(self) -> None:
+        """Have imported what writing needs; what goes wrong with that is told when something is written."""
+        if self.processes is not None:
+            self.processes.prepare(self.job.prepare)
+            return
+        with contextlib.suppress(Exception):
+            self.job.prepare()
 
     def _work_on(self, found: _Ready | _Outcome) -> _Outcome:
         if isinstance(found, _Outcome):
@@ -285,8 +337,9 @@ class _Batch:
         if self.broken is not None:
             raise self.broken
         path, known = found.source.path, describe_origin(found.inspected, found.image, self.moment)
+        by = None if self.processes is None else self.processes.write
         try:
-            return self.results.write(found.name, write, found.source, known)
+            return self.results.write(found.name, write, found.source, known, by=by)
         except OSError as error:
             if error.errno not in _EVERYTHING:
                 return explain_unexpected(error, show_path(path)).with_traceback(None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from unary.clinic.inputs import list_inputs
 from unary.clinic.result_folder import Result, Source
 from unary.errors import DicomResultError, Reason, UnaryError, explain_unexpected, require, require_positive
 from unary.files import write_csv
+from unary.images.isolation import IsolatedReader
 from unary.images.isolation_process import ReadingLimits
 from unary.models.bundle import Model, identify_model
 from unary.models.calibration import describe_guarantee
@@ -27,7 +30,7 @@ from unary.models.probe import ask, choose_picture
 from unary.outputs.detection_figures import plot_findings
 from unary.outputs.dicom import DEFAULT_KINDS, KINDS, STUDY_KINDS, Kind, StudyKind
 from unary.outputs.dicom.run import Run, hash_case
-from unary.outputs.figures import figure_png
+from unary.outputs.figures import figure_png, prepare_figures
 from unary.outputs.heat_map import head_picture, place_findings
 from unary.outputs.tables import FINDINGS, list_cells
 from unary.outputs.views import Scale, choose_scale, draw_views, write_views
@@ -61,6 +64,8 @@ class DetectConfig:
         As in `unary.models.gate.Gate`; with a spacing, sizes in mm rest on your word.
     limits
         Of reading a file.
+    verify
+        Whether files are read again that look as they did when their results were made.
     """
 
     operating_point: str | float | None = None
@@ -69,6 +74,7 @@ class DetectConfig:
     spacing_mm: float | None = None
     accept: tuple[Reason, ...] = ()
     limits: ReadingLimits | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "spacing_mm")
@@ -85,6 +91,7 @@ def detect_files(
     *,
     model_folder: Path,
     moment: datetime | None = None,
+    reader: IsolatedReader | None = None,
     progress: bool = True,
 ) -> BatchSummary:
     """Find what departs from normal tissue in files and folders.
@@ -104,6 +111,8 @@ def detect_files(
     moment
         When the results are made, with a time zone: the date and time in them; now by default. Results that are kept
         keep theirs.
+    reader
+        Reads the files, and is closed in the end; one with the limits of ``config`` by default.
 
     Raises
     ------
@@ -114,7 +123,9 @@ def detect_files(
     config = config or DetectConfig()
     moment = moment or datetime.now().astimezone().replace(microsecond=0)
     job = build_job(model, config, model_folder=model_folder, moment=moment)
-    summary = run_batch(inputs, out, job, moment=moment, limits=config.limits, progress=progress)
+    summary = run_batch(
+        inputs, out, job, moment=moment, reader=reader or IsolatedReader(config.limits), progress=progress
+    )
     kinds = list_study_kinds(config)
     if kinds:
         sources = list_inputs(inputs).names
@@ -179,7 +190,24 @@ def build_job(model: Model, config: DetectConfig, *, model_folder: Path, moment:
         "outputs": [*kinds, *(["maps"] if config.maps else [])],
     }
     gate = build_gate(model, spacing_mm=config.spacing_mm, accept=config.accept)
-    return Job("detect", examine, made_from, gate, lambda: ask(model, choose_picture(model)))
+    return Job(
+        "detect",
+        examine,
+        made_from,
+        gate,
+        lambda: ask(model, choose_picture(model)),
+        writes_apart=True,
+        prepare=partial(_prepare, bool(kinds)),
+        verify=config.verify,
+    )
+
+
+def _prepare(dicom: bool) -> None:
+    """Import what writes results."""
+    prepare_figures()
+    if dicom:
+        importlib.import_module("unary.outputs.dicom.writing")
+        importlib.import_module("highdicom")
 
 
 @dataclass(frozen=True)

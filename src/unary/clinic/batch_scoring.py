@@ -15,12 +15,12 @@ from unary.clinic.file_work import Job
 from unary.clinic.result_folder import Result, Source, Write
 from unary.errors import Reason
 from unary.files import write_csv
-from unary.images.isolation_process import ReadingLimits
+from unary.images.isolation import IsolatedReader
 from unary.models.bundle import Model, identify_model
 from unary.models.examination import ScoredImage, build_detection, choose_point, examine_image
 from unary.models.gate import build_gate
 from unary.models.probe import ask, choose_picture
-from unary.outputs.figures import figure_png
+from unary.outputs.figures import figure_png, prepare_figures
 from unary.outputs.heat_map import head_picture, plot_heat_map
 from unary.records import Detection, Image, OperatingPoint, count_words
 
@@ -35,7 +35,8 @@ def score_files(
     model_folder: Path,
     spacing_mm: float | None = None,
     accept: Sequence[Reason] = (),
-    limits: ReadingLimits | None = None,
+    reader: IsolatedReader | None = None,
+    verify: bool = False,
     progress: bool = True,
 ) -> BatchSummary:
     """Score files and folders patch by patch.
@@ -51,20 +52,32 @@ def score_files(
         Where the model was read from.
     spacing_mm, accept
         As in `unary.models.gate.Gate`.
+    reader
+        Reads the files, and is closed in the end; one with the usual limits by default.
+    verify
+        As in `unary.clinic.batch_detection.DetectConfig`.
     """
+    job = build_job(model, model_folder=model_folder, spacing_mm=spacing_mm, accept=accept)
+    return run_batch(inputs, out, dataclasses.replace(job, verify=verify), reader=reader, progress=progress)
+
+
+def build_job(
+    model: Model, *, model_folder: Path, spacing_mm: float | None = None, accept: Sequence[Reason] = ()
+) -> Job:
+    """Return what `score_files` does with every image; arguments are the same."""
     about = identify_model(model, model_folder)
 
     def examine(image: Image, source: Source) -> Write:
         return functools.partial(_write_scores, examine_image(model, image), model, source.path.name)
 
-    job = Job(
+    return Job(
         "score",
         examine,
         {"model_sha256": about.sha256, "unary": about.version},
         build_gate(model, spacing_mm=spacing_mm, accept=accept),
         lambda: ask(model, choose_picture(model)),
+        prepare=prepare_figures,
     )
-    return run_batch(inputs, out, job, limits=limits, progress=progress)
 
 
 def _write_scores(scored: ScoredImage, model: Model, name: str, folder: Path) -> Result:

@@ -45,6 +45,12 @@ class Job:
     probe
         Examines an image that is surely sound, when something unexpected was raised by the first: if that fails too,
         the model is broken.
+    writes_apart
+        Whether what ``examine`` returns can be pickled, so that processes of their own may write the results.
+    prepare
+        Imports what writing needs; called where results are written, while the first image is worked on.
+    verify
+        Whether a file is read again though it looks as it did when its result was made.
     """
 
     command: str
@@ -52,15 +58,22 @@ class Job:
     made_from: Mapping[str, Any]
     gate: Gate
     probe: Callable[[], object] = field(default=lambda: None)
+    writes_apart: bool = False
+    prepare: Callable[[], object] = field(default=lambda: None)
+    verify: bool = False
 
 
 @dataclass(frozen=True)
 class InspectedFile:
-    """A file whose header lets its image be examined, and what a result of it is made from."""
+    """A file whose header lets its image be examined, and what a result of it is made from.
+
+    ``own`` is the part of that which depends on the file and its header.
+    """
 
     source: Source
     verdict: Verdict
     attributes: Attributes
+    own: Mapping[str, Any]
 
 
 def hash_image_file(path: Path, limits: ReadingLimits) -> str:
@@ -68,6 +81,11 @@ def hash_image_file(path: Path, limits: ReadingLimits) -> str:
     if path.is_dir():
         raise refuse_folder(path)
     return hash_file(path) if path.is_file() and path.stat().st_size <= limits.file_mib * 2**20 else ""
+
+
+def build_source(path: Path, job: Job, own: Mapping[str, Any], *, raster: bool) -> Source:
+    """Return what a result of a file is made from; ``own`` is what depends on the file and its header."""
+    return Source(path, {"command": job.command, **job.made_from, **own}, raster)
 
 
 def inspect_file(path: Path, sha256: str, job: Job, reader: IsolatedReader) -> InspectedFile:
@@ -86,8 +104,7 @@ def inspect_file(path: Path, sha256: str, job: Job, reader: IsolatedReader) -> I
     verdict = require_admission(attributes, job.gate, show_path(path))
     assumed = job.gate.spacing_mm if attributes.spacing_mm is None else None
     own = {"sha256": sha256, "assumed_spacing_mm": assumed, "accepted_despite": verdict.accepted_despite}
-    source = Source(path, {"command": job.command, **job.made_from, **own}, attributes.raster)
-    return InspectedFile(source, verdict, attributes)
+    return InspectedFile(build_source(path, job, own, raster=attributes.raster), verdict, attributes, own)
 
 
 def load_image(inspected: InspectedFile, job: Job, reader: IsolatedReader) -> Image:

@@ -15,7 +15,7 @@ from pydicom.misc import is_dicom
 from pydicom.pixels.utils import get_expected_length
 
 from unary.errors import ImageError, UnaryError
-from unary.files import LOCK_FILE, hash_file
+from unary.files import OWN_HIDDEN, hash_file
 from unary.images.checks import silencing
 from unary.outputs.dicom.source import UNDECODABLE
 
@@ -86,10 +86,10 @@ def _walk(folder: Path, unfit: dict[Path, str], passed_over: dict[str, list[Path
         unfit[Path(error.filename)] = f"this folder cannot be read ({error.strerror})"
 
     for place, folders, names in os.walk(folder, onerror=tell):
-        hidden = [name for name in (*folders, *names) if name.startswith(".") and name != LOCK_FILE]
+        hidden = [name for name in (*folders, *names) if name.startswith(".") and name not in OWN_HIDDEN]
         passed_over[_UNFINISHED] += [Path(place, name) for name in sorted(hidden)]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(set(names) - {*hidden, LOCK_FILE}):
+        for name in sorted(set(names) - {*hidden, *OWN_HIDDEN}):
             path = Path(place, name)
             if path.suffix.lower() == ".dcm" or (path.is_file() and os.access(path, os.R_OK) and is_dicom(path)):
                 yield path

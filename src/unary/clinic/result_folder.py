@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import threading
 import time
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 RECORD, SUMMARY, FAILURES = "run.json", "summary.csv", "failures.csv"
 _PARTIAL = ".unary.partial"
 _LITTER = re.compile(r"\.\d+\.(run\.json|summary\.csv|failures\.csv)")  # what `replacing` leaves when it is killed
+_NUMBERED = re.compile(r"-\d+$")
 _SAVING_SHARE = 0.05  # of the time, at most, goes into writing tables again
 _MOST_NAMED = 5
 
@@ -71,6 +73,30 @@ class Source:
         return str(self.made_from["sha256"])
 
 
+Writing = Callable[[Path, str, Write, Source, Mapping[str, Any]], None]
+"""Given a folder, a result's name, what writes it, its file, and what else is known: write all of it there."""
+
+
+def write_result(folder: Path, name: str, write: Write, source: Source, known: Mapping[str, Any]) -> None:
+    """Write all of one image's results into a folder of its own, which is emptied, or created, first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    row, document = write(folder)
+    write_document(folder, {"image": name, **row}, document, source, known)
+
+
+def write_document(
+    folder: Path, row: Row, document: Mapping[str, Any], source: Source, known: Mapping[str, Any]
+) -> None:
+    """Write ``result.json`` into a folder that holds all else of one image's results."""
+    files = sorted([*(path.name for path in folder.iterdir()), RESULT_FILE])
+    made_from = dict(source.made_from)
+    head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
+    whole = {**head, **known, **document, "summary": row, "files": files}
+    text = json.dumps(whole | {"sha256": hash_document(whole)}, indent=2, allow_nan=False) + "\n"
+    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What is remembered of a result in the folder; ``instance`` is a hash of the image's SOP Instance UID."""
@@ -89,9 +115,14 @@ class ResultFolder:
 
     def __init__(self, out: Path, command: str, made_from: Mapping[str, Any], moment: datetime) -> None:
         self.out, self._made_from = out, _plain({"command": command, **made_from})
+        # Of this run alone: what a process of a killed run still writes goes where nobody looks.
+        self._partial = out / _PARTIAL / secrets.token_hex(4)
         self._lock, self._saved_at, self._cost = threading.Lock(), 0.0, 0.0
         record = _read_record(out)
         self._failures: dict[str, dict[str, str]] = record["failures"]
+        self._failed: dict[str, set[str]] = {}  # places by content
+        for place, failure in self._failures.items():
+            self._failed.setdefault(failure["sha256"], set()).add(place)
         self._record: dict[str, Any] = {
             "notice": NOTICE,
             "state": "running",
@@ -101,16 +132,13 @@ class ResultFolder:
             "left_out": {},
             "earlier_runs": record["earlier_runs"],
         }
-        self._entries = {path.name: entry for path in sorted(out.iterdir()) if (entry := _read_entry(path)) is not None}
-        others = {str(entry.made_from.get("command")) for entry in self._entries.values()} - {command}
-        if others:
-            raise UnaryError(
-                f"{out}: it holds results of `unary {others.pop()}`; choose another folder for `unary {command}`"
-            )
-        self._by_content: dict[str, list[str]] = {}
+        self._entries = _read_entries(out, command)
+        self._series: dict[tuple[str, str], list[str]] = {}  # names, by their content and what they were wanted as
         for name, entry in self._entries.items():
-            self._by_content.setdefault(str(entry.made_from.get("sha256")), []).append(name)
+            for wanted in dict.fromkeys((name, _NUMBERED.sub("", name))):
+                self._series.setdefault((str(entry.made_from.get("sha256")), wanted), []).append(name)
         self._given: set[str] = set()
+        self._tried: dict[str, int] = {}  # by wanted name, the numbers that were not free
         self._foreign: set[str] = set()  # names that results should have had
         self.replaced = 0  # results of other options or another model
         for path in [out / _PARTIAL, *(path for path in out.iterdir() if _LITTER.fullmatch(path.name))]:
@@ -128,18 +156,31 @@ class ResultFolder:
         To be called from one thread, in the order of the files: then names do not depend on what was done before a run
         was killed. An earlier result that will be replaced holds nothing but what unary has written.
         """
-        series = re.compile(re.escape(wanted) + r"(-\d+)?")
-        own = [name for name in self._by_content.get(made_from["sha256"], ()) if series.fullmatch(name)]
-        own = [name for name in own if name not in self._given]
+        own = self._list_own(wanted, made_from)
         same = [name for name in own if self.find(name, made_from) is not None]
         replaced = [name for name in own if self._entries[name].alone]
-        numbered = (f"{wanted}-{count}" for count in itertools.count(2))
-        free = (name for name in itertools.chain([wanted], numbered) if self._is_free(name))
-        found = next(itertools.chain(same, replaced, free))
+        found = next(itertools.chain(same, replaced, self._find_free(wanted)))
         self._given.add(found)
         if found != wanted and os.path.lexists(self.out / wanted) and wanted not in self._entries:
             self._foreign.add(wanted)
         return found
+
+    def _list_own(self, wanted: str, made_from: Mapping[str, Any]) -> list[str]:
+        """Earlier results of the same content whose names come from the same one."""
+        names = self._series.get((made_from["sha256"], wanted), ())
+        return [name for name in names if name not in self._given]
+
+    def holds(self, wanted: str, made_from: Mapping[str, Any]) -> bool:
+        """Whether `name` would return that of a whole result that was made from the same."""
+        return any(self.find(name, made_from) is not None for name in self._list_own(wanted, made_from))
+
+    def _find_free(self, wanted: str) -> Iterator[str]:
+        """Yield the first name that is free: what was not free once in a run never is."""
+        for count in itertools.count(self._tried.get(wanted, 1)):
+            self._tried[wanted] = count
+            name = wanted if count == 1 else f"{wanted}-{count}"
+            if self._is_free(name):
+                yield name
 
     def _is_free(self, name: str) -> bool:
         taken = name in self._given or name in (RECORD, SUMMARY, FAILURES)
@@ -151,20 +192,23 @@ class ResultFolder:
         same = entry is not None and entry.whole and entry.made_from == _plain(made_from)
         return dict(entry.row) if entry is not None and same else None
 
-    def write(self, name: str, write: Write, source: Source, known: Mapping[str, Any]) -> Row:
-        """Write one image's folder, in place of an earlier one of its name; return its row of the summary."""
-        partial, target = self.out / _PARTIAL / name, self.out / name
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    def write(
+        self, name: str, write: Write, source: Source, known: Mapping[str, Any], *, by: Writing | None = None
+    ) -> Row:
+        """Write one image's folder, in place of an earlier one of its name; return its row of the summary.
+
+        ``by`` does what `write_result` does, elsewhere perhaps. May be called from several threads.
+        """
+        partial, target = self._partial / name, self.out / name
         try:
-            row, document = write(partial)
-            write_document(partial, {"image": name, **row}, document, source, known)
+            (by or write_result)(partial, name, write, source, known)
             if target.exists():
                 old = partial.with_name(f"{name}.old")
                 os.rename(target, old)
                 os.rename(partial, target)
                 shutil.rmtree(old, ignore_errors=True)
-                self.replaced += 1
+                with self._lock:
+                    self.replaced += 1
             else:
                 os.rename(partial, target)
         finally:
@@ -180,19 +224,23 @@ class ResultFolder:
         """Forget former failures of a file that has a result now, and of the same content elsewhere."""
         place = os.path.abspath(path)
         with self._lock:
-            gone = [
-                key for key, each in self._failures.items() if key == place or (sha256 and each["sha256"] == sha256)
-            ]
-            for key in gone:
-                del self._failures[key]
+            for key in (place, *self._failed.get(sha256, ())) if sha256 else (place,):
+                self._forget(key)
         self._save_in_time()
 
     def fail(self, path: Path, failure: Failure, sha256: str) -> None:
         """Note that a file has no result."""
         place = os.path.abspath(path)
         with self._lock:
+            self._forget(place)
             self._failures[place] = {**asdict(failure), "path": place, "sha256": sha256}
+            self._failed.setdefault(sha256, set()).add(place)
         self._save_in_time()
+
+    def _forget(self, place: str) -> None:
+        failure = self._failures.pop(place, None)
+        if failure is not None:
+            self._failed[failure["sha256"]].discard(place)
 
     def list_notes(self, name: str) -> tuple[str, ...]:
         """Return what was unusual about the image of a result."""
@@ -296,18 +344,6 @@ def holding_results(out: Path, command: str, made_from: Mapping[str, Any], momen
         folder.close("finished")
 
 
-def write_document(
-    folder: Path, row: Row, document: Mapping[str, Any], source: Source, known: Mapping[str, Any]
-) -> None:
-    """Write ``result.json`` into a folder that holds all else of one image's results."""
-    files = sorted([*(path.name for path in folder.iterdir()), RESULT_FILE])
-    made_from = dict(source.made_from)
-    head = {"notice": NOTICE, "made_from": made_from, "file": source.path.name, "path": show_path(source.path)}
-    whole = {**head, **known, **document, "summary": row, "files": files}
-    text = json.dumps(whole | {"sha256": hash_document(whole)}, indent=2, allow_nan=False) + "\n"
-    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
-
-
 def _read_record(out: Path) -> Any:
     """The record of the run before, which also tells whose the tables are; an empty one for a new folder."""
     try:
@@ -329,6 +365,34 @@ def _read_record(out: Path) -> Any:
             f"{out / there[0]}: it is there, and this version of unary has not written it; choose another folder"
         )
     return {"failures": {}, "earlier_runs": []}
+
+
+def list_made(out: Path, command: str) -> list[Mapping[str, Any]]:
+    """Return what each whole result in a folder, which need not exist, was made from; nothing is held or written.
+
+    Raises
+    ------
+    UnaryError
+        If a run of the command into the folder would be refused.
+    """
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UnaryError(f"{out}: nothing can be written there, for {there} is no folder or read-only")
+    if there != out.absolute():
+        return []
+    _read_record(out)
+    return [entry.made_from for entry in _read_entries(out, command).values() if entry.whole]
+
+
+def _read_entries(out: Path, command: str) -> dict[str, _Entry]:
+    """The results in a folder by name; an error if they are another command's."""
+    entries = {path.name: entry for path in sorted(out.iterdir()) if (entry := _read_entry(path)) is not None}
+    others = {str(entry.made_from.get("command")) for entry in entries.values()} - {command}
+    if others:
+        raise UnaryError(
+            f"{out}: it holds results of `unary {others.pop()}`; choose another folder for `unary {command}`"
+        )
+    return entries
 
 
 def _read_entry(folder: Path) -> _Entry | None:

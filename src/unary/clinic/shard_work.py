@@ -68,6 +68,8 @@ class WorkerSettings:
         How many of the processor's threads each worker may use; results do not depend on it.
     patience
         With stores.
+    device
+        Where networks are applied, in torch's notation.
     """
 
     model_folder: str
@@ -76,6 +78,7 @@ class WorkerSettings:
     out: str
     threads: int = 1
     patience: Patience = field(default_factory=Patience)
+    device: str = "cpu"
 
     @property
     def own_files(self) -> bool:
@@ -118,7 +121,7 @@ class ShardWorker:
         self._limits = settings.config.limits or ReadingLimits()
         self._reader = IsolatedReader(self._limits)
         with sharing_processor(settings.threads):
-            self._model = read_model(settings.model_folder)
+            self._model = read_model(settings.model_folder, device=settings.device)
         self._probed = False  # whether the model has examined something
         self._unreached = 0
 

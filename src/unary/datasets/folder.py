@@ -13,7 +13,7 @@ from typing import Any
 from unary.datasets.annotation import count_names
 from unary.datasets.series import describe_series
 from unary.errors import ImageError, ManifestError
-from unary.files import LOCK_FILE
+from unary.files import OWN_HIDDEN
 from unary.images.attributes import DicomHeader
 from unary.images.isolation import show_path
 from unary.images.preamble import looks_like_dicom
@@ -66,7 +66,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
             folders.clear()
             yield Path(root), reason
             continue
-        hidden = [name for name in (*files, *folders) if name.startswith(".") and name != LOCK_FILE]
+        hidden = [name for name in (*files, *folders) if name.startswith(".") and name not in OWN_HIDDEN]
         yield from ((Path(root, name), "hidden") for name in hidden)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from ((Path(root, name), None) for name in files if not name.startswith("."))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unary.detectors.crops import draw_batch, draw_crop, find_sources, require_crops
+from unary.detectors.devices import find_device, place_network
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_network, require_fitted, restore_network
@@ -176,7 +177,7 @@ def _multiply(values: Tensor, weight: Tensor, bias: Tensor | None, *, padding: i
     the neighbouring number.
     """
     values, weight, bias = values.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
-    if not has_matrix_units():
+    if values.device.type != "cpu" or not has_matrix_units():  # TF32, which GPUs may multiply by, holds such numbers
         values, weight, bias = values.float(), weight.float(), None if bias is None else bias.float()
     weight = weight.contiguous(memory_format=torch.channels_last)
     return F.conv2d(values, weight, bias, padding=padding).bfloat16()
@@ -252,6 +253,10 @@ class BlindSpot:
         strongest = self.config.strongest
         return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
 
+    def on_device(self, device: str) -> BlindSpot:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, network=place_network(self.network, device))
+
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""
         return describe_network(self.config, self.network, "blind_spot")
@@ -291,7 +296,7 @@ def _examine_strip(network: BlindSpotNetwork, strip: Strip) -> tuple[NDArray[np.
     if not windows:
         return error, spread
     structure = _find_structure(strip.intensity)
-    reach = network.reach_px
+    reach, device = network.reach_px, find_device(network)
 
     def examine(window: tuple[slice, slice]) -> None:
         """Do a tile, from it and a margin that holds all that its pixels depend on."""
@@ -300,10 +305,10 @@ def _examine_strip(network: BlindSpotNetwork, strip: Strip) -> tuple[NDArray[np.
         last_row = min(row + _TILE_PX, strip.own.stop)
         tile = (slice(row - first_row, last_row - first_row), slice(col - first_col, col - first_col + _TILE_PX))
         with torch.inference_mode():
-            part = structure[:, :, first_row : last_row + reach, first_col : col + _TILE_PX + reach]
+            part = structure[:, :, first_row : last_row + reach, first_col : col + _TILE_PX + reach].to(device)
             mean, log_spread = network.predict_inside(part.contiguous(memory_format=torch.channels_last), tile)
-            error[window] = (smooth_target(part)[:, :, tile[0], tile[1]] - mean)[0, 0].numpy()
-            spread[window] = torch.exp(log_spread)[0, 0].numpy()
+            error[window] = (smooth_target(part)[:, :, tile[0], tile[1]] - mean)[0, 0].cpu().numpy()
+            spread[window] = torch.exp(log_spread)[0, 0].cpu().numpy()
 
     run_in_threads(examine, windows)
     error /= np.sqrt(spread)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, get_args
+from typing import ClassVar, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from unary.detectors import DETECTORS, find_detector_class
 from unary.detectors.blind_spot import BlindSpotConfig
 from unary.detectors.clusters import ClustersConfig
 from unary.detectors.dense_laplacian import DenseLaplacianConfig
+from unary.detectors.devices import has_networks, place_detector
 from unary.detectors.mass import MassConfig
 from unary.detectors.prominence import ProminenceConfig
 from unary.detectors.protocol import Detector, DetectorState, Examination, Grid, Knowledge, View
@@ -145,6 +146,10 @@ class Fusion:
         """That of the part that can judge the smallest images; 0 before fitting."""
         return _find_least_side(self.parts)
 
+    def on_device(self, device: str) -> Self:
+        """Return the same with all networks of its parts there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, parts=_place_parts(require_fitted(self.parts, "fusion"), device))
+
     def build_parts(self) -> list[Detector]:
         """Return the parts, not fitted; a `DetectorError` says that one may not take part."""
         return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
@@ -183,6 +188,10 @@ class FusionPrior:
     @property
     def least_side_px(self) -> int:
         return _find_least_side(self.parts)
+
+    def on_device(self, device: str) -> Self:
+        """Return the same with all networks of its parts there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, parts=_place_parts(require_fitted(self.parts, "fusion"), device))
 
     def build_parts(self) -> list[Detector]:
         return [_build_part(self.config, name, self.knowledge) for name, _ in self.config.parts]
@@ -279,6 +288,18 @@ def _build_part(config: FusionConfig, name: str, knowledge: Knowledge) -> Detect
         )
     part: Detector = found(getattr(config, name)) if hasattr(config, name) else found()
     return part
+
+
+def _place_parts(parts: Parts, device: str) -> Parts:
+    if device != "cpu" and not any(has_networks(part.detector) for part in parts):
+        raise DetectorError(f"no part of the fusion has a network that {device} could apply")
+    members = tuple(
+        dataclasses.replace(part, detector=place_detector(part.detector, device))
+        if has_networks(part.detector)
+        else part
+        for part in parts
+    )
+    return dataclasses.replace(parts, members=members)
 
 
 def _examine_parts(parts: Parts, view: View, origins: Origins, *, size_px: int, with_map: bool) -> Examination:

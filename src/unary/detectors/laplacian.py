@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.detectors.filters import bend_kernel, gaussian_kernel, mirror_kernel
-from unary.detectors.laplacian_native import compile_pooling
+from unary.detectors.laplacian_native import CompiledFilters, compile_filters
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, read_config, require_fitted, require_size
 from unary.detectors.windows import PatchExamination, examine_in_batches, examine_windows, spread_evenly
@@ -140,7 +140,11 @@ class Laplacian:
         """
         require_size(size_px, require_fitted(self.size_px, "laplacian"), "laplacian")
         return examine_windows(
-            self.examine_patches, view, origins, size_px=size_px, with_map=with_map, score=self.score_values
+            lambda patches: PatchExamination(np.empty(0), self.draw_maps(patches)),
+            *(view, origins),
+            size_px=size_px,
+            with_map=with_map,
+            score=self.score_values,
         )
 
     def score_values(self, values: Values) -> NDArray[np.float64]:
@@ -153,14 +157,19 @@ class Laplacian:
 
     def examine_values(self, values: Values) -> PatchExamination:
         """Do the same to what is not an image of intensities, shape (n, rows, cols), such as a residual."""
+        return PatchExamination(self.score_values(values), self.draw_maps(values))
+
+    def draw_maps(self, values: Values) -> NDArray[np.float32]:
+        """Return the maps of `examine_values` alone."""
         means, deviations = require_fitted(self.means, "laplacian"), require_fitted(self.deviations, "laplacian")
+        compiled = _compile(values, self.config)
+        if compiled is not None:
+            return compiled.draw_maps(values, means, deviations)
         maps = np.full(values.shape, -np.inf, np.float32)
-        scores = np.full(len(values), -np.inf)
         responses = compute_responses(as_values(values), self.config)
         for response, mean, deviation in zip(responses, means, deviations, strict=True):
-            np.maximum(scores, (pool_strongest(response, self.config.strongest) - mean) / deviation, out=scores)
             np.maximum(maps, (response - np.float32(mean)) / np.float32(deviation), out=maps)
-        return PatchExamination(scores, maps)
+        return maps
 
     def get_state(self) -> DetectorState:
         """Return configuration, means and deviations as arrays, float64, and the side of patches."""
@@ -200,10 +209,7 @@ def pool_values(values: Values, config: LaplacianConfig) -> NDArray[np.float64]:
 
     Compiled where that can be; the difference is that of rounding in float32.
     """
-    rows, cols = values.shape[1:]
-    compiled = None
-    if rows == cols:
-        compiled = compile_pooling(rows, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=_FLOOR)
+    compiled = _compile(values, config)
     if compiled is None:
         return pool_plainly(values, config)
     pooled = compiled.pool(values)
@@ -211,6 +217,14 @@ def pool_values(values: Values, config: LaplacianConfig) -> NDArray[np.float64]:
     if left.any():
         pooled[left] = pool_plainly(values[left], config)
     return pooled
+
+
+def _compile(values: Values, config: LaplacianConfig) -> CompiledFilters | None:
+    """The compiled filters for patches of this size, if there are any."""
+    rows, cols = values.shape[1:]
+    if rows != cols:
+        return None
+    return compile_filters(rows, config.sigmas_px, config.neighbourhood_px, config.strongest, floor=_FLOOR)
 
 
 def as_values(values: Values) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What `unary.detectors.laplacian` pools of patches, in C (``native/laplacian.c``), some ten times as fast as in numpy.
+"""What `unary.detectors.laplacian` says of patches, in C (``native/laplacian.c``), some ten times as fast as in numpy.
 
 The scores are the same but for rounding: the filters have the same taps, and the strongest pixels are those of the
 whole window, not of an approximation. Patches about which the C source says that it cannot tell are left to numpy.
@@ -34,15 +34,15 @@ class _Bank(ctypes.Structure):
     """``struct bank``."""
 
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("side", "scales", "reach", "count_nodes", "strongest")),
+        *((name, ctypes.c_int) for name in ("side", "scales", "reach", "window_reach", "count_nodes", "strongest")),
         *((name, ctypes.c_float) for name in ("floor", "low", "high", "excess", "least")),
         *((name, ctypes.c_void_p) for name in ("radii", "mirror", "bend", "smooth")),
         *((name, ctypes.c_void_p) for name in ("window", "nodes", "nodes_across")),
     )
 
 
-class CompiledPooling:
-    """Pools patches of one size by one filter bank. May be called from several threads.
+class CompiledFilters:
+    """Patches of one size seen through one filter bank. May be called from several threads.
 
     A `CompilerError` says that the C source cannot be compiled here.
     """
@@ -58,16 +58,40 @@ class CompiledPooling:
 
         From patches, shape (n, side, side): uint16, 65535 being 1, or float32.
         """
+        pooled = np.empty((len(patches), self._bank.scales))
+        given = self._check(patches)
+        self._library.unary_pool(ctypes.byref(self._bank), *self._pass_on(given), pointer(pooled))
+        return pooled[:, self._order]
+
+    def draw_maps(
+        self,
+        patches: NDArray[np.uint16] | NDArray[np.float32],
+        means: Sequence[float],
+        deviations: Sequence[float],
+    ) -> NDArray[np.float32]:
+        """Return the largest answer over scales at each pixel, (n, side, side), float32.
+
+        An answer is less the mean of its scale, in units of its deviation; those are in the order of the scales.
+        """
+        given, back = self._check(patches), np.argsort(self._order)
+        maps = np.empty(given.shape, np.float32)
+        shifts = np.asarray(means, np.float32)[back]
+        factors = np.asarray(1 / np.asarray(deviations), np.float32)[back]
+        self._library.unary_map(
+            *(ctypes.byref(self._bank), *self._pass_on(given), pointer(shifts), pointer(factors), pointer(maps))
+        )
+        return maps
+
+    def _check(self, patches: NDArray[np.uint16] | NDArray[np.float32]) -> NDArray[np.uint16] | NDArray[np.float32]:
         side = self._bank.side
         if patches.shape[1:] != (side, side) or patches.dtype not in (np.uint16, np.float32):
             raise ValueError(f"need (n, {side}, {side}), uint16 or float32, got {patches.shape} {patches.dtype}")
-        given, pooled = np.ascontiguousarray(patches), np.empty((len(patches), self._bank.scales))
-        as_values = patches.dtype == np.float32
-        self._library.unary_pool(
-            *(ctypes.byref(self._bank), None if as_values else pointer(given), pointer(given) if as_values else None),
-            *(len(given), pointer(self._find_workplace()), pointer(pooled)),
-        )
-        return pooled[:, self._order]
+        return patches if patches.flags.c_contiguous else patches.copy()
+
+    def _pass_on(self, given: NDArray[np.uint16] | NDArray[np.float32]) -> tuple[object, ...]:
+        """Patches, of one kind or the other, their number, and this thread's workplace."""
+        kinds = (pointer(given), None) if given.dtype == np.uint16 else (None, pointer(given))
+        return (*kinds, len(given), pointer(self._find_workplace()))
 
     def _find_workplace(self) -> NDArray[np.uint8]:
         """This thread's own."""
@@ -78,16 +102,17 @@ class CompiledPooling:
 
 
 @functools.lru_cache(maxsize=16)
-def compile_pooling(
+def compile_filters(
     side: int, sigmas_px: tuple[float, ...], neighbourhood_px: float, strongest: int, *, floor: float
-) -> CompiledPooling | None:
-    """Return what pools patches of a side, or None where the filter bank or the machine does not allow it.
+) -> CompiledFilters | None:
+    """Return the filters of patches of a side, or None where the filter bank or the machine does not allow it.
 
     ``floor`` is added to the local root mean square; the rest is as in `unary.detectors.laplacian.LaplacianConfig`.
     """
     if side % _STEP_PX or len(sigmas_px) > _MOST_SCALES or strongest > _MOST_STRONGEST:
         return None
-    window = mirror_kernel(gaussian_kernel(neighbourhood_px), side)
+    kernel = gaussian_kernel(neighbourhood_px)
+    window = mirror_kernel(kernel, side)
     if (bounds := _bound_window(window, neighbourhood_px)) is None:
         return None
     nodes, low, high, excess = bounds
@@ -103,11 +128,12 @@ def compile_pooling(
         kept += [*taps, np.asarray([one.ctypes.data for one in taps], np.uintp)]
         addresses.append(pointer(kept[-1]))
     bank = _Bank(
-        *(side, len(kernels), reach, nodes.shape[1], strongest, floor, low, high, excess, nodes.sum(axis=1).min()),
+        *(side, len(kernels), reach, len(kernel) // 2, nodes.shape[1], strongest),
+        *(floor, low, high, excess, nodes.sum(axis=1).min()),
         *(pointer(radii), pointer(mirror), *addresses, *map(pointer, kept[2:5])),
     )
     try:
-        return CompiledPooling(bank, np.argsort(order), kept)
+        return CompiledFilters(bank, np.argsort(order), kept)
     except CompilerError as error:
         logger.warning("numpy filters patches, many times slower than compiled code would: %s", error)
         return None

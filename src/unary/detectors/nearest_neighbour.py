@@ -15,6 +15,7 @@ PatchCore (Roth et al. 2022), with filters in the place of a pretrained network.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -268,6 +269,7 @@ def _to_frame(content: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray((frame - frame.mean()) / (frame.std() + np.float32(1e-3)))
 
 
+@functools.lru_cache(maxsize=16)  # most pictures of a set are of one size
 def _weigh_triangles(length: int) -> sparse.csr_array[np.float32, tuple[int, int]]:
     """Weights of the old samples of an axis, columns, in each of 64 new ones, rows."""
     step = length / _FRAME_PX

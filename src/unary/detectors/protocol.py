@@ -100,6 +100,7 @@ class Detector(Protocol):
     would refuse after a while; one of parts ``build_parts()``, which returns them; and one of the working grid
     ``working_size_px``, the longer side to which images are brought whose profile has no working spacing or size. One
     that can say nothing of small images has ``least_side_px``, the shorter side of the smallest view that it can judge.
+    One of networks has ``on_device(device)`` (`unary.detectors.devices`).
     """
 
     grid: ClassVar[Grid]

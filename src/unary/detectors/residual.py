@@ -101,6 +101,11 @@ class Residual:
         )
         return whitened
 
+    def on_device(self, device: str) -> Self:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        fitted = self.reconstruction
+        return dataclasses.replace(self, reconstruction=None if fitted is None else fitted.on_device(device))
+
     def get_state(self) -> DetectorState:
         """Return configuration, network and filter bank."""
         network, bank = require_fitted(self.reconstruction, "residual"), require_fitted(self.bank, "residual")
@@ -184,6 +189,11 @@ class Dssim:
             result[...] = (1 - similarity) / 2
         count = patches.shape[1] * patches.shape[2]
         return PatchExamination(pool_strongest(maps, max(round(self.config.strongest_share * count), 1)), maps)
+
+    def on_device(self, device: str) -> Self:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        fitted = self.reconstruction
+        return dataclasses.replace(self, reconstruction=None if fitted is None else fitted.on_device(device))
 
     def get_state(self) -> DetectorState:
         """Return configuration and network."""

@@ -28,6 +28,7 @@ from unary.detectors.crops import (
     find_sources,
     require_crops,
 )
+from unary.detectors.devices import place_network
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.simulation import CalcificationConfig, CalcificationLibrary, add_calcifications, build_library
 from unary.detectors.states import describe_network, require_fitted, restore_network
@@ -116,6 +117,10 @@ class Segmentation:
         answer = map_tissue(require_fitted(self.network, "segmentation"), view.tissue)
         strongest = self.config.strongest
         return examine_answer(view, answer, origins, size_px=size_px, strongest=strongest, with_map=with_map)
+
+    def on_device(self, device: str) -> Segmentation:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, network=place_network(self.network, device))
 
     def get_state(self) -> DetectorState:
         """Return configuration and weights."""

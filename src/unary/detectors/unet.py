@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.detectors.devices import find_device
 from unary.detectors.filters import MEAN_WINDOW_PX, subtract_local_mean
 from unary.detectors.tissue import NOISE_HALO_PX, STRIP_STEP, Strip, Tissue, measure_noise
 from unary.training.threads import run_in_threads
@@ -109,6 +110,7 @@ def _apply(network: UNet, intensity: NDArray[np.float32], mask: NDArray[np.bool_
     planes = (np.ascontiguousarray(intensity), measure_noise(intensity, mask), mask.astype(np.float32))
     padding = (0, -cols % network.multiple_px, 0, -rows % network.multiple_px)
     with torch.inference_mode():
-        inputs = build_inputs(*(F.pad(torch.from_numpy(p)[None, None], padding, mode="replicate") for p in planes))
-        answer: NDArray[np.float32] = network(inputs)[0, 0, :rows, :cols].numpy()
+        padded = [F.pad(torch.from_numpy(plane)[None, None], padding, mode="replicate") for plane in planes]
+        inputs = build_inputs(*padded).to(find_device(network))
+        answer: NDArray[np.float32] = network(inputs)[0, 0, :rows, :cols].cpu().numpy()
     return answer

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unary.detectors.devices import find_device, place_network
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import describe_config, export_network, read_config, require_fitted, require_size
 from unary.detectors.wei2018.autoencoder import AutoencoderConfig, build_autoencoder, to_tensor
@@ -156,13 +157,17 @@ class Variational:
         """Examine patches of shape (n, size, size), uint16, 65535 being intensity 1."""
         network = require_fitted(self.network, "variational")
         with torch.inference_mode():
-            values = to_tensor(patches)
+            values = to_tensor(patches).to(find_device(network))
             restored, divergence = network(values)
             error = values - restored
-            bound = _bound(error / network.body.config.input_scale, divergence, self.config.kl_weight).double().numpy()
-            maps = error[:, 0].abs().numpy()
+            bound = _bound(error / network.body.config.input_scale, divergence, self.config.kl_weight)
+            bounds, maps = bound.cpu().double().numpy(), error[:, 0].abs().cpu().numpy()
         rmse = np.sqrt(np.square(maps, dtype=np.float64).mean(axis=(1, 2)))
-        return PatchExamination(bound if self.config.score_kl else rmse, maps)
+        return PatchExamination(bounds if self.config.score_kl else rmse, maps)
+
+    def on_device(self, device: str) -> Self:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, network=place_network(self.network, device))
 
     def get_state(self) -> DetectorState:
         """Return configuration, what the input is standardised by, and the network's weights."""

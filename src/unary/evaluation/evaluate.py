@@ -10,7 +10,9 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +33,13 @@ from unary.patches.patch_set import build_patch_set
 from unary.profiles import Reading
 from unary.progress import show_progress
 from unary.records import Image, Lesion, Manifest, ManifestRow, count_words
+from unary.training.processes import map_in_processes
 
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2
+_PIECE = 8  # rows that a worker takes at a time
+_Row = tuple[int, ManifestRow, tuple[Lesion, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,8 @@ class Evaluation:
         SHA-256 over prepared pixels and patches: equal data, preparation and grid, equal hash.
     seen
         How many of the manifest's patients the model was fitted on; None where that cannot be told.
+    pictures
+        What is kept of the pictures of images, by image, where any were drawn.
     """
 
     patches: ScoreTable | None
@@ -72,6 +79,7 @@ class Evaluation:
     skipped: tuple[str, ...]
     data_hash: str
     seen: int | None = 0
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows (`unary.outputs.notebook`)."""
@@ -85,7 +93,10 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedPart:
-    """What one image adds: ``scores`` are of its patches, by detector; ``digest`` is of its patches' pixels."""
+    """What one image adds: ``scores`` are of its patches, by detector; ``digest`` is of its patches' pixels.
+
+    ``drawn`` is what is kept of its pictures, if any were drawn.
+    """
 
     evaluated: EvaluatedImage
     samples: dict[str, PixelSample]
@@ -93,10 +104,12 @@ class EvaluatedPart:
     labels: PatchLabels
     origins: Origins
     digest: str
+    drawn: Any = None
 
 
-Watch = Callable[[EvaluatedImage, Image, ScoredImage], None]
-"""Told of every image while its pixels and its map are there: what is said of it, the image, and what was scored."""
+Draw = Callable[[int, EvaluatedImage, Image, ScoredImage], Any]
+"""Given the place of an image in the manifest, what is said of it, its pixels and its map, returns what is kept of its
+pictures, or None. With several workers, a method or function that can be pickled."""
 
 
 def evaluate(
@@ -104,7 +117,8 @@ def evaluate(
     manifest: Manifest,
     *,
     allow_seen: bool = False,
-    watch: Watch | None = None,
+    draw: Draw | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> Evaluation:
     """Examine every image of a labelled manifest, and judge what is said of it by the listed lesions.
@@ -117,8 +131,11 @@ def evaluate(
         Images of both labels, and their lesions in stored pixels, (row, col).
     allow_seen
         Accept patients that the model was trained on or calibrated with, which flatters every figure.
-    watch
-        Called for every image that could be used, in manifest order, as to draw it.
+    draw
+        Called for every image that could be used while its pixels are there; what it returns is in ``pictures``.
+    workers
+        How many processes examine images, each with a model and an image in memory; the result does not depend on it.
+        For thousands of small images take as many as there are processors; one examines a large image on all of them.
     progress
         Show a bar on standard error when that is a terminal.
 
@@ -128,9 +145,11 @@ def evaluate(
         If a patient of the manifest was trained on, unless ``allow_seen``.
     ManifestError
         If there are no negatives or no positives, or not one image could be used.
+    UnaryError
+        If a worker ends without an answer (`unary.training.processes`).
     """
     seen = require_evaluable(model, manifest, allow_seen=allow_seen)
-    found = _examine_rows(model, manifest, watch)
+    found = _examine_rows(model, manifest, draw, workers)
     bar = show_progress(found, total=len(manifest.rows), title="evaluating", unit="image", shown=progress)
     return gather_evaluation(model, bar, seen=seen)
 
@@ -183,21 +202,51 @@ def gather_evaluation(model: Model, found: Iterable[EvaluatedPart | ImageError],
         tuple(skipped),
         digest,
         seen,
+        {part.evaluated.row.image_id: part.drawn for part in parts if part.drawn is not None},
     )
 
 
-def _examine_rows(model: Model, manifest: Manifest, watch: Watch | None) -> Iterator[EvaluatedPart | ImageError]:
-    """What each image adds, in manifest order; images are read ahead."""
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is done with every row: the model, how many images there are, how many are read ahead, and who draws."""
+
+    model: Model
+    images: int
+    ahead: int
+    draw: Draw | None
+
+
+def _examine_rows(
+    model: Model, manifest: Manifest, draw: Draw | None, workers: int
+) -> Iterator[EvaluatedPart | ImageError]:
+    """What each image adds, in manifest order."""
     lesions: dict[str, list[Lesion]] = {}
     for lesion in manifest.lesions:
         lesions.setdefault(lesion.image_id, []).append(lesion)
     # masks are read here, and no two threads may read DICOM at a time (`read_ahead` says why)
     ahead = 0 if any(lesion.mask_path is not None for lesion in manifest.lesions) else _AHEAD
-    for row, image in zip(manifest.rows, read_ahead(_try_reading, manifest.rows, ahead=ahead), strict=True):
+    task = _Task(model, len(manifest.rows), ahead, draw)
+    rows = [(number, row, tuple(lesions.get(row.image_id, ()))) for number, row in enumerate(manifest.rows)]
+    if workers == 1:
+        yield from _examine_piece(task, rows)
+        return
+    pieces = [rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)]
+    for parts in map_in_processes(_examine_whole_piece, pieces, state=task, workers=workers):
+        yield from parts
+
+
+def _examine_whole_piece(task: _Task, rows: Sequence[_Row]) -> list[EvaluatedPart | ImageError]:
+    return list(_examine_piece(task, rows))
+
+
+def _examine_piece(task: _Task, rows: Sequence[_Row]) -> Iterator[EvaluatedPart | ImageError]:
+    """What each of some rows adds; images are read ahead."""
+    images = read_ahead(_try_reading, [row for _, row, _ in rows], ahead=task.ahead)
+    for (number, row, lesions), image in zip(rows, images, strict=True):
         try:
             if isinstance(image, ImageError):
                 raise image
-            yield _examine_row(model, row, image, lesions.get(row.image_id, ()), watch)
+            yield _examine_row(task, number, row, image, lesions)
         except ImageError as error:
             yield error
 
@@ -209,21 +258,19 @@ def _try_reading(row: ManifestRow) -> Image | ImageError:
         return error
 
 
-def _examine_row(
-    model: Model, row: ManifestRow, image: Image, lesions: Sequence[Lesion], watch: Watch | None
-) -> EvaluatedPart:
+def _examine_row(task: _Task, number: int, row: ManifestRow, image: Image, lesions: Sequence[Lesion]) -> EvaluatedPart:
+    model = task.model
     scored = examine_image(model, image)
     prepared, size_px = scored.prepared, model.grid.size_px
     labels = label_patches(row, lesions, prepared, scored.origins, size_px, model.profile.reading)
-    evaluated, samples = evaluate_image(model, row, lesions, scored)
+    evaluated, samples = evaluate_image(model, row, lesions, scored, images=task.images)
     patches = build_patch_set(prepared.pixels, scored.origins, size_px=size_px, mask=prepared.mask)
     scores = {model.name: scored.scores}
     if name_of(model.baseline) != model.name:
         scores[name_of(model.baseline)] = score_patches(model.baseline, patches)
     scores |= measure_controls(patches)
-    if watch is not None:
-        watch(evaluated, image, scored)
-    return EvaluatedPart(evaluated, samples, scores, labels, scored.origins, patches.digest())
+    drawn = None if task.draw is None else task.draw(number, evaluated, image, scored)
+    return EvaluatedPart(evaluated, samples, scores, labels, scored.origins, patches.digest(), drawn)
 
 
 def _build_patch_table(parts: Sequence[EvaluatedPart], reading: Reading) -> ScoreTable | None:

@@ -72,11 +72,12 @@ def is_normal(row: ManifestRow, lesions: Sequence[Lesion], reading: Reading) -> 
 
 
 def evaluate_image(
-    model: Model, row: ManifestRow, lesions: Sequence[Lesion], scored: ScoredImage
+    model: Model, row: ManifestRow, lesions: Sequence[Lesion], scored: ScoredImage, *, images: int = 1
 ) -> tuple[EvaluatedImage, dict[str, PixelSample]]:
     """Match what a model says of an image with its lesions; return also samples of its pixels by group of lesions.
 
-    ``scored`` is of `unary.models.examination.examine_image`, of the same model and image. An ImageError says that the
+    ``scored`` is of `unary.models.examination.examine_image`, of the same model and image; ``images`` says how many are
+    evaluated, of which samples depend beyond a thousand (`unary.evaluation.pixelwise`). An ImageError says that the
     mask of a lesion cannot be used.
     """
     prepared, reading = scored.prepared, model.profile.reading
@@ -91,7 +92,7 @@ def evaluate_image(
         tissue_px=tissue_px,
         patch_scores=scored.scores,
     )
-    return evaluated, _sample_image(scored, targets, evaluated, reading)
+    return evaluated, _sample_image(scored, targets, evaluated, reading, images=images)
 
 
 def count_tissue(prepared: PreparedImage) -> int:
@@ -140,7 +141,7 @@ def judge_detection(
 
 
 def _sample_image(
-    scored: ScoredImage, targets: tuple[Target, ...], evaluated: EvaluatedImage, reading: Reading
+    scored: ScoredImage, targets: tuple[Target, ...], evaluated: EvaluatedImage, reading: Reading, *, images: int
 ) -> dict[str, PixelSample]:
     """Samples on the stored grid, which all detectors share; none of benign, unlabelled or uncertain images."""
     row = evaluated.row
@@ -149,11 +150,12 @@ def _sample_image(
     scores = enlarge(scored.anomaly_map, scored.prepared)
     names = [ALL_LESIONS, *(group.name for group in reading.groups)]
     if evaluated.normal:
-        nothing = np.zeros(scores.shape, bool)
-        return dict.fromkeys(names, sample_pixels(scores, {ALL_LESIONS: nothing}, patient=row.patient_id)[ALL_LESIONS])
+        nothing = {ALL_LESIONS: np.zeros(scores.shape, bool)}
+        return dict.fromkeys(names, sample_pixels(scores, nothing, patient=row.patient_id, images=images)[ALL_LESIONS])
     truths = {name: draw_truth(targets, scores.shape, group=None if name == ALL_LESIONS else name) for name in names}
     # without any listed lesion, a positive image has one that nobody outlined
-    return sample_pixels(scores, truths, patient=row.patient_id, complete=row.complete and len(targets) > 0)
+    complete = row.complete and len(targets) > 0
+    return sample_pixels(scores, truths, patient=row.patient_id, complete=complete, images=images)
 
 
 def build_outcomes(images: Sequence[EvaluatedImage], query: LesionQuery) -> list[ImageOutcome]:

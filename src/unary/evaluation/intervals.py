@@ -6,6 +6,8 @@ Radiology 7:413, 2000; Obuchowski, Biometrics 53:567, 1997). ``docs/statistics.m
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ from unary.evaluation.roc import (
     weighted_aurocs,
     weighted_average_precisions,
 )
+from unary.training.threads import map_in_threads
 
 _CHUNK = 1 << 20  # weights held at once: small enough for the cache to help, large enough for numpy to be busy
 _TAIL = 0.025  # of a two-sided 95 % interval
@@ -165,7 +168,9 @@ def _resample(
     owners = np.split(codes, np.cumsum([len(run.positive) for run in runs])[:-1])
 
     def prepare(order: Ranking, own: NDArray[np.intp]) -> tuple[int, Callable[[NDArray[np.float64]], Any]]:
-        return len(own), lambda weights: compute(order, weights[:, own])[:, None]
+        # straight to the patient's weight: rows of weights by entry would not fit into the processor's cache
+        by_patient = dataclasses.replace(order, negatives=own[order.negatives], positives=own[order.positives])
+        return len(own), lambda weights: compute(by_patient, weights)[:, None]
 
     return [average_resamples(draws, map(prepare, rankings, owners)) for rankings in detectors]
 
@@ -182,11 +187,17 @@ def average_resamples(
     found = []
     for size, compute in parts:
         step = max(1, _CHUNK // size)
-        pieces = [draws[start : start + step].astype(np.float64) for start in range(0, len(draws), step)]
-        found.append(np.concatenate([compute(piece) for piece in pieces]))
+        pieces = [draws[start : start + step] for start in range(0, len(draws), step)]
+        found.append(np.concatenate(list(map_in_threads(functools.partial(_compute_piece, compute), pieces))))
     values = np.stack(found)
     defined = ~np.isnan(values)
     return divide_defined(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+
+def _compute_piece(
+    compute: Callable[[NDArray[np.float64]], NDArray[np.float64]], draws: NDArray[np.uint16]
+) -> NDArray[np.float64]:
+    return compute(draws.astype(np.float64))
 
 
 def estimate(

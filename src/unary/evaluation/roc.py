@@ -48,6 +48,11 @@ class Ranking:
     up_to: NDArray[np.intp]
     first_alike: NDArray[np.intp]
 
+    @functools.cached_property
+    def without_ties(self) -> bool:
+        """Whether no positive scores as a negative does."""
+        return np.array_equal(self.below, self.up_to)
+
 
 Statistic = Callable[[Ranking, NDArray[np.float64]], NDArray[np.float64]]
 """What is computed of a ranking for each row of (resamples, n) weights, shape (resamples,)."""
@@ -169,7 +174,8 @@ def weighted_aurocs(order: Ranking, weights: NDArray[np.float64]) -> NDArray[np.
     """Return the AUROC for each row of (resamples, n) weights; NaN where a class has no weight."""
     lost = cumulate_weights(weights, order.negatives)
     gained = weights[:, order.positives]
-    won = np.einsum("ij,ij->i", gained, lost[:, order.below]) + np.einsum("ij,ij->i", gained, lost[:, order.up_to])
+    won = np.einsum("ij,ij->i", gained, lost[:, order.below])
+    won = won + (won if order.without_ties else np.einsum("ij,ij->i", gained, lost[:, order.up_to]))
     return divide_defined(won, 2 * gained.sum(axis=1) * lost[:, -1])
 
 

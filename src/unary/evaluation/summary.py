@@ -23,6 +23,8 @@ from unary.profiles import Reading
 from unary.progress import show_progress
 from unary.records import OperatingPoint, count_words
 
+_CHUNK = 1 << 22  # draws held at once
+
 
 @dataclass(frozen=True)
 class MeasuredPoint:
@@ -162,8 +164,11 @@ def estimate_patient_means(
     plain = means.mean(axis=1)
     if len(names) < 2:
         return [Estimate(value, None, None) for value in plain.tolist()]
-    drawn = rng.integers(len(names), size=(resamples, len(names)))
-    return list(attach_intervals(plain, means[:, drawn].mean(axis=2).T, units=len(names)))
+    step, resampled = max(1, _CHUNK // len(names)), []
+    for start in range(0, resamples, step):
+        drawn = rng.integers(len(names), size=(min(step, resamples - start), len(names)))
+        resampled.append(means[:, drawn].mean(axis=2).T)
+    return list(attach_intervals(plain, np.concatenate(resampled), units=len(names)))
 
 
 def document_summary(summary: EvaluationSummary) -> dict[str, Any]:

@@ -103,12 +103,10 @@ def run_demo(out: Path, config: DemoConfig = DemoConfig(), *, seed: int = 0, pro
     write_model(model, out / "model", overwrite=True)
     pictures = EvaluationPictures(out / "evaluation", model, images=len(tried.rows))
     evaluations = {
-        name: evaluate(each, tried, watch=pictures.watch if each is model else None, progress=progress)
+        name: evaluate(each, tried, draw=pictures.draw if each is model else None, progress=progress)
         for name, each in models.items()
     }
-    write_evaluation(
-        evaluations["fusion"], model, out / "evaluation", pictures=pictures, banners=(BANNER,), progress=progress
-    )
+    write_evaluation(evaluations["fusion"], model, out / "evaluation", banners=(BANNER,), progress=progress)
     summary = detect_files(
         model,
         [row.path for row in views.rows if row.path is not None],

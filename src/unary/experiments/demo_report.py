@@ -232,9 +232,10 @@ def _tell_comparison(result: DemoResult) -> Section:
     said = (
         "All three learned from the same normal images, set their thresholds on the same others, and met the same "
         "test images; curves further up and to the left are better. The paper scores a patch by what its network "
-        "fails to reconstruct. The filter looks for bright spots and learns nothing; planted specks are bright spots, so "
-        "that on phantoms it does well, and what does not beat it has shown nothing here. On real mammograms the default "
-        f"is ahead of it (docs/results/bench.md). The paper's network was trained for {epochs} of its 500 epochs; it is rerun as published, on real "
+        "fails to reconstruct. The filter looks for bright spots and learns nothing; planted specks are bright spots, "
+        "so that on phantoms it does well, and what does not beat it has shown nothing here. On real mammograms the "
+        f"default is ahead of it (docs/results/bench.md). The paper's network was trained for {epochs} of its 500 "
+        "epochs; it is rerun as published, on real "
         "mammograms, by unary reproduce wei2018."
     )
     words = "Lesions found against false findings per normal image, by detector"

@@ -11,6 +11,7 @@ limit on memory needs Linux.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -59,6 +60,8 @@ class IsolatedReader:
     def __init__(self, limits: ReadingLimits | None = None) -> None:
         self.limits = limits or ReadingLimits()
         self._helper: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> IsolatedReader:
@@ -67,11 +70,18 @@ class IsolatedReader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Let the helper start now, beside whatever else is to be done before the first file is read."""
+        with self._lock:
+            if self._helper is None:
+                self._helper, self._ready = _launch(self.limits), False
+
     def close(self) -> None:
-        """End the helper; reading again starts another.
+        """End the helper, for good: a thread that reads on would start another one, which nobody ends.
 
         From another thread than the one that reads, this ends that reading at once, with an `ImageError`.
         """
+        self._closed = True
         helper = self._helper
         if helper is not None:
             helper.kill()
@@ -93,7 +103,7 @@ class IsolatedReader:
             limits allow, takes too long or too much memory, or crashes its decoder. Control characters of a path are
             escaped in the message.
         UnaryError
-            If the helper cannot be started at all.
+            If the helper cannot be started at all, or the reader is closed.
         """
         path = Path(path)
         image = self._ask(path, None)
@@ -112,6 +122,8 @@ class IsolatedReader:
     def _ask(self, path: Path, headers: Headers | None) -> Image | Attributes | None:
         """Return what the helper answers; unless that came whole, the helper has ended with the exception."""
         with self._lock:
+            if self._closed:
+                raise UnaryError("the process that reads images has been ended")
             _check_file(path, self.limits)
             whole = False
             try:
@@ -147,18 +159,34 @@ class IsolatedReader:
         A helper that ended before it took the request, killed while idle for example, says nothing about the file: then
         another one is asked.
         """
-        helper = self._helper = self._helper or _start(self.limits)
+        if self._helper is None:
+            self._helper, self._ready = _launch(self.limits), False
+        helper = self._helper
+        if not self._ready:
+            _await_start(helper)
+            self._ready = True
         assert helper.stdin is not None
         deadline = time.monotonic() + self.limits.timeout_s
         try:
-            helper.stdin.write(json.dumps(asdict(request)).encode("ascii") + b"\n")
+            helper.stdin.write(_describe_request(request))
             _receive(helper, 1, deadline)
             return helper, deadline
         except (BrokenPipeError, EOFError) as error:
             self._drop()
-            if not again:
+            if not again or self._closed:
                 raise EOFError from error
         return self._deliver(request, again=False)
+
+
+def _describe_request(request: Request) -> bytes:
+    headers = None if request.headers is None else _describe_headers(request.headers)
+    return json.dumps({"path": request.path, "headers": headers}).encode("ascii") + b"\n"
+
+
+@functools.lru_cache(maxsize=4)
+def _describe_headers(headers: Headers) -> dict[str, Any]:
+    """The same in every request of a run."""
+    return asdict(headers)
 
 
 def _check_file(path: Path, limits: ReadingLimits) -> None:
@@ -176,10 +204,10 @@ def _check_file(path: Path, limits: ReadingLimits) -> None:
         raise build_refusal(name, f"the file has {size_mib:.0f} MiB; {limits.file_mib} are allowed", "TOO_LARGE")
 
 
-def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
-    """Start a helper and wait until it has imported the readers."""
+def _launch(limits: ReadingLimits) -> subprocess.Popen[bytes]:
+    """Start a helper."""
     root = str(Path(unary.__file__).parents[1])
-    helper = subprocess.Popen(
+    return subprocess.Popen(
         # -P: a folder with hostile modules in it may be the current one.
         [sys.executable, "-P", "-W", "ignore", "-c", _BOOT, root, json.dumps(asdict(limits))],
         stdin=subprocess.PIPE,
@@ -191,16 +219,15 @@ def _start(limits: ReadingLimits) -> subprocess.Popen[bytes]:
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
+
+
+def _await_start(helper: subprocess.Popen[bytes]) -> None:
+    """Wait until a helper has imported the readers."""
     try:
         _receive(helper, 1, time.monotonic() + _START_S)
     except (TimeoutError, EOFError) as error:
         end = _describe_end(helper)
-        _end(helper)
         raise UnaryError(f"the process that reads images does not start ({end}); is unary installed whole?") from error
-    except BaseException:
-        _end(helper)
-        raise
-    return helper
 
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
@@ -284,4 +311,6 @@ def show_text(text: str) -> str:
 
 def _show(text: str) -> str:
     """Escape line breaks, other control characters and bytes that are no text."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -34,6 +34,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from unary.detectors import find_detector_class, name_of
+from unary.detectors.devices import has_networks, place_detector
 from unary.detectors.laplacian import Laplacian
 from unary.detectors.protocol import Detector, DetectorState
 from unary.detectors.states import describe_config, read_config
@@ -49,6 +50,7 @@ from unary.patches.grid import GridConfig
 from unary.patches.preparation import PreparationConfig
 from unary.profiles import Profile
 from unary.records import NOTICE, Domain, ModelIdentity
+from unary.training.devices import require_device
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +232,8 @@ def write_model(
 
 def _describe_model(model: Model, folder: Path) -> tuple[bytes, bytes]:
     """The content of ``model.json`` and of the weights, which have been read back."""
+    if has_networks(model.detector):  # on the processor it is asked about the picture when it is read
+        model = replace(model, detector=place_detector(model.detector, "cpu"))
     own, name = model.detector, name_of(model.detector)
     if not can_be_found(own):
         raise BundleError(
@@ -307,17 +311,29 @@ def name_weights(digest: str) -> str:
     return f"weights-{digest[:16]}.safetensors"
 
 
-def read_model(folder: Path | str) -> Model:
+def read_model(folder: Path | str, *, device: str = "cpu") -> Model:
     """Read a model folder, or one that `unary.models.exporting.export_model` wrote.
+
+    Parameters
+    ----------
+    device
+        Where its networks are applied, in torch's notation. What is said there of the test picture must be what was
+        said when the model was written.
 
     Raises
     ------
+    TrainingError
+        If torch cannot use the device here.
+    DetectorError
+        If a device is given, and the model has no network that it could apply.
     BundleError
         If the folder, its ``model.json`` or its weights are missing, damaged, edited, or of another program or version;
         the field is named.
     """
     from unary.models.exported import is_exported, read_exported  # which makes a model of it
 
+    if device != "cpu":
+        require_device(device, "device")
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
         raise BundleError(f"{path.parent}: no {MODEL_FILE} there; is it a folder that `unary fit` wrote?")
@@ -325,7 +341,7 @@ def read_model(folder: Path | str) -> Model:
         text = path.read_bytes()
         content = _read_json(text.decode("utf-8"), path)
         if is_exported(content):
-            return read_exported(content, path)
+            return _place_model(read_exported(content, path), None, device, path)
         document = _parse(content, path)
         place = path.with_name(name_weights(document.weights_sha256))
         if not place.is_file():
@@ -336,7 +352,19 @@ def read_model(folder: Path | str) -> Model:
     if hash_bytes(weights) != document.weights_sha256:
         raise BundleError(f"{place}: not the weights that {MODEL_FILE} was written with; damaged or from another model")
     background = find_background(path.parent, hash_bytes(text))
-    return replace(_build_model(document, weights, path), background=background)
+    model = replace(_build_model(document, weights, path), background=background)
+    return _place_model(model, document.probe, device, path)
+
+
+def _place_model(model: Model, probe: Probe | None, device: str, path: Path) -> Model:
+    """The model with its networks on a device."""
+    if device == "cpu":
+        return model
+    placed = replace(model, detector=place_detector(model.detector, device))
+    different = None if probe is None else find_difference(placed, probe)
+    if different is not None:
+        raise BundleError(f"{path}: on {device} the model does not say of a test picture what it should: {different}")
+    return placed
 
 
 def _read_json(text: str, path: Path) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,63 @@ class FitConfig:
         return GridConfig(size_px, stride_px, 0.5 if self.min_tissue is None else self.min_tissue)
 
 
+@dataclass(frozen=True)
+class FitPlan:
+    """What `fit` would learn from, and how.
+
+    Attributes
+    ----------
+    detector, profile, preparation, grid
+        As in the model; the detector is not fitted.
+    manifest
+        The normal images.
+    headers
+        What the header of each says; None where it could not be read, or where there is no file.
+    """
+
+    detector: Detector
+    profile: Profile
+    manifest: Manifest
+    preparation: PreparationConfig
+    grid: GridConfig
+    headers: Sequence[Attributes | None] = field(repr=False)
+
+    @property
+    def patients(self) -> int:
+        """How many patients the images are of."""
+        return len({row.patient_id for row in self.manifest.rows})
+
+
+def plan_fit(
+    images: Images,
+    config: FitConfig = FitConfig(),
+    *,
+    detector: str | Detector | type[Any] | None = None,
+    profile: str | Profile = DEFAULT,
+    store: Path | None = None,
+    progress: bool = True,
+) -> FitPlan:
+    """Return what `fit` would learn from and how, by the headers of the images; arguments and errors are the same.
+
+    Pixels are not read: an image that cannot be read, or holds no tissue, is found by `fit` alone.
+    """
+    kind = find_profile(profile)
+    chosen = find_detector(kind.detector if detector is None else detector)
+    check_detector_here(chosen)
+    if not can_be_found(chosen):
+        logger.warning("%s is not at the top level of a module: its model can be used, but not saved", name_of(chosen))
+    manifest = take_normals(images, TrainingError, "unary learns from")
+    warn_of_few_patients(len({row.patient_id for row in manifest.rows}), config.held_out)
+    own_px = getattr(chosen, "working_size_px", None)
+    preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind, detector_size_px=own_px)
+    headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
+    check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
+    warn_of_sizes(manifest.rows, headers, preparation)
+    fewest = getattr(chosen, "fewest_patches", 2)
+    check_images(manifest.rows, headers, preparation, grid, fewest=fewest, store=store)
+    return FitPlan(chosen, kind, manifest, preparation, grid, headers)
+
+
 def fit(
     images: Images,
     config: FitConfig = FitConfig(),
@@ -174,23 +231,11 @@ def fit(
     ManifestError
         If no image could be used.
     """
-    kind = find_profile(profile)
-    chosen = find_detector(kind.detector if detector is None else detector)
-    check_detector_here(chosen)
-    if not can_be_found(chosen):
-        logger.warning("%s is not at the top level of a module: its model can be used, but not saved", name_of(chosen))
-    manifest = take_normals(images, TrainingError, "unary learns from")
-    warn_of_few_patients(len({row.patient_id for row in manifest.rows}), config.held_out)
+    plan = plan_fit(images, config, detector=detector, profile=profile, store=store, progress=progress)
+    chosen, kind, manifest, preparation, grid = plan.detector, plan.profile, plan.manifest, plan.preparation, plan.grid
     key = make_key()
-    own_px = getattr(chosen, "working_size_px", None)
-    preparation, grid = choose_grid(manifest, config, detector_grid=chosen.grid, profile=kind, detector_size_px=own_px)
     if tracker is not None:
         track_settings(tracker, chosen, kind, fit=config, preparation=preparation, grid=grid)
-    fewest = getattr(chosen, "fewest_patches", 2)
-    headers = judge_headers(manifest.rows, Gate(kind), progress=progress)
-    check_units(manifest.rows, headers, config.intensity or ("window" if config.window else None))
-    warn_of_sizes(manifest.rows, headers, preparation)
-    check_images(manifest.rows, headers, preparation, grid, fewest=fewest, store=store)
     collection = collect_patches(manifest, preparation, grid, kind.reading, store=store, progress=progress)
     held = hold_out(collection, config)
     usable = ~collection.touches
@@ -216,7 +261,7 @@ def fit(
     )
     findings = FindingsConfig(kind.lengths.merge_mm, kind.lengths.merge_px)
     name, level = name_of(fitted), math.nan  # until it is measured
-    background = Background(count_images(*_pair_sources(rows, manifest.rows, headers)))
+    background = Background(count_images(*_pair_sources(rows, manifest.rows, plan.headers)))
     model = Model(name, fitted, kind, preparation, grid, level, findings, None, Domain(), baseline, provenance)
     model = replace(model, background=background)
     model = measure_images(model, trained, progress=progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ def draw_evaluated(model: Model, evaluated: EvaluatedImage, image: Image, scored
     return draw_views(image, scored, select_findings(evaluated, threshold), scale, places=places)
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationPictures:
-    """Draws images into ``folder``, beside the page, while they are evaluated: give `watch` to `evaluate`.
+    """Draws images into ``folder``, beside the page, while they are evaluated: give `draw` to `evaluate`.
 
     ``images`` is how many there will be. What an earlier evaluation has drawn there is removed.
     """
@@ -78,8 +78,6 @@ class EvaluationPictures:
     out: Path
     model: Model
     images: int
-    drawn: dict[str, dict[str, Any]] = field(default_factory=dict)
-    met: int = 0
 
     def __post_init__(self) -> None:
         folder = self.out / FOLDER
@@ -88,13 +86,13 @@ class EvaluationPictures:
             if _OWN.fullmatch(path.name):
                 path.unlink()
 
-    def watch(self, evaluated: EvaluatedImage, image: Image, scored: ScoredImage) -> None:
-        """Draw one image, or leave it out where there are too many."""
-        self.met += 1
+    def draw(self, number: int, evaluated: EvaluatedImage, image: Image, scored: ScoredImage) -> dict[str, Any] | None:
+        """Draw one image, and return what its card needs; None of one that is left out, where there are too many."""
         every = -(-self.images // _MOST_IMAGES)
-        if (self.met - 1) % every == 0:
-            views = draw_evaluated(self.model, evaluated, image, scored)
-            self.drawn[evaluated.row.image_id] = write_views(views, self.out / FOLDER, f"{self.met:05d}-")
+        if number % every:
+            return None
+        views = draw_evaluated(self.model, evaluated, image, scored)
+        return write_views(views, self.out / FOLDER, f"{number + 1:05d}-")
 
 
 Show = Callable[[Sequence[Words]], dict[str, Any]]

@@ -30,7 +30,7 @@ from unary.models.card import describe_command
 from unary.outputs.card_pages import group_cards, list_pages, write_card_pages
 from unary.outputs.cards import Card
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
-from unary.outputs.evaluation_pictures import EvaluationPictures, build_image_sections
+from unary.outputs.evaluation_pictures import build_image_sections
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
 from unary.outputs.leads import (
     IMAGES,
@@ -55,14 +55,13 @@ def write_evaluation(
     model: Model,
     out: Path,
     *,
-    pictures: EvaluationPictures | None = None,
     banners: tuple[str, ...] = (),
     resamples: int = 2000,
     progress: bool = True,
 ) -> tuple[str, ...]:
     """Write ``metrics.json``, ``scores.parquet``, ``report.html`` and the tables of `write_tables`.
 
-    With ``pictures``, which have been drawn beside the report while evaluating, it shows every image.
+    It shows every image whose pictures `unary.outputs.evaluation_pictures.EvaluationPictures` has drawn beside it.
 
     Groups of patches are those of the profile's lesions; the group ``image`` ranks whole images, the model's by the
     image score, those of baseline and controls by their highest patch.
@@ -114,8 +113,8 @@ def write_evaluation(
     lead = _describe_lead(report.lead, found, metrics, model.name, differences)
     shown: tuple[Section, ...] = ()
     cards: tuple[Card, ...] = ()
-    if pictures is not None:
-        shown, cards = build_image_sections(evaluation.evaluated, model, pictures.drawn)
+    if evaluation.pictures:
+        shown, cards = build_image_sections(evaluation.evaluated, model, evaluation.pictures)
         known: dict[str, Any] = {"provenance": report.provenance, "banners": banners}
         write_card_pages(out, group_cards(cards), len(cards), home="report.html", **known)
     froc, *others = build_findings_sections(evaluation, found, reading)

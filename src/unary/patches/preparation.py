@@ -6,6 +6,7 @@ never flips or crops, so that a working pixel maps back to the stored image by o
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -368,6 +369,7 @@ def resize_pixels(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.fl
     return result
 
 
+@functools.lru_cache(maxsize=16)  # most images of a set are of one size
 def _resampling(length: int, new_length: int) -> sparse.csr_array[np.float32, tuple[int, int]]:
     """Return the weights of the old samples of an axis, columns, in every new one, rows."""
     factor = length / new_length

@@ -16,7 +16,6 @@ from io import FileIO
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from unary.errors import ImageError, UnaryError
@@ -40,6 +39,8 @@ def writing_images(path: Path) -> Iterator[Callable[[NDArray[np.uint16]], None]]
     An image without pixels keeps its number, as a page of one black pixel. A `UnaryError` says that the disk does not
     take them.
     """
+    import tifffile
+
     with replacing(path) as partial, tifffile.TiffWriter(partial, bigtiff=True) as writer:
 
         def write(image: NDArray[np.uint16]) -> None:
@@ -63,6 +64,8 @@ def open_images(path: Path) -> Images:
     ImageError
         If a page is no plain uint16 image of this machine's byte order.
     """
+    import tifffile
+
     with tifffile.TiffFile(path) as file:
         pages = [(page.shape, page.dataoffsets[0], page.is_memmappable, page.dtype) for page in file.pages]
     if not all(plain and kind == np.uint16 and len(shape) == 2 for shape, _, plain, kind in pages):

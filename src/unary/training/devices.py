@@ -23,7 +23,7 @@ def require_device(device: str, option: str = "device") -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # there, and back: the device "meta" holds nothing
     except (RuntimeError, AssertionError) as error:  # the second is torch's, when it was built without CUDA
         cause = str(error).strip().partition("\n")[0]
         raise TrainingError(f"{option}: torch cannot use {device!r} here ({cause}); cpu works everywhere") from error

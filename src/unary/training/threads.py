@@ -41,7 +41,7 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, "unary-map", initializer=_use_threads, initargs=(1,))
     try:
-        with _find_libraries(_find_torch() is not None).limit(limits=1, user_api="blas"):
+        with _find_libraries().limit(limits=1, user_api="blas"):
             for item in items:
                 waiting.append(pool.submit(function, item))
                 if len(waiting) >= 2 * threads:
@@ -71,9 +71,14 @@ def _use_threads(count: int) -> None:
     _tell_torch(count)
 
 
+def _find_libraries() -> ThreadpoolController:
+    """What multiplies matrices here."""
+    return _list_libraries(_find_torch() is not None)
+
+
 @functools.cache
-def _find_libraries(_torch: bool) -> ThreadpoolController:
-    """What multiplies matrices; torch brings libraries of its own."""
+def _list_libraries(_torch: bool) -> ThreadpoolController:
+    """The libraries that are loaded; torch brings its own."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
@@ -114,7 +119,7 @@ def using_threads(count: int) -> Iterator[None]:
 @contextmanager
 def sharing_processor(count: int) -> Iterator[None]:
     """Let torch, and numpy's matrix products, use so many threads here: a share of what several processes have."""
-    with using_threads(count), _find_libraries(_find_torch() is not None).limit(limits=count, user_api="blas"):
+    with using_threads(count), _find_libraries().limit(limits=count, user_api="blas"):
         yield
 
 

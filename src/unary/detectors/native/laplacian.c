@@ -6,7 +6,7 @@
  * and its filtered copies stay near the processor. The window of the root mean square is so wide that its square is
  * known to within some per cent from a few nodes, to both sides by bounds that hold; only the pixels that may be among
  * the strongest by these bounds get the sum over the whole window, which is exact. And nothing is sorted: a pixel is
- * first compared with the strongest so far, without root or quotient.
+ * first compared with the strongest so far, without root or quotient. Maps need the whole window everywhere.
  */
 
 #include <math.h>
@@ -29,11 +29,12 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4))); /* a ve
 
 /* Kernels of scale s: taps 0 to radii[s] of the Gaussian's second derivative times minus the variance, `bend`, and of
  * the Gaussian, `smooth`. Radii are multiples of 4 and ascend. `mirror` says which pixel lies at -reach to side + reach,
- * reach being the largest radius. The window of the root mean square is the matrix `window`, (side, side). It lies
+ * reach being the largest radius. The window of the root mean square is the matrix `window`, (side, side), symmetric and 0 beyond
+ * `window_reach` of its diagonal, mirrored ends apart. It lies
  * between `low` * N N' - `excess` and `high` * N N', where N is `nodes`, (side, count_nodes), none of it negative, and
  * the sum of each of its rows at least `least`; `nodes_across` is N'. */
 struct bank {
-    int side, scales, reach, count_nodes, strongest;
+    int side, scales, reach, window_reach, count_nodes, strongest;
     float floor, low, high, excess, least;
     const int *radii, *mirror;
     const float *const *bend, *const *smooth;
@@ -206,11 +207,12 @@ static void respond(const struct bank *bank, const struct workplace *at, int sca
 
 /* --- the strongest pixels ---------------------------------------------------------------------------------------- */
 
-/* sums[n][x] = sum over y of weights[y * step + n] * response[y][x]^2, for `count` rows n, at most TOGETHER. */
-INLINE void weigh_squares(const float *response, int side, const float *weights, int step, int count, float *sums) {
+/* sums[n][x] = sum over rows y of weights[y * step + n] * response[y][x]^2, for `count` rows n, at most TOGETHER. */
+INLINE void weigh_squares(const float *response, int side, const float *weights, int step, int rows, int count,
+                          float *sums) {
     for (int x = 0; x < side; x += STRIP) {
         vec total[TOGETHER][2] = {0};
-        for (int y = 0; y < side; y++) {
+        for (int y = 0; y < rows; y++) {
             const vec *in = (const vec *)(response + (long)y * side + x);
             const vec squares[2] = {in[0] * in[0], in[1] * in[1]};
             UNROLL for (int n = 0; n < count; n++) {
@@ -253,7 +255,7 @@ INLINE float look(const struct bank *bank, const struct workplace *at, const flo
     const int side = bank->side;
     float rows[MOST_NODES], cols[MOST_NODES] = {0}, total = 0;
     for (int j = 0; j < nodes; j += TOGETHER)
-        weigh_squares(response, side, bank->nodes + j, nodes, TOGETHER, at->seen + (long)j * side);
+        weigh_squares(response, side, bank->nodes + j, nodes, side, TOGETHER, at->seen + (long)j * side);
     for (int first = 0; first < nodes; first += 4) { /* four at a time, so that sums need not wait for each other */
         float at_nodes[4][MOST_NODES] = {0};
         for (int x = 0; x < side; x++)
@@ -360,9 +362,9 @@ static double decide(const struct bank *bank, const struct workplace *at, const 
             for (int y = 0; y < side; y++)
                 at->weights[y * TOGETHER + n] = bank->window[(long)rows[n < count ? n : 0] * side + y];
         if (count > TOGETHER / 2)
-            weigh_squares(response, side, at->weights, TOGETHER, TOGETHER, at->sums);
+            weigh_squares(response, side, at->weights, TOGETHER, side, TOGETHER, at->sums);
         else
-            weigh_squares(response, side, at->weights, TOGETHER, TOGETHER / 2, at->sums);
+            weigh_squares(response, side, at->weights, TOGETHER, side, TOGETHER / 2, at->sums);
         for (int m = first, n = 0; m < next; m++) {
             while (rows[n] != contest->places[m] / side) n++;
             const float *window = bank->window + (long)(contest->places[m] % side) * side;
@@ -422,6 +424,70 @@ void unary_pool(const struct bank *bank, const uint16_t *pixels, const float *va
                 else
                     *answer = pool(bank, &at, response, bank->count_nodes, guess);
             }
+        }
+    }
+}
+
+/* --- maps -------------------------------------------------------------------------------------------------------- */
+
+/* Where the window's weights on places `first` to `last` are not 0. */
+INLINE void find_span(const struct bank *bank, int first, int last, int *from, int *to) {
+    *from = first > bank->window_reach ? first - bank->window_reach : 0;
+    *to = last + bank->window_reach < bank->side ? last + bank->window_reach : bank->side;
+}
+
+/* Put TOGETHER rows of the answers of one scale, standardised, on the map, where they exceed it. `sums` are the squares
+ * weighed along the columns. */
+static void put_rows(const struct bank *bank, const float *sums, const float *response, float mean, float factor,
+                     float *map) {
+    const int side = bank->side;
+    for (int x = 0; x < side; x += STRIP) {
+        vec total[TOGETHER][2] = {0};
+        int from, to;
+        find_span(bank, x, x + STRIP, &from, &to);
+        for (int place = from; place < to; place++) {
+            const vec *window = (const vec *)(bank->window + (long)place * side + x);
+            const vec weights[2] = {window[0], window[1]};
+            UNROLL for (int n = 0; n < TOGETHER; n++) {
+                const float sum = sums[(long)n * side + place];
+                total[n][0] += weights[0] * sum, total[n][1] += weights[1] * sum;
+            }
+        }
+        for (int n = 0; n < TOGETHER; n++)
+            for (int place = 0; place < STRIP; place++) {
+                const float root = sqrtf(((const float *)total[n])[place]);
+                const float answer = (response[(long)n * side + x + place] / (root + bank->floor) - mean) * factor;
+                float *to_change = map + (long)n * side + x + place;
+                *to_change = *to_change > answer ? *to_change : answer; /* a NaN is put down */
+            }
+    }
+}
+
+/* Maps, (count, side, side), of `count` patches, as `unary_pool` takes them: the largest answer over scales, less the
+ * scale's mean, times its factor. */
+void unary_map(const struct bank *bank, const uint16_t *pixels, const float *values, int count, void *memory,
+               const float *means, const float *factors, float *maps) {
+    char *rest = memory;
+    const struct workplace at = lay_out(bank, &rest);
+    const int side = bank->side;
+    const long size = (long)side * side;
+    for (int n = 0; n < count; n++) {
+        float *map = maps + n * size;
+        for (long place = 0; place < size; place++) map[place] = -INFINITY;
+        take_in(bank, &at, pixels ? pixels + n * size : 0, values ? values + n * size : 0);
+        for (int scale = 0; scale < bank->scales; scale += GROUP) {
+            const int together = bank->scales - scale < GROUP ? bank->scales - scale : GROUP;
+            respond(bank, &at, scale, together);
+            for (int which = 0; which < together; which++)
+                for (int y = 0; y < side; y += TOGETHER) {
+                    const float *response = at.response[which];
+                    int from, to;
+                    find_span(bank, y, y + TOGETHER, &from, &to);
+                    weigh_squares(response + (long)from * side, side, bank->window + (long)from * side + y, side,
+                                  to - from, TOGETHER, at.sums);
+                    put_rows(bank, at.sums, response + (long)y * side, means[scale + which], factors[scale + which],
+                             map + (long)y * side);
+                }
         }
     }
 }

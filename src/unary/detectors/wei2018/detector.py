@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unary.detectors.devices import find_device, place_network
 from unary.detectors.protocol import DetectorState, Examination, Grid, Knowledge, View
 from unary.detectors.states import (
     describe_config,
@@ -68,7 +69,7 @@ def restore_sized(state: DetectorState, build: Callable[..., N], widths: tuple[i
 class Wei2018:
     """The autoencoder of Wei et al. 2018, root mean square error of a patch's reconstruction.
 
-    Before `fit` there is no ``network``, which is on the CPU and not to be changed any more, and no ``history`` of how
+    Before `fit` there is no ``network``, which is not to be changed any more, and no ``history`` of how
     training went.
     """
 
@@ -112,7 +113,8 @@ class Wei2018:
         """Return reconstructions in intensity units, shape (n, size, size), float32."""
         network = require_fitted(self.network, "wei2018")
         with torch.inference_mode():
-            restored: NDArray[np.float32] = network(to_tensor(patches)).numpy()[:, 0]
+            given = to_tensor(patches).to(find_device(network))
+            restored: NDArray[np.float32] = network(given).cpu().numpy()[:, 0]
         return restored
 
     def error_maps(self, patches: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -121,8 +123,8 @@ class Wei2018:
             return self._compiled.examine(patches)[0]
         network = require_fitted(self.network, "wei2018")
         with torch.inference_mode():
-            given = to_tensor(patches)
-            error: NDArray[np.float32] = given.sub_(network(given)).numpy()[:, 0]
+            given = to_tensor(patches).to(find_device(network))
+            error: NDArray[np.float32] = given.sub_(network(given)).cpu().numpy()[:, 0]
         return error
 
     def require_size(self, size_px: int, name: str) -> None:
@@ -133,6 +135,10 @@ class Wei2018:
     def _compiled(self) -> CompiledErrors | None:
         """The network's errors in C, of its weights as they are at first use."""
         return compile_errors(require_fitted(self.network, "wei2018"))
+
+    def on_device(self, device: str) -> Self:
+        """Return the same with its network there; see `unary.detectors.devices`."""
+        return dataclasses.replace(self, network=place_network(self.network, device))
 
     def get_state(self) -> DetectorState:
         """Return configuration, history and what the input is standardised by, and the network's weights."""
