@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
 from typing import Any
 
 import numpy as np
