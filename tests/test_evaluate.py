@@ -26,6 +26,7 @@ from unary.models.calibrating import calibrate_model
 from unary.models.examination import detect, examine_image
 from unary.models.fitting import FitConfig, fit
 from unary.outputs.detection_places import list_false_alarms, list_lesions
+from unary.outputs.evaluation_pictures import EvaluationPictures
 from unary.outputs.evaluation_report import write_evaluation
 from unary.patches.collection import collect_patches, read_row
 from unary.profiles import DEFAULT, GENERAL
@@ -66,7 +67,9 @@ def written(model, partly, tmp_path_factory):
     broken = folder / "broken.dcm"
     broken.write_bytes(partly.rows[0].path.read_bytes()[:9000])
     extra = dataclasses.replace(partly.rows[0], path=broken, image_id="broken", patient_id="other", complete=True)
-    evaluation = evaluate(model, dataclasses.replace(partly, rows=(extra, *partly.rows)), progress=False)
+    manifest = dataclasses.replace(partly, rows=(extra, *partly.rows))
+    pictures = EvaluationPictures(folder / "out", model, images=len(manifest.rows))
+    evaluation = evaluate(model, manifest, draw=pictures.draw, progress=False)
     lines = write_evaluation(evaluation, model, folder / "out", banners=("Synthetic data.",), resamples=100)
     assert lines[-1] == str(folder / "out" / "report.html")
     return folder / "out"
@@ -81,8 +84,12 @@ def test_several_workers_say_what_one_says(model, partly, evaluation, tmp_path):
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(partly.rows[0].path.read_bytes()[:9000])
     extra = dataclasses.replace(partly.rows[0], path=broken, image_id="broken", patient_id="other", complete=True)
-    found = evaluate(model, dataclasses.replace(partly, rows=(*partly.rows, extra)), workers=2, progress=False)
+    manifest = dataclasses.replace(partly, rows=(*partly.rows, extra))
+    draw = EvaluationPictures(tmp_path, model, images=len(manifest.rows)).draw
+    found = evaluate(model, manifest, draw=draw, workers=2, progress=False)
     assert len(found.skipped) == 1
+    assert list(found.pictures) == [row.image_id for row in partly.rows]
+    assert all((tmp_path / "pictures" / drawn["whole"]).is_file() for drawn in found.pictures.values())
     assert "broken.dcm" in found.skipped[0]
     assert found.data_hash == evaluation.data_hash
     for name, table in (("patches", evaluation.patches), ("images", evaluation.images)):
@@ -112,9 +119,10 @@ def test_evaluate_adds_to_the_schema_and_names_the_broken_image(written):
     for heading in ("Lesions found", "False alarms: guaranteed and measured", "What alarms falsely", "What is found"):
         assert f"<h2>{heading}</h2>" in report
     assert "broken" not in {row["image_id"] for row in read_csv(written / "images.csv")}
-    words = re.findall(r'<img alt="([^"]*)"', report)
-    assert len(words) == report.count("<img ") >= 6
-    assert all(words)
+    pictures = re.findall(r"<img [^>]*>", report)
+    assert len(pictures) >= 6
+    told = [re.search(r' alt="([^"]*)"', picture)[1] for picture in pictures if 'class="glow"' not in picture]
+    assert all(told)
 
 
 def test_froc_is_what_the_tables_give_by_hand(written):
