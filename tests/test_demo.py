@@ -4,7 +4,7 @@ import re
 from unary.datasets.phantom import PhantomConfig
 from unary.experiments.demo import DemoConfig, run_demo
 
-SMALL = DemoConfig(PhantomConfig(rows=384, cols=320), learned=3, thresholds=5, normal=2, abnormal=2, steps=10, epochs=2)
+SMALL = DemoConfig(PhantomConfig(rows=448, cols=384), learned=3, thresholds=5, normal=2, abnormal=2, steps=10, epochs=2)
 
 
 def test_the_whole_chain_says_that_it_is_synthetic(tmp_path):

@@ -112,4 +112,6 @@ def _read(path: Path) -> Iterator[tuple[str, tuple[Look, str, dict[str, Any]]]]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             found = json.loads(line)
-            yield found["path"], (Look(**found["look"]), found["gate"], dict(found["about"]))
+            about = dict(found["about"])
+            if isinstance(about["sha256"], str):
+                yield found["path"], (Look(**found["look"]), found["gate"], about)

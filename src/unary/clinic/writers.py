@@ -95,7 +95,7 @@ class Writers:
             for part in pack_request(request):
                 _send(process.stdin.fileno(), part)
             line = process.stdout.readline()
-        except BrokenPipeError:
+        except OSError:  # a pipe whose other end is gone, by one number or another
             line = b""
         if not line.endswith(b"\n"):
             self._here.process = None
@@ -124,7 +124,9 @@ def _start() -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which has it write what is under way
+            # Ctrl-C reaches the parent alone, which has it write what is under way.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
     except OSError as error:
@@ -139,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> str:
     """Let a process end, which it does when its input closes; return how it has ended."""
     for stream in (process.stdin, process.stdout):
         assert stream is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             stream.close()
     try:
         status = process.wait(timeout=_END_S)

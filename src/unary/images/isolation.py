@@ -73,7 +73,7 @@ class IsolatedReader:
     def start(self) -> None:
         """Let the helper start now, beside whatever else is to be done before the first file is read."""
         with self._lock:
-            if self._helper is None:
+            if self._helper is None and not self._closed:
                 self._helper, self._ready = _launch(self.limits), False
 
     def close(self) -> None:
@@ -159,6 +159,8 @@ class IsolatedReader:
         A helper that ended before it took the request, killed while idle for example, says nothing about the file: then
         another one is asked.
         """
+        if self._closed:
+            raise EOFError
         if self._helper is None:
             self._helper, self._ready = _launch(self.limits), False
         helper = self._helper
@@ -173,7 +175,7 @@ class IsolatedReader:
             return helper, deadline
         except (BrokenPipeError, EOFError) as error:
             self._drop()
-            if not again or self._closed:
+            if not again:
                 raise EOFError from error
         return self._deliver(request, again=False)
 
@@ -232,8 +234,7 @@ def _await_start(helper: subprocess.Popen[bytes]) -> None:
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
     helper.kill()
-    helper.wait()
-    with helper:  # closes the pipes, at whose end a thread may have been reading
+    with helper:  # waits, and closes the pipes, at whose end a thread may have been reading
         pass
 
 

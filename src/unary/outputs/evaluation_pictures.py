@@ -51,6 +51,7 @@ _MOST_MISSED = 8  # lesions of an image
 _SPOTS = 12
 _OWN = re.compile(r"\d{5}-(view\.jpg|view_map\.png|place-\d+\.png)")
 FOUND, MISSED, FALSE, ODD = "lesion found", "lesion missed", "false finding", "unlike the training images"
+_UNJUDGED, _NOTHING = "a finding that is not judged", "nothing found, nothing listed"
 
 
 def find_threshold(model: Model) -> float:
@@ -181,8 +182,8 @@ def _explain(shown: int, images: int) -> str:
     )
     return (
         "A finding is false where it lies on no known lesion of an image whose lesions are all listed; lesions are to "
-        f"be found in images labelled positive.{chosen} Colour and outline of a finding tell its score, on one scale "
-        "in all images: from the level from which places are looked at to the highest score of a normal image that set "
+        "be found in images labelled positive. What lies on a benign lesion, or in an image whose list is partial, is "
+        f"not judged.{chosen} Colour and outline of a finding tell its score, on one scale in all images: from the level from which places are looked at to the highest score of a normal image that set "
         "the thresholds."
     )
 
@@ -205,7 +206,7 @@ def _tabulate(images: Sequence[EvaluatedImage], addresses: Mapping[str, str], th
                 lesions - len(missed),
                 image.image_score,
                 image.image_p_value,
-                "; ".join(told + [ODD] * bool(image.out_of_domain)) or "nothing found, nothing listed",
+                "; ".join((told or [_UNJUDGED if findings else _NOTHING]) + [ODD] * bool(image.out_of_domain)),
             )
         )
     rows.sort(key=lambda row: -row[6] if isinstance(row[6], float) else math.inf)

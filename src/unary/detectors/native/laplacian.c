@@ -458,7 +458,7 @@ static void put_rows(const struct bank *bank, const float *sums, const float *re
                 const float root = sqrtf(((const float *)total[n])[place]);
                 const float answer = (response[(long)n * side + x + place] / (root + bank->floor) - mean) * factor;
                 float *to_change = map + (long)n * side + x + place;
-                *to_change = *to_change > answer ? *to_change : answer; /* a NaN is put down */
+                if (answer > *to_change || answer != answer) *to_change = answer; /* a NaN is put down, and stays */
             }
     }
 }
