@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo hospital test check docs wheel bench clean
+.PHONY: demo hospital test test-slow check docs wheel bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,8 +16,14 @@ demo: .venv/.installed
 hospital: .venv/.installed
 	$(BIN)/python deploy/hospital.py
 
+TESTS = $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: .venv/.installed
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(TESTS) -m "not slow"
+
+# What runs whole programs end to end: tutorials, a hospital with its PACS, Ray, kills at random moments.
+test-slow: .venv/.installed
+	$(TESTS) -m slow
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -17,7 +17,10 @@ from unary.clinic.engines import EngineConfig
 from unary.datasets.manifest import write_manifest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'unary[ray]'")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
