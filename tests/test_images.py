@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -73,3 +75,18 @@ def test_what_an_array_masks_is_padding():
 def test_values_beyond_32_bits_are_not_finite_and_nothing_else_is_said():
     with pytest.raises(ImageError, match="not finite"):
         Image.from_array(RAMP * 1e300)
+
+
+def test_what_is_no_measurement_need_not_be_finite():
+    pixels = np.array([[1.0, np.nan], [2.0, 3.0]])
+    for image in (
+        Image.from_array(np.ma.masked_invalid(pixels), spacing_mm=0.1),
+        Image.from_array(pixels, padding=np.isnan(pixels)),
+    ):
+        assert image.pixels.tolist() == [[1.0, 1.0], [2.0, 3.0]]
+        assert image.padding.tolist() == [[False, True], [False, False]]
+        assert image.value_range == (1.0, 3.0)
+    for padding in (None, np.zeros((2, 2), bool)):
+        with pytest.raises(ImageError, match="say so by `padding=`"):
+            Image.from_array(pixels, padding=padding)
+    assert dataclasses.replace(image, spacing_mm=0.2).spacing_mm == (0.2, 0.2)

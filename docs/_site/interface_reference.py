@@ -17,7 +17,9 @@ from sphinx.util.docutils import SphinxDirective
 import unary
 
 GROUPS = {
-    "Fit, keep and apply a model": "fit FitConfig FusionConfig read_model score detect calibrate_model compare_breasts",
+    "Fit, keep and apply a model": (
+        "fit FitConfig plan_fit FitPlan FusionConfig read_model score detect calibrate_model compare_breasts"
+    ),
     "Images and data sets": "read_image Image build_manifest read_manifest write_manifest split_manifest Manifest",
     "Public data sets": "read_inbreast read_cbis_ddsm read_mias read_folder read_brain_mr read_chest_films",
     "How well": "evaluate BenchConfig run_bench",
@@ -63,7 +65,10 @@ MODULES = {
     "unary.experiments.bench": "Detectors on the same patches",
     "unary.evaluation.froc": "Free-response curves",
     "unary.evaluation.roc": "Receiver operating characteristics",
+    "unary.evaluation.summary": "What an evaluation says, in figures",
     "unary.outputs.evaluation_report": "The report of an evaluation",
+    "unary.outputs.tables": "Results as tables",
+    "unary.outputs.words": "Figures in words",
 }
 
 

@@ -27,7 +27,7 @@ _HOME = {
         "unary.models.calibrating": "calibrate_model",
         "unary.models.estimator": "OneClassPatchDetector",
         "unary.models.examination": "detect score",
-        "unary.models.fitting": "FitConfig fit",
+        "unary.models.fitting": "FitConfig FitPlan fit plan_fit",
         "unary.outputs.notebook": "show",
         "unary.outputs.tables": "tabulate_findings",
         "unary.profiles": "DEFAULT PROFILES Profile",

@@ -51,6 +51,19 @@ _POINTS: dict[LesionKind, int] = {"point": 1, "contour": 3, "circle": 1, "box": 
 Label = Literal["negative", "positive"]
 
 
+def _fill_padding(values: NDArray[Any], outside: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Floats with the lowest value where no measurement is and none is finite; an `ImageError` if others are not."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    if outside is None or not (finite | outside).all() or not finite.any():
+        raise ImageError(
+            "the array: it holds values that are not finite (NaN or infinity); where no measurement is, say so by "
+            "`padding=`, or give a masked array"
+        )
+    return np.where(finite, values, values[finite].min())
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
     """One decoded two-dimensional image.
@@ -105,6 +118,10 @@ class Image:
     units: str | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if isinstance(self.spacing_mm, Real):  # one number for both directions, as `from_array` takes
+            object.__setattr__(self, "spacing_mm", take_spacing(self.spacing_mm))
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
@@ -133,7 +150,8 @@ class Image:
         spacing_mm
             Distance between pixel centres, one for both directions or (between rows, between columns).
         padding
-            Shape (rows, cols), bool: True where no measurement is; as is what a masked array masks.
+            Shape (rows, cols), bool: True where no measurement is; as is what a masked array masks. Only there may
+            floats be NaN or infinite.
         value_range
             Lowest and highest value that the pixels could have; by default those of the type, or, for floats, those
             present.
@@ -152,20 +170,19 @@ class Image:
             )
         if values.dtype.kind not in "iuf":
             raise ImageError(f"the array: integers or floats are needed, its type is {values.dtype}")
-        if values.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # becomes infinity, which is refused
-                values = values.astype(np.float32)
-            if not np.isfinite(values).all():
-                raise ImageError("the array: it holds values that are not finite (NaN or infinity)")
-        if value_range is None and values.dtype.kind == "f":
-            value_range = (float(values.min()), float(values.max()))
-        elif value_range is None:
-            value_range = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
         outside = masked if padding is None else np.asarray(padding, bool)
         if outside is not None and outside.shape != values.shape:
             raise ImageError(f"the array: its padding has the shape {outside.shape}, its pixels {values.shape}")
         if outside is not None and masked is not None:
             outside = outside | masked
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # becomes infinity, which is refused
+                values = values.astype(np.float32)
+            values = _fill_padding(values, outside)
+        if value_range is None and values.dtype.kind == "f":
+            value_range = (float(values.min()), float(values.max()))
+        elif value_range is None:
+            value_range = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
         return cls(values, value_range, padding=outside, spacing_mm=take_spacing(spacing_mm))
 
     def _repr_html_(self) -> str:

@@ -122,7 +122,7 @@ def _read_own(path: Path, *needed: str) -> dict[str, Any] | None:
     return found if own and all(name in found for name in needed) else None
 
 
-def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
+def read_folder(folder: Path | str) -> tuple[Manifest, tuple[str, ...]]:
     """Read a folder that sorts images into ``normal`` and ``abnormal``, or has one of them alone.
 
     Whatever lies below counts, links to folders included.
@@ -140,6 +140,7 @@ def read_folder(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     ManifestError
         If neither sub-folder is there, or no image is in them.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
     classes = [path for path in sorted(folder.iterdir()) if path.name.lower() in _LABELS and path.is_dir()]

@@ -163,7 +163,8 @@ def require_evaluable(model: Model, manifest: Manifest, *, allow_seen: bool) -> 
     if seen and not allow_seen:
         raise SplitError(
             f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which flatters every "
-            "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen"
+            "figure; evaluate on other patients (see `unary split`), or allow it with --allow-seen "
+            "(in Python allow_seen=True)"
         )
     for label in ("negative", "positive"):
         if all(row.label != label for row in manifest.rows):

@@ -107,7 +107,7 @@ class BenchResult:
 def run_bench(
     data: Manifest,
     detectors: Sequence[str | Detector | Contender],
-    out: Path,
+    out: Path | str,
     config: BenchConfig = BenchConfig(),
     *,
     progress: bool = True,
@@ -147,6 +147,7 @@ def run_bench(
     contenders = find_contenders(detectors)
     found = collect_bench_data(data, config.choose_preparation(), config.grid, config.profile, progress=progress)
     folds = tuple(fold for seed in config.seeds for fold in draw_folds(found, count=config.folds, seed=seed))
+    out = Path(out)
     cells, failures = _run_cells(found, folds, contenders, out=out, progress=progress)
     finished = [contender.name for contender in contenders if contender.name not in failures]
     if not finished:

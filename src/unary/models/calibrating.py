@@ -85,7 +85,7 @@ def choose_normals(model: Model, manifest: Manifest, *, allow_seen: bool) -> tup
     if seen and not allow_seen:
         raise SplitError(
             f"the model was fitted on {count_words(seen, 'patient')} of the manifest, which would announce too few "
-            "false alarms; calibrate on other patients, or allow it with --allow-seen"
+            "false alarms; calibrate on other patients, or allow it with --allow-seen (in Python allow_seen=True)"
         )
     return rows, "unknown" if seen is None else "allowed" if seen else "excluded"
 

@@ -53,7 +53,7 @@ _PATCH_POINT = "patch_0.95"
 def write_evaluation(
     evaluation: Evaluation,
     model: Model,
-    out: Path,
+    out: Path | str,
     *,
     banners: tuple[str, ...] = (),
     resamples: int = 2000,
@@ -74,6 +74,7 @@ def write_evaluation(
     ManifestError
         If neither patches nor images can be compared.
     """
+    out = Path(out)
     tables = [table for table in (evaluation.patches, evaluation.images) if table is not None]
     if not tables:
         raise ManifestError("nothing to compare: no usable image of one label is left (see the skipped images)")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from unary.errors import require
+from unary.errors import UnaryError, require
 from unary.records import NOTICE, Detection, Finding
 
 if TYPE_CHECKING:
@@ -212,12 +212,19 @@ def tabulate_patches(scored: ScoredImage) -> Any:
     return PATCHES.build({"row": scored.origins[:, 0], "col": scored.origins[:, 1], "score": scored.scores})
 
 
-def tabulate_scores(table: ScoreTable) -> Any:
-    """Return the scores of a test set, such as `Evaluation.patches`, as a `pyarrow.Table` of the kind `SCORES`.
+def tabulate_scores(table: ScoreTable | None) -> Any:
+    """Return the scores of a test set, such as `Evaluation.images`, as a `pyarrow.Table` of the kind `SCORES`.
+
+    `Evaluation.patches` is None, which is an UnaryError here, where no lesions are listed or no patch holds one.
 
     There are further columns: ``group_NAME``, a bool for each group of lesions, and ``score_NAME``, float64, for each
     detector, which are the memory of the scores. Truth and groups become bits and are copied; so are names and places.
     """
+    if table is None:
+        raise UnaryError(
+            "the evaluation compares no patches, for no lesions are listed, or none is in a patch; `.images` has the "
+            "scores of whole images"
+        )
     groups = [Column(f"group_{name}", "bool", f"whether it belongs to the group {name}") for name in table.groups]
     about = "higher is more abnormal"
     detectors = [Column(f"score_{name}", "float64", about, f"of {name}") for name in table.scores]
