@@ -64,6 +64,7 @@ def read_rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_thousand_files_with_fifty_broken_ones(small, tmp_path):
     whole = small.read_bytes()
     source = tmp_path / "in"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "docs" / "_site"
 PAGES = sorted(path.stem for path in (FOLDER.parent / "tutorials").glob("*.md"))
 

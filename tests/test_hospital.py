@@ -12,6 +12,8 @@ import pydicom
 import pytest
 from test_outputs_dicom import find_errors
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 

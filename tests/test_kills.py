@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("part", ["kill_calibrate", "kill_fit_unlearned"])
 def test_kills_lose_nothing_and_change_nothing(part, tmp_path, monkeypatch):

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_kills_lose_nothing_and_double_nothing():
     script = Path(__file__).parents[1] / "benchmarks" / "node_load.py"

@@ -1,7 +1,10 @@
 """Ray as the engine of archives: the same bytes as plain processes, whatever happens to its actors."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -14,7 +17,10 @@ from unary.clinic.engines import EngineConfig
 from unary.datasets.manifest import write_manifest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'unary[ray]'")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -44,15 +50,58 @@ def read_bytes(out):
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
-def test_ray_gives_the_same_bytes_though_an_actor_is_killed(phantoms, model_folder, tmp_path):
-    manifest, killed = tmp_path / "M.csv", []
-    write_manifest(phantoms.select(phantoms.rows[-12:]), manifest)
-    run(manifest, tmp_path / "plain", model_folder, EngineConfig(workers=0))
+@pytest.fixture(scope="module")
+def manifest(phantoms, tmp_path_factory):
+    path = tmp_path_factory.mktemp("archive") / "M.csv"
+    write_manifest(phantoms.select(phantoms.rows[-12:]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(manifest, model_folder):
+    """Return the folder that this process makes."""
+    run(manifest, manifest.parent / "plain", model_folder, EngineConfig(workers=0))
+    return manifest.parent / "plain"
+
+
+def wait_for_a_shard(out, process=None):
+    end = time.monotonic() + 120
+    while not list(out.glob("shards/*/record.json")) and time.monotonic() < end:
+        assert process is None or process.poll() is None
+        time.sleep(0.02)
+
+
+def require_no_actors():
+    """Ray's processes end with the run that started them, some seconds later on a busy computer."""
+    end = time.monotonic() + 60
+    while find_actors() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert find_actors() == []
+
+
+def test_a_run_that_is_killed_with_its_ray_is_gone_on_with(manifest, plain, model_folder, tmp_path):
+    out = tmp_path / "ray"
+    words = ["detect", model_folder, manifest, "--out", out, "--engine", "ray", "--workers", "1", "--shard-size", "2"]
+    command = [sys.executable, "-m", "unary.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for_a_shard(out, process)
+        process.kill()
+    require_no_actors()
+    assert json.loads((out / "run.json").read_text())["state"] == "running"
+    done = {path: path.stat().st_mtime_ns for path in out.glob("shards/*/record.json")}
+    summary = run(manifest, out, model_folder, EngineConfig(workers=0))
+    assert 0 < summary.kept < 12
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    tables = [{k: v for k, v in read_bytes(each).items() if k.endswith(".parquet")} for each in (out, plain)]
+    assert tables[0] == tables[1]
+    assert not list(out.rglob("*.partial"))
+
+
+def test_ray_gives_the_same_bytes_though_an_actor_is_killed(manifest, plain, model_folder, tmp_path):
+    killed = []
 
     def kill():
-        end = time.monotonic() + 120
-        while not list((tmp_path / "ray").glob("shards/*/record.json")) and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_for_a_shard(tmp_path / "ray")
         for victim in find_actors()[:1]:
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
@@ -63,6 +112,6 @@ def test_ray_gives_the_same_bytes_though_an_actor_is_killed(phantoms, model_fold
     thread.join()
     assert killed
     assert (summary.lost, summary.examined) == (0, 12)
-    assert read_bytes(tmp_path / "ray") == read_bytes(tmp_path / "plain")
+    assert read_bytes(tmp_path / "ray") == read_bytes(plain)
     assert run(manifest, tmp_path / "ray", model_folder, EngineConfig("ray", 1)).made == 0
-    assert find_actors() == []
+    require_no_actors()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from unary.outputs.figures import find_factor, reduce_maximum, reduce_mean
@@ -182,6 +181,8 @@ def _to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8
 
 def _encode(picture: NDArray[np.uint8], kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
+    import PIL.Image
+
     PIL.Image.fromarray(picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
