@@ -234,6 +234,14 @@ def test_the_pages_of_an_evaluation_lead_to_each_other(evaluated, few):
     assert list_dead_links(evaluated) == []
 
 
+def test_numbers_of_notes_are_explained_where_they_stand(bench):
+    text = Parsed(bench / INDEX).text.split("The same with an interval for every figure")[1].split("ROC curves")[0]
+    caption, rows = text.split("lesions", 1)
+    explained = re.findall(r"\[(\d+)\] [a-z]", caption)
+    assert explained == ["1", "2", "3"]
+    assert sorted(set(re.findall(r"\[(\d+)\]", rows))) == explained
+
+
 # ---- in a browser ----
 
 
@@ -272,6 +280,18 @@ def test_a_picture_enlarges_by_click_or_key_and_others_follow(page, results):
     assert " ".join(shown.text_content().split()) == named[0]
     page.get_by_role("button", name="\u00d7").click()
     assert opened.count() == 0
+
+
+@in_browser
+def test_a_long_name_leaves_the_middle_of_a_crop_free(page, results):
+    open_page(page, results / FIRST)
+    crop = page.locator(".plate.place", has_text=LONG)
+    name = crop.locator(".name").bounding_box()
+    stage = crop.locator(".stage").bounding_box()
+    assert name["y"] > stage["y"] + 0.6 * stage["height"]
+    crop.click()
+    file = page.locator("dialog .file")
+    assert file.evaluate("file => file.scrollHeight <= file.clientHeight"), "all of it where there is room"
 
 
 @in_browser
