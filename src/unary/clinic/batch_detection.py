@@ -131,9 +131,9 @@ def detect_files(
         sources = list_inputs(inputs).names
         studies = write_studies(model, config, out, sources, model_folder=model_folder, moment=moment, kinds=kinds)
         summary = replace(summary, remarks=(*summary.remarks, *studies.missing))
-    if summary.done or summary.failed or not (out / PAGE_FILE).exists():
-        from unary.outputs.detection_page import write_detection_page
+    from unary.outputs.detection_page import is_current, write_detection_page
 
+    if summary.done or not is_current(out / PAGE_FILE):
         write_detection_page(out / PAGE_FILE)
     return summary
 

@@ -273,7 +273,10 @@ def _results_section(result: BenchResult) -> Section:
     titles = name_groups(result.data.reading)
     section = build_results_section("Results", detectors, titles=titles, figures=describe_figures(result))
     own = tuple((c.name, f"{c.describe()} ({c.kind}).") for c in result.contenders if c.name not in MEANINGS)
-    intervals = dataclasses.replace(_main_table(result, []), caption=_WITH_INTERVALS)
+    notes: list[str] = []
+    intervals = _main_table(result, notes)
+    told = " ".join(f"[{number}] {note}." for number, note in enumerate(notes, 1))
+    intervals = dataclasses.replace(intervals, caption=f"{_WITH_INTERVALS}. {told}".rstrip())
     terms = tuple((term, _IMAGE_SCORE if term == titles[IMAGE_GROUP] else said) for term, said in section.terms)
     return dataclasses.replace(section, tables=(*section.tables, intervals), terms=(*own, *terms))
 

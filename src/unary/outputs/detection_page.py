@@ -8,6 +8,7 @@ come into sight.
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import logging
@@ -56,20 +57,36 @@ class _Entry:
 def write_detection_page(path: Path) -> None:
     """Write the page into a folder of results, and those with all images beside it (`unary.outputs.card_pages`).
 
-    A page that cannot be written is named in a warning: the results are there without it.
+    A page that cannot be written is named in a warning: the results are there without it. Where no file has a result,
+    there is none, unless an earlier one is to be made true.
     """
     out = path.parent
     entries, about = _list_entries(out)
-    if not entries:
+    if not entries and not path.exists():
         return
     entries.sort(key=lambda entry: (entry.score is None, -(entry.score or 0.0), entry.folder))
     groups = (entries[start : start + CARDS_PER_PAGE] for start in range(0, len(entries), CARDS_PER_PAGE))
     cards = (tuple(filter(None, (_build_card(out, entry.folder) for entry in group))) for group in groups)
+    provenance = {**_list_provenance(about), "summary and failures": _hash_tables(out)}
     try:
-        write_card_pages(out, cards, len(entries), home=path.name, provenance=_list_provenance(about))
-        write_report(_build_page(out, entries, about), path)
+        write_card_pages(out, cards, len(entries), home=path.name, provenance=provenance)
+        write_report(_build_page(out, entries, about, provenance), path)
     except OSError as error:
         logger.warning("%s: the page of results could not be written (%s)", path, error.strerror or error)
+
+
+def is_current(path: Path) -> bool:
+    """Return whether a page is there that was made from the tables that lie beside it."""
+    try:
+        return _hash_tables(path.parent) in path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def _hash_tables(out: Path) -> str:
+    """The hash of the tables that name each result and each file without one."""
+    there = (out / name for name in ("summary.csv", "failures.csv"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() if path.is_file() else b"" for path in there)).hexdigest()
 
 
 def _list_entries(out: Path) -> tuple[list[_Entry], dict[str, Any]]:
@@ -126,7 +143,9 @@ def _build_card(out: Path, folder: str) -> Card | None:
         return None
 
 
-def _build_page(out: Path, entries: Sequence[_Entry], about: Mapping[str, Any]) -> Report:
+def _build_page(
+    out: Path, entries: Sequence[_Entry], about: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Report:
     failures = _read_failures(out)
     rows: list[tuple[Cell, ...]] = [
         (
@@ -152,7 +171,7 @@ def _build_page(out: Path, entries: Sequence[_Entry], about: Mapping[str, Any]) 
         title="Findings",
         lead=_describe_lead(entries, len(failures), about),
         sections=tuple(sections),
-        provenance=_list_provenance(about),
+        provenance=provenance,
         links=(*list_pages(len(entries)), *(Link(name, name) for name in there)),
     )
 
@@ -162,6 +181,8 @@ def _describe_lead(entries: Sequence[_Entry], failed: int, about: Mapping[str, A
     having, total = sum(entry.findings > 0 for entry in entries), sum(entry.findings for entry in entries)
     marked = f"{having:,} of {count_words(len(entries), 'image')} {'has' if having == 1 else 'have'} findings"
     without = f"; {count_words(failed, 'file')} could not be examined" if failed else ""
+    if not entries:
+        return f"No file has a result{without}."
     point = about.get("operating_point")
     if not point:
         expected = "The model is not calibrated, so that nothing says how many findings normal images have."

@@ -116,8 +116,8 @@ def write_evaluation(
     cards: tuple[Card, ...] = ()
     if evaluation.pictures:
         shown, cards = build_image_sections(evaluation.evaluated, model, evaluation.pictures)
-        known: dict[str, Any] = {"provenance": report.provenance, "banners": banners}
-        write_card_pages(out, group_cards(cards), len(cards), home="report.html", **known)
+    known: dict[str, Any] = {"provenance": report.provenance, "banners": banners}
+    write_card_pages(out, group_cards(cards), len(cards), home="report.html", **known)
     froc, *others = build_findings_sections(evaluation, found, reading)
     sections = (froc, *shown, *others, *report.sections)
     links = (*list_pages(len(cards)), *(Link(name, name) for name in ("images.csv", "findings.csv", "lesions.csv")))

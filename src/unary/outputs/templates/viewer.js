@@ -45,19 +45,22 @@
     const finder = table.closest(".wide").previousElementSibling;
     const field = finder.querySelector("input"), count = finder.querySelector("output");
     const rows = Array.from(table.tBodies[0].rows), texts = rows.map((row) => row.textContent.toLowerCase());
+    const chips = Array.from(finder.querySelectorAll("button"));
     const filter = () => {
-      const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const sought = field.value.toLowerCase();
+      const chosen = chips.some((chip) => chip.dataset.words === field.value); // its words belong together
+      const words = chosen ? [sought] : sought.split(/\s+/).filter(Boolean);
       let shown = 0;
       rows.forEach((row, place) => {
         row.hidden = !words.every((word) => texts[place].includes(word));
         if (!row.hidden) shown += 1;
       });
       count.textContent = words.length ? `${shown} of ${rows.length} shown` : "";
-      finder.querySelectorAll("button").forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.words === field.value)));
+      chips.forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.words === field.value)));
     };
     let waiting = 0;
     field.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
-    finder.querySelectorAll("button").forEach((chip) => chip.addEventListener("click", () => {
+    chips.forEach((chip) => chip.addEventListener("click", () => {
       field.value = chip.dataset.words === field.value ? "" : chip.dataset.words;
       filter();
     }));
