@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unary.cli.main import main
-from unary.datasets.manifest import write_manifest
+from unary.datasets.manifest import read_manifest, write_manifest
 from unary.records import NOTICE
 
 
@@ -111,3 +111,29 @@ def test_an_answer_goes_into_a_file_beside_the_words(folder, tmp_path, capsys):
     found = json.loads((tmp_path / "sub" / "answer.json").read_text())
     assert (found["accepted"], found["refused"]) == (2, {"NOT_READABLE": 1})
     assert "2 accepted" in capsys.readouterr().out
+
+
+def test_a_folder_is_of_one_command_though_both_write_a_report(folder, model_folder, phantoms, tmp_path, capsys):
+    labelled = [[row for row in phantoms.rows if row.label == label][:2] for label in ("negative", "positive")]
+    write_manifest(phantoms.select(tuple(labelled[0] + labelled[1])), tmp_path / "M.csv")
+    detect = ["detect", str(model_folder), str(folder), "--dicom", "none", "--out"]
+    evaluate = ["evaluate", str(model_folder), str(tmp_path / "M.csv"), "--allow-seen", "--out"]
+    assert main([*detect, str(tmp_path / "found")]) == 3
+    assert main([*evaluate, str(tmp_path / "found")]) == 2
+    assert "it holds results of `unary detect`" in capsys.readouterr().err
+    assert main([*evaluate, str(tmp_path / "report")]) == 0
+    assert main([*detect, str(tmp_path / "report")]) == 2
+    assert "report.html: it is there" in capsys.readouterr().err
+
+
+def test_a_manifest_has_the_spacing_that_files_do_not_state(folder, tmp_path, capsys):
+    for name in ("normal", "abnormal"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    image = next(path for path in sorted(folder.iterdir()) if path.name != "broken.dcm")
+    (tmp_path / "in" / "normal" / "a.dcm").write_bytes(image.read_bytes())
+    status = main(["manifest", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "M.csv"), "--spacing-mm", "0.3"])
+    assert (status, read_manifest(tmp_path / "M.csv").rows[0].spacing_mm) == (0, 0.3)
+    assert b"\r" not in (tmp_path / "M.csv").read_bytes()
+    assert (
+        main(["manifest", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "M.csv"), "--spacing-mm", "0"]) == 2
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from unary.cli.options import (
     NUMBER,
@@ -27,6 +28,7 @@ def _add_manifest_options(parser: argparse.ArgumentParser, _: Sequence[str]) -> 
     parser.add_argument("folder", type=read_path, metavar="DIR", help="where the data set is")
     parser.add_argument("--out", type=read_path, required=True, metavar="M.csv", help="the manifest to write")
     parser.add_argument("--only", choices=["negative", "positive"], help="keep the images of one label")
+    add_option(parser, "--spacing-mm", NUMBER, help="pixel spacing of files that do not state it, such as PNG")
     parser.add_argument(
         "--annotation", type=read_path, metavar="CSV", help="which images list only part of their lesions"
     )
@@ -36,9 +38,14 @@ def _run_manifest(options: argparse.Namespace) -> int:
     from unary.datasets.manifest import require_replaceable, write_manifest
 
     require_replaceable(options.out)
+    if options.spacing_mm is not None and not options.spacing_mm > 0:
+        raise UnaryError(f"--spacing-mm must be positive, got {options.spacing_mm:g}")
     manifest, notices = read_data_set(options.kind, options.folder, annotation=options.annotation)
     for notice in notices:
         print(f"unary: {notice}", file=sys.stderr)
+    if options.spacing_mm is not None:
+        rows = (row if row.spacing_mm else replace(row, spacing_mm=options.spacing_mm) for row in manifest.rows)
+        manifest = manifest.select(tuple(rows))
     with_others = 0
     if options.only is not None:
         others = {row.patient_id for row in manifest.rows if row.label != options.only}

@@ -327,6 +327,11 @@ def keeping(out: Path | str, table: str) -> Iterator[None]:
 _REPORTS = ("report.html", "metrics.json")
 
 
+def _holds_results(out: Path) -> bool:
+    record = out / "run.json"
+    return record.is_file() and NOTICE.encode() in record.read_bytes()
+
+
 def holding_reports(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """Return the run of a command whose report goes into the folder ``--out``: no other process writes there meanwhile.
 
@@ -335,6 +340,11 @@ def holding_reports(run: Callable[[argparse.Namespace], int]) -> Callable[[argpa
 
     def held(options: argparse.Namespace) -> int:
         with locking(options.out):
+            if _holds_results(options.out):
+                raise UnaryError(
+                    f"{options.out}: it holds results of `unary detect` or `score`, whose report.html would be replaced; "
+                    "choose another --out"
+                )
             for path in (options.out / name for name in _REPORTS):
                 if path.exists() and not (path.is_file() and NOTICE.encode() in path.read_bytes()):
                     raise UnaryError(f"{path}: unary has not written it and does not replace it; choose another --out")

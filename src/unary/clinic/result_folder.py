@@ -33,6 +33,7 @@ from unary.records import NOTICE, count_words
 
 logger = logging.getLogger(__name__)
 
+_REPORT = ("report.html", "metrics.json")  # of an evaluation, or of anybody
 RECORD, SUMMARY, FAILURES = "run.json", "summary.csv", "failures.csv"
 _PARTIAL = ".unary.partial"
 _LITTER = re.compile(r"\.\d+\.(run\.json|summary\.csv|failures\.csv)")  # what `replacing` leaves when it is killed
@@ -357,7 +358,7 @@ def _read_record(out: Path) -> Any:
         failures = {each["path"]: {key: str(each[key]) for key in keys} for each in record["failures"]}
         return {"failures": failures, "earlier_runs": [*record["earlier_runs"], last][-100:]}
     except FileNotFoundError:
-        there = [name for name in (SUMMARY, FAILURES) if os.path.lexists(out / name)]
+        there = [name for name in (SUMMARY, FAILURES, *_REPORT) if os.path.lexists(out / name)]
     except (ValueError, KeyError, TypeError):
         there = [RECORD]
     if there:

@@ -337,7 +337,8 @@ def choose_grid(
             )
         default_mm = None
         logger.warning(
-            "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is in mm",
+            "the images do not state their pixel spacing: patches are %d stored pixels a side, whatever that is "
+            "in mm; where it is known, give the manifest the column spacing_mm (unary manifest --spacing-mm)",
             grid.size_px,
         )
     preparation = config.prepare(profile.mask, default_mm, default_px)
