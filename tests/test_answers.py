@@ -133,7 +133,5 @@ def test_a_manifest_has_the_spacing_that_files_do_not_state(folder, tmp_path, ca
     (tmp_path / "in" / "normal" / "a.dcm").write_bytes(image.read_bytes())
     status = main(["manifest", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "M.csv"), "--spacing-mm", "0.3"])
     assert (status, read_manifest(tmp_path / "M.csv").rows[0].spacing_mm) == (0, 0.3)
-    assert b"\r" not in (tmp_path / "M.csv").read_bytes()
-    assert (
-        main(["manifest", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "M.csv"), "--spacing-mm", "0"]) == 2
-    )
+    assert main(["manifest", "folder", str(tmp_path), "--out", str(tmp_path / "N.csv"), "--spacing-mm", "0"]) == 2
+    assert "--spacing-mm must be positive" in capsys.readouterr().err

@@ -342,8 +342,8 @@ def holding_reports(run: Callable[[argparse.Namespace], int]) -> Callable[[argpa
         with locking(options.out):
             if _holds_results(options.out):
                 raise UnaryError(
-                    f"{options.out}: it holds results of `unary detect` or `score`, whose report.html would be replaced; "
-                    "choose another --out"
+                    f"{options.out}: it holds results of `unary detect` or `score`, whose report.html would be "
+                    "replaced; choose another --out"
                 )
             for path in (options.out / name for name in _REPORTS):
                 if path.exists() and not (path.is_file() and NOTICE.encode() in path.read_bytes()):

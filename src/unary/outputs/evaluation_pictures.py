@@ -129,6 +129,11 @@ def _counts(image: EvaluatedImage) -> bool:
     return LesionQuery().selects_image(image.row)
 
 
+def _is_judged(image: EvaluatedImage) -> bool:
+    """Whether what lies on no listed lesion is false: not of a partial list, nor of an abnormal image without one."""
+    return image.row.complete and (image.row.label != "positive" or len(image.match.targets) > 0)
+
+
 def _describe_row(image: EvaluatedImage) -> str:
     row = image.row
     known = [f"labelled {row.label}" if row.label else "without a label"]
@@ -141,7 +146,7 @@ def _tell_hits(image: EvaluatedImage) -> dict[int, str]:
     for target, ranks in zip(image.match.targets, image.match.hits, strict=True):
         for rank in ranks:
             on[rank].append(describe_target(target))
-    nothing = "on no known lesion" if image.row.complete else "where nothing is listed, of a partial list"
+    nothing = "on no known lesion" if _is_judged(image) else "where nothing is listed, of a partial list or none"
     return {rank: f"on: {', '.join(words)}" if words else nothing for rank, words in on.items()}
 
 
@@ -182,8 +187,8 @@ def _explain(shown: int, images: int) -> str:
     )
     return (
         "A finding is false where it lies on no known lesion of an image whose lesions are all listed; lesions are to "
-        "be found in images labelled positive. What lies on a benign lesion, or in an image whose list is partial, is "
-        f"not judged.{chosen} Colour and outline of a finding tell its score, on one scale in all images: from the "
+        "be found in images labelled positive. What lies on a benign lesion, or in an image whose list is partial or "
+        f"missing, is not judged.{chosen} Colour and outline of a finding tell its score, on one scale in all images: from the "
         "level from which places are looked at to the highest score of a normal image that set "
         "the thresholds."
     )
@@ -195,7 +200,7 @@ def _tabulate(images: Sequence[EvaluatedImage], addresses: Mapping[str, str], th
         findings, missed = select_findings(image, threshold), select_missed(image, threshold)
         lesions = len(image.match.targets) if _counts(image) else 0
         hit = {rank for ranks in image.match.hits for rank in ranks}
-        false = sum(finding.rank not in hit for finding in findings) if image.row.complete else 0
+        false = sum(finding.rank not in hit for finding in findings) if _is_judged(image) else 0
         told = [FOUND] * (lesions > len(missed)) + [MISSED] * bool(missed) + [FALSE] * bool(false)
         rows.append(
             (
