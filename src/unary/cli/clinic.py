@@ -256,6 +256,8 @@ def _run_detect(options: argparse.Namespace) -> int:
             )
     _print_remarks(summary)
     print(describe_guarantee(point) if point else NOT_CALIBRATED)
+    if (options.out / "report.html").is_file():
+        print(options.out / "report.html")
     print(NOTICE)
     found = {"operating_point": None if point is None else dataclasses.asdict(point), **describe_summary(summary)}
     answer(options, {"command": "detect", "out": options.out, **found})

@@ -188,9 +188,9 @@ def _explain(shown: int, images: int) -> str:
     return (
         "A finding is false where it lies on no known lesion of an image whose lesions are all listed; lesions are to "
         "be found in images labelled positive. What lies on a benign lesion, or in an image whose list is partial or "
-        f"missing, is not judged.{chosen} Colour and outline of a finding tell its score, on one scale in all images: from the "
-        "level from which places are looked at to the highest score of a normal image that set "
-        "the thresholds."
+        f"missing, is not judged.{chosen} Colour and outline of a finding tell its score, on one scale in all "
+        "images: from the level from which places are looked at to the highest score of a normal image that set the "
+        "thresholds."
     )
 
 
