@@ -3,6 +3,7 @@
 Those of a folder of results, of an evaluation and of the bench; what a rerun leaves of them is asked without a browser.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -89,12 +90,18 @@ def few(phantoms):
 
 
 @pytest.fixture(scope="module")
-def evaluated(few, model_folder, tmp_path_factory):
-    """Return the folder of an evaluation by a model that has seen some of them."""
+def evaluation(few, model_folder, tmp_path_factory):
+    """Return an evaluation by a model that has seen some of the images, the model, and the folder of its pictures."""
     out, model = tmp_path_factory.mktemp("evaluated"), read_model(model_folder)
     pictures = EvaluationPictures(out, model, images=len(few.rows))
-    evaluation = evaluate(model, few, draw=pictures.draw, allow_seen=True, progress=False)
-    write_evaluation(evaluation, model, out, resamples=20, progress=False)
+    return evaluate(model, few, draw=pictures.draw, allow_seen=True, progress=False), model, out
+
+
+@pytest.fixture(scope="module")
+def evaluated(evaluation):
+    """Return the folder of an evaluation."""
+    found, model, out = evaluation
+    write_evaluation(found, model, out, resamples=20, progress=False)
     return out
 
 
@@ -395,6 +402,15 @@ def test_a_rerun_with_more_or_fewer_images_leaves_true_pages(made, results, mode
     assert len(detect_images(images, out, model_folder).done) == 1
     assert any("again" in anchor for anchor in list_told(out)[0])
     assert list_dead_links(out) == []
+
+
+def test_an_evaluation_without_pictures_leaves_no_pages_of_a_former_one(evaluation, evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
+    found, model, _ = evaluation
+    write_evaluation(dataclasses.replace(found, pictures={}), model, tmp_path, resamples=20, progress=False)
+    assert [path.name for path in list_pages_of(tmp_path)] == [INDEX]
+    assert list_told(tmp_path) == ([], [])
+    assert list_dead_links(tmp_path) == []
 
 
 def test_of_a_folder_whose_results_are_gone_no_page_tells(made, results, model_folder, tmp_path):
