@@ -3,6 +3,7 @@
 Those of a folder of results, of an evaluation and of the bench; what a rerun leaves of them is asked without a browser.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -84,17 +85,23 @@ def results(made):
 @pytest.fixture(scope="module")
 def few(phantoms):
     """Return half of the phantoms."""
-    chosen = ("P001", "P002", "P003", "P008", "P009")
+    chosen = ("P001", "P002", "P008", "P009")
     return phantoms.select(tuple(row for row in phantoms.rows if row.patient_id in chosen))
 
 
 @pytest.fixture(scope="module")
-def evaluated(few, model_folder, tmp_path_factory):
-    """Return the folder of an evaluation by a model that has seen some of them."""
+def evaluation(few, model_folder, tmp_path_factory):
+    """Return an evaluation by a model that has seen some of the images, the model, and the folder of its pictures."""
     out, model = tmp_path_factory.mktemp("evaluated"), read_model(model_folder)
     pictures = EvaluationPictures(out, model, images=len(few.rows))
-    evaluation = evaluate(model, few, draw=pictures.draw, allow_seen=True, progress=False)
-    write_evaluation(evaluation, model, out, resamples=20, progress=False)
+    return evaluate(model, few, draw=pictures.draw, allow_seen=True, progress=False), model, out
+
+
+@pytest.fixture(scope="module")
+def evaluated(evaluation):
+    """Return the folder of an evaluation."""
+    found, model, out = evaluation
+    write_evaluation(found, model, out, resamples=20, progress=False)
     return out
 
 
@@ -124,7 +131,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     """Return an empty page; what it shows must ask for nothing but files beside it, and complain of nothing."""
-    context = browser.new_context(viewport={"width": 1400, "height": 800})
+    context = browser.new_context(viewport={"width": 1000, "height": 600})
     page = context.new_page()
     asked, complaints = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -250,7 +257,7 @@ def test_no_page_is_wider_than_the_window_and_no_column_is_cut_off(page, results
     for path in (*list_pages_of(results), *list_pages_of(evaluated), *list_pages_of(bench)):
         open_page(page, path)
         for width in (400, 1280, 1400, 1920):
-            page.set_viewport_size({"width": width, "height": 800})
+            page.set_viewport_size({"width": width, "height": 200})
             assert (path.name, width, find_overflow(page)) == (path.name, width, [])
 
 
@@ -375,15 +382,12 @@ def test_a_rerun_with_more_or_fewer_images_leaves_true_pages(made, results, mode
     out, images = tmp_path / "results", tmp_path / "images"
     shutil.copytree(results, out)
     shutil.copytree(made / "images", images)
-    (images / "broken.dcm").unlink()
-    removed = sorted(images.iterdir())[-1]
-    removed.unlink()
-    detect_images(images, out, model_folder)  # what is there of an image that is not given stays
-    assert len(list_told(out)[0]) == 5
-    gone = [path.parent for path in out.glob("*/result.json") if removed.stem in path.parent.name]
-    assert len(gone) == 1
-    shutil.rmtree(gone[0])
-    assert detect_images(images, out, model_folder).done == ()
+    removed, *others = sorted(images.iterdir(), reverse=True)
+    for path in (removed, *others[:2]):
+        path.unlink()
+    (gone,) = (path.parent for path in out.glob("*/result.json") if path.parent.name == removed.stem)
+    shutil.rmtree(gone)
+    assert detect_images(images, out, model_folder).done == ()  # what is there of images that are not given stays
     told, cards = list_told(out)
     assert len(told) == len(list_results(out)) == 4
     assert sorted(told) == sorted(cards)
@@ -395,6 +399,15 @@ def test_a_rerun_with_more_or_fewer_images_leaves_true_pages(made, results, mode
     assert len(detect_images(images, out, model_folder).done) == 1
     assert any("again" in anchor for anchor in list_told(out)[0])
     assert list_dead_links(out) == []
+
+
+def test_an_evaluation_without_pictures_leaves_no_pages_of_a_former_one(evaluation, evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
+    found, model, _ = evaluation
+    write_evaluation(dataclasses.replace(found, pictures={}), model, tmp_path, resamples=20, progress=False)
+    assert [path.name for path in list_pages_of(tmp_path)] == [INDEX]
+    assert list_told(tmp_path) == ([], [])
+    assert list_dead_links(tmp_path) == []
 
 
 def test_of_a_folder_whose_results_are_gone_no_page_tells(made, results, model_folder, tmp_path):
