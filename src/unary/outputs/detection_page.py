@@ -127,7 +127,7 @@ def _build_card(out: Path, folder: str) -> Card | None:
         odd = [f"unlike the images that the model has learned from: {line}" for line in found["out_of_domain"]]
         known: dict[str, Any] = {
             "anchor": make_anchor(folder),
-            "heading": str(found["file"]) if Path(found["file"]).stem == folder else folder,
+            "heading": folder if folder.endswith(f"__{Path(found['file']).stem}") else str(found["file"]),
             "facts": tuple(facts),
             "notes": (*odd, *map(str, found["notes"])),
             "link": ("the files of this image", name_file(folder, "")),
