@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 
 # Before torch is imported: its threads spin while they wait, and beside other work tests would take ten times as long.
@@ -47,6 +48,28 @@ def model_folder(normals, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "laplacian"
     write_model(fit(normals, FitConfig(held_out=0.5), detector="laplacian", progress=False), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return Chromium, which asks nobody for anything by itself; without it, the tests that use it are skipped."""
+    sync = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
+    place = shutil.which("chromium")
+    if place is None:
+        pytest.skip("chromium is not installed")
+    arguments = (
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    )
+    with sync.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=place, args=list(arguments))
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium")
 
 
 def build(docs: Path, out: Path) -> subprocess.CompletedProcess[str]:
@@ -66,18 +66,13 @@ def test_a_page_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
     assert "gone.md" in done.stderr
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1400, 400])
-def test_pages_fit(width: int, site: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        for name in ("index", "results", "reference/commands", "tutorials/first_findings", "results/nested"):
-            page.goto((site / f"{name}.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        browser.close()
+def test_pages_fit(width: int, site: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("index", "results", "reference/commands", "tutorials/first_findings", "results/nested"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    page.close()
     assert all(url.startswith(("file:", "data:")) for url in asked)

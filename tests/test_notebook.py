@@ -7,7 +7,6 @@ import dataclasses
 import html
 import io
 import re
-import shutil
 
 import numpy as np
 import PIL.Image
@@ -144,23 +143,18 @@ def test_ipython_takes_what_is_shown(shown):
     assert data["text/html"] == shown[0]["both"]._repr_html_()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_shows_it_and_asks_for_nothing(shown, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
+def test_a_browser_shows_it_and_asks_for_nothing(shown, browser, tmp_path):
     page_file = tmp_path / "page.html"
     parts = "<hr>".join(shown[0][name]._repr_html_() for name in NAMES)
     page_file.write_text(f'<meta charset="utf-8">{parts}', encoding="utf-8")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-        page = browser.new_page(viewport={"width": 900, "height": 800})
-        asked, said = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.goto(page_file.as_uri())
-        widths = page.eval_on_selector_all("img", "all => all.map(each => each.naturalWidth)")
-        too_wide = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-        browser.close()
+    page = browser.new_page(viewport={"width": 900, "height": 800})
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(page_file.as_uri())
+    widths = page.eval_on_selector_all("img", "all => all.map(each => each.naturalWidth)")
+    too_wide = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+    page.close()
     assert len(widths) == 4
     assert min(widths) > 0
     assert not too_wide

@@ -24,16 +24,9 @@ from unary.outputs.evaluation_report import write_evaluation
 from unary.outputs.report import Report, build_results_section, write_report
 from unary.patches.grid import GridConfig
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 HOSTILE, LONG = "<img src=x onerror=alert(1)>", "long" * 30
 INDEX, FIRST = "report.html", "report-images-001.html"
 ODD_PLURAL = re.compile(r"(?<![\d.,])1 (?:normal )?(?:finding|file|image|lesion|patche?|patient|fold|run|seed)s\b")
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 class Parsed(HTMLParser):
@@ -116,16 +109,6 @@ def bench(few, tmp_path_factory):
     section = build_results_section("Results", build_detectors())
     write_report(Report("By split", "The answer.", (section,), {}), out / "splits.html")
     return out
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Return a browser, the only one that is started for these tests."""
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -252,7 +235,6 @@ def test_numbers_of_notes_are_explained_where_they_stand(bench):
 # ---- in a browser ----
 
 
-@in_browser
 def test_no_page_is_wider_than_the_window_and_no_column_is_cut_off(page, results, evaluated, bench):
     for path in (*list_pages_of(results), *list_pages_of(evaluated), *list_pages_of(bench)):
         open_page(page, path)
@@ -261,7 +243,6 @@ def test_no_page_is_wider_than_the_window_and_no_column_is_cut_off(page, results
             assert (path.name, width, find_overflow(page)) == (path.name, width, [])
 
 
-@in_browser
 def test_a_picture_enlarges_by_click_or_key_and_others_follow(page, results):
     open_page(page, results / FIRST)
     plates = page.locator(".plate")
@@ -289,7 +270,6 @@ def test_a_picture_enlarges_by_click_or_key_and_others_follow(page, results):
     assert opened.count() == 0
 
 
-@in_browser
 def test_a_long_name_leaves_the_middle_of_a_crop_free(page, results):
     open_page(page, results / FIRST)
     crop = page.locator(".plate.place", has_text=LONG)
@@ -301,7 +281,6 @@ def test_a_long_name_leaves_the_middle_of_a_crop_free(page, results):
     assert file.evaluate("file => file.scrollHeight <= file.clientHeight"), "all of it where there is room"
 
 
-@in_browser
 def test_findings_map_and_lesions_are_switched_off_and_on(page, evaluated):
     open_page(page, evaluated / FIRST)
     parts = {
@@ -328,7 +307,6 @@ def test_findings_map_and_lesions_are_switched_off_and_on(page, evaluated):
     assert not page.is_checked("#show-map")
 
 
-@in_browser
 def test_the_table_sorts_by_its_heads_and_filters_by_words(page, results):
     open_page(page, results / INDEX)
     table = page.locator("table.sortable")
@@ -358,7 +336,6 @@ def test_the_table_sorts_by_its_heads_and_filters_by_words(page, results):
     assert "onerror" in column(name)[0]
 
 
-@in_browser
 def test_without_scripts_all_images_and_tables_are_there(browser, results):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -21,14 +21,7 @@ from unary.images.reading import read_image
 from unary.models.bundle import read_model, write_model
 from unary.models.fitting import FitConfig, fit
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 TOKEN = "a-token-of-more-than-twenty-letters"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 class Serving:
@@ -68,16 +61,6 @@ def made(normals, tmp_path_factory):
     model = read_model(base / "model")
     detect_files(model, [base / "images"], base / "results", config, model_folder=base / "model", progress=False)
     return base
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Return a browser."""
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
