@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every try; who asked tells of the outcome
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: just a detector of one's own, module:Class, is to be found there
-    if not words:
+    if words in ([], ["--help"], ["-h"]):
         print(_describe_commands())
         return 0
     try:

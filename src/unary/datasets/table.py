@@ -109,7 +109,8 @@ def _read_text(path: Path) -> str:
     """The whole of a UTF-8 file, without byte-order marks."""
     try:
         if path.exists() and not path.is_file():
-            raise ManifestError(f"{path}: a table is needed, not a folder, a pipe or a device")
+            hint = "; unary manifest makes one of a folder" if path.is_dir() else ""
+            raise ManifestError(f"{path}: a table is needed, not a folder, a pipe or a device{hint}")
         if path.stat().st_size > _LARGEST_BYTES:
             raise ManifestError(f"{path}: {path.stat().st_size / 2**20:.0f} MiB; is it a table?")
         content = path.read_bytes()
