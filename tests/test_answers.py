@@ -78,6 +78,9 @@ def test_the_plan_of_an_archive_counts_shards_that_are_left(folder, model_folder
     assert list_files(tmp_path) == []
     status, made, _ = ask(capsys, *words)
     assert (status, made["images"], made["examined"], made["without_result"]) == (0, 2, 2, 0)
+    report = ["evaluate", str(model_folder), str(tmp_path / "none.csv"), "--out", str(tmp_path / "out")]
+    assert main(report) == 2
+    assert "none.csv" in capsys.readouterr().err, "an archive has no page that a report would replace"
     _, again, _ = ask(capsys, *words, "--dry-run")
     assert (again["images_left"], again["shards_left"], again["shards"]) == (0, 0, plan["shards"])
 
@@ -124,6 +127,11 @@ def test_a_folder_is_of_one_command_though_both_write_a_report(folder, model_fol
     assert main([*evaluate, str(tmp_path / "report")]) == 0
     assert main([*detect, str(tmp_path / "report")]) == 2
     assert "report.html: it is there" in capsys.readouterr().err
+    shown = sorted((tmp_path / "report" / "pictures").iterdir())
+    assert main([*evaluate[:3], "--out", str(tmp_path / "report")]) == 2, "without --allow-seen"
+    assert sorted((tmp_path / "report" / "pictures").iterdir()) == shown != [], (
+        "a refusal leaves the former report whole"
+    )
 
 
 def test_a_manifest_has_the_spacing_that_files_do_not_state(folder, tmp_path, capsys):

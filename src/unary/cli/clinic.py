@@ -88,7 +88,7 @@ def _run_check(options: argparse.Namespace) -> int:
     gate = dataclasses.replace(gate, strict=options.strict)
     checks = check_files(options.inputs, gate, headers_only=options.headers_only)
     print(format_checks(checks))
-    answer(options, describe_checks(checks))
+    answer(options, {"command": "check", **describe_checks(checks)})
     return end_partly(checks.accepted, len(checks.files) - checks.accepted)
 
 
@@ -135,7 +135,7 @@ def _run_score(options: argparse.Namespace) -> int:
 
     limits, own, folder = _read_limits(options), _read_gate_options(options), options.model
     if options.dry_run:
-        return _plan(options, build_job(read_model(folder), model_folder=folder, **own), limits)
+        return _plan(options, build_job(read_model(folder, device=options.device), model_folder=folder, **own), limits)
     with _start_reading(options.out, limits) as reader:
         model = read_model(folder, device=options.device)
         with keeping(options.out, "summary.csv"):
@@ -214,7 +214,7 @@ def _read_point(text: str) -> str | float:
 
 def _run_detect(options: argparse.Namespace) -> int:
     from unary.clinic.batch import describe_summary
-    from unary.clinic.batch_detection import DetectConfig, build_job, detect_files
+    from unary.clinic.batch_detection import PAGE_FILE, DetectConfig, build_job, detect_files
     from unary.models.bundle import read_model
     from unary.models.calibration import describe_guarantee
     from unary.models.examination import choose_point
@@ -227,10 +227,8 @@ def _run_detect(options: argparse.Namespace) -> int:
         return run_archive(options, config)
     refuse_archive_options(options)
     if options.dry_run:
-        job = build_job(
-            read_model(options.model), config, model_folder=options.model, moment=datetime.now().astimezone()
-        )
-        return _plan(options, job, limits)
+        model, moment = read_model(options.model, device=options.device), datetime.now().astimezone()
+        return _plan(options, build_job(model, config, model_folder=options.model, moment=moment), limits)
     with _start_reading(options.out, limits) as reader:
         model = read_model(options.model, device=options.device)
         point = choose_point(model, options.operating_point)
@@ -256,8 +254,8 @@ def _run_detect(options: argparse.Namespace) -> int:
             )
     _print_remarks(summary)
     print(describe_guarantee(point) if point else NOT_CALIBRATED)
-    if (options.out / "report.html").is_file():
-        print(options.out / "report.html")
+    if (options.out / PAGE_FILE).is_file():
+        print(options.out / PAGE_FILE)
     print(NOTICE)
     found = {"operating_point": None if point is None else dataclasses.asdict(point), **describe_summary(summary)}
     answer(options, {"command": "detect", "out": options.out, **found})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import math
 import re
 import signal
@@ -328,8 +329,12 @@ _REPORTS = ("report.html", "metrics.json")
 
 
 def _holds_results(out: Path) -> bool:
-    record = out / "run.json"
-    return record.is_file() and NOTICE.encode() in record.read_bytes()
+    """Whether a folder is of `unary detect` or `score` over files; an archive has no page that could be replaced."""
+    try:
+        record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        return record["notice"] == NOTICE and "kind" not in record
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def holding_reports(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from unary.clinic.file_work import Job, explain_failure, hash_image_file, inspect_file
 from unary.clinic.inputs import list_inputs
-from unary.clinic.result_folder import list_made
+from unary.clinic.result_folder import list_made, name_origin
 from unary.datasets.folder import LeftOut, describe_left_out
 from unary.images.isolation import IsolatedReader, show_path
 from unary.images.isolation_process import ReadingLimits
@@ -62,7 +61,7 @@ def plan_batch(
     return BatchPlan(out, files, found.left_out)
 
 
-def _plan_file(path: Path, job: Job, reader: IsolatedReader, made: Sequence[Any]) -> PlannedFile:
+def _plan_file(path: Path, job: Job, reader: IsolatedReader, made: frozenset[str]) -> PlannedFile:
     try:
         sha256 = hash_image_file(path, reader.limits) if made or os.path.isdir(path) else ""
         made_from = inspect_file(path, sha256, job, reader).source.made_from
@@ -70,7 +69,7 @@ def _plan_file(path: Path, job: Job, reader: IsolatedReader, made: Sequence[Any]
         cause = explain_failure(error, path)
         detail = str(cause).removeprefix(f"{show_path(path)}: ")
         return PlannedFile(path, "refuse", cause.reason or "NOT_USABLE", detail)
-    return PlannedFile(path, "keep" if json.loads(json.dumps(made_from)) in made else "examine")
+    return PlannedFile(path, "keep" if name_origin(made_from) in made else "examine")
 
 
 def format_plan(plan: BatchPlan) -> str:

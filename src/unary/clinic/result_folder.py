@@ -368,8 +368,10 @@ def _read_record(out: Path) -> Any:
     return {"failures": {}, "earlier_runs": []}
 
 
-def list_made(out: Path, command: str) -> list[Mapping[str, Any]]:
-    """Return what each whole result in a folder, which need not exist, was made from; nothing is held or written.
+def list_made(out: Path, command: str) -> frozenset[str]:
+    """Return what each whole result in a folder was made from, as `name_origin` has it; nothing is held or written.
+
+    The folder need not exist.
 
     Raises
     ------
@@ -380,9 +382,15 @@ def list_made(out: Path, command: str) -> list[Mapping[str, Any]]:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UnaryError(f"{out}: nothing can be written there, for {there} is no folder or read-only")
     if there != out.absolute():
-        return []
+        return frozenset()
     _read_record(out)
-    return [entry.made_from for entry in _read_entries(out, command).values() if entry.whole]
+    entries = _read_entries(out, command).values()
+    return frozenset(name_origin(entry.made_from) for entry in entries if entry.whole)
+
+
+def name_origin(made_from: Mapping[str, Any]) -> str:
+    """Return what a result was made from as text: equal texts, the same result."""
+    return json.dumps(made_from, sort_keys=True)
 
 
 def _read_entries(out: Path, command: str) -> dict[str, _Entry]:

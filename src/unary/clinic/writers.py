@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ import unary
 from unary.clinic.result_folder import Source, Write, write_result
 from unary.clinic.writing_process import Outcome, Request, pack_request
 from unary.errors import ImageError, Reason
-from unary.images.isolation import show_path
+from unary.images.isolation import describe_status, show_path
 
 logger = logging.getLogger(__name__)
 
@@ -148,4 +147,4 @@ def _end(process: subprocess.Popen[bytes]) -> str:
     except subprocess.TimeoutExpired:
         process.kill()
         status = process.wait()
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    return describe_status(status)

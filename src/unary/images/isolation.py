@@ -245,6 +245,11 @@ def _describe_end(helper: subprocess.Popen[bytes] | None) -> str:
         status = helper.wait(timeout=5)
     except subprocess.TimeoutExpired:
         return "no answer"
+    return describe_status(status)
+
+
+def describe_status(status: int) -> str:
+    """Return how a process has ended: by which signal, or with which exit status."""
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unary.outputs.heat_map import say_image_score
 from unary.outputs.views import Scale, Views
 from unary.records import Finding, count_words
 
@@ -164,8 +165,7 @@ def describe_findings_of(count: int, image_score: float | None) -> str:
     >>> describe_findings_of(1, 3.14159), describe_findings_of(0, None)
     ('1 finding, image score 3.14', 'no finding, not scored')
     """
-    score = "not scored" if image_score is None else f"image score {image_score:.3g}"
-    return f"{count_words(count, 'finding') if count else 'no finding'}, {score}"
+    return f"{count_words(count, 'finding') if count else 'no finding'}, {say_image_score(image_score)}"
 
 
 def say_findings(findings: Iterable[Finding]) -> list[Words]:

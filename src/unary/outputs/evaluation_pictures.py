@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,27 +73,31 @@ def draw_evaluated(model: Model, evaluated: EvaluatedImage, image: Image, scored
 class EvaluationPictures:
     """Draws images into ``folder``, beside the page, while they are evaluated: give `draw` to `evaluate`.
 
-    ``images`` is how many there will be. What an earlier evaluation has drawn there is removed.
+    ``images`` is how many there will be.
     """
 
     out: Path
     model: Model
     images: int
 
-    def __post_init__(self) -> None:
-        folder = self.out / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if _OWN.fullmatch(path.name):
-                path.unlink()
-
     def draw(self, number: int, evaluated: EvaluatedImage, image: Image, scored: ScoredImage) -> dict[str, Any] | None:
         """Draw one image, and return what its card needs; None of one that is left out, where there are too many."""
         every = -(-self.images // _MOST_IMAGES)
         if number % every:
             return None
-        views = draw_evaluated(self.model, evaluated, image, scored)
-        return write_views(views, self.out / FOLDER, f"{number + 1:05d}-")
+        views, folder = draw_evaluated(self.model, evaluated, image, scored), self.out / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_views(views, folder, f"{number + 1:05d}-")
+
+
+def remove_former_pictures(out: Path, drawn: Iterable[Mapping[str, Any]]) -> None:
+    """Remove what earlier evaluations have drawn beside the page, and this one, whose pictures are given, has not."""
+    shown = {
+        name for each in drawn for name in (each["whole"], each["map"], *(place["file"] for place in each["places"]))
+    }
+    for path in (out / FOLDER).glob("*"):
+        if _OWN.fullmatch(path.name) and path.name not in shown:
+            path.unlink()
 
 
 Show = Callable[[Sequence[Words]], dict[str, Any]]

@@ -30,7 +30,7 @@ from unary.models.card import describe_command
 from unary.outputs.card_pages import group_cards, list_pages, write_card_pages
 from unary.outputs.cards import Card
 from unary.outputs.detection_report import build_findings_sections, describe_findings, write_tables
-from unary.outputs.evaluation_pictures import build_image_sections
+from unary.outputs.evaluation_pictures import build_image_sections, remove_former_pictures
 from unary.outputs.figures import figure_png, plot_histogram, plot_roc
 from unary.outputs.leads import (
     IMAGES,
@@ -123,6 +123,7 @@ def write_evaluation(
     links = (*list_pages(len(cards)), *(Link(name, name) for name in ("images.csv", "findings.csv", "lesions.csv")))
     report = dataclasses.replace(report, lead=lead, sections=sections, links=links)
     write_report(report, out / "report.html")
+    remove_former_pictures(out, evaluation.pictures.values())
     lines = [
         f"{name:18s} {group:14s} AUROC {describe_auroc(entry)}"
         for name, groups in metrics.items()

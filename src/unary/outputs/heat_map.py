@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 
 _COLOURS = "autumn"
-_FAINTEST, _STRONGEST = 0.35, 0.8  # opacity, at the level and at the end of the scale
+FAINTEST, STRONGEST = 0.35, 0.8  # opacity, at the level and at the end of the scale
 _BAR = 1.15  # inches beside the image
 
 
@@ -77,8 +77,12 @@ def describe_count(detection: Detection) -> str:
 
 def head_picture(name: str, detection: Detection) -> str:
     """Return the heading of an image's picture: the name of its file, the score of the image, what was found."""
-    score = "not scored" if detection.image_score is None else f"image score {detection.image_score:.3g}"
-    return f"{name}, {score}. {describe_count(detection)}"
+    return f"{name}, {say_image_score(detection.image_score)}. {describe_count(detection)}"
+
+
+def say_image_score(score: float | None) -> str:
+    """Return the score of an image in words."""
+    return "not scored" if score is None else f"image score {score:.3g}"
 
 
 def plot_overlay(
@@ -137,7 +141,7 @@ def plot_overlay(
             cmap=_COLOURS,
             vmin=level,
             vmax=top,
-            alpha=np.where(shining, _FAINTEST + (_STRONGEST - _FAINTEST) * strength, 0.0),
+            alpha=np.where(shining, FAINTEST + (STRONGEST - FAINTEST) * strength, 0.0),
             extent=extent,
             interpolation="nearest",
         )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unary.outputs.figures import find_factor, reduce_maximum, reduce_mean
+from unary.outputs.heat_map import FAINTEST, STRONGEST
 from unary.records import Finding, Image
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ Box = tuple[float, float, float, float]
 Square = tuple[int, int, int, int]
 
 WHOLE_FILE, MAP_FILE, PLACE_FILE = "view.jpg", "view_map.png", "place-{}.png"
-_FAINTEST, _STRONGEST = 0.35, 0.8  # opacity of the map, at the level and at the end of the scale
 _QUALITY = 88  # of the whole image, which is there to tell the place
 _ASSUMED_MM = 0.1  # between pixels where that is unknown, as in `unary.evaluation.matching`
 _CROP_MM, _AROUND = 20.0, 1.25  # a crop's side at least, and times the box
@@ -136,7 +136,7 @@ def _draw_glow(
     ]
     place[..., 0] = np.where(shining, 255, 0)
     place[..., 1] = np.where(shining, 255 * strength, 0)
-    place[..., 3] = np.where(shining, 255 * (_FAINTEST + (_STRONGEST - _FAINTEST) * strength), 0)
+    place[..., 3] = np.where(shining, 255 * (FAINTEST + (STRONGEST - FAINTEST) * strength), 0)
     return _encode(colours, "PNG", compress_level=1)
 
 
@@ -180,9 +180,9 @@ def _to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8
 
 
 def _encode(picture: NDArray[np.uint8], kind: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
     import PIL.Image
 
+    buffer = io.BytesIO()
     PIL.Image.fromarray(picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
